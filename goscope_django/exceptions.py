@@ -1,0 +1,174 @@
+"""Every error that goscope_django raises of its own accord.
+
+::
+
+    GoscopeError
+    ├── ConfigurationError (ValueError)     a setting, URL or option is wrong; raised on first use
+    ├── InvalidValue (ValueError)           an argument has a value that is not allowed
+    ├── InvalidType (TypeError)             an argument has a type that is not allowed
+    ├── StoreError                          the database could not do it; the driver's error is ``__cause__``
+    │   ├── StoreUnavailable                nothing was sent, or nothing was changed: safe to try again
+    │   └── OutcomeUnknown                  it may have happened, and looking for it failed too
+    ├── IndexConflict                       an index exists with other options
+    ├── MongodError                         the private ``mongod`` can't be found, started or stopped
+    ├── Undecodable                         a stored value is forged, damaged or of an unknown format
+    ├── LockError
+    │   ├── LockNotAcquired                 somebody else held it for all of ``blocking_timeout``
+    │   └── LockLost                        the lease ended while the block still ran
+    ├── StaleFence                          a write carried an older fencing token than the document
+    ├── CircuitOpen                         the circuit refuses the call; ``retry_after`` says for how long
+    ├── IdempotencyError
+    │   ├── IdempotencyConflict             the same key is in progress elsewhere
+    │   └── IdempotencyMismatch             the same key came with another payload
+    ├── FlightError
+    │   └── RemoteError                     the leader of a flight failed with an error that can't be rebuilt
+    └── CheckpointError
+        ├── CheckpointConflict              the (task, sequence) exists
+        ├── CheckpointTooLarge              the state does not fit in one document
+        ├── TaskAlreadyRunning              another runner holds the task's lease
+        ├── TaskLost                        this runner no longer holds the task's lease
+        └── TaskExhausted                   the task failed as often as it may be tried
+
+Messages name the thing, its value and what is allowed. They never hold a password or a stored value.
+"""
+
+from __future__ import annotations
+
+
+class GoscopeError(Exception):
+    """Root of all errors of this package."""
+
+
+class ConfigurationError(GoscopeError, ValueError):
+    """A setting, URL or option is wrong."""
+
+
+class InvalidValue(GoscopeError, ValueError):
+    """An argument has a value that is not allowed."""
+
+
+class InvalidType(GoscopeError, TypeError):
+    """An argument has a type that is not allowed."""
+
+
+class StoreError(GoscopeError):
+    """The database could not do what was asked; the driver's error is chained."""
+
+
+class StoreUnavailable(StoreError):
+    """The server was not reached or refused; nothing was changed."""
+
+
+class OutcomeUnknown(StoreError):
+    """A write may or may not have happened, and reading it back failed as well."""
+
+
+class IndexConflict(StoreError):
+    """An index exists with other options than ours."""
+
+
+class MongodError(GoscopeError):
+    """The private ``mongod`` can't be found, started or stopped."""
+
+
+class Undecodable(GoscopeError):
+    """A stored value is forged, damaged, moved to another key or of an unknown format.
+
+    ``reason`` is one word for counters: ``forged``, ``damaged`` or ``format``.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class LockError(GoscopeError):
+    """Something about a lock; ``key`` names it."""
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class LockNotAcquired(LockError):
+    """Somebody else held the lock for as long as the caller was willing to wait."""
+
+
+class LockLost(LockError):
+    """The lease ended (or was taken over) while its holder still worked."""
+
+
+class StaleFence(GoscopeError):
+    """A write was refused since the resource has seen a newer fencing token."""
+
+
+class CircuitOpen(GoscopeError):
+    """The circuit refuses the call. ``retry_after`` is in seconds."""
+
+    def __init__(self, message: str, *, name: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.name = name
+        self.retry_after = retry_after
+
+
+class IdempotencyError(GoscopeError):
+    """Something about an idempotency key. ``key`` names it."""
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class IdempotencyConflict(IdempotencyError):
+    """The same key is being worked on elsewhere. ``retry_after`` is in seconds."""
+
+    def __init__(self, message: str, *, key: str, retry_after: float) -> None:
+        super().__init__(message, key=key)
+        self.retry_after = retry_after
+
+
+class IdempotencyMismatch(IdempotencyError):
+    """The same key was used before with another payload."""
+
+
+class FlightError(GoscopeError):
+    """Something about a flight."""
+
+
+class RemoteError(FlightError):
+    """The leader of a flight failed with an error whose class can't be rebuilt here.
+
+    ``error_type`` is the dotted name of the leader's exception.
+    """
+
+    def __init__(self, message: str, *, error_type: str) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
+class CheckpointError(GoscopeError):
+    """Something about a checkpoint or its task. ``task_id`` names the task."""
+
+    def __init__(self, message: str, *, task_id: str) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+
+
+class CheckpointConflict(CheckpointError):
+    """The (task, sequence) was written before; nothing was overwritten."""
+
+
+class CheckpointTooLarge(CheckpointError):
+    """The state does not fit in one document."""
+
+
+class TaskAlreadyRunning(CheckpointError):
+    """Another runner holds the lease of the task."""
+
+
+class TaskLost(CheckpointError):
+    """This runner lost the lease of the task, so it can no longer save."""
+
+
+class TaskExhausted(CheckpointError):
+    """The task was tried as often as it may be."""
