@@ -1,0 +1,186 @@
+"""Who may import whom (CODE_STYLE.md), held against the source as it stands; files still to come are covered."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.architecture.source import PACKAGE, Module, below, classes, imports, modules, parse, texts
+
+Offences = Iterator[str]
+
+# What runtime and operations are to the faces, these are to runtime. ``signals`` only declares: runtime sends them.
+RINGS: tuple[tuple[str, ...], ...] = (
+    ("contracts", "exceptions", "arguments"),
+    ("mongodb",),
+    ("conf", "runtime", "signals"),
+    (),  # whatever is named in no other ring: the public modules and operations
+    ("apps", "checks", "management", "dashboard", "templatetags", "admin", "urls", "views", "testing"),
+)
+PUBLIC = 3
+OUTSIDE_DJANGO = ("contracts", "exceptions", "arguments", "mongodb")
+SERVER_EXPRESSIONS = ("$$NOW", "$$CLUSTER_TIME", "$literal")
+LONGEST = 330
+LONGER: dict[str, str] = {}  # path: why it may be longer
+
+
+def ring(inside: str) -> int:
+    """The number of the ring of a module, 0 the innermost."""
+    for number, members in enumerate(RINGS):
+        if below(inside, *members):
+            return number
+    return PUBLIC
+
+
+def points_outward(module: Module) -> Offences:
+    if not module.inside:  # the package itself may show what it likes, lazily; see test_loading
+        return
+    for line, name in imports(module):
+        inside = name.removeprefix(f"{PACKAGE}.")
+        if inside != name and ring(inside) > ring(module.inside):
+            yield f"{module.path}:{line} imports {name}, of an outer ring"
+
+
+def driver_outside_mongodb(module: Module) -> Offences:
+    if below(module.inside, "mongodb", "testing"):
+        return
+    for line, name in imports(module):
+        if below(name, "pymongo", "bson", "gridfs", "mongomock"):
+            yield f"{module.path}:{line} imports {name}"
+
+
+def django_inside(module: Module) -> Offences:
+    if not below(module.inside, *OUTSIDE_DJANGO):
+        return
+    for line, name in imports(module):
+        if below(name, "django", "rest_framework", "asgiref"):
+            yield f"{module.path}:{line} imports {name}"
+
+
+def faces_reach_for_the_store(module: Module) -> Offences:
+    if not below(module.inside, "management", "dashboard"):
+        return
+    for line, name in imports(module):
+        if below(name, f"{PACKAGE}.mongodb"):
+            yield f"{module.path}:{line} imports {name}; ask operations"
+
+
+def uses_testing(module: Module) -> Offences:
+    if below(module.inside, "testing"):
+        return
+    for line, name in imports(module):
+        if below(name, f"{PACKAGE}.testing", "pytest", "hypothesis", "tests", "testproject"):
+            yield f"{module.path}:{line} imports {name}"
+
+
+def settings_read_elsewhere(module: Module) -> Offences:
+    """``conf`` is the only reader of settings: elsewhere they would be read too early, or unchecked."""
+    if below(module.inside, "conf", "testing"):
+        return
+    for line, name in imports(module):
+        if below(name, "django.conf") and not below(name, "django.conf.urls"):
+            yield f"{module.path}:{line} imports {name}; ask conf"
+
+
+def server_expressions_elsewhere(module: Module) -> Offences:
+    if module.inside == "mongodb.expressions":
+        return
+    for line, text in texts(module):
+        for word in SERVER_EXPRESSIONS:
+            if word in text:
+                yield f"{module.path}:{line} spells {word}; mongodb/expressions.py has it"
+
+
+def twins_differ(module: Module) -> Offences:
+    """A method and its asynchronous twin take the same arguments."""
+    for owner in classes(module):
+        plain = {node.name: node for node in owner.body if isinstance(node, ast.FunctionDef)}
+        for node in owner.body:
+            if isinstance(node, ast.AsyncFunctionDef) and node.name.startswith("a"):
+                twin = plain.get(node.name[1:])
+                if twin and ast.dump(twin.args) != ast.dump(node.args):
+                    yield f"{module.path}:{node.lineno} {owner.name}.{node.name} takes other arguments than {twin.name}"
+
+
+def threads_behind_coroutines(module: Module) -> Offences:
+    """Asynchronous twins run on the asynchronous client: no thread hop, except where Django's own code needs one."""
+    if not below(module.inside, "mongodb"):
+        return
+    for line, name in imports(module):
+        if name in {"asyncio.to_thread", "asgiref.sync.sync_to_async", "asgiref.sync.async_to_sync"}:
+            yield f"{module.path}:{line} imports {name}"
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and node.attr in {"to_thread", "run_in_executor"}:
+            yield f"{module.path}:{node.lineno} uses {node.attr}"
+
+
+def too_long(module: Module) -> Offences:
+    if module.lines > LONGEST and module.path not in LONGER:
+        yield f"{module.path} has {module.lines} lines, {LONGEST} are allowed: what are the two things in it?"
+
+
+RULES: tuple[Callable[[Module], Offences], ...] = (
+    points_outward,
+    driver_outside_mongodb,
+    django_inside,
+    faces_reach_for_the_store,
+    uses_testing,
+    settings_read_elsewhere,
+    server_expressions_elsewhere,
+    twins_differ,
+    threads_behind_coroutines,
+    too_long,
+)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_package_keeps_the_rule(rule: Callable[[Module], Offences]) -> None:
+    offences = [offence for module in modules() for offence in rule(module)]
+    assert not offences, "\n".join(offences)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "text"),
+    [
+        (points_outward, "goscope_django.mongodb.locks", "from goscope_django.runtime import get_adapter"),
+        (points_outward, "goscope_django.mongodb.locks", "def f():\n    from goscope_django import runtime"),
+        (points_outward, "goscope_django.contracts", "from .mongodb import lease"),
+        (points_outward, "goscope_django.mongodb.client", "from ..locks import lock"),
+        (points_outward, "goscope_django.runtime", "import goscope_django.operations"),
+        (points_outward, "goscope_django.operations", "from goscope_django.dashboard.views import page"),
+        (driver_outside_mongodb, "goscope_django.cache", "from bson import ObjectId"),
+        (driver_outside_mongodb, "goscope_django.dashboard.views", "def f():\n    import pymongo.errors"),
+        (django_inside, "goscope_django.mongodb.client", "from django.conf import settings"),
+        (faces_reach_for_the_store, "goscope_django.management.commands.x", "from goscope_django.mongodb import lease"),
+        (uses_testing, "goscope_django.apps", "from goscope_django import testing"),
+        (settings_read_elsewhere, "goscope_django.locks", "from django.conf import settings"),
+        (server_expressions_elsewhere, "goscope_django.mongodb.locks", 'x = {"$lt": ["$expiresAt", "$$NOW"]}'),
+        (server_expressions_elsewhere, "goscope_django.mongodb.locks", 'x = {"$literal": 1}'),
+        (
+            twins_differ,
+            "goscope_django.cache",
+            "class A:\n def get(self, key, version=None): ...\n async def aget(self, key): ...",
+        ),
+        (threads_behind_coroutines, "goscope_django.mongodb.cache", "import asyncio\nx = asyncio.to_thread"),
+        (too_long, "goscope_django.cache", "x = 1\n" * (LONGEST + 1)),
+    ],
+)
+def test_the_rule_finds_an_offence(rule: Callable[[Module], Offences], name: str, text: str) -> None:
+    assert list(rule(parse(name, text)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "text"),
+    [
+        (points_outward, "goscope_django.dashboard.views", "from goscope_django import operations"),
+        (points_outward, "goscope_django.locks", "from goscope_django.decorators import locked"),
+        (driver_outside_mongodb, "goscope_django.mongodb.client", "import pymongo"),
+        (django_inside, "goscope_django.conf", "from django.conf import settings"),
+        (settings_read_elsewhere, "goscope_django.conf", "from django.conf import settings"),
+        (server_expressions_elsewhere, "goscope_django.mongodb.locks", '"""Judged by $$NOW."""'),
+    ],
+)
+def test_the_rule_lets_the_rest_pass(rule: Callable[[Module], Offences], name: str, text: str) -> None:
+    assert not list(rule(parse(name, text)))
