@@ -44,10 +44,10 @@ MISSING = pytest.StashKey[str]()
 def why_no_mongod() -> str:
     """Return why no real ``mongod`` can be started here, or an empty text."""
     from goscope_django.exceptions import MongodError
-    from goscope_django.mongodb import embedded
+    from goscope_django.mongodb import mongod_process
 
     try:
-        embedded.find_mongod()
+        mongod_process.find_mongod()
     except MongodError as error:
         return str(error)
     return ""
