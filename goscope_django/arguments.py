@@ -1,0 +1,115 @@
+"""Checks of what callers hand over: durations, counts, keys and patterns.
+
+Rule of this file: it decides whether an argument may be used and in which unit it goes on, nothing else. Every error
+names the argument, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+from typing import Final
+
+from goscope_django.exceptions import InvalidType, InvalidValue
+
+MAX_MILLISECONDS: Final = 1_000 * 31_557_600_000
+"""A thousand years: later instants do not fit a ``datetime`` any more."""
+
+MAX_KEY_BYTES: Final = 64 * 1024
+
+Duration = int | float | timedelta
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _bounded(name: str, value: object, milliseconds: float, *, zero: bool) -> int:
+    if not math.isfinite(milliseconds):
+        raise InvalidValue(f"{name}={_shown(value)}: a finite duration is needed")
+    if milliseconds < 0 or (milliseconds == 0 and not zero):
+        raise InvalidValue(f"{name}={_shown(value)}: must be {'zero or more' if zero else 'greater than zero'}")
+    if milliseconds > MAX_MILLISECONDS:
+        raise InvalidValue(f"{name}={_shown(value)}: at most 1000 years ({MAX_MILLISECONDS} milliseconds)")
+    return math.ceil(milliseconds)
+
+
+def _in_milliseconds(value: timedelta) -> float:
+    return value.days * 86_400_000 + value.seconds * 1_000 + value.microseconds / 1_000
+
+
+def ttl_milliseconds(value: object, name: str = "ttl") -> int:
+    """``value`` (whole milliseconds or a ``timedelta``) as milliseconds, 1 to a thousand years.
+
+    Raises ``InvalidType`` for anything else (``bool`` included), ``InvalidValue`` for zero, negative and huge ones.
+    """
+    if isinstance(value, timedelta):
+        return _bounded(name, value, _in_milliseconds(value), zero=False)
+    if type(value) is not int:
+        raise InvalidType(f"{name}={_shown(value)}: whole milliseconds (int) or a timedelta is needed")
+    return _bounded(name, value, value, zero=False)
+
+
+def duration_milliseconds(value: object, name: str, *, zero: bool = False) -> int:
+    """``value`` (seconds as int or float, or a ``timedelta``) as milliseconds, rounded up.
+
+    Raises ``InvalidType`` for ``bool``, text and the like, ``InvalidValue`` for NaN, infinity, negative and huge ones
+    and, unless ``zero``, for zero.
+    """
+    if isinstance(value, timedelta):
+        return _bounded(name, value, _in_milliseconds(value), zero=zero)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidType(f"{name}={_shown(value)}: seconds (int or float) or a timedelta is needed")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidValue(f"{name}={_shown(value)}: a finite duration is needed")
+    if abs(value) > MAX_MILLISECONDS:
+        raise InvalidValue(f"{name}={_shown(value)}: at most 1000 years in seconds ({MAX_MILLISECONDS // 1000})")
+    return _bounded(name, value, round(value * 1_000, 6), zero=zero)
+
+
+def duration_seconds(value: object, name: str, *, zero: bool = False) -> float:
+    """Like ``duration_milliseconds``, in seconds."""
+    return duration_milliseconds(value, name, zero=zero) / 1_000
+
+
+def count(value: object, name: str, *, least: int = 1) -> int:
+    """``value`` if it is an ``int`` (not ``bool``) of at least ``least``."""
+    if type(value) is not int:
+        raise InvalidType(f"{name}={_shown(value)}: a whole number (int) is needed")
+    if value < least:
+        raise InvalidValue(f"{name}={_shown(value)}: must be at least {least}")
+    if value > 2**63 - 1:
+        raise InvalidValue(f"{name}={_shown(value)}: at most 2**63 - 1")
+    return value
+
+
+def key(value: object, name: str = "key") -> str:
+    """``value`` if it is text that UTF-8 can carry, of at most 64 KiB."""
+    if not isinstance(value, str):
+        raise InvalidType(f"{name}={_shown(value)}: text (str) is needed, not {type(value).__name__}")
+    if value.isascii():
+        size = len(value)
+    else:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise InvalidValue(f"{name}={_shown(value)}: text with lone surrogates can't be stored") from None
+    if size > MAX_KEY_BYTES:
+        raise InvalidValue(f"{name}={_shown(value)}: {size} bytes; at most {MAX_KEY_BYTES} are allowed")
+    return value
+
+
+def pattern(value: object, name: str = "pattern") -> re.Pattern[str] | None:
+    """A compiled regular expression (Python's syntax), or ``None`` for ``None``."""
+    if value is None:
+        return None
+    if isinstance(value, re.Pattern) and isinstance(value.pattern, str):
+        return value
+    if not isinstance(value, str):
+        raise InvalidType(f"{name}={_shown(value)}: a regular expression (str) or None is needed")
+    try:
+        return re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InvalidValue(f"{name}={_shown(value)}: not a regular expression: {error}") from error

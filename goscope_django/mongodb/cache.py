@@ -1,0 +1,370 @@
+"""Cache entries in ``go_goscope_cache``.
+
+One command an operation. Expiry is judged by the server's clock in the query itself, so that neither the TTL monitor's
+delay nor a wrong clock of a process shows. Entries are found by ``key`` (Node's have an ObjectId as ``_id``); ours carry
+the key as ``_id`` too, so that two racing writers collide whatever the indexes. Keys are selected by ranges over the
+index, never by regular expressions.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import bson
+from pymongo import ReturnDocument
+from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
+
+from goscope_django import arguments
+from goscope_django.contracts import Ttl
+from goscope_django.exceptions import InvalidValue, Undecodable
+from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
+from goscope_django.mongodb.execute import CACHE
+from goscope_django.mongodb.expressions import Clock, conditions, is_null, literal, prefix_range
+from goscope_django.mongodb.flow import Emit, Flow, Query, perform
+from goscope_django.mongodb.lease import upsert
+from goscope_django.mongodb.store import Store
+
+BATCH: Final = 1_000
+"""Entries for one command of many."""
+
+MAX_BYTES: Final = 16 * 1024 * 1024
+_TOO_LARGE: Final = frozenset({10334, 17419, 17420, 13548, 5_054_700})
+_OVERFLOW: Final = frozenset({2, 14})
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Final = _Missing()
+"""What a read gives for no entry; ``None`` is a value."""
+
+
+def _is_too_large(error: PyMongoError) -> bool:
+    return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
+
+
+def _size(stored: object) -> int:
+    return len(bson.encode({"value": stored}, codec_options=CODEC_OPTIONS))
+
+
+def batches(items: Sequence[Any], size: int = BATCH) -> Iterable[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+class CacheFlows:
+    """The operations on stored keys, as flows. ``ttl`` is in milliseconds, ``None`` means never."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+
+    def _live(self, clock: Clock, full: str) -> dict[str, Any]:
+        return {"key": full, "$expr": clock.live()}
+
+    def _decode(self, full: str, stored: object) -> Flow[Any]:
+        try:
+            return self.codec.decode(full, stored)
+        except Undecodable as error:
+            yield from perform(Emit("cache_entry_forged", key=full, reason=error.reason, message=str(error)))
+            return MISSING
+
+    def get(self, clock: Clock, full: str) -> Flow[Any]:
+        found = yield from perform(Query(CACHE, "point", {"key": full, "$expr": clock.live()}))
+        if found is None:
+            return MISSING
+        return (yield from self._decode(full, found.get("value")))
+
+    def get_many(self, clock: Clock, keys: Sequence[str]) -> Flow[dict[str, Any]]:
+        """One command for each thousand keys. Missing keys are left out."""
+        values = {}
+        for batch in batches(keys):
+            test = {"key": {"$in": batch}, "$expr": clock.live()}
+            found = yield from perform(Query(CACHE, "find", test, batch_size=BATCH + 1))
+            for entry in found:
+                value = yield from self._decode(entry["key"], entry.get("value"))
+                if value is not MISSING:
+                    values[entry["key"]] = value
+        return values
+
+    def _entry(self, clock: Clock, full: str, stored: object, ttl: int | None) -> dict[str, Any]:
+        return {
+            "_id": {"$ifNull": ["$_id", literal(full)]},
+            "key": literal(full),
+            "value": literal(stored),
+            "expiresAt": None if ttl is None else clock.after(ttl),
+            "updatedAt": clock.now(),
+        }
+
+    def set(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[None]:
+        stored = self.codec.encode(full, value)
+
+        def query() -> Query[Any]:
+            return Query(
+                CACHE, "update_one", {"key": full}, [{"$set": self._entry(clock, full, stored, ttl)}], upsert=True
+            )
+
+        try:
+            yield from upsert(clock, query)
+        except PyMongoError as error:
+            if not _is_too_large(error):
+                raise
+            # Rather no value than a stale one.
+            yield from perform(Query(CACHE, "delete_one", {"key": full}))
+            raise InvalidValue(
+                f"cache key {full!r}: the value takes {_size(stored)} bytes; the server holds at most {MAX_BYTES}"
+            ) from error
+
+    def set_many(self, clock: Clock, values: Mapping[str, object], ttl: int | None) -> Flow[builtins.list[str]]:
+        """One command for each thousand entries, and one more where another package's documents stand in the way.
+
+        Returns the keys that were too large; their previous values are gone.
+        """
+        refused: builtins.list[str] = []
+        for batch in batches([(full, self.codec.encode(full, value)) for full, value in values.items()]):
+            try:
+                yield from self._set_batch(clock, batch, ttl)
+            except PyMongoError as error:
+                if not _is_too_large(error):
+                    raise
+                large = [full for full, stored in batch if _size(stored) > MAX_BYTES - 1_024 - 4 * len(full.encode())]
+                refused += large
+                yield from perform(Query(CACHE, "delete_many", {"key": {"$in": large}}))
+                rest = [one for one in batch if one[0] not in large]
+                if rest:
+                    yield from self._set_batch(clock, rest, ttl)
+        return refused
+
+    def _set_batch(self, clock: Clock, batch: Sequence[tuple[str, object]], ttl: int | None) -> Flow[None]:
+        # By _id, which is faster; a document whose _id is not its key collides and is then set by key.
+        updates = [[{"$set": self._entry(clock, full, stored, ttl)}] for full, stored in batch]
+        changes: builtins.list[tuple[dict[str, str], Any]] = [
+            ({"_id": full}, update) for (full, _), update in zip(batch, updates, strict=True)
+        ]
+        collided = yield from perform(Query(CACHE, "upsert_many", changes))
+        for _ in range(5):
+            if not collided:
+                return
+            changes = [({"key": batch[at][0]}, updates[at]) for at in collided]
+            batch, updates = [batch[at] for at in collided], [updates[at] for at in collided]
+            collided = yield from perform(Query(CACHE, "upsert_many", changes))
+
+    def add(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[bool]:
+        stored = self.codec.encode(full, value)
+
+        def query() -> Query[Any]:
+            free = {"$or": [is_null("updatedAt"), clock.passed()]}
+            fields = self._entry(clock, full, stored, ttl)
+            name = fields.pop("_id")
+            update = [{"$set": {"_id": name, **conditions(free, fields)}}]
+            return Query(CACHE, "update_one", {"key": full}, update, upsert=True)
+
+        try:
+            result = yield from upsert(clock, query)
+        except PyMongoError as error:
+            if not _is_too_large(error):
+                raise
+            raise InvalidValue(
+                f"cache key {full!r}: the value takes {_size(stored)} bytes; the server holds at most {MAX_BYTES}"
+            ) from error
+        # An entry taken over after its expiry has a new updatedAt, so it always counts as modified.
+        return result.upserted_id is not None or bool(result.modified_count)
+
+    def incr(self, clock: Clock, full: str, delta: int) -> Flow[int | None]:
+        """The new value; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow."""
+        test = {**self._live(clock, full), "$or": [{"value": {"$type": "int"}}, {"value": {"$type": "long"}}]}
+        update = {"$inc": {"value": delta}, "$currentDate": {"updatedAt": True}}
+        query: Query[Any] = Query(
+            CACHE,
+            "find_one_and_update",
+            test,
+            update,
+            projection={"value": True, "_id": False},
+            return_document=ReturnDocument.AFTER,
+        )
+        try:
+            found = yield from perform(query)
+        except OperationFailure as error:
+            if error.code not in _OVERFLOW:
+                raise
+            raise InvalidValue(f"cache key {full!r}: the sum does not fit in 64 bits; the value is unchanged") from error
+        return None if found is None else int(found["value"])
+
+    def touch(self, clock: Clock, full: str, ttl: int | None) -> Flow[bool]:
+        update = [{"$set": {"expiresAt": None if ttl is None else clock.after(ttl)}}]
+        changed = yield from perform(Query(CACHE, "update_one", self._live(clock, full), update))
+        return bool(changed.matched_count)
+
+    def delete(self, clock: Clock, full: str) -> Flow[bool]:
+        """``True`` if there was a live entry. A dead one is left to the TTL monitor: nothing reads it."""
+        removed = yield from perform(Query(CACHE, "delete_one", self._live(clock, full)))
+        return bool(removed.deleted_count)
+
+    def delete_many(self, clock: Clock, keys: Sequence[str]) -> Flow[int]:
+        removed = 0
+        for batch in batches(keys):
+            result = yield from perform(Query(CACHE, "delete_many", {"key": {"$in": batch}}))
+            removed += result.deleted_count
+        return removed
+
+    def has(self, clock: Clock, full: str) -> Flow[bool]:
+        found = yield from perform(Query(CACHE, "point", self._live(clock, full), {"_id": True}))
+        return found is not None
+
+    def remaining(self, clock: Clock, full: str) -> Flow[int | None]:
+        """Milliseconds until the entry expires; ``None`` for never, 0 for no live entry."""
+        fields = {"_id": False, "expiresAt": True, **clock.stamp()}
+        found = yield from perform(Query(CACHE, "point", self._live(clock, full), fields))
+        if found is None:
+            return 0
+        expires_at = found.get("expiresAt")
+        if expires_at is None:
+            return None
+        now = clock.read_stamp(found)
+        left = expires_at - (now if expires_at.tzinfo else now.replace(tzinfo=None))
+        return max(1, round(left.total_seconds() * 1_000))
+
+    def delete_range(self, clock: Clock, prefix: str, regex: str | None = None) -> Flow[int]:
+        """One command: remove what begins with ``prefix`` (and matches ``regex``, for finer cuts of ours)."""
+        test: dict[str, Any] = {"key": prefix_range(prefix)}
+        if regex is not None:
+            test["key"]["$regex"] = regex
+        removed = yield from perform(Query(CACHE, "delete_many", test))
+        return int(removed.deleted_count)
+
+    def expired(self, clock: Clock, prefix: str, limit: int = BATCH) -> Flow[frozenset[str] | None]:
+        """Keys under ``prefix`` that have expired but still stand there; ``None`` if there are more than ``limit``."""
+        test = {"key": prefix_range(prefix), "expiresAt": {"$type": "date"}, "$expr": clock.passed()}
+        fields = {"_id": False, "key": True}
+        found = yield from perform(
+            Query(CACHE, "find", test, fields, limit=limit + 1, batch_size=limit + 2, hint=[("expiresAt", 1)])
+        )
+        return None if len(found) > limit else frozenset(one["key"] for one in found)
+
+    def page(
+        self, clock: Clock, prefix: str, after: str | None, expired: frozenset[str] | None
+    ) -> Flow[builtins.list[str]]:
+        """The next thousand keys under ``prefix``, by key. Served by the index alone where ``expired`` is known."""
+        test: dict[str, Any] = {"key": prefix_range(prefix, after)}
+        if expired is None:
+            test["$expr"] = clock.live()
+        found = yield from perform(
+            Query(
+                CACHE,
+                "find",
+                test,
+                {"_id": False, "key": True},
+                sort=[("key", 1)],
+                limit=BATCH,
+                batch_size=BATCH + 1,
+                hint=[("key", 1)],
+            )
+        )
+        return [one["key"] for one in found]
+
+    def keys(self, clock: Clock, prefix: str) -> Flow[builtins.list[str]]:
+        """All live keys under ``prefix``: a page for each thousand, and one command before them."""
+        expired = yield from self.expired(clock, prefix)
+        keys: builtins.list[str] = []
+        after = None
+        while page := (yield from self.page(clock, prefix, after, expired)):
+            after = page[-1]
+            keys += [key for key in page if not expired or key not in expired]
+            if len(page) < BATCH:
+                break
+        return keys
+
+    def count(self, clock: Clock, prefix: str) -> Flow[int]:
+        """Entries under ``prefix``, expired ones that still stand there included."""
+        return int((yield from perform(Query(CACHE, "count_documents", {"key": prefix_range(prefix)}))))
+
+    def cull(self, clock: Clock, prefix: str, number: int) -> Flow[int]:
+        """Remove ``number`` entries under ``prefix``, those that expire soonest first, in bounded batches."""
+        removed = 0
+        for timed in ({"$type": "date"}, None):
+            while removed < number:
+                test = {"key": prefix_range(prefix), "expiresAt": timed}
+                limit = min(BATCH, number - removed)
+                fields = {"_id": False, "key": True}
+                found = yield from perform(
+                    Query(CACHE, "find", test, fields, sort=[("expiresAt", 1)], limit=limit, batch_size=limit + 1)
+                )
+                if not found:
+                    break
+                removed += yield from self.delete_many(clock, [one["key"] for one in found])
+        return removed
+
+
+class MongoDBCacheProvider:
+    """``adapter.cache``: see ``contracts.CacheProvider``. One round trip each; ``keys`` one for each thousand and one."""
+
+    def __init__(self, store: Store, *, key_prefix: str = "", codec: Codec | None = None) -> None:
+        self.store = store
+        self.flows = CacheFlows(codec or Codec(pickle=False))
+        self.prefix = f"{key_prefix}cache:"
+
+    def _full(self, key: str) -> str:
+        return self.prefix + arguments.key(key)
+
+    @staticmethod
+    def _ttl(ttl: Ttl | None) -> int | None:
+        return None if ttl is None else arguments.ttl_milliseconds(ttl)
+
+    def get(self, key: str) -> Any:
+        """The value; ``None`` if it is missing, expired or can't be decoded."""
+        found = self.store.run(self.flows.get, self._full(key))
+        return None if found is MISSING else found
+
+    async def aget(self, key: str) -> Any:
+        """Asynchronous twin of ``get``."""
+        found = await self.store.arun(self.flows.get, self._full(key))
+        return None if found is MISSING else found
+
+    def set(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
+        """Store ``value`` for ``ttl``, for good if ``None``. Raises ``ValueError`` over 16 MB; then no value is left."""
+        self.store.run(self.flows.set, self._full(key), value, self._ttl(ttl))
+
+    async def aset(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
+        """Asynchronous twin of ``set``."""
+        await self.store.arun(self.flows.set, self._full(key), value, self._ttl(ttl))
+
+    def delete(self, key: str) -> bool:
+        """Remove the entry; ``True`` if there was a live one."""
+        return self.store.run(self.flows.delete, self._full(key))
+
+    async def adelete(self, key: str) -> bool:
+        """Asynchronous twin of ``delete``."""
+        return await self.store.arun(self.flows.delete, self._full(key))
+
+    def has(self, key: str) -> bool:
+        """Whether there is a live entry."""
+        return self.store.run(self.flows.has, self._full(key))
+
+    async def ahas(self, key: str) -> bool:
+        """Asynchronous twin of ``has``."""
+        return await self.store.arun(self.flows.has, self._full(key))
+
+    def clear(self) -> int:
+        """Remove all entries of this prefix, in one range delete; how many there were."""
+        return self.store.run(self.flows.delete_range, self.prefix)
+
+    async def aclear(self) -> int:
+        """Asynchronous twin of ``clear``."""
+        return await self.store.arun(self.flows.delete_range, self.prefix)
+
+    def _matching(self, found: Iterable[str], pattern: str | None) -> builtins.list[str]:
+        test, cut = arguments.pattern(pattern), len(self.prefix)
+        return [one[cut:] for one in found if test is None or test.fullmatch(one, cut)]
+
+    def keys(self, pattern: str | None = None) -> builtins.list[str]:
+        """Live keys that match the regular expression ``pattern`` as a whole, in order."""
+        arguments.pattern(pattern)
+        return self._matching(self.store.run(self.flows.keys, self.prefix), pattern)
+
+    async def akeys(self, pattern: str | None = None) -> builtins.list[str]:
+        """Asynchronous twin of ``keys``."""
+        arguments.pattern(pattern)
+        return self._matching(await self.store.arun(self.flows.keys, self.prefix), pattern)

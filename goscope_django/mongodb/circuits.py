@@ -1,0 +1,155 @@
+"""Circuit states in ``go_goscope_circuit``, as other packages share them: state, count and times.
+
+Every recording is one pipeline update, so that no failure is ever lost to a race.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pymongo import ReturnDocument
+
+from goscope_django import arguments
+from goscope_django.contracts import CIRCUIT_STATES, CircuitBreakerState
+from goscope_django.exceptions import InvalidType
+from goscope_django.mongodb.expressions import Clock, instant, literal, prefix_range
+from goscope_django.mongodb.flow import Flow, Query, perform
+from goscope_django.mongodb.lease import upsert
+from goscope_django.mongodb.store import Store
+
+CIRCUITS: Final = "go_goscope_circuit"
+
+
+def state_of(document: dict[str, Any]) -> CircuitBreakerState:
+    """The shared part of a document. What another writer left odd reads as a closed circuit."""
+    state, count = document.get("state"), document.get("failureCount")
+    return CircuitBreakerState(
+        state=state if state in CIRCUIT_STATES else "closed",
+        failure_count=int(count) if isinstance(count, (int, float)) and count > 0 else 0,
+        last_failure_time=instant(document.get("lastFailureTime")),
+        last_success_time=instant(document.get("lastSuccessTime")),
+    )
+
+
+class CircuitFlows:
+    """The operations of one prefix, as flows."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = f"{prefix}circuit:"
+
+    def _change(self, clock: Clock, key: str, fields: dict[str, Any]) -> Flow[dict[str, Any]]:
+        """One command: ``fields`` (expressions) are set in the circuit's document, made if it is missing."""
+        full = self.prefix + key
+        update = [{"$set": {"_id": {"$ifNull": ["$_id", literal(full)]}, **fields, "updatedAt": clock.now()}}]
+
+        def query() -> Query[dict[str, Any]]:
+            return Query(
+                CIRCUITS,
+                "find_one_and_update",
+                {"key": full},
+                update,
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+
+        found: dict[str, Any] = yield from upsert(clock, query)
+        return found
+
+    def get_state(self, clock: Clock, key: str) -> Flow[CircuitBreakerState | None]:
+        found = yield from perform(Query(CIRCUITS, "find_one", {"key": self.prefix + key}))
+        return state_of(found) if found else None
+
+    def set_state(self, clock: Clock, key: str, state: CircuitBreakerState) -> Flow[None]:
+        fields: dict[str, Any] = {
+            "state": state.state,
+            "failureCount": state.failure_count,
+            "lastFailureTime": state.last_failure_time,
+            "lastSuccessTime": state.last_success_time,
+        }
+        yield from self._change(clock, key, fields)
+
+    def record_failure(self, clock: Clock, key: str, max_failures: int) -> Flow[int]:
+        count = {"$add": [{"$ifNull": ["$failureCount", 0]}, 1]}
+        state = {"$cond": [{"$gte": [count, max_failures]}, "open", {"$ifNull": ["$state", "closed"]}]}
+        changes = {"failureCount": count, "state": state, "lastFailureTime": clock.now()}
+        return int((yield from self._change(clock, key, changes))["failureCount"])
+
+    def record_success(self, clock: Clock, key: str) -> Flow[None]:
+        yield from self._change(clock, key, {"state": "closed", "failureCount": 0, "lastSuccessTime": clock.now()})
+
+    def list(self, clock: Clock) -> Flow[dict[str, CircuitBreakerState]]:
+        test = {"key": prefix_range(self.prefix)}
+        found = yield from perform(Query(CIRCUITS, "find", test, sort=[("key", 1)]))
+        return {one["key"][len(self.prefix) :]: state_of(one) for one in found}
+
+    def delete(self, clock: Clock, key: str) -> Flow[bool]:
+        removed = yield from perform(Query(CIRCUITS, "delete_one", {"key": self.prefix + key}))
+        return bool(removed.deleted_count)
+
+
+def _valid(state: object) -> CircuitBreakerState:
+    if not isinstance(state, CircuitBreakerState):
+        raise InvalidType(f"state={state!r}: a CircuitBreakerState is needed")
+    return state
+
+
+class MongoDBCircuitBreakerStateProvider:
+    """``adapter.circuit_breaker``: see ``contracts.CircuitBreakerStateProvider``. Every method is one round trip."""
+
+    def __init__(self, store: Store, *, key_prefix: str = "") -> None:
+        self.store = store
+        self.flows = CircuitFlows(key_prefix)
+
+    def get_state(self, key: str) -> CircuitBreakerState | None:
+        """The circuit's state, or ``None`` where nothing was ever recorded. Never changes it."""
+        return self.store.run(self.flows.get_state, arguments.key(key))
+
+    async def aget_state(self, key: str) -> CircuitBreakerState | None:
+        """Asynchronous twin of ``get_state``."""
+        return await self.store.arun(self.flows.get_state, arguments.key(key))
+
+    def set_state(self, key: str, state: CircuitBreakerState) -> None:
+        """Overwrite the four shared fields in one update. Others' fields are kept."""
+        self.store.run(self.flows.set_state, arguments.key(key), _valid(state))
+
+    async def aset_state(self, key: str, state: CircuitBreakerState) -> None:
+        """Asynchronous twin of ``set_state``."""
+        await self.store.arun(self.flows.set_state, arguments.key(key), _valid(state))
+
+    def record_failure(self, key: str, max_failures: int) -> int:
+        """Count a failure and open the circuit when the count reaches ``max_failures``; the new count. Atomic."""
+        limit = arguments.count(max_failures, "max_failures")
+        return self.store.run(self.flows.record_failure, arguments.key(key), limit)
+
+    async def arecord_failure(self, key: str, max_failures: int) -> int:
+        """Asynchronous twin of ``record_failure``."""
+        limit = arguments.count(max_failures, "max_failures")
+        return await self.store.arun(self.flows.record_failure, arguments.key(key), limit)
+
+    def record_success(self, key: str) -> None:
+        """Close the circuit and forget its failures. Atomic."""
+        self.store.run(self.flows.record_success, arguments.key(key))
+
+    async def arecord_success(self, key: str) -> None:
+        """Asynchronous twin of ``record_success``."""
+        await self.store.arun(self.flows.record_success, arguments.key(key))
+
+    def list(self, pattern: str | None = None) -> dict[str, CircuitBreakerState]:
+        """States by key, of the circuits whose whole key matches the regular expression ``pattern``."""
+        test = arguments.pattern(pattern)
+        found = self.store.run(self.flows.list)
+        return {key: state for key, state in found.items() if test is None or test.fullmatch(key)}
+
+    async def alist(self, pattern: str | None = None) -> dict[str, CircuitBreakerState]:
+        """Asynchronous twin of ``list``."""
+        test = arguments.pattern(pattern)
+        found = await self.store.arun(self.flows.list)
+        return {key: state for key, state in found.items() if test is None or test.fullmatch(key)}
+
+    def delete(self, key: str) -> bool:
+        """Remove the circuit; ``True`` if there was one. Its next use starts closed."""
+        return self.store.run(self.flows.delete, arguments.key(key))
+
+    async def adelete(self, key: str) -> bool:
+        """Asynchronous twin of ``delete``."""
+        return await self.store.arun(self.flows.delete, arguments.key(key))

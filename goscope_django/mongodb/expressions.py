@@ -1,0 +1,183 @@
+"""What the server computes: its time, fencing tokens and literals.
+
+Rule of this file: it is the only place that spells ``$$NOW``, ``$$CLUSTER_TIME`` and ``$literal``. Expressions are
+plain documents; the clock that they use is a parameter, since mongomock knows no server time.
+
+Fencing tokens. On a replica set a token is ``max(previous + 1, seconds * 2**20 + increment)`` of the cluster time. That
+is a hybrid logical clock (Kulkarni et al. 2014): it ticks with every write and does not run back over a failover, so
+tokens of one key grow even when the document that held the last one is gone. A standalone server has no cluster time
+(error 51144): there the same scale is filled from its wall clock, 1,024 steps to the millisecond.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+Expression = Any
+NO_CLUSTER_TIME = 51144
+TOKEN_STEPS = 2**20
+
+
+def literal(value: object) -> Expression:
+    """``value`` as data, whatever it looks like (``"$x"``, ``{"$gt": 1}``)."""
+    return {"$literal": value}
+
+
+def or_null(field: str) -> Expression:
+    """The field's value, ``null`` where it is missing."""
+    return {"$ifNull": [f"${field}", None]}
+
+
+def is_null(field: str) -> Expression:
+    """True if the field is missing or null."""
+    return {"$eq": [or_null(field), None]}
+
+
+def is_set(field: str) -> Expression:
+    """True if the field is there and not null."""
+    return {"$ne": [or_null(field), None]}
+
+
+class Clock:
+    """Whose time decides. Each method gives an expression."""
+
+    def now(self) -> Expression:
+        raise NotImplementedError
+
+    def after(self, milliseconds: int) -> Expression:
+        """``milliseconds`` from now."""
+        raise NotImplementedError
+
+    def before(self, milliseconds: int) -> Expression:
+        """``milliseconds`` ago."""
+        raise NotImplementedError
+
+    def after_field(self, field: str, otherwise: str) -> Expression:
+        """As many milliseconds from now as ``field`` holds; the instant in ``otherwise`` where that can't be added."""
+        raise NotImplementedError
+
+    def token(self) -> Expression:
+        """The least token that may be given out now."""
+        raise NotImplementedError
+
+    def stamp(self) -> dict[str, Expression]:
+        """A projection that adds the server's time to a result, as ``now``."""
+        raise NotImplementedError
+
+    def read_stamp(self, document: dict[str, Any]) -> datetime:
+        """The time that ``stamp`` added."""
+        raise NotImplementedError
+
+    # Both tests below are written so that a missing or null instant means "never expires" and mongomock, which can not
+    # compare a missing field, agrees.
+
+    def live(self, field: str = "expiresAt") -> Expression:
+        """True if the instant in ``field`` is still ahead, or there is none."""
+        return {"$or": [is_null(field), {"$gt": [or_null(field), self.now()]}]}
+
+    def passed(self, field: str = "expiresAt") -> Expression:
+        """True if there is an instant in ``field`` and it is not ahead."""
+        return {"$and": [is_set(field), {"$lte": [or_null(field), self.now()]}]}
+
+
+class ServerClock(Clock):
+    """The database server's own time. ``cluster_time`` turns false when the server says that it has none."""
+
+    def __init__(self) -> None:
+        self.cluster_time = True
+
+    def now(self) -> Expression:
+        return "$$NOW"
+
+    def after(self, milliseconds: int) -> Expression:
+        return {"$add": ["$$NOW", milliseconds]}
+
+    def before(self, milliseconds: int) -> Expression:
+        return {"$subtract": ["$$NOW", milliseconds]}
+
+    def after_field(self, field: str, otherwise: str) -> Expression:
+        return {"$add": ["$$NOW", f"${field}"]}
+
+    def live(self, field: str = "expiresAt") -> Expression:
+        # Shorter to evaluate than the general form: one comparison on the way of every cache read.
+        return {"$gt": [{"$ifNull": [f"${field}", FAR]}, "$$NOW"]}
+
+    def token(self) -> Expression:
+        if self.cluster_time:
+            seconds, step = {"$tsSecond": "$$CLUSTER_TIME"}, {"$tsIncrement": "$$CLUSTER_TIME"}
+            return {"$add": [{"$multiply": [seconds, TOKEN_STEPS]}, step]}
+        milliseconds = {"$toLong": "$$NOW"}
+        return {
+            "$add": [
+                {"$multiply": [{"$toLong": {"$floor": {"$divide": [milliseconds, 1_000]}}}, TOKEN_STEPS]},
+                {"$multiply": [{"$mod": [milliseconds, 1_000]}, 1_024]},
+            ]
+        }
+
+    def stamp(self) -> dict[str, Expression]:
+        return {"now": "$$NOW"}
+
+    def read_stamp(self, document: dict[str, Any]) -> datetime:
+        now: datetime = document["now"]
+        return now
+
+
+class LocalClock(Clock):
+    """This process's time as literals, for mongomock: there the process is the server."""
+
+    def _moment(self, milliseconds: int = 0) -> datetime:
+        moment = datetime.now(timezone.utc).replace(tzinfo=None) + timedelta(milliseconds=milliseconds)
+        return moment.replace(microsecond=moment.microsecond // 1_000 * 1_000)
+
+    def now(self) -> Expression:
+        return self._moment()
+
+    def after(self, milliseconds: int) -> Expression:
+        return self._moment(milliseconds)
+
+    def before(self, milliseconds: int) -> Expression:
+        return self._moment(-milliseconds)
+
+    def after_field(self, field: str, otherwise: str) -> Expression:
+        return or_null(otherwise)
+
+    def live(self, field: str = "expiresAt") -> Expression:
+        return {"$gt": [{"$ifNull": [f"${field}", FAR.replace(tzinfo=None)]}, self.now()]}
+
+    def token(self) -> Expression:
+        microseconds = int(datetime.now(timezone.utc).timestamp() * 1_000_000)
+        return microseconds // 1_000_000 * TOKEN_STEPS + microseconds % 1_000_000
+
+    def stamp(self) -> dict[str, Expression]:
+        return {}
+
+    def read_stamp(self, document: dict[str, Any]) -> datetime:
+        return datetime.now(timezone.utc)
+
+
+FAR = datetime(9999, 12, 31, tzinfo=timezone.utc)
+
+
+def conditions(test: Expression, changes: dict[str, Expression]) -> dict[str, Expression]:
+    """A ``$set`` stage's fields that take ``changes`` where ``test`` holds and stay as they are where it does not."""
+    return {field: {"$cond": [test, value, f"${field}"]} for field, value in changes.items()}
+
+
+def instant(value: Any) -> datetime | None:
+    """An aware UTC datetime from what a driver gave (mongomock gives naive ones or a zone of its own)."""
+    if not isinstance(value, datetime):
+        return None
+    return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+
+
+def prefix_range(prefix: str, after: str | None = None) -> dict[str, str]:
+    """A filter for the keys that begin with ``prefix`` (behind ``after``, if given): a range, so an index serves it."""
+    test = {"$gt": after} if after is not None else {"$gte": prefix}
+    # The next text in code point order, which is UTF-8's byte order and so the index's.
+    for position in range(len(prefix) - 1, -1, -1):
+        point = ord(prefix[position])
+        if point < 0x10FFFF:
+            point = 0xE000 if point == 0xD7FF else point + 1
+            return {**test, "$lt": prefix[:position] + chr(point)}
+    return test

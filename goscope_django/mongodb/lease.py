@@ -1,0 +1,114 @@
+"""The leased document: claim, renew, release, take over.
+
+Rule of this file: it alone says who owns a document. Every peer's worst bug is a *second* write (release, renew,
+complete, save, publish) without a predicate on the owner; here that predicate is made in one place.
+
+A leased document has a *claim* (random, made anew for each attempt, null when nobody holds it), a *deadline* and a
+*fencing token*. It is held while there is a claim (or, on documents that Node wrote, an owner) and the deadline is ahead
+by the server's clock; a deadline that is missing or null is ahead forever. An attempt is judged by whether its own claim
+stands in the document afterwards, never by counts: a driver may have sent it twice, and two callers may share a name.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pymongo.errors import DuplicateKeyError, OperationFailure
+
+from goscope_django.mongodb.expressions import (
+    NO_CLUSTER_TIME,
+    Clock,
+    Expression,
+    ServerClock,
+    conditions,
+    is_null,
+    literal,
+)
+from goscope_django.mongodb.flow import Flow, Query, perform
+
+_COLLISIONS: Final = 5
+
+
+def new_claim() -> str:
+    """128 random bits: no two attempts ever share a claim."""
+    return secrets.token_hex(16)
+
+
+def upsert(clock: Clock, query: Callable[[], Query[Any]]) -> Flow[Any]:
+    """Send an upsert, and again where that is needed and safe; ``query`` makes it anew with the clock as it is.
+
+    Two upserts that race may collide (E11000): the loser sends its command again and then finds the winner's document. A
+    standalone server refuses cluster time before anything is written: the command goes out again with its wall clock.
+    """
+    for attempt in range(_COLLISIONS + 1):
+        try:
+            return (yield from perform(query()))
+        except DuplicateKeyError:
+            if attempt == _COLLISIONS:
+                raise
+        except OperationFailure as error:
+            if error.code != NO_CLUSTER_TIME or not isinstance(clock, ServerClock):
+                raise
+            clock.cluster_time = False
+    raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The predicate of one kind of leased document.
+
+    ``holder`` is the field that tells whether anybody holds it at all, ``deadline`` the field with the lease's end.
+    """
+
+    holder: str = "claim"
+    deadline: str = "expiresAt"
+
+    def free(self, clock: Clock) -> Expression:
+        """True if nobody holds the document now: a new one, a released one or one whose lease has ended."""
+        return {"$or": [is_null(self.holder), clock.passed(self.deadline)]}
+
+    def grant(self, clock: Clock, claim: str, milliseconds: int, **more: Expression) -> dict[str, Expression]:
+        """The fields that a new holder writes."""
+        return {
+            "claim": literal(claim),
+            "token": {"$max": [{"$add": [{"$ifNull": ["$token", 0]}, 1]}, clock.token()]},
+            self.deadline: clock.after(milliseconds),
+            **more,
+        }
+
+    def take(
+        self, clock: Clock, claim: str, milliseconds: int, *, unless: Expression = False, **more: Expression
+    ) -> dict[str, Expression]:
+        """Fields of a ``$set`` that grant a free document to ``claim`` and leave a held one as it is.
+
+        With ``unless`` a document that is free for another reason (a finished one) is left as it is, too.
+        """
+        test = self.free(clock)
+        if unless is not False:
+            test = {"$and": [test, {"$not": [unless]}]}
+        return conditions(test, self.grant(clock, claim, milliseconds, **more))
+
+    def mine(self, clock: Clock, **identity: Any) -> dict[str, Any]:
+        """A filter for every second write: only this holder's document, and only while its lease lasts.
+
+        ``identity`` is whatever names the holder: ``claim=``, ``token=`` or ``owner=``.
+        """
+        return {**identity, "$expr": clock.live(self.deadline)}
+
+    def renew(self, clock: Clock, milliseconds: int) -> list[dict[str, Any]]:
+        """An update that moves the deadline; to be sent with ``mine``."""
+        return [{"$set": {self.deadline: clock.after(milliseconds)}}]
+
+    def remaining(self, clock: Clock, document: dict[str, Any]) -> float:
+        """Seconds until the lease of a document read with ``clock.stamp()`` ends; 0 if it has ended."""
+        deadline = document.get(self.deadline)
+        if deadline is None:
+            return 60.0
+        now = clock.read_stamp(document)
+        if deadline.tzinfo is None:
+            now = now.replace(tzinfo=None)
+        seconds: float = (deadline - now).total_seconds()
+        return max(0.0, seconds)
