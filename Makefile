@@ -77,7 +77,7 @@ test-matrix:
 			"$$python" -m venv $$env && $$env/bin/python -m pip --quiet --disable-pip-version-check install --editable '.[$(TEST_EXTRAS)]' "Django~=$$dj.0" > $$log 2>&1 \
 				&& touch $$env/.installed || { printf '%-8s%-8s%s\n' $$py $$dj "FAILED to install, see $$log" >> $$table; failed=1; continue; }; \
 		fi; \
-		if $$env/bin/python -m pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile $(QUICK) $(ARGS) > $$log 2>&1; then word=ok; else word="FAILED, see $$log:"; failed=1; fi; \
+		if $$env/bin/python -m pytest -q -n $(WORKERS) --dist loadfile $(QUICK) $(ARGS) > $$log 2>&1; then word=ok; else word="FAILED, see $$log:"; failed=1; fi; \
 		printf '%-8s%-8s%s %s\n' $$py $$dj "$$word" "$$(tail -n 1 $$log | tr -d '=')" >> $$table; \
 	done; \
 	printf '\n%-8s%-8s%s\n' Python Django Result; cat $$table; exit $$failed

@@ -1,0 +1,122 @@
+"""What a type checker says about programs that use the package. Checked by ``make lint``, never run.
+
+A line with ``type: ignore`` must be an error: mypy complains about an ignore that is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, assert_type
+
+from pymongo import AsyncMongoClient, MongoClient
+
+from goscope_django.contracts import (
+    CacheProvider,
+    Checkpoint,
+    CheckpointProvider,
+    CircuitBreakerState,
+    CircuitBreakerStateProvider,
+    IdempotencyClaim,
+    IdempotencyProvider,
+    IdempotencyRecord,
+    LockHandle,
+    LockInfo,
+    LockProvider,
+)
+from goscope_django.mongodb import MongoDBAdapter, MongoDBIdempotencyAdapter
+
+client: MongoClient[dict[str, Any]] = MongoClient("mongodb://localhost/shop")
+adapter = MongoDBAdapter(client.shop, key_prefix="shop:", default_lock_ttl=30_000)
+
+
+def the_providers_keep_their_contracts() -> None:
+    lock: LockProvider = adapter.lock
+    circuits: CircuitBreakerStateProvider = adapter.circuit_breaker
+    cache: CacheProvider = adapter.cache
+    checkpoints: CheckpointProvider = adapter.checkpoint
+    idempotency: IdempotencyProvider = adapter.idempotency
+    alone: IdempotencyProvider = MongoDBIdempotencyAdapter(client.shop, key_prefix="")
+    print(lock, circuits, cache, checkpoints, idempotency, alone)
+
+
+def connecting() -> None:
+    adapter.connect()
+    adapter.ensure_indexes()
+    assert_type(adapter.is_connected(), bool)
+    adapter.disconnect()
+
+
+def locks() -> None:
+    handle = adapter.lock.acquire("stock", timedelta(seconds=5), owner="me")
+    handle.release()  # type: ignore[union-attr]  # None when somebody else holds it
+    if handle is None:
+        return
+    same: LockHandle = handle
+    assert_type(handle.token, int)
+    assert_type(handle.expires_at, datetime)
+    assert_type(handle.extend(5_000), bool)
+    assert_type(handle.is_valid(), bool)
+    assert_type(handle.release(), bool)
+    with handle as inner:
+        assert_type(inner.key, str)
+    assert_type(adapter.lock.extend("stock", 5_000, "me"), bool)
+    assert_type(adapter.lock.force_release("stock"), bool)
+    assert_type(adapter.lock.get("stock"), LockInfo | None)
+    infos: Sequence[LockInfo] = adapter.lock.list("st.*")
+    infos[0].owner = "you"  # type: ignore[misc]  # values are frozen
+    adapter.lock.acquire("stock", 1.5)  # type: ignore[arg-type]  # milliseconds are whole
+    adapter.lock.acquire(b"stock")  # type: ignore[arg-type]
+    print(same)
+
+
+def circuits() -> None:
+    assert_type(adapter.circuit_breaker.get_state("supplier"), CircuitBreakerState | None)
+    adapter.circuit_breaker.set_state("supplier", CircuitBreakerState("half-open", 3))
+    CircuitBreakerState("ajar")  # type: ignore[arg-type]
+    assert_type(adapter.circuit_breaker.record_failure("supplier", 5), int)
+    adapter.circuit_breaker.record_success("supplier")
+    states: Mapping[str, CircuitBreakerState] = adapter.circuit_breaker.list()
+    assert_type(adapter.circuit_breaker.delete("supplier"), bool)
+    print(states)
+
+
+def cache() -> None:
+    adapter.cache.set("price", {"amount": 3.5}, 60_000)
+    found = adapter.cache.get("price")
+    print(found["amount"])
+    assert_type(adapter.cache.has("price"), bool)
+    keys: Sequence[str] = adapter.cache.keys("pr.*")
+    print(keys)
+
+
+def checkpoints(now: datetime) -> None:
+    adapter.checkpoint.save(Checkpoint("1", "import", 0, now, 12.5, {"row": 7}))
+    assert_type(adapter.checkpoint.load_latest("import"), Checkpoint | None)
+    assert_type(adapter.checkpoint.load("1"), Checkpoint | None)
+    assert_type(adapter.checkpoint.cleanup("import", 3), int)
+
+
+def idempotency() -> None:
+    assert_type(adapter.idempotency.get("order"), IdempotencyRecord | None)
+    claim = adapter.idempotency.begin("order", 60_000, fingerprint="abc", lease_ttl=timedelta(seconds=30))
+    assert_type(claim, IdempotencyClaim)
+    if claim.outcome == "started" and claim.token is not None:
+        assert_type(adapter.idempotency.complete("order", claim.token, {"status": 201}), bool)
+        assert_type(adapter.idempotency.abandon("order", claim.token), bool)
+        assert_type(adapter.idempotency.extend("order", claim.token, 30_000), bool)
+
+
+async def the_twins_are_coroutines() -> None:
+    twin = MongoDBAdapter(async_db=AsyncMongoClient[dict[str, Any]]("mongodb://localhost/shop").shop)
+    await twin.aconnect()
+    handle = await twin.lock.aacquire("stock")
+    if handle is not None:
+        async with handle:
+            assert_type(await handle.ais_valid(), bool)
+        assert_type(await handle.aextend(5_000), bool)
+        assert_type(await handle.arelease(), bool)
+    assert_type(await twin.circuit_breaker.arecord_failure("supplier", 5), int)
+    assert_type(await twin.cache.ahas("price"), bool)
+    assert_type(await twin.checkpoint.aload_latest("import"), Checkpoint | None)
+    assert_type(await twin.idempotency.abegin("order", 60_000), IdempotencyClaim)
