@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
@@ -32,15 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("real"):
-        reason = item.config.stash.setdefault(MISSING, why_no_mongod())
-        if reason:
+        if reason := why_no_mongod():
             refuse = pytest.fail if item.config.getoption("--require-mongo") else pytest.skip
             refuse(f"no real mongod: {reason}")
 
 
-MISSING = pytest.StashKey[str]()
-
-
+@functools.cache
 def why_no_mongod() -> str:
     """Return why no real ``mongod`` can be started here, or an empty text."""
     from goscope_django.exceptions import MongodError
