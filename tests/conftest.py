@@ -32,10 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("real"):
-        if reason := why_no_mongod():
-            refuse = pytest.fail if item.config.getoption("--require-mongo") else pytest.skip
-            refuse(f"no real mongod: {reason}")
+    if item.get_closest_marker("real") and (reason := why_no_mongod()):
+        refuse = pytest.fail if item.config.getoption("--require-mongo") else pytest.skip
+        refuse(f"no real mongod: {reason}")
 
 
 @functools.cache

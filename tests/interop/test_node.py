@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real
 
 Documents = Database[dict[str, Any]]
 PREFIX = "shop:"
-SHARED = {
+SHARED: dict[str, set[tuple[tuple[str, int], ...]]] = {
     "go_goscope_locks": {(("key", 1),), (("expiresAt", 1),)},
     "go_goscope_circuit": {(("key", 1),)},
     "go_goscope_cache": {(("key", 1),), (("expiresAt", 1),)},
@@ -34,10 +34,8 @@ SHARED = {
 @pytest.fixture(scope="session")
 def packages(request: pytest.FixtureRequest) -> Path:
     """The folder with the npm packages; skips where the registry is not reached, but not in CI."""
-    cache = request.config.cache
-    assert cache
     try:
-        return install(cache.mkdir("interop"))
+        return install(request.config.cache.mkdir("interop"))
     except NodeMissing as error:
         if os.environ.get("CI") == "true":
             raise
@@ -382,7 +380,6 @@ class TestIdempotency:
         assert node("idempotency.get", "order-1")["value"] == record.value
         assert db["go_goscope_idempotency"].count_documents({"key": f"{PREFIX}order-1"}) == 1
         assert python.idempotency.begin("order-1", 60_000).outcome == "completed"
-
 
     def test_an_expired_result_of_node_beside_a_claim_changes_nothing(
         self, python: MongoDBAdapter, node: Node, db: Documents
