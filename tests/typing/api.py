@@ -108,7 +108,7 @@ def idempotency() -> None:
 
 
 async def the_twins_are_coroutines() -> None:
-    twin = MongoDBAdapter(async_db=AsyncMongoClient[dict[str, Any]]("mongodb://localhost/shop").shop)
+    twin = MongoDBAdapter(AsyncMongoClient[dict[str, Any]]("mongodb://localhost/shop").shop)
     await twin.aconnect()
     handle = await twin.lock.aacquire("stock")
     if handle is not None:
