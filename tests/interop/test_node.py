@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
+from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
 
-from goscope_django.contracts import CircuitBreakerState, IdempotencyRecord
+from goscope_django.contracts import CircuitBreakerState, IdempotencyRecord, LockHandle
 from goscope_django.mongodb import MongoDBAdapter
 from tests.conftest import with_database
 from tests.interop.node import Node, NodeMissing, install
@@ -62,12 +63,45 @@ def node(packages: Path, mongo_url: str) -> Iterator[Node]:
         yield process
 
 
-@pytest.fixture(scope="module")
-def python(db: Documents) -> Iterator[MongoDBAdapter]:
-    adapter = MongoDBAdapter(db, key_prefix=PREFIX)
-    adapter.connect()
-    yield adapter
-    adapter.disconnect()
+class Asynchronously:
+    """What it wraps, its methods replaced by their asynchronous twins, each run to its end in one event loop."""
+
+    def __init__(self, wrapped: Any, runner: asyncio.Runner) -> None:
+        self._wrapped = wrapped
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Any:
+        twin = getattr(self._wrapped, f"a{name}", None)
+        if not callable(twin):
+            found = getattr(self._wrapped, name)
+            return Asynchronously(found, self._runner) if name in PROVIDERS else found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = self._runner.run(twin(*args, **kwargs))
+            return Asynchronously(result, self._runner) if isinstance(result, LockHandle) else result
+
+        return call
+
+
+PROVIDERS = {"lock", "circuit_breaker", "cache", "checkpoint", "idempotency"}
+
+
+@pytest.fixture(scope="module", params=["sync", "async"])
+def python(db: Documents, mongo_url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """An adapter on the same database and prefix; typed as one, in both colours."""
+    if request.param == "sync":
+        adapter = MongoDBAdapter(db, key_prefix=PREFIX)
+        adapter.connect()
+        yield adapter
+        adapter.disconnect()
+        return
+    with asyncio.Runner() as runner:
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongo_url)
+        twin = Asynchronously(MongoDBAdapter(client[db.name], key_prefix=PREFIX), runner)
+        twin.connect()
+        yield twin
+        twin.disconnect()
+        runner.run(client.close())
 
 
 def eventually(holds: Callable[[], bool]) -> None:
@@ -145,6 +179,25 @@ class TestLocks:
         assert node("handle.isValid", "stock") is False
         assert node("acquire", "stock", 60_000) is False
         assert db["go_goscope_locks"].count_documents({}) == 1
+
+    def test_tokens_grow_over_the_locks_of_node_that_have_none(self, python: MongoDBAdapter, node: Node) -> None:
+        tokens = []
+        for ending in ("released", "expired", "forced open"):
+            handle = python.lock.acquire("stock", 60_000)
+            assert handle
+            tokens.append(handle.token)
+            handle.release()
+            assert node("acquire", "stock", 1 if ending == "expired" else 60_000) is True
+            if ending == "released":
+                node("handle.release", "stock")
+            elif ending == "forced open":
+                python.lock.force_release("stock")
+            else:
+                eventually(lambda: python.lock.get("stock") is None)
+        last = python.lock.acquire("stock", 60_000)
+        assert last
+        assert tokens == sorted(set(tokens))
+        assert last.token > tokens[-1]
 
     def test_a_lock_without_expiry_is_held(self, python: MongoDBAdapter, node: Node, db: Documents) -> None:
         node("acquire", "stock", 60_000)
