@@ -22,7 +22,7 @@ from goscope_django.exceptions import InvalidValue, Undecodable
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.execute import CACHE
 from goscope_django.mongodb.expressions import Clock, conditions, is_null, literal, prefix_range
-from goscope_django.mongodb.flow import Emit, Flow, Query, perform
+from goscope_django.mongodb.flow import ask, perform, Emit, Flow, Query
 from goscope_django.mongodb.lease import upsert
 from goscope_django.mongodb.store import Store
 
@@ -73,7 +73,7 @@ class CacheFlows:
             return MISSING
 
     def get(self, clock: Clock, full: str) -> Flow[Any]:
-        found = yield from perform(Query(CACHE, "point", {"key": full, "$expr": clock.live()}))
+        found = yield from ask(CACHE, "point", {"key": full, "$expr": clock.live()})
         if found is None:
             return MISSING
         return (yield from self._decode(full, found.get("value")))
@@ -83,7 +83,7 @@ class CacheFlows:
         values = {}
         for batch in batches(keys):
             test = {"key": {"$in": batch}, "$expr": clock.live()}
-            found = yield from perform(Query(CACHE, "find", test, batch_size=BATCH + 1))
+            found = yield from ask(CACHE, "find", test, batch_size=BATCH + 1)
             for entry in found:
                 value = yield from self._decode(entry["key"], entry.get("value"))
                 if value is not MISSING:
@@ -113,7 +113,7 @@ class CacheFlows:
             if not _is_too_large(error):
                 raise
             # Rather no value than a stale one.
-            yield from perform(Query(CACHE, "delete_one", {"key": full}))
+            yield from ask(CACHE, "delete_one", {"key": full})
             raise InvalidValue(
                 f"cache key {full!r}: the value takes {_size(stored)} bytes; the server holds at most {MAX_BYTES}"
             ) from error
@@ -132,7 +132,7 @@ class CacheFlows:
                     raise
                 large = [full for full, stored in batch if _size(stored) > MAX_BYTES - 1_024 - 4 * len(full.encode())]
                 refused += large
-                yield from perform(Query(CACHE, "delete_many", {"key": {"$in": large}}))
+                yield from ask(CACHE, "delete_many", {"key": {"$in": large}})
                 rest = [one for one in batch if one[0] not in large]
                 if rest:
                     yield from self._set_batch(clock, rest, ttl)
@@ -144,13 +144,13 @@ class CacheFlows:
         changes: builtins.list[tuple[dict[str, str], Any]] = [
             ({"_id": full}, update) for (full, _), update in zip(batch, updates, strict=True)
         ]
-        collided = yield from perform(Query(CACHE, "upsert_many", changes))
+        collided = yield from ask(CACHE, "upsert_many", changes)
         for _ in range(5):
             if not collided:
                 return
             changes = [({"key": batch[at][0]}, updates[at]) for at in collided]
             batch, updates = [batch[at] for at in collided], [updates[at] for at in collided]
-            collided = yield from perform(Query(CACHE, "upsert_many", changes))
+            collided = yield from ask(CACHE, "upsert_many", changes)
 
     def add(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[bool]:
         stored = self.codec.encode(full, value)
@@ -190,34 +190,36 @@ class CacheFlows:
         except OperationFailure as error:
             if error.code not in _OVERFLOW:
                 raise
-            raise InvalidValue(f"cache key {full!r}: the sum does not fit in 64 bits; the value is unchanged") from error
+            raise InvalidValue(
+                f"cache key {full!r}: the sum does not fit in 64 bits; the value is unchanged"
+            ) from error
         return None if found is None else int(found["value"])
 
     def touch(self, clock: Clock, full: str, ttl: int | None) -> Flow[bool]:
         update = [{"$set": {"expiresAt": None if ttl is None else clock.after(ttl)}}]
-        changed = yield from perform(Query(CACHE, "update_one", self._live(clock, full), update))
+        changed = yield from ask(CACHE, "update_one", self._live(clock, full), update)
         return bool(changed.matched_count)
 
     def delete(self, clock: Clock, full: str) -> Flow[bool]:
         """``True`` if there was a live entry. A dead one is left to the TTL monitor: nothing reads it."""
-        removed = yield from perform(Query(CACHE, "delete_one", self._live(clock, full)))
+        removed = yield from ask(CACHE, "delete_one", self._live(clock, full))
         return bool(removed.deleted_count)
 
     def delete_many(self, clock: Clock, keys: Sequence[str]) -> Flow[int]:
         removed = 0
         for batch in batches(keys):
-            result = yield from perform(Query(CACHE, "delete_many", {"key": {"$in": batch}}))
+            result = yield from ask(CACHE, "delete_many", {"key": {"$in": batch}})
             removed += result.deleted_count
         return removed
 
     def has(self, clock: Clock, full: str) -> Flow[bool]:
-        found = yield from perform(Query(CACHE, "point", self._live(clock, full), {"_id": True}))
+        found = yield from ask(CACHE, "point", self._live(clock, full), {"_id": True})
         return found is not None
 
     def remaining(self, clock: Clock, full: str) -> Flow[int | None]:
         """Milliseconds until the entry expires; ``None`` for never, 0 for no live entry."""
         fields = {"_id": False, "expiresAt": True, **clock.stamp()}
-        found = yield from perform(Query(CACHE, "point", self._live(clock, full), fields))
+        found = yield from ask(CACHE, "point", self._live(clock, full), fields)
         if found is None:
             return 0
         expires_at = found.get("expiresAt")
@@ -232,16 +234,14 @@ class CacheFlows:
         test: dict[str, Any] = {"key": prefix_range(prefix)}
         if regex is not None:
             test["key"]["$regex"] = regex
-        removed = yield from perform(Query(CACHE, "delete_many", test))
+        removed = yield from ask(CACHE, "delete_many", test)
         return int(removed.deleted_count)
 
     def expired(self, clock: Clock, prefix: str, limit: int = BATCH) -> Flow[frozenset[str] | None]:
         """Keys under ``prefix`` that have expired but still stand there; ``None`` if there are more than ``limit``."""
-        test = {"key": prefix_range(prefix), "expiresAt": {"$type": "date"}, "$expr": clock.passed()}
+        test = {"key": prefix_range(prefix), **clock.expired_filter("expiresAt")}
         fields = {"_id": False, "key": True}
-        found = yield from perform(
-            Query(CACHE, "find", test, fields, limit=limit + 1, batch_size=limit + 2, hint=[("expiresAt", 1)])
-        )
+        found = yield from ask(CACHE, "find", test, fields, limit=limit + 1, batch_size=limit + 2)
         return None if len(found) > limit else frozenset(one["key"] for one in found)
 
     def page(
@@ -251,17 +251,14 @@ class CacheFlows:
         test: dict[str, Any] = {"key": prefix_range(prefix, after)}
         if expired is None:
             test["$expr"] = clock.live()
-        found = yield from perform(
-            Query(
-                CACHE,
-                "find",
-                test,
-                {"_id": False, "key": True},
-                sort=[("key", 1)],
-                limit=BATCH,
-                batch_size=BATCH + 1,
-                hint=[("key", 1)],
-            )
+        found = yield from ask(
+            CACHE,
+            "find",
+            test,
+            {"_id": False, "key": True},
+            sort=[("key", 1)],
+            limit=BATCH,
+            batch_size=BATCH + 1,
         )
         return [one["key"] for one in found]
 
@@ -279,7 +276,7 @@ class CacheFlows:
 
     def count(self, clock: Clock, prefix: str) -> Flow[int]:
         """Entries under ``prefix``, expired ones that still stand there included."""
-        return int((yield from perform(Query(CACHE, "count_documents", {"key": prefix_range(prefix)}))))
+        return int((yield from ask(CACHE, "count_documents", {"key": prefix_range(prefix)})))
 
     def cull(self, clock: Clock, prefix: str, number: int) -> Flow[int]:
         """Remove ``number`` entries under ``prefix``, those that expire soonest first, in bounded batches."""
@@ -289,8 +286,8 @@ class CacheFlows:
                 test = {"key": prefix_range(prefix), "expiresAt": timed}
                 limit = min(BATCH, number - removed)
                 fields = {"_id": False, "key": True}
-                found = yield from perform(
-                    Query(CACHE, "find", test, fields, sort=[("expiresAt", 1)], limit=limit, batch_size=limit + 1)
+                found = yield from ask(
+                    CACHE, "find", test, fields, sort=[("expiresAt", 1)], limit=limit, batch_size=limit + 1
                 )
                 if not found:
                     break

@@ -20,7 +20,7 @@ from goscope_django.exceptions import CheckpointConflict, CheckpointTooLarge, In
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.expressions import Clock, instant, prefix_range
 from goscope_django.mongodb.failures import may_have_happened
-from goscope_django.mongodb.flow import Flow, Query, perform
+from goscope_django.mongodb.flow import ask, perform, Flow, Query
 from goscope_django.mongodb.lease import new_claim
 from goscope_django.mongodb.store import Store
 
@@ -88,7 +88,7 @@ class CheckpointFlows:
                 raise
             test = {"taskId": self.prefix + checkpoint.task_id, "sequence": checkpoint.sequence}
             try:
-                found = yield from perform(Query(CHECKPOINTS, "confirm", test))
+                found = yield from ask(CHECKPOINTS, "confirm", test)
             except PyMongoError:
                 raise OutcomeUnknown(f"checkpoint {checkpoint.id!r}: it may have been saved") from error
             if found is None:
@@ -104,18 +104,18 @@ class CheckpointFlows:
 
     def load_latest(self, clock: Clock, task_id: str) -> Flow[Checkpoint | None]:
         test = {"taskId": self.prefix + task_id}
-        found = yield from perform(Query(CHECKPOINTS, "find_one", test, sort=[("sequence", -1)]))
+        found = yield from ask(CHECKPOINTS, "find_one", test, sort=[("sequence", -1)])
         return self._checkpoint(found) if found else None
 
     def load(self, clock: Clock, checkpoint_id: str) -> Flow[Checkpoint | None]:
-        found = yield from perform(Query(CHECKPOINTS, "find_one", {"_id": self.prefix + checkpoint_id}))
+        found = yield from ask(CHECKPOINTS, "find_one", {"_id": self.prefix + checkpoint_id})
         if not found or not str(found.get("taskId")).startswith(self.prefix):
             return None
         return self._checkpoint(found)
 
     def list(self, clock: Clock, task_id: str) -> Flow[builtins.list[Checkpoint]]:
         test = {"taskId": self.prefix + task_id}
-        found = yield from perform(Query(CHECKPOINTS, "find", test, sort=[("sequence", 1)]))
+        found = yield from ask(CHECKPOINTS, "find", test, sort=[("sequence", 1)])
         return [self._checkpoint(one) for one in found]
 
     def tasks(self, clock: Clock) -> Flow[builtins.list[str]]:
@@ -124,7 +124,7 @@ class CheckpointFlows:
             {"$group": {"_id": "$taskId"}},
             {"$sort": {"_id": 1}},
         ]
-        found = yield from perform(Query(CHECKPOINTS, "aggregate", pipeline))
+        found = yield from ask(CHECKPOINTS, "aggregate", pipeline)
         return [one["_id"][len(self.prefix) :] for one in found]
 
     def cleanup(self, clock: Clock, task_id: str, keep_count: int) -> Flow[int]:
@@ -133,15 +133,13 @@ class CheckpointFlows:
         test: dict[str, Any] = {"taskId": full}
         if keep_count:
             fields = {"_id": False, "taskId": True, "sequence": True}
-            oldest = yield from perform(
-                Query(
-                    CHECKPOINTS, "find", {"taskId": full}, fields, sort=[("sequence", -1)], skip=keep_count - 1, limit=1
-                )
+            oldest = yield from ask(
+                CHECKPOINTS, "find", {"taskId": full}, fields, sort=[("sequence", -1)], skip=keep_count - 1, limit=1
             )
             if not oldest:
                 return 0
             test["sequence"] = {"$lt": oldest[0]["sequence"]}
-        removed = yield from perform(Query(CHECKPOINTS, "delete_many", test))
+        removed = yield from ask(CHECKPOINTS, "delete_many", test)
         return int(removed.deleted_count)
 
 

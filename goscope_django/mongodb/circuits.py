@@ -13,7 +13,7 @@ from goscope_django import arguments
 from goscope_django.contracts import CIRCUIT_STATES, CircuitBreakerState
 from goscope_django.exceptions import InvalidType
 from goscope_django.mongodb.expressions import Clock, instant, literal, prefix_range
-from goscope_django.mongodb.flow import Flow, Query, perform
+from goscope_django.mongodb.flow import ask, Flow, Query
 from goscope_django.mongodb.lease import upsert
 from goscope_django.mongodb.store import Store
 
@@ -56,7 +56,7 @@ class CircuitFlows:
         return found
 
     def get_state(self, clock: Clock, key: str) -> Flow[CircuitBreakerState | None]:
-        found = yield from perform(Query(CIRCUITS, "find_one", {"key": self.prefix + key}))
+        found = yield from ask(CIRCUITS, "find_one", {"key": self.prefix + key})
         return state_of(found) if found else None
 
     def set_state(self, clock: Clock, key: str, state: CircuitBreakerState) -> Flow[None]:
@@ -79,11 +79,11 @@ class CircuitFlows:
 
     def list(self, clock: Clock) -> Flow[dict[str, CircuitBreakerState]]:
         test = {"key": prefix_range(self.prefix)}
-        found = yield from perform(Query(CIRCUITS, "find", test, sort=[("key", 1)]))
+        found = yield from ask(CIRCUITS, "find", test, sort=[("key", 1)])
         return {one["key"][len(self.prefix) :]: state_of(one) for one in found}
 
     def delete(self, clock: Clock, key: str) -> Flow[bool]:
-        removed = yield from perform(Query(CIRCUITS, "delete_one", {"key": self.prefix + key}))
+        removed = yield from ask(CIRCUITS, "delete_one", {"key": self.prefix + key})
         return bool(removed.deleted_count)
 
 

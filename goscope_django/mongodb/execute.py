@@ -8,11 +8,14 @@ The driver's own retries stay on. The one command sent past them is ``point``, a
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import bson
 import pymongo
+from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference, UpdateOne, WriteConcern
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
@@ -227,13 +230,15 @@ class MockExecutor(_Base):
     def __init__(self, database: Any, *, limit: float = TIME_LIMIT) -> None:
         super().__init__(database, limit=limit)
         self.clock = LocalClock()
+        self._atomic = threading.RLock()  # its findAndModify reads first and writes then
 
     def _point_options(self) -> dict[str, Any]:
         return {}
 
     def __call__(self, command: Command[Any]) -> Any:
         if type(command) is Query:
-            return self.call(command)(*command.args, **command.kwargs)
+            with self._atomic:
+                return self.call(command)(*command.args, **command.kwargs)
         if type(command) is Pause:
             return time.sleep(command.seconds)
         raise TypeError(f"{command!r} is not a command that an executor knows")
@@ -252,7 +257,6 @@ class MockExecutor(_Base):
         return (lambda *a, **k: own(collection, *a, **k)) if own else getattr(collection, method)  # type: ignore[no-any-return]
 
     def _find(self, collection: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        kwargs.pop("hint", None)
         return list(collection.find(*args, **kwargs))
 
     def _aggregate(self, collection: Any, *args: Any, **kwargs: Any) -> list[Any]:
@@ -260,6 +264,11 @@ class MockExecutor(_Base):
 
     def _confirm(self, collection: Any, test: Mapping[str, Any]) -> Any:
         return collection.find_one(test)
+
+    def _insert_one(self, collection: Any, document: Mapping[str, Any]) -> Any:
+        if isinstance(document, RawBSONDocument):  # which it can't take
+            document = bson.decode(document.raw, CODEC_OPTIONS)
+        return collection.insert_one(document)
 
     def _point(self, collection: Any, test: Mapping[str, Any], projection: Any = None) -> Any:
         return collection.find_one(test, projection or None)

@@ -69,6 +69,10 @@ class Clock:
         """The time that ``stamp`` added."""
         raise NotImplementedError
 
+    def expired_filter(self, field: str) -> dict[str, Any]:
+        """A filter for documents whose instant in ``field`` is not ahead, in a form that an index on it serves."""
+        raise NotImplementedError
+
     # Both tests below are written so that a missing or null instant means "never expires" and mongomock, which can not
     # compare a missing field, agrees.
 
@@ -102,6 +106,9 @@ class ServerClock(Clock):
     def live(self, field: str = "expiresAt") -> Expression:
         # Shorter to evaluate than the general form: one comparison on the way of every cache read.
         return {"$gt": [{"$ifNull": [f"${field}", FAR]}, "$$NOW"]}
+
+    def expired_filter(self, field: str) -> dict[str, Any]:
+        return {field: {"$type": "date"}, "$expr": {"$lte": [f"${field}", "$$NOW"]}}
 
     def token(self) -> Expression:
         if self.cluster_time:
@@ -144,6 +151,9 @@ class LocalClock(Clock):
 
     def live(self, field: str = "expiresAt") -> Expression:
         return {"$gt": [{"$ifNull": [f"${field}", FAR.replace(tzinfo=None)]}, self.now()]}
+
+    def expired_filter(self, field: str) -> dict[str, Any]:
+        return {field: {"$ne": None, "$lte": self.now()}}
 
     def token(self) -> Expression:
         microseconds = int(datetime.now(timezone.utc).timestamp() * 1_000_000)

@@ -21,7 +21,9 @@ from pymongo.errors import (
 from goscope_django.exceptions import OutcomeUnknown, StoreError, StoreUnavailable
 from goscope_django.mongodb.flow import Query
 
-READS = frozenset({"find_one", "find", "point", "aggregate", "confirm", "count_documents", "index_information", "command"})
+READS = frozenset(
+    {"find_one", "find", "point", "aggregate", "confirm", "count_documents", "index_information", "command"}
+)
 
 
 def may_have_happened(error: PyMongoError) -> bool:

@@ -74,6 +74,11 @@ def perform(command: Command[R]) -> Flow[R]:
     return result
 
 
+def ask(collection: str, method: str, *args: Any, **kwargs: Any) -> Flow[Any]:
+    """``yield`` a query that is made on the spot: ``found = yield from ask(LOCKS, "find_one", {...})``."""
+    return (yield Query(collection, method, *args, **kwargs))
+
+
 def run(flow: Flow[T], execute: Callable[[Command[Any]], Any]) -> T:
     """Run ``flow`` on this thread. Costs about a microsecond beside what the commands cost."""
     try:

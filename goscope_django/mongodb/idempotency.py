@@ -18,7 +18,7 @@ from goscope_django.exceptions import InvalidType, OutcomeUnknown
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.expressions import Clock, instant, literal, or_null
 from goscope_django.mongodb.failures import may_have_happened
-from goscope_django.mongodb.flow import Flow, Query, perform
+from goscope_django.mongodb.flow import ask, perform, Flow, Query
 from goscope_django.mongodb.lease import Lease, new_claim, upsert
 from goscope_django.mongodb.store import Store
 
@@ -42,9 +42,7 @@ class IdempotencyFlows:
         """A filter for the live claim with ``token``."""
         return LEASE.mine(clock, key=f"claim:{full}", token=token)
 
-    def begin(
-        self, clock: Clock, key: str, ttl: int, fingerprint: str | None, lease: int
-    ) -> Flow[IdempotencyClaim]:
+    def begin(self, clock: Clock, key: str, ttl: int, fingerprint: str | None, lease: int) -> Flow[IdempotencyClaim]:
         """One command, and one more if its outcome has to be looked up."""
         full, claim = self.prefix + key, new_claim()
 
@@ -81,7 +79,7 @@ class IdempotencyFlows:
                 raise
             found = yield from self._settle(full, claim, error)
         if found.get("claim") == claim:
-            return IdempotencyClaim("started", token=found["token"])
+            return IdempotencyClaim("started", token=int(found["token"]))
         known = found.get("fingerprint")
         if fingerprint is not None and known is not None and known != fingerprint:
             return IdempotencyClaim("mismatch")
@@ -92,7 +90,7 @@ class IdempotencyFlows:
 
     def _settle(self, full: str, claim: str, error: PyMongoError) -> Flow[dict[str, Any]]:
         try:
-            found: dict[str, Any] | None = yield from perform(Query(IDEMPOTENCY, "confirm", self._either(full)))
+            found: dict[str, Any] | None = yield from ask(IDEMPOTENCY, "confirm", self._either(full))
         except PyMongoError:
             found = None
         if found is None:
@@ -117,13 +115,13 @@ class IdempotencyFlows:
             return bool((yield from perform(query)).matched_count)
         except DuplicateKeyError:
             # Somebody who knows no claims (Node) stored a result meanwhile: the first result stands, ours is dropped.
-            yield from perform(Query(IDEMPOTENCY, "delete_one", self._claimed(clock, full, token)))
+            yield from ask(IDEMPOTENCY, "delete_one", self._claimed(clock, full, token))
             return False
         except PyMongoError as error:
             if not may_have_happened(error):
                 raise
             test = {"key": {"$in": [full, f"claim:{full}"]}, "token": token}
-            found = yield from perform(Query(IDEMPOTENCY, "confirm", test))
+            found = yield from ask(IDEMPOTENCY, "confirm", test)
             if found is None:
                 return False
             if found["key"] == full:
@@ -132,18 +130,18 @@ class IdempotencyFlows:
 
     def abandon(self, clock: Clock, key: str, token: int) -> Flow[bool]:
         """One command: remove the live claim, so that the next caller starts at once."""
-        removed = yield from perform(Query(IDEMPOTENCY, "delete_one", self._claimed(clock, self.prefix + key, token)))
+        removed = yield from ask(IDEMPOTENCY, "delete_one", self._claimed(clock, self.prefix + key, token))
         return bool(removed.deleted_count)
 
     def extend(self, clock: Clock, key: str, token: int, lease: int) -> Flow[bool]:
         """One command: let the claim's lease end ``lease`` milliseconds from now."""
         test = self._claimed(clock, self.prefix + key, token)
-        changed = yield from perform(Query(IDEMPOTENCY, "update_one", test, LEASE.renew(clock, lease)))
+        changed = yield from ask(IDEMPOTENCY, "update_one", test, LEASE.renew(clock, lease))
         return bool(changed.matched_count)
 
     def get(self, clock: Clock, key: str) -> Flow[IdempotencyRecord | None]:
         full = self.prefix + key
-        found = yield from perform(Query(IDEMPOTENCY, "find_one", {"key": full, "$expr": clock.live()}))
+        found = yield from ask(IDEMPOTENCY, "find_one", {"key": full, "$expr": clock.live()})
         if found is None:
             return None
         return IdempotencyRecord(self.codec.decode(full, found.get("value")), instant(found.get("expiresAt")))
@@ -167,7 +165,7 @@ class IdempotencyFlows:
         yield from upsert(clock, query)
 
     def delete(self, clock: Clock, key: str) -> Flow[bool]:
-        removed = yield from perform(Query(IDEMPOTENCY, "delete_many", self._either(self.prefix + key)))
+        removed = yield from ask(IDEMPOTENCY, "delete_many", self._either(self.prefix + key))
         return bool(removed.deleted_count)
 
 
@@ -194,9 +192,7 @@ class MongoDBIdempotencyProvider:
     def _ttl(ttl: Ttl | None) -> int | None:
         return None if ttl is None else arguments.ttl_milliseconds(ttl)
 
-    def begin(
-        self, key: str, ttl: Ttl, fingerprint: str | None = None, lease_ttl: Ttl = 60_000
-    ) -> IdempotencyClaim:
+    def begin(self, key: str, ttl: Ttl, fingerprint: str | None = None, lease_ttl: Ttl = 60_000) -> IdempotencyClaim:
         """Claim ``key``, or say what stands in the way. Atomic: of concurrent calls exactly one is ``started``.
 
         ``ttl`` is how long the result will be kept, ``lease_ttl`` how long the claim holds unless extended. Raises
@@ -217,9 +213,7 @@ class MongoDBIdempotencyProvider:
 
     async def acomplete(self, key: str, token: int, value: Any, ttl: Ttl | None = None) -> bool:
         """Asynchronous twin of ``complete``."""
-        return await self.store.arun(
-            self.flows.complete, arguments.key(key), self._token(token), value, self._ttl(ttl)
-        )
+        return await self.store.arun(self.flows.complete, arguments.key(key), self._token(token), value, self._ttl(ttl))
 
     def abandon(self, key: str, token: int) -> bool:
         """Give the claim up without a result; ``False`` unless ``token`` is the live claim's."""

@@ -15,7 +15,7 @@ from pymongo.errors import OperationFailure
 
 from goscope_django.exceptions import IndexConflict
 from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flow import Flow, Query, perform
+from goscope_django.mongodb.flow import ask, Flow
 
 _NAMESPACE_NOT_FOUND: Final = 26
 _CONFLICTS: Final = frozenset({85, 86})
@@ -90,10 +90,12 @@ def _compare(spec: IndexSpec, existing: Mapping[str, Mapping[str, Any]]) -> Inde
     return IndexState(spec, "missing")
 
 
-def check(clock: Clock, collections: tuple[IndexSpec, ...] = INDEXES) -> Flow[list[IndexState]]:
-    """One command for each collection; the state of every index."""
+def check(clock: Clock, *, collection: str | None = None) -> Flow[list[IndexState]]:
+    """One command for each collection; the state of every index (of ``collection``, or of all)."""
     states, existing = [], dict[str, Mapping[str, Any]]()
-    for spec in collections:
+    for spec in INDEXES:
+        if collection not in (None, spec.collection):
+            continue
         if spec.collection not in existing:
             existing[spec.collection] = yield from _existing(spec.collection)
         states.append(_compare(spec, existing[spec.collection]))
@@ -102,7 +104,7 @@ def check(clock: Clock, collections: tuple[IndexSpec, ...] = INDEXES) -> Flow[li
 
 def _existing(collection: str) -> Flow[Mapping[str, Any]]:
     try:
-        found: Mapping[str, Any] = yield from perform(Query(collection, "index_information"))
+        found: Mapping[str, Any] = yield from ask(collection, "index_information")
     except OperationFailure as error:
         if error.code != _NAMESPACE_NOT_FOUND:
             raise
@@ -119,13 +121,13 @@ def conflict(state: IndexState) -> IndexConflict:
     )
 
 
-def ensure(clock: Clock, *, repair: bool = False) -> Flow[list[IndexState]]:
+def ensure(clock: Clock, *, repair: bool = False, collection: str | None = None) -> Flow[list[IndexState]]:
     """Make what is missing; idempotent. The states as found before.
 
     Raises ``IndexConflict`` for an index with other options, after everything else was made. With ``repair`` such an index
-    is replaced: one that only expires otherwise in place, any other by dropping and making it anew.
+    is dropped and made anew; meanwhile ``_id`` still keeps our own documents unique.
     """
-    states = yield from check(clock)
+    states = yield from check(clock, collection=collection)
     different = [one for one in states if one.state == "different"]
     for state in states:
         if state.state == "missing":
@@ -134,14 +136,14 @@ def ensure(clock: Clock, *, repair: bool = False) -> Flow[list[IndexState]]:
         if not repair:
             raise conflict(state)
         name = (state.found or "").split(":", 1)[0]
-        yield from perform(Query(state.spec.collection, "drop_index", name))
+        yield from ask(state.spec.collection, "drop_index", name)
         yield from _create(state.spec)
     return states
 
 
 def _create(spec: IndexSpec) -> Flow[None]:
     try:
-        yield from perform(Query(spec.collection, "create_index", list(spec.keys), **spec.options))
+        yield from ask(spec.collection, "create_index", list(spec.keys), **spec.options)
     except OperationFailure as error:
         if error.code not in _CONFLICTS:
             raise

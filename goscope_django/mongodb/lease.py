@@ -88,7 +88,7 @@ class Lease:
         """
         test = self.free(clock)
         if unless is not False:
-            test = {"$and": [test, {"$not": [unless]}]}
+            test = {"$cond": [unless, False, test]}
         return conditions(test, self.grant(clock, claim, milliseconds, **more))
 
     def mine(self, clock: Clock, **identity: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from goscope_django.contracts import LockInfo, Ttl
 from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable
 from goscope_django.mongodb.expressions import Clock, instant, literal, prefix_range
 from goscope_django.mongodb.failures import may_have_happened
-from goscope_django.mongodb.flow import Flow, Query, perform
+from goscope_django.mongodb.flow import ask, perform, Flow, Query
 from goscope_django.mongodb.lease import Lease, new_claim, upsert
 from goscope_django.mongodb.store import Store
 
@@ -59,17 +59,17 @@ class LockFlows:
         except BaseException:
             # Cancelled or interrupted with the command on its way: nobody will ever use what it may have taken.
             with contextlib.suppress(PyMongoError):
-                yield from perform(Query(LOCKS, "delete_one", {"key": full, "claim": claim}))
+                yield from ask(LOCKS, "delete_one", {"key": full, "claim": claim})
             raise
         return found if found.get("claim") == claim else None
 
     def _settle(self, clock: Clock, full: str, claim: str, error: PyMongoError) -> Flow[dict[str, Any] | None]:
         """Find out whether an acquisition happened; if that can't be known either, give back what may be ours."""
         try:
-            found: dict[str, Any] | None = yield from perform(Query(LOCKS, "confirm", {"key": full}))
+            found: dict[str, Any] | None = yield from ask(LOCKS, "confirm", {"key": full})
         except PyMongoError:
             with contextlib.suppress(PyMongoError):
-                yield from perform(Query(LOCKS, "delete_one", {"key": full, "claim": claim}))
+                yield from ask(LOCKS, "delete_one", {"key": full, "claim": claim})
             raise OutcomeUnknown(
                 f"lock {full!r}: it may have been acquired; it was given back if the server could be reached, and else "
                 f"ends with its lease"
@@ -108,34 +108,34 @@ class LockFlows:
         except PyMongoError as error:
             if not may_have_happened(error):
                 raise
-            if (yield from perform(Query(LOCKS, "confirm", {"key": full, "claim": claim}))) is None:
+            if (yield from ask(LOCKS, "confirm", {"key": full, "claim": claim})) is None:
                 return True
             yield from perform(query)
             return True
 
     def force_release(self, clock: Clock, key: str) -> Flow[bool]:
-        removed = yield from perform(Query(LOCKS, "delete_one", LEASE.mine(clock, key=self.prefix + key)))
+        removed = yield from ask(LOCKS, "delete_one", LEASE.mine(clock, key=self.prefix + key))
         return bool(removed.deleted_count)
 
     def held(self, clock: Clock, key: str, identity: dict[str, str]) -> Flow[bool]:
         test = LEASE.mine(clock, key=self.prefix + key, **identity)
-        return (yield from perform(Query(LOCKS, "find_one", test, {"_id": True}))) is not None
+        return (yield from ask(LOCKS, "find_one", test, {"_id": True})) is not None
 
     def get(self, clock: Clock, key: str) -> Flow[LockInfo | None]:
         test = {"key": self.prefix + key, "$expr": clock.live()}
-        found = yield from perform(Query(LOCKS, "find_one", test))
+        found = yield from ask(LOCKS, "find_one", test)
         return self._info(found) if found and found.get("owner") is not None else None
 
     def list(self, clock: Clock, limit: int = 0) -> Flow[Sequence[LockInfo]]:
         test = {"key": prefix_range(self.prefix), "owner": {"$ne": None}, "$expr": clock.live()}
-        found = yield from perform(Query(LOCKS, "find", test, sort=[("key", 1)], limit=limit))
+        found = yield from ask(LOCKS, "find", test, sort=[("key", 1)], limit=limit)
         return [self._info(one) for one in found]
 
     def _info(self, document: dict[str, Any]) -> LockInfo:
         return LockInfo(
             key=document["key"][len(self.prefix) :],
             owner=str(document.get("owner")),
-            token=document.get("token"),
+            token=None if document.get("token") is None else int(document["token"]),
             created_at=instant(document.get("createdAt")),
             expires_at=instant(document.get("expiresAt")),
         )
@@ -156,7 +156,7 @@ class MongoDBLockHandle:
         self._claim = claim
         self.key = key
         self.owner: str = document["owner"]
-        self.token: int = document["token"]
+        self.token = int(document["token"])
         self.expires_at: datetime = expires_at
 
     def __repr__(self) -> str:

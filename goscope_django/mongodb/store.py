@@ -92,4 +92,3 @@ class Store:
             return await arun(operation(executor.clock, *args, **kwargs), execute)
         except PyMongoError as error:
             raise translated(error, last) from error
-

@@ -1,0 +1,240 @@
+"""Clients: one per process and URL, and one asynchronous one per event loop.
+
+Rules of this file:
+
+* Clients are made on first use and owned here, never by whoever uses them (Django makes a cache object for each thread
+  and task). A process's clients end with it, an event loop's with that loop.
+* After a fork the child starts with nothing. It never uses or closes its parent's clients; it keeps them, so that the
+  collector doesn't either.
+* What a URL or ``CLIENT_OPTIONS`` says goes before our defaults, which only bound how long a lost server is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import pymongo
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import ConfigurationError as DriverConfigurationError
+from pymongo.errors import InvalidURI, PyMongoError
+
+from goscope_django.exceptions import ConfigurationError
+from goscope_django.mongodb import embedded
+from goscope_django.mongodb.execute import AsyncExecutor, MockExecutor, SyncExecutor
+from goscope_django.mongodb.store import Sink, Store
+from goscope_django.mongodb.urls import Target, parse
+
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "serverSelectionTimeoutMS": 5_000,
+    "connectTimeoutMS": 5_000,
+    "socketTimeoutMS": 60_000,
+    "appname": "goscope_django",
+}
+CLOSING_TIME: Final = 1.0
+
+
+class Connection:
+    """What one URL and its options lead to, in this process: a synchronous executor and one for each event loop."""
+
+    def __init__(self, target: Target, options: Mapping[str, Any]) -> None:
+        self.target = target
+        self._options = options
+        self._lock = threading.RLock()
+        self._executor: SyncExecutor | MockExecutor | None = None
+        self._client: MongoClient[Any] | None = None
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopClient] = WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        return f"<connection to {self.target.shown}>"
+
+    def _arguments(self, defaults: Mapping[str, Any] = DEFAULTS) -> tuple[str, dict[str, Any]]:
+        given = {name.lower() for name in self._options} | self.target.options
+        options = {name: value for name, value in defaults.items() if name.lower() not in given}
+        place = self.target.place
+        if self.target.scheme == "embedded":
+            place = _embedded_uri(self.target.place)
+        return place, {**options, **self._options}
+
+    def client(self, **more: Any) -> MongoClient[Any]:
+        """A new synchronous client that the caller closes."""
+        place, options = self._arguments({**DEFAULTS, **more})
+        try:
+            return MongoClient(place, **options)
+        except (InvalidURI, DriverConfigurationError, TypeError, ValueError) as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: Exception) -> ConfigurationError:
+        text = str(error).replace(self.target.place, self.target.shown)
+        secret = self.target.place.partition("://")[2].rpartition("@")[0].partition(":")[2]
+        if secret:
+            text = text.replace(secret, "***")
+        return ConfigurationError(f"{self.target.shown}: PyMongo refuses this URL or CLIENT_OPTIONS: {text[:300]}")
+
+    def sync(self) -> SyncExecutor | MockExecutor:
+        """The executor of this process."""
+        executor = self._executor
+        if executor is None:
+            with self._lock:
+                executor = self._executor
+                if executor is None:
+                    if self.target.scheme == "mongomock":
+                        executor = self._mock()
+                    else:
+                        self._client = self.client()
+                        executor = SyncExecutor(self._client[self.target.database])
+                    self._executor = executor
+        return executor
+
+    def _mock(self) -> MockExecutor:
+        try:
+            import mongomock
+        except ImportError as error:
+            raise ConfigurationError(
+                f"{self.target.shown}: mongomock is not installed; pip install mongomock (for tests only)"
+            ) from error
+        return MockExecutor(mongomock.MongoClient()[self.target.database])
+
+    def asynchronous(self) -> AsyncExecutor | MockExecutor:
+        """The executor of the running event loop."""
+        if self.target.scheme == "mongomock":
+            executor = self.sync()
+            assert isinstance(executor, MockExecutor)
+            return executor
+        loop = asyncio.get_running_loop()
+        found = self._loops.get(loop)
+        if found is None:
+            place, options = self._arguments()
+            try:
+                client: AsyncMongoClient[Any] = AsyncMongoClient(place, **options)
+            except (InvalidURI, DriverConfigurationError, TypeError, ValueError) as error:
+                raise self._refused(error) from None
+            found = self._loops[loop] = LoopClient(client, self.target.database)
+        return found.executor
+
+    def close(self) -> None:
+        """Close the synchronous client. The next use opens a new one."""
+        with self._lock:
+            client, self._client, self._executor = self._client, None, None
+        if client is not None:
+            close(client)
+
+    async def aclose(self) -> None:
+        """Close the running event loop's client."""
+        found = self._loops.pop(asyncio.get_running_loop(), None)
+        if found is not None:
+            await found.keeper.aclose()
+
+    def _abandon(self) -> list[object]:
+        return [self._client, self._executor, self._loops]
+
+
+class LoopClient:
+    """An event loop's client. Closed by the loop itself, which closes its asynchronous generators before it ends."""
+
+    def __init__(self, client: AsyncMongoClient[Any], database: str) -> None:
+        self.client = client
+        self.executor = AsyncExecutor(client[database])
+        self.keeper = self._keep(client)
+        # The first step registers the generator with the running loop; it suspends at its yield without awaiting.
+        try:
+            self.keeper.asend(None).send(None)
+        except StopIteration:
+            pass
+
+    @staticmethod
+    async def _keep(client: AsyncMongoClient[Any]) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            try:
+                with pymongo.timeout(CLOSING_TIME):
+                    await client.close()
+            except PyMongoError:
+                pass
+
+
+def close(client: MongoClient[Any]) -> None:
+    """Close ``client`` within a second, whether or not its server is still there."""
+    try:
+        with pymongo.timeout(CLOSING_TIME):
+            client.close()
+    except PyMongoError:
+        pass
+
+
+def _embedded_uri(folder: str) -> str:
+    """The URI of the private server over ``folder``, started or joined once by this process. Stopped at its exit."""
+    with _lock:
+        found = _servers.get(folder)
+        if found is None:
+            found = _servers[folder] = embedded.start(folder)
+        return found.uri
+
+
+_servers: dict[str, embedded.Mongod] = {}
+_connections: dict[tuple[str, str], Connection] = {}
+_abandoned: list[object] = []
+_lock = threading.RLock()
+
+
+def connection(
+    url: str, options: Mapping[str, Any] | None = None, *, what: str = "URL", base: Path | None = None
+) -> Connection:
+    """This process's connection for ``url`` and ``options`` (keyword arguments of ``MongoClient``). Opens nothing yet.
+
+    Raises ``ConfigurationError`` for a URL that is not allowed.
+    """
+    given = dict(options or {})
+    key = (f"{url}|{base}" if url.startswith("embedded:") else url, repr(sorted(given.items())) if given else "")
+    found = _connections.get(key)
+    if found is None:
+        target = parse(url, what, base=base)
+        with _lock:
+            found = _connections.setdefault(key, Connection(target, given))
+    return found
+
+
+def store(url: str, options: Mapping[str, Any] | None = None, *, sink: Sink | None = None, **more: Any) -> Store:
+    """A store on ``url`` whose clients are this registry's."""
+    return Store(
+        lambda: connection(url, options, **more).sync(),
+        lambda: connection(url, options, **more).asynchronous(),
+        sink=sink,
+    )
+
+
+def close_all() -> None:
+    """Close all synchronous clients of this process and leave its private servers; the next use opens new ones."""
+    for one in list(_connections.values()):
+        one.close()
+    with _lock:
+        servers = list(_servers.values())
+        _servers.clear()
+    for server in servers:
+        server.release()
+
+
+def _forget_parent() -> None:
+    global _lock
+    _lock = threading.RLock()
+    for one in _connections.values():
+        left = one._abandon()
+        _abandoned.append(left)
+        client = left[0]
+        if client is not None:
+            # Only marks it: at the end of the child the driver would warn of a client that is the parent's to close.
+            setattr(client, "_opened", False)  # noqa: B010
+    _abandoned.append(dict(_connections))
+    _connections.clear()
+    _servers.clear()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
+atexit.register(close_all)
