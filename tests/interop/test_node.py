@@ -33,10 +33,11 @@ SHARED: dict[str, set[tuple[tuple[str, int], ...]]] = {
 
 
 @pytest.fixture(scope="session")
-def packages(request: pytest.FixtureRequest) -> Path:
+def packages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the npm packages; skips where the registry is not reached, but not in CI."""
+    kept = getattr(request.config, "cache", None)  # there is none under -p no:cacheprovider
     try:
-        return install(request.config.cache.mkdir("interop"))
+        return install(kept.mkdir("interop") if kept else tmp_path_factory.mktemp("interop"))
     except NodeMissing as error:
         if os.environ.get("CI") == "true":
             raise
@@ -446,6 +447,19 @@ class TestIdempotency:
             assert python.idempotency.begin("order-1", 60_000).outcome == "in_progress"
         assert python.idempotency.complete("order-1", claim.token, "of python")
         assert node("idempotency.get", "order-1")["value"] == "of python"
+
+
+    def test_python_overwrites_a_result_of_node_that_stands_beside_a_claim(
+        self, python: MongoDBAdapter, node: Node, db: Documents
+    ) -> None:
+        claim = python.idempotency.begin("order-1", 60_000)
+        node("idempotency.set", "order-1", "of node")
+        assert claim.token
+        python.idempotency.set("order-1", "by hand")
+        assert node("idempotency.get", "order-1")["value"] == "by hand"
+        assert python.idempotency.complete("order-1", claim.token, "late") is False
+        assert python.idempotency.get("order-1") == IdempotencyRecord("by hand", None)
+        assert db["go_goscope_idempotency"].count_documents({}) == 1
 
 
 def expiry(python: MongoDBAdapter, key: str) -> dict[str, int]:
