@@ -448,7 +448,6 @@ class TestIdempotency:
         assert python.idempotency.complete("order-1", claim.token, "of python")
         assert node("idempotency.get", "order-1")["value"] == "of python"
 
-
     def test_python_overwrites_a_result_of_node_that_stands_beside_a_claim(
         self, python: MongoDBAdapter, node: Node, db: Documents
     ) -> None:
