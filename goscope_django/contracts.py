@@ -89,6 +89,8 @@ class IdempotencyClaim:
     token: int | None = None
     value: Any = None
     retry_after: float | None = None
+    claim: str | None = field(default=None, repr=False, compare=False)
+    """The random text that identifies a ``started`` claim in its document: what a renewal names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,7 +227,8 @@ class CacheFlows:
             return None
         now = clock.read_stamp(found)
         left = expires_at - (now if expires_at.tzinfo else now.replace(tzinfo=None))
-        return max(1, round(left.total_seconds() * 1_000))
+        seconds: float = left.total_seconds()
+        return max(1, round(seconds * 1_000))
 
     def delete_range(self, clock: Clock, prefix: str, regex: str | None = None) -> Flow[int]:
         """One command: remove what begins with ``prefix`` (and matches ``regex``, for finer cuts of ours)."""

@@ -254,7 +254,7 @@ class MockExecutor(_Base):
     def _prepare(self, name: str, method: str) -> Callable[..., Any]:
         own = getattr(self, f"_{method}", None)
         collection = self.collection(name) if name else self.database
-        return (lambda *a, **k: own(collection, *a, **k)) if own else getattr(collection, method)  # type: ignore[no-any-return]
+        return (lambda *a, **k: own(collection, *a, **k)) if own else getattr(collection, method)
 
     def _find(self, collection: Any, *args: Any, **kwargs: Any) -> list[Any]:
         return list(collection.find(*args, **kwargs))
@@ -267,7 +267,7 @@ class MockExecutor(_Base):
 
     def _insert_one(self, collection: Any, document: Mapping[str, Any]) -> Any:
         if isinstance(document, RawBSONDocument):  # which it can't take
-            document = bson.decode(document.raw, CODEC_OPTIONS)
+            document = bson.decode(document.raw)
         return collection.insert_one(document)
 
     def _point(self, collection: Any, test: Mapping[str, Any], projection: Any = None) -> Any:

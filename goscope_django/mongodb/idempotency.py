@@ -79,7 +79,7 @@ class IdempotencyFlows:
                 raise
             found = yield from self._settle(full, claim, error)
         if found.get("claim") == claim:
-            return IdempotencyClaim("started", token=int(found["token"]))
+            return IdempotencyClaim("started", token=int(found["token"]), claim=claim)
         known = found.get("fingerprint")
         if fingerprint is not None and known is not None and known != fingerprint:
             return IdempotencyClaim("mismatch")

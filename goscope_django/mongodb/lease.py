@@ -27,7 +27,7 @@ from goscope_django.mongodb.expressions import (
     is_null,
     literal,
 )
-from goscope_django.mongodb.flow import Flow, Query, perform
+from goscope_django.mongodb.flow import Flow, Query, ask, perform
 
 _COLLISIONS: Final = 5
 
@@ -112,3 +112,20 @@ class Lease:
             now = now.replace(tzinfo=None)
         seconds: float = (deadline - now).total_seconds()
         return max(0.0, seconds)
+
+
+def renew_all(
+    clock: Clock, collection: str, name: str, lease: Lease, holders: list[tuple[str, str]], milliseconds: int
+) -> Flow[frozenset[str]]:
+    """Renew many leases of equal length at once; the claims that still hold theirs.
+
+    ``holders`` are (key, claim) pairs, ``name`` the field that has the key. One command where all still hold, two where
+    some don't. A claim is random, so the cross product of keys and claims matches the pairs alone.
+    """
+    keys, claims = [key for key, _ in holders], [claim for _, claim in holders]
+    test = lease.mine(clock, **{name: {"$in": keys}, "claim": {"$in": claims}})
+    changed = yield from ask(collection, "update_many", test, lease.renew(clock, milliseconds))
+    if changed.matched_count >= len(holders):
+        return frozenset(claims)
+    found = yield from ask(collection, "find", test, {"claim": True, "_id": False})
+    return frozenset(one["claim"] for one in found)

@@ -1,0 +1,207 @@
+"""Settings: the only reader of ``django.conf.settings``.
+
+Rule of this file: settings are read when they are used and judged as a whole. Every fault names the key, the value (its
+secrets masked) and what is allowed; ``faults`` gives them to the system checks, ``current`` raises the first one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+from goscope_django import arguments
+from goscope_django.exceptions import ConfigurationError, GoscopeError
+from goscope_django.mongodb import urls
+
+OnError = Literal["raise", "ignore"]
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "URL": "mongodb://127.0.0.1:27017/goscope",
+    "KEY_PREFIX": "",
+    "CLIENT_OPTIONS": {},
+    "DEFAULT_LOCK_TIMEOUT": 30,
+    "LOCK_BACKEND": "goscope_django.locks.MongoDBLockBackend",
+    "CONNECT_ON_READY": True,
+    "FAIL_FAST": False,
+    "ON_ERROR": "raise",
+    "TEST": {"URL": "mongomock://"},
+}
+TEST_KEYS: Final = ("URL", "KEY_PREFIX")
+
+
+class BadSettings(ConfigurationError, ImproperlyConfigured):
+    """``settings.GOSCOPE`` or a cache's options can't be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with one key."""
+
+    key: str
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``GOSCOPE`` as it holds now. ``default_lock_timeout`` is in seconds."""
+
+    url: str
+    key_prefix: str
+    client_options: Mapping[str, Any]
+    default_lock_timeout: float
+    lock_backend: str
+    connect_on_ready: bool
+    fail_fast: bool
+    on_error: OnError
+    testing: bool
+
+    def __repr__(self) -> str:
+        return f"<GOSCOPE settings for {urls.masked(self.url)}>"
+
+
+def testing() -> bool:
+    """Whether this process runs tests: Django's test runner or pytest-django, before and after it sets itself up."""
+    mail = sys.modules.get("django.core.mail")
+    if mail is not None and hasattr(mail, "outbox"):
+        return True
+    if sys.argv[1:2] == ["test"] and sys.argv[0].endswith(("manage.py", "django-admin", "django/__main__.py")):
+        return True
+    return "pytest_django.plugin" in sys.modules and "_pytest.main" in sys.modules
+
+
+def base_dir() -> Path | None:
+    """``BASE_DIR``, where relative folders begin."""
+    base = getattr(settings, "BASE_DIR", None)
+    return Path(base) if base else None
+
+
+def suggestion(name: str, allowed: Mapping[str, Any] | tuple[str, ...]) -> str:
+    """A hint for a misspelt key."""
+    near = difflib.get_close_matches(str(name).upper(), list(allowed), n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Allowed are {', '.join(allowed)}."
+
+
+def _url(value: object, what: str) -> None:
+    urls.parse(value, what, base=base_dir())
+
+
+def _is(kind: type, allowed: str) -> Callable[[object, str], None]:
+    def check(value: object, what: str) -> None:
+        if not isinstance(value, kind):
+            raise ConfigurationError(f"{what}={value!r:.80}: {allowed} is needed, not {type(value).__name__}")
+
+    return check
+
+
+def _prefix(value: object, what: str) -> None:
+    arguments.key(value, what)
+
+
+def _options(value: object, what: str) -> None:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        # Not shown: it may hold a password.
+        raise ConfigurationError(f"{what}: a dict of keyword arguments for MongoClient is needed")
+
+
+def _timeout(value: object, what: str) -> None:
+    arguments.duration_seconds(value, what)
+
+
+def on_error(value: object, what: str) -> None:
+    """Raise unless ``value`` is ``"raise"`` or ``"ignore"``."""
+    if value not in ("raise", "ignore"):
+        raise ConfigurationError(f"{what}={value!r:.80}: 'raise' or 'ignore' is allowed")
+
+
+def _test(value: object, what: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{what}: a dict is needed, not {type(value).__name__}")
+    for name in value:
+        if name not in TEST_KEYS:
+            raise ConfigurationError(f"{what}[{name!r}] is unknown. {suggestion(name, TEST_KEYS)}")
+    _url(value.get("URL", "mongomock://"), f"{what}['URL']")
+    _prefix(value.get("KEY_PREFIX", ""), f"{what}['KEY_PREFIX']")
+
+
+def _dotted(value: object, what: str) -> None:
+    if not isinstance(value, str) or "." not in value:
+        raise ConfigurationError(f"{what}={value!r:.80}: the dotted path of a class (str) is needed")
+
+
+_CHECKS: Final[Mapping[str, Callable[[object, str], None]]] = {
+    "URL": _url,
+    "KEY_PREFIX": _prefix,
+    "CLIENT_OPTIONS": _options,
+    "DEFAULT_LOCK_TIMEOUT": _timeout,
+    "LOCK_BACKEND": _dotted,
+    "CONNECT_ON_READY": _is(bool, "True or False"),
+    "FAIL_FAST": _is(bool, "True or False"),
+    "ON_ERROR": on_error,
+    "TEST": _test,
+}
+
+
+def faults(given: object = None) -> list[Fault]:
+    """Everything that is wrong with ``GOSCOPE``; empty if it can be used. Opens nothing."""
+    given = getattr(settings, "GOSCOPE", {}) if given is None else given
+    if not isinstance(given, Mapping):
+        return [Fault("GOSCOPE", f"GOSCOPE: a dict is needed, not {type(given).__name__}")]
+    found = []
+    for name in given:
+        if name not in DEFAULTS:
+            found.append(Fault(str(name), f"GOSCOPE[{name!r}] is unknown.", suggestion(name, DEFAULTS)))
+    for name, check in _CHECKS.items():
+        try:
+            check(given.get(name, DEFAULTS[name]), f"GOSCOPE[{name!r}]")
+        except GoscopeError as error:
+            found.append(Fault(name, str(error)))
+    return found
+
+
+_cached: tuple[object, bool, Settings] | None = None
+test_prefix = ""
+"""Put in front of ``KEY_PREFIX`` in tests; see ``goscope_django.testing.plugin``."""
+
+
+def reset(**_: object) -> None:
+    """Forget what was read."""
+    global _cached
+    _cached = None
+
+
+def current() -> Settings:
+    """The settings as they are now. Raises ``ImproperlyConfigured`` (``BadSettings``) for the first fault."""
+    global _cached
+    given = getattr(settings, "GOSCOPE", {})
+    tests = testing()
+    if _cached is not None and _cached[0] == given and _cached[1] == tests:
+        return _cached[2]
+    for fault in faults(given):
+        raise BadSettings(" ".join(filter(None, (fault.message, fault.hint))))
+    merged = {**DEFAULTS, **given}
+    test = {**DEFAULTS["TEST"], **merged["TEST"]}
+    found = Settings(
+        url=test["URL"] if tests else merged["URL"],
+        key_prefix=(test_prefix + test.get("KEY_PREFIX", merged["KEY_PREFIX"])) if tests else merged["KEY_PREFIX"],
+        client_options=dict(merged["CLIENT_OPTIONS"]),
+        default_lock_timeout=arguments.duration_seconds(merged["DEFAULT_LOCK_TIMEOUT"], "DEFAULT_LOCK_TIMEOUT"),
+        lock_backend=merged["LOCK_BACKEND"],
+        connect_on_ready=merged["CONNECT_ON_READY"],
+        fail_fast=merged["FAIL_FAST"],
+        on_error=merged["ON_ERROR"],
+        testing=tests,
+    )
+    try:
+        copy = deepcopy(given)
+    except Exception:  # options may hold what can't be copied; then a change is noticed by setting_changed alone
+        copy = dict(given)
+    _cached = (copy, tests, found)
+    return found

@@ -1,0 +1,100 @@
+"""Signals for every transition, sent robustly after the write.
+
+Receivers get ``sender`` (a class that names the feature) and the arguments listed here. A receiver that raises is logged and
+stops nobody. ``alias`` is not sent: there is one store for each settings module.
+
+=============================  ================================================================================
+``lock_acquired``              ``key``, ``owner``, ``token``
+``lock_released``              ``key``, ``owner``, ``token``
+``lock_lost``                  ``key``, ``owner``, ``token``: the lease ended although it was being renewed
+``circuit_opened``             ``name``, ``reason`` (``failures``, ``probe`` or ``operator``), ``retry_after`` (seconds)
+``circuit_half_opened``        ``name``
+``circuit_closed``             ``name``, ``reason``
+``flight_taken_over``          ``key``: the leader of a flight died, and this process leads now
+``idempotent_replayed``        ``key``
+``task_started``               ``task_id``, ``attempt``
+``task_resumed``               ``task_id``, ``attempt``, ``sequence`` of the checkpoint it goes on from
+``checkpoint_saved``           ``task_id``, ``sequence``, ``progress``
+``task_completed``             ``task_id``, ``attempt``
+``task_failed``                ``task_id``, ``attempt``, ``error`` (the exception)
+``task_lost``                  ``task_id``, ``attempt``: another runner took it over
+``cache_entry_forged``         ``key``, ``reason`` (``forged``, ``damaged`` or ``format``), ``message``
+``degraded``                   ``feature``, ``error``: it goes on without the server (said once)
+``recovered``                  ``feature``: the server is back (said once)
+=============================  ================================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from django.dispatch import Signal
+
+from goscope_django.contracts import Event
+
+lock_acquired = Signal()
+lock_released = Signal()
+lock_lost = Signal()
+circuit_opened = Signal()
+circuit_half_opened = Signal()
+circuit_closed = Signal()
+flight_taken_over = Signal()
+idempotent_replayed = Signal()
+task_started = Signal()
+task_resumed = Signal()
+checkpoint_saved = Signal()
+task_completed = Signal()
+task_failed = Signal()
+task_lost = Signal()
+cache_entry_forged = Signal()
+degraded = Signal()
+recovered = Signal()
+
+SIGNALS: Final[dict[str, Signal]] = {
+    name: value for name, value in dict(globals()).items() if isinstance(value, Signal)
+}
+"""Each signal by the name of its event."""
+
+_FEATURES: Final = {
+    "lock": "locks",
+    "circuit": "circuits",
+    "flight": "single_flight",
+    "idempotent": "idempotency",
+    "task": "checkpoints",
+    "checkpoint": "checkpoints",
+    "cache": "cache",
+}
+_LEVELS: Final = {
+    "lock_lost": logging.WARNING,
+    "circuit_opened": logging.WARNING,
+    "circuit_closed": logging.INFO,
+    "circuit_half_opened": logging.INFO,
+    "flight_taken_over": logging.WARNING,
+    "task_lost": logging.WARNING,
+    "task_failed": logging.WARNING,
+    "cache_entry_forged": logging.WARNING,
+    "degraded": logging.WARNING,
+    "recovered": logging.INFO,
+}
+
+
+class Goscope:
+    """Sender of all signals."""
+
+
+def publish(event: Event) -> None:
+    """Log ``event`` (``goscope.<feature>``; key and details only, never a value) and send its signal robustly."""
+    feature = event.details.get("feature") or _FEATURES.get(event.name.partition("_")[0], "events")
+    logger = logging.getLogger(f"goscope.{feature}")
+    level = _LEVELS.get(event.name, logging.DEBUG)
+    if logger.isEnabledFor(level):
+        shown = ", ".join(f"{name}={value!r:.200}" for name, value in event.details.items())
+        logger.log(level, "%s: %s", event.name, shown)
+    signal = SIGNALS.get(event.name)
+    if signal is None or not signal.receivers:
+        return
+    details: dict[str, Any] = dict(event.details)
+    for receiver, outcome in signal.send_robust(sender=Goscope, **details):
+        if isinstance(outcome, Exception):
+            logger.error("a receiver of %s failed: %r", event.name, receiver, exc_info=outcome)
