@@ -264,7 +264,7 @@ BUILTIN_TYPES: Final[tuple[TypeCodec, ...]] = (
     _scalar("datetimems", DatetimeMS, int, int, DatetimeMS),
     _scalar("binary", Binary, bytes, bytes, lambda data: Binary(data, 0)),
     _scalar("timestamp", Timestamp, lambda value: value.time, int, lambda data: Timestamp(data, 0)),
-    TypeCodec("regex", (Regex,), lambda value, child: [child(value.pattern), value.flags], _unpack_regex),
+    TypeCodec("regex", (Regex,), lambda value, child: [child(value.pattern), int(value.flags)], _unpack_regex),
     TypeCodec("code", (Code,), lambda value, child: [child(str(value)), child(value.scope)], _unpack_code),
     TypeCodec("dbref", (DBRef,), lambda value, child: _pack_pairs(value.as_doc(), child), _unpack_dbref),
 )
