@@ -28,8 +28,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pymongo.errors import PyMongoError
-
 from goscope_django.exceptions import GoscopeError, MongodError
 from goscope_django.mongodb import mongod_process
 from goscope_django.mongodb.mongod_folder import Folder, members_of_this_process
@@ -155,8 +153,8 @@ def status(directory: Path | str) -> Status:
         uri = version = None
         if pid is not None:
             uri = folder.uri()
-            with suppress(PyMongoError), folder.client(2.0) as client:
-                version = str(client.admin.command("buildInfo")["version"])
+            with suppress(OSError):
+                version = folder.command({"buildInfo": 1}, timeout=2.0).get("version")
         return Status(folder.path, pid is not None, pid, uri, version, folder.users(), folder.log)
 
 

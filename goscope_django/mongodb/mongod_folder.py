@@ -9,19 +9,18 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from pymongo import MongoClient
-from pymongo.errors import OperationFailure, PyMongoError
-
 from goscope_django.exceptions import ConfigurationError, MongodError
-from goscope_django.mongodb import folder_lock, mongod_process
+from goscope_django.mongodb import folder_lock, mongod_process, mongod_wire
 
 _ALREADY_INITIALIZED = 23  # error code of replSetInitiate
+_COMMAND_TIMEOUT = 10.0  # seconds for a command that writes the configuration; a slow disk takes one of them
 _OTHERS_MAY_WRITE = 0o002
 
 
@@ -171,16 +170,9 @@ class Folder:
         # directConnection: it is the only member, and PyMongo writes names that it learns from members in lower case.
         return f"mongodb://{quote(str(self.socket_path()), safe='')}/?directConnection=true"
 
-    def client(self, timeout: float) -> MongoClient[dict[str, object]]:
-        """Return a new client of the server; an operation takes at most so many seconds. The caller closes it."""
-        limit = round(timeout * 1000)
-        return MongoClient(
-            self.uri(),
-            connectTimeoutMS=limit,
-            socketTimeoutMS=limit,
-            serverSelectionTimeoutMS=min(limit, 1000),  # one that just died is not worth waiting for
-            appname="goscope-embedded",
-        )
+    def command(self, document: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
+        """Run a command on the server; ``timeout`` in seconds. Raises ``OSError`` if there is no answer."""
+        return mongod_wire.command(self.socket_path(), document, timeout=timeout)
 
     def find_or_launch(self, deadline: float, *, extra_args: Sequence[str], standalone: bool) -> tuple[int, bool]:
         """Return the process id of a server that accepts connections, and whether it was launched here."""
@@ -221,21 +213,36 @@ class Folder:
         problem: object = "no primary was elected"
         while time.monotonic() < deadline:
             try:
-                with self.client(min(5.0, max(0.5, deadline - time.monotonic()))) as client:
-                    hello = client.admin.command("hello")
-                    if standalone != ("setName" not in hello and "isreplicaset" not in hello):
-                        kind = "as a replica set" if standalone else "as a standalone server"
-                        raise MongodError(f"The mongod over {str(self.path)!r} (pid {pid}) runs {kind}: stop it first.")
-                    if hello.get("isWritablePrimary"):
-                        return True
-                    if "setName" not in hello:
-                        _configure(client, str(self.socket_path()))
-            except PyMongoError as error:
+                hello = self.command({"hello": 1}, timeout=max(0.1, deadline - time.monotonic()))
+                if standalone != ("setName" not in hello and "isreplicaset" not in hello):
+                    kind = "as a replica set" if standalone else "as a standalone server"
+                    raise MongodError(f"The mongod over {str(self.path)!r} (pid {pid}) runs {kind}: stop it first.")
+                if hello.get("isWritablePrimary"):
+                    return True
+                if "setName" not in hello:
+                    problem = self._configure() or problem
+            except OSError as error:
                 problem = error
                 if not self._is_running():
                     return False
             time.sleep(0.01)
         raise MongodError(f"The mongod over {str(self.path)!r} accepts no writes ({problem}). {self.log_lines()}")
+
+    def _configure(self) -> str:
+        """Make the server the one member of its set, also when it was moved and knows itself by another name.
+
+        Returns what the server objects to, or an empty text; it is asked again until it is the primary.
+        """
+        members = [{"_id": 0, "host": str(self.socket_path())}]
+        config: dict[str, Any] = {"_id": mongod_process.REPLICA_SET, "members": members}
+        reply = self.command({"replSetInitiate": config}, timeout=_COMMAND_TIMEOUT)
+        if reply.get("code") == _ALREADY_INITIALIZED:
+            reply = self.command({"replSetGetConfig": 1}, timeout=_COMMAND_TIMEOUT)
+            config = reply.get("config", {})
+            if config and [member["host"] for member in config["members"]] != [members[0]["host"]]:
+                config.update(members=members, version=config["version"] + 1)
+                reply = self.command({"replSetReconfig": config, "force": True}, timeout=_COMMAND_TIMEOUT)
+        return "" if reply["ok"] else str(reply.get("errmsg"))
 
     def end(self, timeout: float) -> bool:
         """End the server, by force after so many seconds; ``False`` if none runs. Raises ``MongodError``."""
@@ -258,17 +265,3 @@ class Folder:
         """Return a sentence with the last serious lines of the log."""
         size = self.log.stat().st_size if self.log.exists() else 0
         return mongod_process.why_it_failed(self.log, max(0, size - 4000), "")
-
-
-def _configure(client: MongoClient[dict[str, object]], host: str) -> None:
-    """Make the server the one member of its replica set, also when it was moved and knows itself by another name."""
-    members = [{"_id": 0, "host": host}]
-    try:
-        client.admin.command("replSetInitiate", {"_id": mongod_process.REPLICA_SET, "members": members})
-    except OperationFailure as error:
-        if error.code != _ALREADY_INITIALIZED:
-            raise
-        config = client.admin.command("replSetGetConfig")["config"]
-        if [member["host"] for member in config["members"]] != [host]:
-            config.update(members=members, version=config["version"] + 1)
-            client.admin.command("replSetReconfig", config, force=True)

@@ -160,7 +160,10 @@ def launch(
                 start_new_session=True,  # a Ctrl-C while it starts must not reach it either
             )
         except OSError as error:
-            raise MongodError(f"Can't run {str(binary)!r}: {error.strerror}. {HOW_TO_INSTALL}") from error
+            reason = error.strerror
+            if isinstance(error, FileNotFoundError):  # the file is there, what its first bytes name is not
+                reason = "its loader is missing (it needs glibc, which Alpine Linux does not have)"
+            raise MongodError(f"Can't run {str(binary)!r}: {reason}. {HOW_TO_INSTALL}") from error
         try:
             code = process.wait(timeout)
         except BaseException as error:
@@ -181,10 +184,7 @@ def launch(
 
 def _meaning(code: int, said: str) -> str:
     if "error while loading shared libraries" in said or "Library not loaded" in said:
-        return (
-            "(a library is missing; on Debian and Ubuntu: apt-get install libcurl4 liblzma5 openssl, "
-            "which bring what it needs)"
-        )
+        return "(a library is missing; on Debian and Ubuntu: apt-get install libcurl4 liblzma5 openssl)"
     if code == -signal.SIGILL:
         return "(illegal instruction: MongoDB 5 and later need a CPU with AVX)"
     if code == _EXIT_NEED_UPGRADE:

@@ -20,6 +20,13 @@ from goscope_django.mongodb import embedded
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def insert_and_count(uri: str) -> int:
+    """Write one document; return how many there are."""
+    with MongoClient[dict[str, Any]](uri) as client:
+        client.test.things.insert_one({})
+        return client.test.things.count_documents({})
+
+
 class Worker:
     """The test's end of it. Every answer is one line; an error in the process is raised here with its text."""
 
@@ -102,9 +109,7 @@ class Commands:
         return "released"
 
     def insert(self) -> int:
-        with MongoClient[dict[str, Any]](self.uses[-1].uri) as client:
-            client.test.things.insert_one({})
-            return client.test.things.count_documents({})
+        return insert_and_count(self.uses[-1].uri)
 
     def rounds(self, count: str) -> str:
         """Start, write and leave so many times; a server that dies under a fresh user fails the write."""

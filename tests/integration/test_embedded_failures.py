@@ -206,6 +206,14 @@ def test_a_program_that_does_not_run_is_explained(folder: Path, program: str, sa
         assert part in printed
 
 
+def test_a_loader_that_is_missing_is_explained(folder: Path) -> None:
+    site = folder.parent / "site"
+    install_wheel(site, "").write_text("#!/nonexistent/ld-linux.so\n")
+    printed = run(START.format(directory=str(folder), timeout=30), PYTHONPATH=str(site))
+    assert "Can't run" in printed
+    assert "it needs glibc" in printed
+
+
 def test_the_reason_is_taken_from_the_log(folder: Path) -> None:
     with embedded.start(folder):
         pass
