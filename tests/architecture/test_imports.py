@@ -11,11 +11,11 @@ from tests.architecture.source import PACKAGE, Module, below, classes, imports, 
 
 Offences = Iterator[str]
 
-# What runtime and operations are to the faces, these are to runtime. ``signals`` only declares: runtime sends them.
+# ``signals`` only declares, runtime sends them; values, renewal, outage and transactions are what public modules share.
 RINGS: tuple[tuple[str, ...], ...] = (
     ("contracts", "exceptions", "arguments"),
     ("mongodb",),
-    ("conf", "runtime", "signals"),
+    ("conf", "runtime", "signals", "values", "renewal", "outage", "transactions"),
     (),  # whatever is named in no other ring: the public modules and operations
     ("apps", "checks", "management", "dashboard", "templatetags", "admin", "urls", "views", "testing"),
 )
