@@ -136,7 +136,7 @@ class Codec:
         format, but it can't be rebuilt), ``format`` (an unknown version or tag, or a pickle where none is allowed).
         """
         kind = type(stored)
-        if kind in READY:
+        if kind in READY and (kind is not str or encodable(stored)):  # type: ignore[arg-type]
             return stored
         try:
             if kind is dict and RESERVED in stored:  # type: ignore[operator]
@@ -144,7 +144,7 @@ class Codec:
             if kind is dict or kind is list:
                 settle(stored)
                 return stored
-            if kind is str and not encodable(stored):  # type: ignore[arg-type]
+            if kind is str:
                 raise Undecodable("damaged", "a stored text is not valid UTF-8")
             return settled(stored)
         except Undecodable:
@@ -185,11 +185,12 @@ def _envelope(tag: str, data: object) -> dict[str, object]:
 class _Writer:
     """Builds the tree of one value and collects the leaves that must be pickled."""
 
-    __slots__ = ("_codec", "_depth", "_seen", "leaves", "tagged")
+    __slots__ = ("_codec", "_depth", "_keys", "_seen", "leaves", "tagged")
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._depth = 0
+        self._keys: set[str] = set()
         self._seen: dict[int, int] = {}
         self.leaves: list[object] = []
         self.tagged = False
@@ -201,7 +202,7 @@ class _Writer:
         check = CHECKS.get(kind)
         if check is not None and check(value):
             return value
-        container = kind is list or (kind is dict and plain_keys(value))
+        container = kind is list or (kind is dict and self._plain_keys(value))
         levels = 1 if container else 3  # at most: the envelope, a list and pairs in it
         self._depth += levels
         if self._depth > MAX_DEPTH:
@@ -210,11 +211,21 @@ class _Writer:
         if not container:
             result = self._tag(kind, value)
         elif kind is list:
-            result = [self.node(item) for item in value]
+            result = [item if type(item) in ATOMS else self.node(item) for item in value]
         else:
-            result = {key: self.node(item) for key, item in value.items()}
+            result = {key: item if type(item) in ATOMS else self.node(item) for key, item in value.items()}
         self._depth -= levels
         return result
+
+    def _plain_keys(self, value: dict[Any, Any]) -> bool:
+        for key in value:
+            if type(key) is not str:
+                return False
+        if not self._keys.issuperset(value):  # records of one shape are looked at once
+            if not plain_keys(value):
+                return False
+            self._keys.update(value)
+        return True
 
     def _tag(self, kind: type, value: object) -> dict[str, object]:
         codec = self._codec._by_type.get(kind)
@@ -257,14 +268,14 @@ class _Reader:
 
     def node(self, stored: Any) -> Any:
         kind = type(stored)
-        if kind is str or kind in READY:
+        if kind in READY:
             return stored
         if kind is dict:
             if RESERVED in stored:
                 return self.open(stored)
-            return {key: self.node(item) for key, item in stored.items()}
+            return {key: item if type(item) in READY else self.node(item) for key, item in stored.items()}
         if kind is list:
-            return [self.node(item) for item in stored]
+            return [item if type(item) in READY else self.node(item) for item in stored]
         return settled(stored)
 
     def open(self, envelope: dict[str, Any]) -> object:

@@ -31,8 +31,8 @@ RESERVED: Final = "__goscope__"
 MAX_DEPTH: Final = 80
 """BSON levels of one value. Servers refuse documents of 180 levels (some services: 100)."""
 
-READY: Final = frozenset({type(None), bool, int, float, bytes})
-"""Types that come back from PyMongo exactly as they were."""
+READY: Final = frozenset({NoneType, bool, int, float, bytes, str})
+"""Types that PyMongo gives back exactly as they were."""
 
 
 class TooDeep(Exception):
@@ -163,9 +163,11 @@ def settle(stored: Any) -> None:
 def _settle(stored: Any) -> None:
     for place, item in stored.items() if type(stored) is dict else enumerate(stored):
         kind = type(item)
-        if kind is str or kind in READY:
+        if kind in READY:
             continue
         if kind is dict or kind is list:
             _settle(item)
-        else:
+        elif kind is Int64:
+            stored[place] = int(item)
+        elif kind is datetime and item.tzinfo is not UTC:
             stored[place] = settled(item)

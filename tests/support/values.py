@@ -31,10 +31,7 @@ from django.utils.safestring import SafeString
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from tests.support.comparison import same
-
-__all__ = ["plain_values", "same", "values", "values_and_pickled"]
-
+from tests.support.comparison import same as same  # noqa: PLC0414 - offered here as well
 
 # Classes of our own
 
