@@ -171,6 +171,29 @@ test_prefix = ""
 """Put in front of ``KEY_PREFIX`` in tests; see ``goscope_django.testing.plugin``."""
 
 
+BACKEND: Final = "goscope_django.cache.MongoDBCache"
+
+
+def our_caches() -> dict[str, Mapping[str, Any]]:
+    """The entries of ``CACHES`` that use our backend, by alias."""
+    caches = getattr(settings, "CACHES", {})
+    return {
+        alias: entry
+        for alias, entry in (caches.items() if isinstance(caches, Mapping) else ())
+        if isinstance(entry, Mapping) and entry.get("BACKEND") == BACKEND
+    }
+
+
+def store_urls() -> list[tuple[str, str]]:
+    """Every store that the settings name, with the setting's name: ``GOSCOPE``'s and those of caches of their own."""
+    found = [("GOSCOPE['URL']", current().url)]
+    for alias, entry in our_caches().items():
+        location = entry.get("LOCATION", "")
+        if isinstance(location, str) and location and location not in {url for _, url in found}:
+            found.append((f"CACHES[{alias!r}]['LOCATION']", location))
+    return found
+
+
 def reset(**_: object) -> None:
     """Forget what was read."""
     global _cached

@@ -7,17 +7,25 @@ the settings change, and forgotten in a forked child with the clients.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from goscope_django import conf, signals, values
 from goscope_django.contracts import Event
-from goscope_django.exceptions import ConfigurationError
+from goscope_django.exceptions import ConfigurationError, GoscopeError
 from goscope_django.mongodb import client as clients
+from goscope_django.mongodb import indexes
 from goscope_django.mongodb.adapter import MongoDBAdapter
 from goscope_django.mongodb.client import Connection
 from goscope_django.mongodb.codec import Codec
+from goscope_django.mongodb.expressions import Clock
+from goscope_django.mongodb.flow import Flow
 from goscope_django.mongodb.store import Store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+logger = logging.getLogger("goscope")
 
 _adapters: dict[tuple[str, str, int], MongoDBAdapter] = {}
 _observers: list[Any] = []
@@ -56,14 +64,61 @@ def connection(url: str | None = None, options: Mapping[str, Any] | None = None,
         raise conf.BadSettings(str(error)) from None
 
 
+class _PreparingStore(Store):
+    """A store that sees to the indexes after its first success, where ``ready()`` could not."""
+
+    def __init__(self, found: Callable[[], Connection]) -> None:
+        super().__init__(lambda: found().sync(), lambda: found().asynchronous(), sink=publish)
+        self._found = found
+
+    def run(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        found = super().run(operation, *args, **kwargs)
+        if (one := self._found()).pending:
+            one.prepared()
+            try:
+                super().run(indexes.ensure)
+            except GoscopeError as error:
+                logger.warning("the indexes could not be made: %s", error)
+        return found
+
+    async def arun(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        found = await super().arun(operation, *args, **kwargs)
+        if (one := self._found()).pending:
+            one.prepared()
+            try:
+                await super().arun(indexes.ensure)
+            except GoscopeError as error:
+                logger.warning("the indexes could not be made: %s", error)
+        return found
+
+
 def store(url: str | None = None, what: str = "URL") -> Store:
     """A store on ``url``, or on ``GOSCOPE``'s. It finds its client anew at each use, so it outlives forks and loops."""
     connection(url, what=what)
-    return Store(
-        lambda: connection(url, what=what).sync(),
-        lambda: connection(url, what=what).asynchronous(),
-        sink=publish,
-    )
+    return _PreparingStore(lambda: connection(url, what=what))
+
+
+def prepare(seconds: float = 2.0) -> None:
+    """At start-up: reach every store that the settings name, make the missing indexes, and let go again.
+
+    A store that can't be reached, or whose indexes differ, is logged and tried again on first use; with ``FAIL_FAST`` it is
+    an error. Settings that can't be used are left to the system checks and to first use.
+    """
+    try:
+        settings = conf.current()
+    except conf.BadSettings:
+        return
+    if not settings.connect_on_ready:
+        return
+    for what, url in conf.store_urls():
+        try:
+            connection(url, what=what).prepare(seconds)
+        except conf.BadSettings:
+            continue
+        except GoscopeError as error:
+            if settings.fail_fast:
+                raise
+            logger.warning("%s: %s; it will be tried again on first use", what, error)
 
 
 def codec(*, pickle: bool = True) -> Codec:

@@ -15,7 +15,8 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -28,6 +29,8 @@ from pymongo.errors import InvalidURI, PyMongoError
 from goscope_django.exceptions import ConfigurationError
 from goscope_django.mongodb import embedded
 from goscope_django.mongodb.execute import AsyncExecutor, MockExecutor, SyncExecutor
+from goscope_django.mongodb.indexes import IndexState, ensure
+from goscope_django.mongodb.inspection import ServerView, mock_view, view
 from goscope_django.mongodb.store import Sink, Store
 from goscope_django.mongodb.urls import Target, parse
 
@@ -118,6 +121,49 @@ class Connection:
             found = self._loops[loop] = LoopClient(client, self.target.database)
         return found.executor
 
+    @property
+    def pending(self) -> bool:
+        """Whether nobody in this process (or the one it was forked from) has seen to the indexes yet."""
+        return self._seen not in _prepared
+
+    @property
+    def _seen(self) -> tuple[str, str]:
+        return (self.target.place, self.target.database)
+
+    def prepared(self) -> None:
+        """Take note that the indexes are seen to."""
+        _prepared.add(self._seen)
+
+    def prepare(self, seconds: float) -> list[IndexState]:
+        """Connect, make what indexes are missing, and let go again: no client and no thread stays behind.
+
+        Takes at most ``seconds`` where the server is away, then raises ``StoreUnavailable``. Raises ``IndexConflict``.
+        """
+        with self.briefly(seconds) as store:
+            states = store.run(ensure)
+        self.prepared()
+        return states
+
+    def inspect(self, seconds: float) -> ServerView:
+        """What the server is, on a connection that is closed again; like ``prepare``, but changes nothing."""
+        with self.briefly(seconds) as store:
+            return store.run(mock_view if self.target.scheme == "mongomock" else view)
+
+    @contextmanager
+    def briefly(self, seconds: float) -> Iterator[Store]:
+        """A store on a client of its own that is closed afterwards; all of it may take ``seconds``."""
+        if self.target.scheme == "mongomock":
+            yield Store(self.sync, None)
+            return
+        milliseconds = int(seconds * 900)
+        client = self.client(serverSelectionTimeoutMS=milliseconds, connectTimeoutMS=milliseconds)
+        try:
+            executor = SyncExecutor(client[self.target.database], limit=seconds)
+            with pymongo.timeout(seconds):
+                yield Store(lambda: executor, None)
+        finally:
+            close(client)
+
     def close(self) -> None:
         """Close the synchronous client. The next use opens a new one."""
         with self._lock:
@@ -179,6 +225,7 @@ def _embedded_uri(folder: str) -> str:
 
 
 _servers: dict[str, embedded.Mongod] = {}
+_prepared: set[tuple[str, str]] = set()
 _connections: dict[tuple[str, str], Connection] = {}
 _abandoned: list[object] = []
 _lock = threading.RLock()

@@ -99,3 +99,14 @@ def _server(url: str, place: str, query: str, what: str, shown: str) -> Target:
         raise ConfigurationError(f"{what}={shown!r}: a database is needed as the path: mongodb://host:port/database")
     options = frozenset(name.lower() for name, _ in parse_qsl(query.replace(";", "&"), keep_blank_values=True))
     return Target("mongodb", url, _checked_database(database, what, shown), shown, options)
+
+
+def is_local(url: str) -> bool:
+    """Whether every host of a ``mongodb://`` URL is this machine (a loopback address or a socket)."""
+    if not url.startswith("mongodb://"):
+        return False
+    hosts = url.removeprefix("mongodb://").partition("?")[0].rpartition("@")[2].partition("/")[0]
+    return all(
+        host.lower().startswith(("localhost", "127.", "[::1]")) or host.lower().startswith("%2f")
+        for host in hosts.split(",")
+    )

@@ -1,0 +1,162 @@
+"""The ground of the cache: settings resolved on use, keys, timeouts, and what happens when the server is away.
+
+Rule of this file: nothing of Django's or django-redis's cache API stands here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
+
+from goscope_django import conf, runtime
+from goscope_django.cache_options import CacheOptions, Headroom, cache_options, headroom, milliseconds_of, stored_key
+from goscope_django.exceptions import StoreError
+from goscope_django.mongodb.cache import CacheFlows
+from goscope_django.mongodb.expressions import Clock
+from goscope_django.mongodb.flow import Flow
+from goscope_django.mongodb.store import Store
+from goscope_django.outage import Outage, outage
+
+P = ParamSpec("P")
+T = TypeVar("T")
+D = TypeVar("D")
+Timeout = Any
+"""Seconds (int or float), a timedelta, ``None`` for never, or Django's ``DEFAULT_TIMEOUT``; zero and less delete."""
+
+_ODD: Final = re.compile(r"[\x00-\x20\x7f]")
+
+
+class CacheBase(BaseCache):
+    """What every method of the cache needs: its store, its keys, its flows, and what happens without a server."""
+
+    def __init__(self, location: str, params: Mapping[str, Any]) -> None:
+        self._options: CacheOptions = cache_options(location, params)
+        super().__init__({**params, "TIMEOUT": None, "OPTIONS": {}})
+        self.default_timeout: Timeout = self._options.timeout
+        self._flows = CacheFlows(runtime.codec(pickle=self._options.pickle))
+        self._settings: conf.Settings | None = None
+        self._store: Store
+        self._prefix: str
+        self._outage: Outage | None
+        self._headroom: Headroom | None
+
+    def _resolve(self) -> Store:
+        """The store that the settings name now."""
+        settings = conf.current()
+        if settings is not self._settings:
+            url = self._options.location or None
+            self._store = runtime.store(url, "CACHES LOCATION")
+            self._prefix = f"{settings.key_prefix}cache:"
+            on_error = self._options.on_error or settings.on_error
+            self._outage = (
+                outage(f"cache.{self.key_prefix}" if self.key_prefix else "cache") if on_error == "ignore" else None
+            )
+            limit = self._options.max_entries
+            place = f"{url or settings.url}|{self._clear_prefix()}"
+            self._headroom = headroom(place, limit, self._options.cull_frequency) if limit else None
+            self._settings = settings
+        return self._store
+
+    def _run(
+        self, absent: D, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T | D:
+        store = self._resolve()
+        state = self._outage
+        if state is None:
+            return store.run(operation, *args, **kwargs)
+        if state.skips():
+            return absent
+        try:
+            found = store.run(operation, *args, **kwargs)
+        except StoreError as error:
+            state.failed(error)
+            return absent
+        state.worked()
+        return found
+
+    async def _arun(
+        self, absent: D, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T | D:
+        store = self._resolve()
+        state = self._outage
+        if state is None:
+            return await store.arun(operation, *args, **kwargs)
+        if state.skips():
+            return absent
+        try:
+            found = await store.arun(operation, *args, **kwargs)
+        except StoreError as error:
+            state.failed(error)
+            return absent
+        state.worked()
+        return found
+
+    # Keys
+
+    def validate_key(self, key: str) -> None:
+        """Warn of keys that memcached would refuse, as Django does; looked for without a loop over each character."""
+        if len(key) > 250 or _ODD.search(key):
+            super().validate_key(key)
+
+    def _full(self, key: Any, version: int | None) -> str:
+        made = self.make_and_validate_key(key, version=version)
+        self._resolve()
+        return stored_key(self._prefix, made)
+
+    def _fulls(self, keys: Iterable[Any], version: int | None) -> dict[str, Any]:
+        return {self._full(key, version): key for key in keys}
+
+    def _timeout(self, timeout: Timeout) -> int | None:
+        """Milliseconds; ``None`` for never; 0 for what is to be deleted."""
+        return milliseconds_of(self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout)
+
+    def _clear_prefix(self) -> str:
+        return f"{self._prefix}{self.key_prefix}:" if self._options.default_key_function else self._prefix
+
+    def _clear_regex(self) -> str | None:
+        """What tells this alias's keys from those of an alias whose KEY_PREFIX begins alike ("a" and "a:b")."""
+        return f"^{re.escape(self._clear_prefix())}-?[0-9]+:" if self._options.default_key_function else None
+
+    def _set_flow(self, full: str, value: Any, ttl: int | None) -> Callable[[Clock], Flow[None]]:
+        def flow(clock: Clock) -> Flow[None]:
+            yield from self._make_room(clock, 1)
+            if ttl == 0:
+                yield from self._flows.delete(clock, full)
+            else:
+                yield from self._flows.set(clock, full, value, ttl)
+
+        return flow
+
+    def _make_room(self, clock: Clock, entries: int) -> Flow[None]:
+        if self._headroom is not None and not self._headroom.take(entries):
+            yield from self._headroom.cull(clock, self._flows, self._clear_prefix())
+
+    def _add_flow(self, full: str, value: Any, ttl: int | None) -> Callable[[Clock], Flow[bool]]:
+        def flow(clock: Clock) -> Flow[bool]:
+            yield from self._make_room(clock, 1)
+            if ttl == 0:
+                return not (yield from self._flows.has(clock, full))
+            return (yield from self._flows.add(clock, full, value, ttl))
+
+        return flow
+
+    def _set_many_flow(
+        self, names: dict[str, Any], data: Mapping[Any, Any], ttl: int | None
+    ) -> Callable[[Clock], Flow[list[Any]]]:
+        values = {full: data[name] for full, name in names.items()}
+
+        def flow(clock: Clock) -> Flow[list[Any]]:
+            if ttl == 0:
+                yield from self._flows.delete_many(clock, list(values))
+                return []
+            yield from self._make_room(clock, len(values))
+            refused = yield from self._flows.set_many(clock, values, ttl)
+            return [names[full] for full in refused]
+
+        return flow
+
+    def _touch_flow(self, full: str, ttl: int | None) -> Callable[[Clock], Flow[bool]]:
+        return lambda clock: self._flows.delete(clock, full) if ttl == 0 else self._flows.touch(clock, full, ttl)

@@ -1,0 +1,67 @@
+"""What a feature does while the server is away and it may do without.
+
+Rule of this file: it remembers, for one process, that the server is away, so that not every call waits for a server that is
+not there (a request that users of django-redis have made since 2018). Said once when it begins, once when it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Final
+
+from goscope_django import runtime
+from goscope_django.exceptions import StoreError
+
+FIRST: Final = 1.0
+LONGEST: Final = 30.0
+_outages: dict[str, Outage] = {}
+
+
+class Outage:
+    """The state of one feature. All threads of a process share it."""
+
+    __slots__ = ("_lock", "_pause", "_until", "away", "feature", "ignored")
+
+    def __init__(self, feature: str) -> None:
+        self.feature = feature
+        self.away = False
+        self.ignored = 0
+        """Calls that did without the server, since the process began."""
+        self._until = 0.0
+        self._pause = FIRST
+        self._lock = threading.Lock()
+
+    def skips(self) -> bool:
+        """Whether the server should not even be tried now."""
+        if self.away and time.monotonic() < self._until:
+            self.ignored += 1
+            return True
+        return False
+
+    def failed(self, error: StoreError) -> None:
+        """The server was tried in vain."""
+        with self._lock:
+            self.ignored += 1
+            began, self.away = not self.away, True
+            self._until = time.monotonic() + self._pause
+            self._pause = min(LONGEST, self._pause * 2)
+        logging.getLogger(f"goscope.{self.feature}").debug("without the server: %s", error)
+        if began:
+            runtime.emit("degraded", feature=self.feature, error=str(error))
+
+    def worked(self) -> None:
+        """The server answered."""
+        if not self.away:
+            return
+        with self._lock:
+            ended, self.away, self._pause = self.away, False, FIRST
+        if ended:
+            runtime.emit("recovered", feature=self.feature)
+
+
+def outage(feature: str) -> Outage:
+    """This process's state for ``feature``."""
+    found = _outages.get(feature)
+    return found if found is not None else _outages.setdefault(feature, Outage(feature))
