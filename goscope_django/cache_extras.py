@@ -16,7 +16,7 @@ from goscope_django import conf
 from goscope_django.cache_base import CacheBase, Timeout
 from goscope_django.cache_options import Glob
 from goscope_django.exceptions import InvalidValue, LockLost, LockNotAcquired, StoreError
-from goscope_django.mongodb.cache import BATCH
+from goscope_django.mongodb.cache_ranges import BATCH
 
 
 class CacheExtras(CacheBase):

@@ -24,7 +24,7 @@ from goscope_django.mongodb.checkpoints import MongoDBCheckpointProvider
 from goscope_django.mongodb.circuits import MongoDBCircuitBreakerStateProvider
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.execute import AsyncExecutor, MockExecutor, SyncExecutor
-from goscope_django.mongodb.expressions import Clock
+from goscope_django.mongodb.expressions import Clock, prefix_range
 from goscope_django.mongodb.flow import ask, Flow
 from goscope_django.mongodb.idempotency import MongoDBIdempotencyProvider
 from goscope_django.mongodb.indexes import IndexState
@@ -180,6 +180,31 @@ class MongoDBAdapter:
     async def acheck_indexes(self) -> list[IndexState]:
         """Asynchronous twin of ``check_indexes``."""
         return await self.store.arun(indexes.check)
+
+
+    def wipe(self) -> None:
+        """Remove every document under this prefix, from all collections. For tests: there is no way back."""
+        self.store.run(_wipe, self.key_prefix)
+
+    async def awipe(self) -> None:
+        """Asynchronous twin of ``wipe``."""
+        await self.store.arun(_wipe, self.key_prefix)
+
+
+def _wipe(clock: Clock, prefix: str) -> Flow[None]:
+    places = {
+        "go_goscope_locks": [("key", f"{prefix}lock:")],
+        "go_goscope_circuit": [("key", f"{prefix}circuit:")],
+        "go_goscope_cache": [("key", f"{prefix}cache:")],
+        "go_goscope_checkpoints": [("taskId", prefix)],
+        "go_goscope_idempotency": [("key", prefix), ("key", f"claim:{prefix}")],
+        "go_goscope_flights": [("_id", prefix)],
+        "go_goscope_tasks": [("_id", prefix)],
+        "go_goscope_stats": [("_id", prefix)],
+    }
+    for collection, ranges in places.items():
+        for field, start in ranges:
+            yield from ask(collection, "delete_many", {field: prefix_range(start)} if start else {})
 
 
 class MongoDBIdempotencyAdapter(MongoDBIdempotencyProvider):

@@ -19,15 +19,13 @@ from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 from goscope_django import arguments
 from goscope_django.contracts import Ttl
 from goscope_django.exceptions import InvalidValue, Undecodable
+from goscope_django.mongodb.cache_ranges import BATCH, CacheRanges, batches
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.execute import CACHE
-from goscope_django.mongodb.expressions import Clock, conditions, is_null, literal, prefix_range
-from goscope_django.mongodb.flow import ask, perform, Emit, Flow, Query
+from goscope_django.mongodb.expressions import Clock, conditions, is_null, literal
+from goscope_django.mongodb.flow import Emit, Flow, Query, ask, perform
 from goscope_django.mongodb.lease import upsert
 from goscope_django.mongodb.store import Store
-
-BATCH: Final = 1_000
-"""Entries for one command of many."""
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 _TOO_LARGE: Final = frozenset({10334, 17419, 17420, 13548, 5_054_700})
@@ -51,12 +49,7 @@ def _size(stored: object) -> int:
     return len(bson.encode({"value": stored}, codec_options=CODEC_OPTIONS))
 
 
-def batches(items: Sequence[Any], size: int = BATCH) -> Iterable[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-class CacheFlows:
+class CacheFlows(CacheRanges):
     """The operations on stored keys, as flows. ``ttl`` is in milliseconds, ``None`` means never."""
 
     def __init__(self, codec: Codec) -> None:
@@ -205,13 +198,6 @@ class CacheFlows:
         removed = yield from ask(CACHE, "delete_one", self._live(clock, full))
         return bool(removed.deleted_count)
 
-    def delete_many(self, clock: Clock, keys: Sequence[str]) -> Flow[int]:
-        removed = 0
-        for batch in batches(keys):
-            result = yield from ask(CACHE, "delete_many", {"key": {"$in": batch}})
-            removed += result.deleted_count
-        return removed
-
     def has(self, clock: Clock, full: str) -> Flow[bool]:
         found = yield from ask(CACHE, "point", self._live(clock, full), {"_id": True})
         return found is not None
@@ -229,71 +215,6 @@ class CacheFlows:
         left = expires_at - (now if expires_at.tzinfo else now.replace(tzinfo=None))
         seconds: float = left.total_seconds()
         return max(1, round(seconds * 1_000))
-
-    def delete_range(self, clock: Clock, prefix: str, regex: str | None = None) -> Flow[int]:
-        """One command: remove what begins with ``prefix`` (and matches ``regex``, for finer cuts of ours)."""
-        test: dict[str, Any] = {"key": prefix_range(prefix)}
-        if regex is not None:
-            test["key"]["$regex"] = regex
-        removed = yield from ask(CACHE, "delete_many", test)
-        return int(removed.deleted_count)
-
-    def expired(self, clock: Clock, prefix: str, limit: int = BATCH) -> Flow[frozenset[str] | None]:
-        """Keys under ``prefix`` that have expired but still stand there; ``None`` if there are more than ``limit``."""
-        test = {"key": prefix_range(prefix), **clock.expired_filter("expiresAt")}
-        fields = {"_id": False, "key": True}
-        found = yield from ask(CACHE, "find", test, fields, limit=limit + 1, batch_size=limit + 2)
-        return None if len(found) > limit else frozenset(one["key"] for one in found)
-
-    def page(
-        self, clock: Clock, prefix: str, after: str | None, expired: frozenset[str] | None
-    ) -> Flow[builtins.list[str]]:
-        """The next thousand keys under ``prefix``, by key. Served by the index alone where ``expired`` is known."""
-        test: dict[str, Any] = {"key": prefix_range(prefix, after)}
-        if expired is None:
-            test["$expr"] = clock.live()
-        found = yield from ask(
-            CACHE,
-            "find",
-            test,
-            {"_id": False, "key": True},
-            sort=[("key", 1)],
-            limit=BATCH,
-            batch_size=BATCH + 1,
-        )
-        return [one["key"] for one in found]
-
-    def keys(self, clock: Clock, prefix: str) -> Flow[builtins.list[str]]:
-        """All live keys under ``prefix``: a page for each thousand, and one command before them."""
-        expired = yield from self.expired(clock, prefix)
-        keys: builtins.list[str] = []
-        after = None
-        while page := (yield from self.page(clock, prefix, after, expired)):
-            after = page[-1]
-            keys += [key for key in page if not expired or key not in expired]
-            if len(page) < BATCH:
-                break
-        return keys
-
-    def count(self, clock: Clock, prefix: str) -> Flow[int]:
-        """Entries under ``prefix``, expired ones that still stand there included."""
-        return int((yield from ask(CACHE, "count_documents", {"key": prefix_range(prefix)})))
-
-    def cull(self, clock: Clock, prefix: str, number: int) -> Flow[int]:
-        """Remove ``number`` entries under ``prefix``, those that expire soonest first, in bounded batches."""
-        removed = 0
-        for timed in ({"$type": "date"}, None):
-            while removed < number:
-                test = {"key": prefix_range(prefix), "expiresAt": timed}
-                limit = min(BATCH, number - removed)
-                fields = {"_id": False, "key": True}
-                found = yield from ask(
-                    CACHE, "find", test, fields, sort=[("expiresAt", 1)], limit=limit, batch_size=limit + 1
-                )
-                if not found:
-                    break
-                removed += yield from self.delete_many(clock, [one["key"] for one in found])
-        return removed
 
 
 class MongoDBCacheProvider:
