@@ -64,6 +64,7 @@ setup(
     include_package_data=True,
     zip_safe=False,
     install_requires=["Django>=5.2", "pymongo>=4.20"],
+    entry_points={"pytest11": ["goscope = goscope_django.testing.plugin"]},
     extras_require={
         "embedded": EMBEDDED,
         "health": ["django-health-check>=4.0"],
