@@ -83,6 +83,11 @@ def base_dir() -> Path | None:
     return Path(base) if base else None
 
 
+def session_cookie_name() -> str:
+    """The name of Django's session cookie."""
+    return str(settings.SESSION_COOKIE_NAME)
+
+
 def suggestion(name: str, allowed: Mapping[str, Any] | tuple[str, ...]) -> str:
     """A hint for a misspelt key."""
     near = difflib.get_close_matches(str(name).upper(), list(allowed), n=1)
