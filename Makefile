@@ -15,7 +15,8 @@ WORKERS ?= auto
 ARGS ?=
 
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --quiet --disable-pip-version-check
+# An editable install of a package that lies at the top of its repository makes setuptools warn at length.
+PIP := PYTHONWARNINGS=ignore $(PY) -m pip --quiet --disable-pip-version-check
 TEST_EXTRAS := test,embedded,demo,health,prometheus
 PACKAGING := setup.py pyproject.toml goscope_django/__init__.py
 
