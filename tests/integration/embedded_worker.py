@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -70,6 +71,11 @@ class Worker:
             return line[3:]
         assert self.process.stderr is not None
         raise AssertionError(f"the worker answered {line!r} {'' if line else self.process.stderr.read()}")
+
+    def answers_within(self, seconds: float) -> bool:
+        """Tell whether an answer comes in this time."""
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], seconds)[0])
 
     def do(self, command: str) -> str:
         """Send a command and return its answer."""
@@ -138,11 +144,14 @@ class Commands:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def fork_and_start(self) -> int:
-        """Fork a child that becomes a user of its own and then lives until it is killed."""
+        """Fork a child that becomes a user of its own, releases what it inherited, and lives until it is killed."""
+        inherited = list(self.uses)
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
             self.start()
+            for use in inherited:
+                use.release()
             os.write(writer, b"started")
             while True:
                 time.sleep(60)

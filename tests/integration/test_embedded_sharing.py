@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from goscope_django.mongodb import embedded, folder_lock
+from goscope_django.mongodb import embedded, folder_lock, mongod_folder
 from tests.integration.embedded_worker import Worker, insert_and_count
 from tests.support.mongod import process_exists
 
@@ -115,6 +115,21 @@ def test_ctrl_c_ends_the_worker_but_not_the_server_that_others_use(folder: Path)
         os.killpg(second.pid, signal.SIGINT)
         second.process.wait(60)
         assert not process_exists(pid), "the last user left in order, by KeyboardInterrupt"
+
+
+def test_the_last_to_leave_waits_for_one_who_is_joining(folder: Path) -> None:
+    with Worker(folder) as leaver:
+        pid = int(leaver.do("start"))
+        joiner = mongod_folder.Folder(folder)
+        with joiner.locked(5):  # we found the server, and are not yet known as its user
+            leaver.ask("release")
+            assert not leaver.answers_within(1.5)
+            joiner.join(pid)
+        assert leaver.answer() == "released"
+        assert process_exists(pid)
+        assert embedded.status(folder).users == (os.getpid(),)
+        joiner.leave(uses=None, timeout=10)
+        assert not process_exists(pid)
 
 
 def test_a_leaver_and_a_joiner_never_get_a_dead_server(folder: Path) -> None:
