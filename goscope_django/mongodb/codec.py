@@ -185,13 +185,12 @@ def _envelope(tag: str, data: object) -> dict[str, object]:
 class _Writer:
     """Builds the tree of one value and collects the leaves that must be pickled."""
 
-    __slots__ = ("_codec", "_depth", "_keys", "_seen", "leaves", "tagged")
+    __slots__ = ("_codec", "_depth", "_keys", "leaves", "tagged")
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._depth = 0
         self._keys: set[str] = set()
-        self._seen: dict[int, int] = {}
         self.leaves: list[object] = []
         self.tagged = False
 
@@ -249,10 +248,8 @@ class _Writer:
                 f"which takes pickle=True and a signer (in CACHES: an OPTIONS['SERIALIZER'] other than 'bson')"
             )
         self.tagged = True
-        index = self._seen.setdefault(id(value), len(self.leaves))
-        if index == len(self.leaves):
-            self.leaves.append(value)
-        return _envelope("pickle", index)
+        self.leaves.append(value)
+        return _envelope("pickle", len(self.leaves) - 1)
 
 
 class _Reader:

@@ -11,7 +11,7 @@ from collections import OrderedDict, deque, namedtuple
 from dataclasses import dataclass
 from datetime import UTC, timedelta, timezone, tzinfo
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID, SafeUUID
 from zoneinfo import ZoneInfo
 
@@ -63,6 +63,16 @@ class Bits(enum.IntFlag):
     TWO = 2
 
 
+class Ejecting(enum.IntFlag, boundary=enum.EJECT):
+    ONE = 1
+
+
+class Pretender:
+    """Looks like an enumeration, and is none."""
+
+    __members__: ClassVar = {"x": 1}
+
+
 class Outer:
     class Inner(enum.Enum):
         NESTED = None
@@ -95,6 +105,7 @@ MEMBERS: list[enum.Enum] = [
     Bits.ONE | Bits.TWO,
     Bits(0),
     Bits(64),
+    Ejecting.ONE,
     Outer.Inner.NESTED,
 ]
 

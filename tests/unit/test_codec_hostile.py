@@ -85,6 +85,7 @@ def test_data_of_the_wrong_type_allocates_nothing() -> None:
     assert reason(envelope("binary", 10**12)) == "damaged"
     assert reason(envelope("decimal", 5)) == "damaged"
     assert reason(envelope("tuple", "abc")) == "damaged"
+    assert reason(envelope("timedelta", [True, 0, 0])) == "damaged"
 
 
 # Enumerations
@@ -117,6 +118,8 @@ def test_an_enumeration_runs_no_module_getattr(monkeypatch: pytest.MonkeyPatch) 
         ["builtins", "int.__class__", "x", None],
         ["enum", "Enum", "x", None],
         ["tests.support.values", "Colour"],
+        ["tests.support.values", "Pretender", "x", None],
+        ["tests.support.values", "Ejecting", None, 1024],
         "tests.support.values",
     ],
 )
@@ -185,6 +188,7 @@ def test_an_entry_moved_to_another_key_is_forged() -> None:
     stored = signing.encode(KEY, Point(1, 2))
     assert signing.decode(KEY, stored) == Point(1, 2)
     assert reason(stored, key=KEY + "x") == "forged"
+    assert reason(stored, key=KEY[:-1] + "x") == "forged"
     assert reason(stored, key=KEY[:-1]) == "forged"
 
 
@@ -193,7 +197,7 @@ def test_what_is_signed_is_unambiguous() -> None:
     assert _signed("\ud800", b"") != _signed("?", b"")
 
 
-@pytest.mark.parametrize("index", [-1, 1, 2**40, True, None, "0", 0.0, [0]])
+@pytest.mark.parametrize("index", [-1, 1, 2**40, True, False, None, "0", 0.0, [0]])
 def test_an_index_that_names_no_leaf_is_damaged(index: Any) -> None:
     stored: Any = signing.encode(KEY, Point(1, 2))
     assert reason(wire({**stored, "v": index})) == "damaged"

@@ -152,6 +152,7 @@ def test_responses(make: Any) -> None:
     assert back.serialize() == response.serialize()
     assert back.cookies.output() == response.cookies.output()
     assert repr(back) == repr(response)
+    assert bool(list(back)) == bool(list(response))
     pickled = pickle.loads(pickle.dumps(response))
     assert same(back, pickled), "what pickling keeps is kept"
     assert back.__dict__.keys() == pickled.__dict__.keys() | {"status_code"} & back.__dict__.keys()
