@@ -50,7 +50,7 @@ def find_mongod() -> Path:
 
     Raises ``MongodError``, which says what to install, if there is none. The wheel's package is never imported.
     """
-    with suppress(importlib.metadata.PackageNotFoundError):
+    with suppress(importlib.metadata.PackageNotFoundError, PermissionError):  # of a site that is not ours to read
         for file in importlib.metadata.distribution(DISTRIBUTION).files or ():
             path = Path(str(file.locate()))
             if path.name == "mongod" and path.is_file():
