@@ -124,7 +124,9 @@ def renew_all(
     """
     keys, claims = [key for key, _ in holders], [claim for _, claim in holders]
     test = lease.mine(clock, **{name: {"$in": keys}, "claim": {"$in": claims}})
-    changed = yield from ask(collection, "update_many", test, lease.renew(clock, milliseconds))
+    # Never earlier than it is: the holder may have moved its deadline itself, and the two commands may have crossed.
+    later = {"$max": [f"${lease.deadline}", clock.after(milliseconds)]}
+    changed = yield from ask(collection, "update_many", test, [{"$set": {lease.deadline: later}}])
     if changed.matched_count >= len(holders):
         return frozenset(claims)
     found = yield from ask(collection, "find", test, {"claim": True, "_id": False})

@@ -126,6 +126,12 @@ class LockFlows:
         found = yield from ask(LOCKS, "find_one", test)
         return self._info(found) if found and found.get("owner") is not None else None
 
+    def remaining(self, clock: Clock, key: str) -> Flow[float]:
+        """Seconds until the lock can be had if nobody gives it back; 0 if it can be had now. One read."""
+        projection = {"owner": True, "expiresAt": True, **clock.stamp()}
+        found = yield from ask(LOCKS, "find_one", {"key": self.prefix + key}, projection)
+        return LEASE.remaining(clock, found) if found and found.get("owner") is not None else 0.0
+
     def list(self, clock: Clock, limit: int = 0) -> Flow[Sequence[LockInfo]]:
         test = {"key": prefix_range(self.prefix), "owner": {"$ne": None}, "$expr": clock.live()}
         found = yield from ask(LOCKS, "find", test, sort=[("key", 1)], limit=limit)

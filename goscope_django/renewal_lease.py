@@ -1,0 +1,217 @@
+"""One lease that is kept alive, as its holder sees it: when it ends, whether it is lost, who is told.
+
+Rule of this file: the local deadline is the truth. Whether a lease is lost is found out by looking at the clock, never
+only by being told, so that a renewer that hangs or starves can't hide a loss. Nothing is sent here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from goscope_django.renewables import Extendable, Renewable
+
+logger = logging.getLogger("goscope.renewal")
+_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def now() -> float:
+    """Seconds on a clock that never jumps and, where the system has one, counts while the machine sleeps."""
+    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
+
+
+class Lost:
+    """Tells that a lease is gone. To be asked like a ``threading.Event``; nobody but the renewal sets it.
+
+    It is set at the lease's local deadline at the latest, whatever the renewer does by then.
+    """
+
+    __slots__ = ("_renewal",)
+
+    def __init__(self, renewal: Renewal) -> None:
+        self._renewal = renewal
+
+    def __repr__(self) -> str:
+        return f"<lost: {self.is_set()}>"
+
+    def is_set(self) -> bool:
+        """Whether the lease is gone. Asks the clock, never the server."""
+        return not self._renewal.check()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the lease is gone (``True``), or was given back or ``timeout`` seconds passed (``False``)."""
+        end = math.inf if timeout is None else now() + timeout
+        while not self.is_set() and self._renewal.active:
+            left = end - now()
+            if left <= 0:
+                return False
+            self._renewal.sleep(min(left, max(0.001, self._renewal.deadline - now())))
+        return self.is_set()
+
+
+class Renewer(Protocol):
+    """Who looks after a renewal."""
+
+    def discard(self, renewal: Renewal) -> None:
+        """It is over."""
+
+    def hurry(self, renewal: Renewal) -> None:
+        """It may be due earlier than planned."""
+
+
+class Renewal:
+    """One lease that is kept alive until ``stop``. Usable from any thread.
+
+    ``lost`` is set once the lease has ended or was taken over; ``on_lost`` is then called once, on the renewer's
+    thread or task, or by whoever notices first. ``deadline`` is the local end of the lease, on the clock of ``now()``.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "_extended",
+        "_lost",
+        "_over",
+        "_pid",
+        "_stopped",
+        "deadline",
+        "due",
+        "failures",
+        "lost",
+        "paused",
+        "renewable",
+        "renewer",
+        "sending",
+    )
+
+    def __init__(
+        self, renewable: Renewable | Extendable, started: float, on_lost: Callable[[], object] | None, *, renew: bool
+    ) -> None:
+        self.renewable = renewable
+        self.failures = 0
+        self.paused = not renew
+        self.sending = False
+        self.lost = Lost(self)
+        self._callbacks = [on_lost] if on_lost is not None else []
+        self._over: threading.Event | None = None
+        self.renewer: Renewer | None = None
+        self._stopped = False
+        self._lost = False
+        self._pid = os.getpid()
+        self._extended = -math.inf
+        self._grant(started, renewable.milliseconds)
+
+    def _grant(self, started: float, milliseconds: int) -> None:
+        self.deadline = started + milliseconds / 1_000
+        # Not a third after the start: an extension that is longer than the lease needs no renewal for as long.
+        self.due = self.deadline - min(milliseconds, self.renewable.milliseconds) / 1_500
+
+    def renewed(self, started: float) -> None:
+        """The lease was renewed by a command that was sent at ``started``."""
+        # A renewal never shortens, so one that crossed an extension says nothing about the deadline.
+        if started >= self._extended:
+            deadline, due = self.deadline, self.due
+            self._grant(started, self.renewable.milliseconds)
+            if self.deadline < deadline:
+                self.deadline, self.due = deadline, due
+
+    def extended(self, started: float, milliseconds: int) -> None:
+        """The holder itself moved the lease's end, by a command that was sent at ``started`` and has been answered."""
+        crossed = self.deadline if started < self._extended else math.inf
+        self._extended = now()
+        self._grant(started, milliseconds)
+        self.deadline = min(self.deadline, crossed)
+        if self.renewer is not None:
+            self.renewer.hurry(self)
+
+    @property
+    def active(self) -> bool:
+        """Whether it is still held, as far as is known, and to be renewed."""
+        return not (self._stopped or self._lost)
+
+    @property
+    def next(self) -> float:
+        """When the renewer has to look at it."""
+        return self.deadline if self.paused else min(self.due, self.deadline)
+
+    def send(self) -> bool:
+        """Whether it may be sent now; if so it counts as on its way until ``sending`` is set to false."""
+        # In this order: whoever pauses it sets ``paused`` first and looks at ``sending`` then.
+        self.sending = True
+        self.sending = not self.paused and self.active
+        return self.sending
+
+    def when_lost(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` once when the lease is lost, now if it is."""
+        with _guard:
+            waits = not self._lost
+            if waits:
+                self._callbacks.append(callback)
+        if not waits:
+            _call(callback)
+
+    def forget(self, callback: Callable[[], object]) -> None:
+        """Take a callback of ``when_lost`` back."""
+        with _guard, contextlib.suppress(ValueError):
+            self._callbacks.remove(callback)
+
+    def lose(self) -> None:
+        """Tell that the lease is gone."""
+        with _guard:
+            if not self.active:
+                return
+            self._lost = True
+            callbacks, self._callbacks = self._callbacks, []
+        self._end()
+        if self._pid == os.getpid():
+            for callback in callbacks:
+                _call(callback)
+
+    def check(self) -> bool:
+        """Whether the lease is certainly still held: not lost, its local deadline ahead, and this is the holder."""
+        if self.active and (now() >= self.deadline or self._pid != os.getpid()):
+            self.lose()
+        return not self._lost
+
+    def stop(self) -> None:
+        """No more renewals. A renewal that is on its way changes nothing once the document is released."""
+        with _guard:
+            self._stopped = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._over is not None:
+            self._over.set()
+        if self.renewer is not None:
+            self.renewer.discard(self)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, but not longer than it is active."""
+        with _guard:
+            if self._over is None:
+                self._over = threading.Event()
+                if not self.active:
+                    self._over.set()
+            over = self._over
+        over.wait(seconds)
+
+
+def _call(callback: Callable[[], object]) -> None:
+    try:
+        callback()
+    except Exception:
+        logger.exception("the callback for a lost lease failed")
+
+
+def _forget_parent() -> None:
+    global _guard
+    _guard = threading.Lock()
+
+
+_guard = threading.Lock()
+os.register_at_fork(after_in_child=_forget_parent)
