@@ -15,7 +15,18 @@ Offences = Iterator[str]
 RINGS: tuple[tuple[str, ...], ...] = (
     ("contracts", "exceptions", "arguments"),
     ("mongodb",),
-    ("conf", "runtime", "signals", "values", "renewal", "outage", "transactions", "requests", "responses"),
+    (
+        "conf",
+        "runtime",
+        "signals",
+        "values",
+        "renewal",
+        "renewables",
+        "outage",
+        "transactions",
+        "requests",
+        "responses",
+    ),
     (),  # whatever is named in no other ring: the public modules and operations
     ("apps", "checks", "management", "dashboard", "templatetags", "admin", "urls", "views", "testing"),
 )
