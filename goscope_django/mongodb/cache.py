@@ -41,7 +41,7 @@ MISSING: Final = _Missing()
 """What a read gives for no entry; ``None`` is a value."""
 
 
-def _is_too_large(error: PyMongoError) -> bool:
+def _is_too_large(error: Exception) -> bool:
     return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
 
 
@@ -102,7 +102,7 @@ class CacheFlows(CacheRanges):
 
         try:
             yield from upsert(clock, query)
-        except PyMongoError as error:
+        except (PyMongoError, DocumentTooLarge) as error:
             if not _is_too_large(error):
                 raise
             # Rather no value than a stale one.
@@ -120,7 +120,7 @@ class CacheFlows(CacheRanges):
         for batch in batches([(full, self.codec.encode(full, value)) for full, value in values.items()]):
             try:
                 yield from self._set_batch(clock, batch, ttl)
-            except PyMongoError as error:
+            except (PyMongoError, DocumentTooLarge) as error:
                 if not _is_too_large(error):
                     raise
                 large = [full for full, stored in batch if _size(stored) > MAX_BYTES - 1_024 - 4 * len(full.encode())]
@@ -157,7 +157,7 @@ class CacheFlows(CacheRanges):
 
         try:
             result = yield from upsert(clock, query)
-        except PyMongoError as error:
+        except (PyMongoError, DocumentTooLarge) as error:
             if not _is_too_large(error):
                 raise
             raise InvalidValue(
