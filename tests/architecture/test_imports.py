@@ -22,6 +22,7 @@ RINGS: tuple[tuple[str, ...], ...] = (
         "values",
         "renewal",
         "renewables",
+        "renewal_lease",
         "outage",
         "transactions",
         "requests",
