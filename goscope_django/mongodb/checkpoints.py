@@ -1,13 +1,14 @@
 """Checkpoints in ``go_goscope_checkpoints``: numbered states of tasks.
 
-A (task, sequence) is written once: the unique index refuses a second writer, and ``_id`` refuses a second document of one
-checkpoint id. Nothing is overwritten, ever.
+A (task, sequence) is written once: the unique index refuses a second writer, and ``_id`` refuses a second document of
+one checkpoint id. Nothing is overwritten, ever.
 """
 
 from __future__ import annotations
 
 import builtins
-from datetime import datetime, timezone
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import bson
@@ -20,7 +21,7 @@ from goscope_django.exceptions import CheckpointConflict, CheckpointTooLarge, In
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.expressions import Clock, instant, prefix_range
 from goscope_django.mongodb.failures import may_have_happened
-from goscope_django.mongodb.flow import ask, perform, Flow, Query
+from goscope_django.mongodb.flow import Flow, Query, ask, perform
 from goscope_django.mongodb.lease import new_claim
 from goscope_django.mongodb.store import Store
 
@@ -36,8 +37,19 @@ class CheckpointFlows:
         self.prefix = prefix
         self.codec = codec
 
-    def document(self, checkpoint: Checkpoint, claim: str) -> RawBSONDocument:
-        """The checkpoint as BSON, encoded once. Raises ``CheckpointTooLarge`` before the server would refuse it."""
+    def document(
+        self,
+        checkpoint: Checkpoint,
+        claim: str,
+        *,
+        stored: Any = None,
+        most: int = MAX_BYTES,
+        more: Mapping[str, Any] | None = None,
+    ) -> RawBSONDocument:
+        """The checkpoint as BSON, encoded once. Raises ``CheckpointTooLarge`` before the server would refuse it.
+
+        ``stored`` is its data as ``codec.encode`` has made it, if that is done already; ``more`` are fields beside it.
+        """
         task = self.prefix + checkpoint.task_id
         remaining = checkpoint.estimated_time_remaining
         encoded = bson.encode(
@@ -47,29 +59,30 @@ class CheckpointFlows:
                 "sequence": checkpoint.sequence,
                 "timestamp": checkpoint.timestamp,
                 "progress": checkpoint.progress,
-                "data": self.codec.encode(task, checkpoint.data),
+                "data": self.codec.encode(task, checkpoint.data) if stored is None else stored,
                 "estimatedTimeRemaining": None if remaining is None else remaining * 1_000,
                 "claim": claim,
+                **(more or {}),
             },
             codec_options=CODEC_OPTIONS,
         )
-        if len(encoded) > MAX_BYTES:
+        if len(encoded) > most:
             raise CheckpointTooLarge(
-                f"checkpoint {checkpoint.id!r} of task {checkpoint.task_id!r}: {len(encoded)} bytes; at most {MAX_BYTES}",
+                f"checkpoint {checkpoint.id!r} of task {checkpoint.task_id!r}: {len(encoded)} bytes; at most {most}",
                 task_id=checkpoint.task_id,
             )
         return RawBSONDocument(encoded)
 
-    def _checkpoint(self, document: dict[str, Any]) -> Checkpoint:
+    def checkpoint(self, document: dict[str, Any]) -> Checkpoint:
         remaining = document.get("estimatedTimeRemaining")
         timestamp = document.get("timestamp")
         if isinstance(timestamp, (int, float)):  # another writer's milliseconds
-            timestamp = datetime.fromtimestamp(timestamp / 1_000, timezone.utc)
+            timestamp = datetime.fromtimestamp(timestamp / 1_000, UTC)
         return Checkpoint(
             id=str(document["_id"])[len(self.prefix) :],
             task_id=document["taskId"][len(self.prefix) :],
             sequence=int(document["sequence"]),
-            timestamp=instant(timestamp) or datetime.fromtimestamp(0, timezone.utc),
+            timestamp=instant(timestamp) or datetime.fromtimestamp(0, UTC),
             progress=document.get("progress") or 0.0,
             data=self.codec.decode(document["taskId"], document.get("data")),
             estimated_time_remaining=None if remaining is None else remaining / 1_000,
@@ -78,7 +91,11 @@ class CheckpointFlows:
     def save(self, clock: Clock, checkpoint: Checkpoint) -> Flow[None]:
         """One command. Raises ``CheckpointConflict`` if the (task, sequence) or the id was written before."""
         claim = new_claim()
-        query: Query[Any] = Query(CHECKPOINTS, "insert_one", self.document(checkpoint, claim))
+        yield from self.insert(checkpoint, claim, self.document(checkpoint, claim))
+
+    def insert(self, checkpoint: Checkpoint, claim: str, document: RawBSONDocument) -> Flow[None]:
+        """One command, and a read where its outcome is unknown. ``claim`` tells the writer's own document."""
+        query: Query[Any] = Query(CHECKPOINTS, "insert_one", document)
         try:
             yield from perform(query)
         except DuplicateKeyError as error:
@@ -105,18 +122,18 @@ class CheckpointFlows:
     def load_latest(self, clock: Clock, task_id: str) -> Flow[Checkpoint | None]:
         test = {"taskId": self.prefix + task_id}
         found = yield from ask(CHECKPOINTS, "find_one", test, sort=[("sequence", -1)])
-        return self._checkpoint(found) if found else None
+        return self.checkpoint(found) if found else None
 
     def load(self, clock: Clock, checkpoint_id: str) -> Flow[Checkpoint | None]:
         found = yield from ask(CHECKPOINTS, "find_one", {"_id": self.prefix + checkpoint_id})
         if not found or not str(found.get("taskId")).startswith(self.prefix):
             return None
-        return self._checkpoint(found)
+        return self.checkpoint(found)
 
     def list(self, clock: Clock, task_id: str) -> Flow[builtins.list[Checkpoint]]:
         test = {"taskId": self.prefix + task_id}
         found = yield from ask(CHECKPOINTS, "find", test, sort=[("sequence", 1)])
-        return [self._checkpoint(one) for one in found]
+        return [self.checkpoint(one) for one in found]
 
     def tasks(self, clock: Clock) -> Flow[builtins.list[str]]:
         pipeline = [
@@ -171,7 +188,10 @@ class MongoDBCheckpointProvider:
         self.flows = CheckpointFlows(key_prefix, codec or Codec(pickle=False))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Insert it. Raises ``CheckpointConflict`` if its (task, sequence) exists, ``CheckpointTooLarge`` over 16 MB."""
+        """Insert it.
+
+        Raises ``CheckpointConflict`` if its (task, sequence) exists, ``CheckpointTooLarge`` over 16 MB.
+        """
         self.store.run(self.flows.save, _valid(checkpoint))
 
     async def asave(self, checkpoint: Checkpoint) -> None:

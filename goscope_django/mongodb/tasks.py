@@ -1,0 +1,165 @@
+"""Heads of tasks in ``go_goscope_tasks``: who runs a task, and its last saved state.
+
+A head is a leased document. A save is one update of the head, under the holder's claim, that takes the next sequence
+and carries the state; then the same state is inserted into the history (``go_goscope_checkpoints``), which other
+programs read.
+
+The head is the truth: only there can a write be refused to whoever lost the lease. A runner that is killed between the
+two writes leaves a history that lacks the last state; the next start adds it. A history that is *ahead* of the head was
+written by a program that knows no heads (its documents have no ``token``): the higher sequence wins, so that state is
+taken up. Documents with a ``token`` that are ahead of their head belong to a run whose head was removed; they are no
+state to go on from.
+
+After occurrent's fenced checkpoint writes and Spring Batch's restartable executions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bson.raw_bson import RawBSONDocument
+from pymongo import ReturnDocument
+from pymongo.errors import PyMongoError
+
+from goscope_django.contracts import Checkpoint
+from goscope_django.exceptions import TaskLost
+from goscope_django.mongodb.checkpoints import CHECKPOINTS
+from goscope_django.mongodb.expressions import Clock, Expression, literal
+from goscope_django.mongodb.failures import may_have_happened
+from goscope_django.mongodb.flow import Emit, Flow, Query, ask, perform
+from goscope_django.mongodb.task_start import LEASE, TASKS, StartFlows, let_go
+from goscope_django.mongodb.task_values import FINISHED, Ending, Run, Snapshot
+
+MAX_STATE: Final = 16 * 1024 * 1024 - 256 * 1024
+"""Bytes of a saved state, its names and its place included: the head holds a result, metadata and an error besides."""
+
+
+class TaskFlows(StartFlows):
+    """What the runner of a task does, as flows."""
+
+    def _document(self, run: Run, token: int, snapshot: Snapshot) -> tuple[Checkpoint, RawBSONDocument, Any, Any]:
+        full = self.prefix + run.task_id
+        data = self.codec.encode(full, snapshot.data)
+        places = self.codec.encode(full, [dict(one) for one in snapshot.places])
+        checkpoint = Checkpoint(
+            id=f"{run.task_id}:{snapshot.sequence}",
+            task_id=run.task_id,
+            sequence=snapshot.sequence,
+            timestamp=snapshot.moment,
+            progress=snapshot.progress,
+            estimated_time_remaining=snapshot.remaining,
+        )
+        more = {"token": token, "places": places}
+        document = self.history.document(checkpoint, run.claim, stored=data, most=MAX_STATE, more=more)
+        return checkpoint, document, data, places
+
+    @staticmethod
+    def _state(clock: Clock, snapshot: Snapshot, data: Any, places: Any) -> dict[str, Expression]:
+        return {
+            "sequence": snapshot.sequence,
+            "saved": True,
+            "data": literal(data),
+            "places": literal(places),
+            **TaskFlows._figures(clock, snapshot),
+        }
+
+    @staticmethod
+    def _figures(clock: Clock, snapshot: Snapshot) -> dict[str, Expression]:
+        return {
+            "progress": snapshot.progress,
+            "done": snapshot.done,
+            "total": snapshot.total,
+            "rate": snapshot.rate,
+            "estimatedTimeRemaining": None if snapshot.remaining is None else snapshot.remaining * 1_000,
+            "heartbeatAt": clock.now(),
+        }
+
+    def save(self, clock: Clock, run: Run, token: int, snapshot: Snapshot) -> Flow[dict[str, Any]]:
+        """Two commands: the head, then the history. What the head says now: ``cancelRequested`` and the time.
+
+        Raises ``TaskLost`` if the run's lease has ended, and ``CheckpointTooLarge`` before anything is sent.
+        """
+        checkpoint, document, data, places = self._document(run, token, snapshot)
+        fields = {**self._state(clock, snapshot, data, places), "leaseUntil": clock.after(run.lease)}
+        head = yield from self._write(clock, run, fields, sequence={"$lte": snapshot.sequence})
+        yield from self.history.insert(checkpoint, run.claim, document)
+        yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
+        return head
+
+    def report(self, clock: Clock, run: Run, snapshot: Snapshot) -> Flow[dict[str, Any]]:
+        """One command: progress alone, and the lease renewed."""
+        fields = {**self._figures(clock, snapshot), "leaseUntil": clock.after(run.lease)}
+        return (yield from self._write(clock, run, fields))
+
+    def _write(self, clock: Clock, run: Run, fields: dict[str, Expression], **more: Any) -> Flow[dict[str, Any]]:
+        query: Query[dict[str, Any] | None] = Query(
+            TASKS,
+            "find_one_and_update",
+            LEASE.mine(clock, _id=self.prefix + run.task_id, claim=run.claim, **more),
+            [{"$set": fields}],
+            projection={"_id": False, "cancelRequested": True, **clock.stamp()},
+            return_document=ReturnDocument.AFTER,
+        )
+        try:
+            found = yield from perform(query)
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            found = yield from perform(query)  # the same fields again, under one's own claim
+        if found is None:
+            raise lost(run.task_id)
+        return found
+
+    def prune(self, clock: Clock, run: Run, sequence: int) -> Flow[None]:
+        """One command: remove the history up to ``sequence``."""
+        yield from ask(
+            CHECKPOINTS, "delete_many", {"taskId": self.prefix + run.task_id, "sequence": {"$lte": sequence}}
+        )
+
+    def finish(
+        self, clock: Clock, run: Run, token: int, ending: Ending, snapshot: Snapshot, *, save: bool
+    ) -> Flow[None]:
+        """Let the task go: one command, and one more with ``save``, which writes ``snapshot`` with it.
+
+        Raises ``TaskLost`` if the run's lease has ended.
+        """
+        full = self.prefix + run.task_id
+        checkpoint, document, data, places = self._document(run, token, snapshot)
+        result = self.codec.encode(full, ending.result)
+        if result is not None:
+            self.history.document(
+                checkpoint, run.claim, stored=data, most=MAX_STATE, more={"places": places, "result": result}
+            )
+        fields = self._state(clock, snapshot, data, places) if save else {}
+        if ending.status in FINISHED:
+            fields["finishedAt"] = clock.now()
+            fields["expiresAt"] = None if run.retention is None else clock.after(run.retention)
+        if ending.status == "completed":
+            fields.update(progress=100.0, estimatedTimeRemaining=0.0)
+        fields.update(
+            let_go(ending.status),
+            result=literal(result),
+            error=literal(ending.error),
+            lastClaim=literal(run.claim),
+        )
+        query: Query[Any] = Query(TASKS, "update_one", LEASE.mine(clock, _id=full, claim=run.claim), [{"$set": fields}])
+        try:
+            changed = bool((yield from perform(query)).matched_count)
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            changed = bool((yield from perform(query)).matched_count)
+            if not changed:
+                changed = (yield from ask(TASKS, "confirm", {"_id": full, "lastClaim": run.claim})) is not None
+        if not changed:
+            raise lost(run.task_id)
+        if save:
+            yield from self.history.insert(checkpoint, run.claim, document)
+            yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
+
+
+def lost(task_id: str) -> TaskLost:
+    """The error of a runner whose lease has ended."""
+    return TaskLost(
+        f"task {task_id!r}: this runner's lease has ended; another one may run it. Nothing was saved", task_id=task_id
+    )
