@@ -36,7 +36,7 @@ LEASE: Final = Lease()
 MAX_BODY: Final = 16 * 1024 * 1024 - 64 * 1024
 """Bytes of a result that surely fit in one document."""
 
-_TOO_LARGE: Final = frozenset({10334, 17419, 17420, 13548, 5_054_700})
+_TOO_LARGE: Final = frozenset({10334, 16493, 17419, 17420, 13548, 5_054_700})
 _HEAD: Final = dict.fromkeys(("claim", "token", "previous", "published", "startedAt", "expiresAt"), True)
 _BODY: Final = {**_HEAD, **dict.fromkeys(("kind", "value", "took", "publishedAt", "keepUntil"), True)}
 Published = Literal["published", "lost", "too large"]
