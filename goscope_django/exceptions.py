@@ -27,6 +27,7 @@
         ├── CheckpointTooLarge              the state does not fit in one document
         ├── TaskAlreadyRunning              another runner holds the task's lease
         ├── TaskLost                        this runner no longer holds the task's lease
+        ├── TaskCancelled                   an operator asked the task to stop
         └── TaskExhausted                   the task failed as often as it may be tried
 
 Messages name the thing, its value and what is allowed. They never hold a password or a stored value.
@@ -163,11 +164,19 @@ class CheckpointTooLarge(CheckpointError):
 
 
 class TaskAlreadyRunning(CheckpointError):
-    """Another runner holds the lease of the task."""
+    """Another runner holds the task; as things are its lease lasts another ``retry_after`` seconds."""
+
+    def __init__(self, message: str, *, task_id: str, retry_after: float = 0.0) -> None:
+        super().__init__(message, task_id=task_id)
+        self.retry_after = retry_after
 
 
 class TaskLost(CheckpointError):
     """This runner lost the lease of the task, so it can no longer save."""
+
+
+class TaskCancelled(CheckpointError):
+    """An operator asked the task to stop; it does not run again until it is reset or restarted."""
 
 
 class TaskExhausted(CheckpointError):
