@@ -77,6 +77,21 @@ class IdempotencyRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class IdempotencyInfo:
+    """A live claim or result as an observer sees it, without what is stored.
+
+    ``token`` is ``None`` on a result that Node stored; ``updated_at`` is when the claim was taken or the result stored.
+    ``expires_at`` is when the claim's lease ends or the result is forgotten, ``None`` for never.
+    """
+
+    key: str
+    state: Literal["in_progress", "completed"]
+    token: int | None
+    updated_at: datetime | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class IdempotencyClaim:
     """What ``begin`` found.
 
@@ -180,3 +195,5 @@ class IdempotencyProvider(Protocol):
     def complete(self, key: str, token: int, value: Any, ttl: Ttl | None = None) -> bool: ...
     def abandon(self, key: str, token: int) -> bool: ...
     def extend(self, key: str, token: int, lease_ttl: Ttl) -> bool: ...
+    def in_progress(self, key: str) -> bool: ...
+    def list(self, pattern: str | None = None, limit: int = 1_000) -> Sequence[IdempotencyInfo]: ...

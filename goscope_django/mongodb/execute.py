@@ -11,6 +11,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import bson
@@ -33,6 +34,7 @@ from pymongo.synchronous.database import Database
 from goscope_django.mongodb.codec import CODEC_OPTIONS
 from goscope_django.mongodb.expressions import Clock, LocalClock, ServerClock
 from goscope_django.mongodb.flow import Command, Pause, Query
+from goscope_django.mongodb.sessions import AsyncSessions, MockSessions, SyncSessions
 
 CACHE = "go_goscope_cache"
 TIME_LIMIT = 10.0
@@ -47,6 +49,16 @@ def _retry_read(error: PyMongoError) -> bool:
     if isinstance(error, OperationFailure) and not isinstance(error, NotPrimaryError):
         return error.code in _RETRYABLE
     return isinstance(error, ConnectionFailure) and not isinstance(error, ServerSelectionTimeoutError)
+
+
+def _row(reply: Mapping[str, Any]) -> Any:
+    rows = reply["cursor"]["firstBatch"]
+    return rows[0] if rows else None
+
+
+def _recent(reply: Mapping[str, Any]) -> tuple[Any, datetime | None]:
+    stamp = reply.get("operationTime")
+    return _row(reply), None if stamp is None else stamp.as_datetime()
 
 
 def _upserts(changes: Sequence[tuple[Mapping[str, Any], Any]]) -> list[UpdateOne]:
@@ -109,8 +121,12 @@ class _Base:
             command["projection"] = projection
         return command
 
+    def _recent_command(self, collection: Any, test: Mapping[str, Any]) -> dict[str, Any]:
+        command = {"find": collection.name, "filter": test, "limit": 1, "singleBatch": True}
+        return {**command, "readConcern": {"level": "majority"}}
 
-class SyncExecutor(_Base):
+
+class SyncExecutor(SyncSessions, _Base):
     """Executes on ``pymongo.MongoClient``, on the calling thread."""
 
     def __init__(self, database: Database[Any], *, limit: float = TIME_LIMIT) -> None:
@@ -148,16 +164,21 @@ class SyncExecutor(_Base):
             return collection.with_options(read_concern=ReadConcern()).find_one(test)
 
     def _point(self, collection: Any, test: Mapping[str, Any], projection: Any = None) -> Any:
-        command = self._find_command(collection, test, projection)
+        return _row(self._read(collection, self._find_command(collection, test, projection)))
+
+    def _recent(self, collection: Any, test: Mapping[str, Any]) -> tuple[Any, datetime | None]:
+        """One document that no failover takes back, and the server's time of its last operation, which a write moves
+        on, or else every ten seconds. ``None`` on a standalone server."""
+        return _recent(self._read(collection, self._recent_command(collection, test)))
+
+    def _read(self, collection: Any, command: Mapping[str, Any]) -> Any:
         options = {"codec_options": CODEC_OPTIONS, "read_preference": collection.read_preference}
         try:
-            reply = self.database.command(command, **options)
+            return self.database.command(command, **options)
         except PyMongoError as error:
             if not (_retry_read(error) and self.database.client.options.retry_reads):
                 raise
-            reply = self.database.command(command, **options)
-        rows = reply["cursor"]["firstBatch"]
-        return rows[0] if rows else None
+            return self.database.command(command, **options)
 
     def _upsert_many(self, collection: Any, changes: Sequence[tuple[Mapping[str, Any], Any]]) -> list[int]:
         try:
@@ -167,7 +188,7 @@ class SyncExecutor(_Base):
         return []
 
 
-class AsyncExecutor(_Base):
+class AsyncExecutor(AsyncSessions, _Base):
     """Executes on ``pymongo.AsyncMongoClient``, in the running event loop."""
 
     def __init__(self, database: AsyncDatabase[Any], *, limit: float = TIME_LIMIT) -> None:
@@ -205,16 +226,19 @@ class AsyncExecutor(_Base):
             return await collection.with_options(read_concern=ReadConcern()).find_one(test)
 
     async def _point(self, collection: Any, test: Mapping[str, Any], projection: Any = None) -> Any:
-        command = self._find_command(collection, test, projection)
+        return _row(await self._read(collection, self._find_command(collection, test, projection)))
+
+    async def _recent(self, collection: Any, test: Mapping[str, Any]) -> tuple[Any, datetime | None]:
+        return _recent(await self._read(collection, self._recent_command(collection, test)))
+
+    async def _read(self, collection: Any, command: Mapping[str, Any]) -> Any:
         options = {"codec_options": CODEC_OPTIONS, "read_preference": collection.read_preference}
         try:
-            reply = await self.database.command(command, **options)
+            return await self.database.command(command, **options)
         except PyMongoError as error:
             if not (_retry_read(error) and self.database.client.options.retry_reads):
                 raise
-            reply = await self.database.command(command, **options)
-        rows = reply["cursor"]["firstBatch"]
-        return rows[0] if rows else None
+            return await self.database.command(command, **options)
 
     async def _upsert_many(self, collection: Any, changes: Sequence[tuple[Mapping[str, Any], Any]]) -> list[int]:
         try:
@@ -224,7 +248,7 @@ class AsyncExecutor(_Base):
         return []
 
 
-class MockExecutor(_Base):
+class MockExecutor(MockSessions, _Base):
     """Executes on mongomock, in this process, for both colours. Its clock is this process's."""
 
     def __init__(self, database: Any, *, limit: float = TIME_LIMIT) -> None:

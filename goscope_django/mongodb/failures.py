@@ -22,7 +22,7 @@ from goscope_django.exceptions import OutcomeUnknown, StoreError, StoreUnavailab
 from goscope_django.mongodb.flow import Query
 
 READS = frozenset(
-    {"find_one", "find", "point", "aggregate", "confirm", "count_documents", "index_information", "command"}
+    {"find_one", "find", "point", "recent", "aggregate", "confirm", "count_documents", "index_information", "command"}
 )
 
 
