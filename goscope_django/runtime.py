@@ -45,7 +45,7 @@ def publish(event: Event) -> None:
     signals.publish(event)
 
 
-def emit(name: str, **details: Any) -> None:
+def emit(name: str, /, **details: Any) -> None:
     """Publish an event that no flow emits."""
     publish(Event(name, details))
 

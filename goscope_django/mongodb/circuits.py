@@ -1,6 +1,7 @@
 """Circuit states in ``go_goscope_circuit``, as other packages share them: state, count and times.
 
-Every recording is one pipeline update, so that no failure is ever lost to a race.
+Every recording is one pipeline update, so that no failure is ever lost to a race. A recording that changes the state is
+a move like those of a circuit breaker (``breakers``): it gets a generation and stands in the history.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ from typing import Any, Final
 from pymongo import ReturnDocument
 
 from goscope_django import arguments
-from goscope_django.contracts import CIRCUIT_STATES, CircuitBreakerState
+from goscope_django.contracts import CircuitBreakerState
 from goscope_django.exceptions import InvalidType
+from goscope_django.mongodb.breaker_table import MOVES, Move
+from goscope_django.mongodb.circuit_document import FAILURE_COUNT, STATE, both, move, state_of, whole
 from goscope_django.mongodb.expressions import Clock, instant, literal, prefix_range
-from goscope_django.mongodb.flow import ask, Flow, Query
-from goscope_django.mongodb.lease import upsert
+from goscope_django.mongodb.flow import Flow, Query, ask
+from goscope_django.mongodb.lease import new_claim, upsert
 from goscope_django.mongodb.store import Store
 
 CIRCUITS: Final = "go_goscope_circuit"
 
 
-def state_of(document: dict[str, Any]) -> CircuitBreakerState:
+def shared(document: dict[str, Any]) -> CircuitBreakerState:
     """The shared part of a document. What another writer left odd reads as a closed circuit."""
-    state, count = document.get("state"), document.get("failureCount")
     return CircuitBreakerState(
-        state=state if state in CIRCUIT_STATES else "closed",
-        failure_count=int(count) if isinstance(count, (int, float)) and count > 0 else 0,
+        state=state_of(document),
+        failure_count=whole(document.get("failureCount")),
         last_failure_time=instant(document.get("lastFailureTime")),
         last_success_time=instant(document.get("lastSuccessTime")),
     )
@@ -37,10 +39,11 @@ class CircuitFlows:
     def __init__(self, prefix: str) -> None:
         self.prefix = f"{prefix}circuit:"
 
-    def _change(self, clock: Clock, key: str, fields: dict[str, Any]) -> Flow[dict[str, Any]]:
-        """One command: ``fields`` (expressions) are set in the circuit's document, made if it is missing."""
+    def _change(self, clock: Clock, key: str, *stages: dict[str, Any]) -> Flow[dict[str, Any]]:
+        """One command: each stage's fields (expressions) are set in the document, which is made if it is missing."""
         full = self.prefix + key
-        update = [{"$set": {"_id": {"$ifNull": ["$_id", literal(full)]}, **fields, "updatedAt": clock.now()}}]
+        first = {"_id": {"$ifNull": ["$_id", literal(full)]}}
+        update = [{"$set": fields} for fields in (first, *stages, {"updatedAt": clock.now()})]
 
         def query() -> Query[dict[str, Any]]:
             return Query(
@@ -57,30 +60,34 @@ class CircuitFlows:
 
     def get_state(self, clock: Clock, key: str) -> Flow[CircuitBreakerState | None]:
         found = yield from ask(CIRCUITS, "find_one", {"key": self.prefix + key})
-        return state_of(found) if found else None
+        return shared(found) if found else None
 
     def set_state(self, clock: Clock, key: str, state: CircuitBreakerState) -> Flow[None]:
+        opening: dict[str, Any] = {"openedAt": state.last_failure_time or clock.now()} if state.state == "open" else {}
+        moved = move(clock, {"$ne": [STATE, state.state]}, Move(state.state, "set"), new_claim(), **opening)
         fields: dict[str, Any] = {
             "state": state.state,
             "failureCount": state.failure_count,
             "lastFailureTime": state.last_failure_time,
             "lastSuccessTime": state.last_success_time,
         }
-        yield from self._change(clock, key, fields)
+        yield from self._change(clock, key, moved, fields)
 
     def record_failure(self, clock: Clock, key: str, max_failures: int) -> Flow[int]:
-        count = {"$add": [{"$ifNull": ["$failureCount", 0]}, 1]}
-        state = {"$cond": [{"$gte": [count, max_failures]}, "open", {"$ifNull": ["$state", "closed"]}]}
-        changes = {"failureCount": count, "state": state, "lastFailureTime": clock.now()}
-        return int((yield from self._change(clock, key, changes))["failureCount"])
+        counted = {"failureCount": {"$add": [FAILURE_COUNT, 1]}, "state": STATE, "lastFailureTime": clock.now()}
+        full = both({"$ne": [STATE, "open"]}, {"$gte": [FAILURE_COUNT, max_failures]})
+        moved = move(clock, full, MOVES["closed", "threshold"], new_claim())
+        return int((yield from self._change(clock, key, counted, moved))["failureCount"])
 
     def record_success(self, clock: Clock, key: str) -> Flow[None]:
-        yield from self._change(clock, key, {"state": "closed", "failureCount": 0, "lastSuccessTime": clock.now()})
+        moved = move(clock, {"$ne": [STATE, "closed"]}, Move("closed", "success"), new_claim())
+        fields = {"state": "closed", "failureCount": 0, "failures": [], "lastSuccessTime": clock.now()}
+        yield from self._change(clock, key, moved, fields)
 
     def list(self, clock: Clock) -> Flow[dict[str, CircuitBreakerState]]:
         test = {"key": prefix_range(self.prefix)}
         found = yield from ask(CIRCUITS, "find", test, sort=[("key", 1)])
-        return {one["key"][len(self.prefix) :]: state_of(one) for one in found}
+        return {one["key"][len(self.prefix) :]: shared(one) for one in found}
 
     def delete(self, clock: Clock, key: str) -> Flow[bool]:
         removed = yield from ask(CIRCUITS, "delete_one", {"key": self.prefix + key})

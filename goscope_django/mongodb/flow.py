@@ -61,7 +61,7 @@ class Emit(Command[None]):
 
     __slots__ = ("event",)
 
-    def __init__(self, name: str, **details: Any) -> None:
+    def __init__(self, name: str, /, **details: Any) -> None:
         self.event = Event(name, details)
 
 

@@ -1,0 +1,63 @@
+"""Errors of this package that a view lets through, as responses.
+
+``MIDDLEWARE = [..., "goscope_django.middleware.CircuitOpenMiddleware"]``, anywhere in the list. It works in
+synchronous and asynchronous stacks and costs a request nothing unless its view raises.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+
+from goscope_django.exceptions import CircuitOpen
+
+TITLE: Final = "Temporarily unavailable"
+
+
+def retry_after_header(seconds: float) -> str:
+    """``seconds`` as ``Retry-After`` has it: whole, rounded up, at least 1."""
+    return str(max(1, math.ceil(seconds)))
+
+
+def circuit_open_response(request: HttpRequest, error: CircuitOpen) -> HttpResponse:
+    """503 with ``Retry-After``: problem+json for who accepts JSON rather than a page, else plain text.
+
+    The circuit's name is not told: it is about the inside.
+    """
+    wait = retry_after_header(error.retry_after)
+    detail = f"A service that this needs is not available. Try again in {wait} seconds."
+    accepted = request.headers.get("Accept", "")
+    if "json" in accepted and "text/html" not in accepted:
+        problem = {"type": "about:blank", "title": TITLE, "status": 503, "detail": detail}
+        body, kind = json.dumps(problem), "application/problem+json"
+    else:
+        body, kind = f"{TITLE}. {detail}\n", "text/plain; charset=utf-8"
+    headers = {"Retry-After": wait, "Cache-Control": "no-store"}
+    return HttpResponse(body, status=503, content_type=kind, headers=headers)
+
+
+class CircuitOpenMiddleware:
+    """Answers ``CircuitOpen`` that a view raises by 503 with ``Retry-After``. Django rolls back ``ATOMIC_REQUESTS``
+    before."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        response: HttpResponseBase | Awaitable[HttpResponseBase] = self.get_response(request)
+        return response
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        """Django calls it with what the view raised."""
+        return circuit_open_response(request, exception) if isinstance(exception, CircuitOpen) else None
