@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Literal
 
 from django.core.signals import setting_changed
 
 from goscope_django import conf, runtime
+from goscope_django.breaker_outcomes import Outcome
 from goscope_django.breaker_reader import Do, Reader, Steps
 from goscope_django.breaker_states import NEW, Options, Snapshot, View, milliseconds, remaining
 from goscope_django.exceptions import CircuitOpen, StoreError
 from goscope_django.mongodb.breakers import Reading
 from goscope_django.mongodb.lease import new_claim
-
-Outcome = Literal["success", "failure", "ignored"]
 
 
 class Registry(Reader):

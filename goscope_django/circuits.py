@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
-from concurrent.futures import CancelledError
 from contextvars import ContextVar
 from time import monotonic
 from types import CoroutineType, TracebackType
 from typing import Any, Final, ParamSpec, Self, TypedDict, TypeVar, Unpack, cast
-
-from asgiref.sync import iscoroutinefunction
 
 from goscope_django import arguments, breaker_registry
 from goscope_django.arguments import Duration
@@ -36,7 +33,8 @@ from goscope_django.breaker_operators import (
     named,
     reset,
 )
-from goscope_django.breaker_registry import Outcome, Registry
+from goscope_django.breaker_outcomes import Exclude, Judge, Outcome, asynchronous
+from goscope_django.breaker_registry import Registry
 from goscope_django.breaker_states import Options, Snapshot, View
 from goscope_django.exceptions import CircuitOpen, InvalidType, InvalidValue
 from goscope_django.mongodb.breaker_table import (
@@ -70,7 +68,6 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-Exclude = type[BaseException] | Callable[[BaseException], bool]
 MOST_FAILURES: Final = 10_000
 """Upper limit of ``failure_threshold``: the failures that count stand in the circuit's document."""
 
@@ -113,7 +110,7 @@ class CircuitBreaker:
     connection.
     """
 
-    __slots__ = ("_exclude", "_fallback", "_options", "_predicates", "_probe_timeout", "_view", "name")
+    __slots__ = ("_fallback", "_judge", "_options", "_probe_timeout", "_view", "name")
 
     def __init__(
         self,
@@ -141,7 +138,7 @@ class CircuitBreaker:
         self._probe_timeout = (
             None if probe_timeout is None else arguments.duration_seconds(probe_timeout, "probe_timeout")
         )
-        self._exclude, self._predicates = _excluded(exclude)
+        self._judge = Judge(name, exclude)
         if fallback is not None and not callable(fallback):
             raise InvalidType(f"fallback={fallback!r:.80}: a function or None is needed")
         self._fallback = fallback
@@ -171,7 +168,7 @@ class CircuitBreaker:
         try:
             result = fn(*args, **kwargs)
         except BaseException as error:
-            self._leave(snap, self._judge(error))
+            self._leave(snap, self._judge.outcome(error))
             raise
         if type(result) is CoroutineType:
             return cast("T", self._awaited(snap, cast("Awaitable[Any]", result)))
@@ -197,7 +194,7 @@ class CircuitBreaker:
         except GeneratorExit:
             raise  # closed from outside the loop: nothing can be awaited; a probe's lease ends by itself
         except BaseException as error:
-            await self._aleave(snap, self._judge(error))
+            await self._aleave(snap, self._judge.outcome(error))
             raise
         if self._view.snap.failures or snap.probe is not None:
             await self._aleave(snap, "success")
@@ -209,7 +206,7 @@ class CircuitBreaker:
         except GeneratorExit:
             raise
         except BaseException as error:
-            await self._aleave(snap, self._judge(error))
+            await self._aleave(snap, self._judge.outcome(error))
             raise
         if self._view.snap.failures or snap.probe is not None:
             await self._aleave(snap, "success")
@@ -217,7 +214,7 @@ class CircuitBreaker:
 
     def __call__(self, fn: F) -> F:
         """Decorate ``fn``, a function or ``async def`` function; its signature stays."""
-        if _asynchronous(fn):
+        if asynchronous(fn):
 
             @functools.wraps(fn)
             async def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -245,7 +242,7 @@ class CircuitBreaker:
         snap = self._entry()
         if snap is None or (error is None and snap.probe is None and not self._view.snap.failures):
             return
-        self._leave(snap, "success" if error is None else self._judge(error))
+        self._leave(snap, "success" if error is None else self._judge.outcome(error))
 
     async def __aenter__(self) -> Self:
         view = self._view
@@ -263,7 +260,7 @@ class CircuitBreaker:
         if snap is None or (error is None and snap.probe is None and not self._view.snap.failures):
             return
         if not isinstance(error, GeneratorExit):
-            await self._aleave(snap, "success" if error is None else self._judge(error))
+            await self._aleave(snap, "success" if error is None else self._judge.outcome(error))
 
     def _entry(self) -> Snapshot | None:
         """Take back what the innermost ``with`` of this breaker was admitted as."""
@@ -275,13 +272,6 @@ class CircuitBreaker:
         return None
 
     # ---- what both colours share ----
-
-    def _judge(self, error: BaseException) -> Outcome:
-        if not isinstance(error, Exception) or isinstance(error, (CancelledError, *self._exclude)):
-            return "ignored"
-        if isinstance(error, CircuitOpen) and error.name == self.name:
-            return "ignored"  # an inner call was refused: that says nothing new
-        return "ignored" if any(predicate(error) for predicate in self._predicates) else "failure"
 
     def _attached(self) -> Registry:
         registry = breaker_registry.current()
@@ -310,27 +300,3 @@ class CircuitBreaker:
 def circuit_breaker(name: str, **options: Unpack[BreakerOptions]) -> CircuitBreaker:
     """A decorator: ``CircuitBreaker(name, **options)``. On a class-based view use it through ``method_decorator``."""
     return CircuitBreaker(name, **options)
-
-
-def _excluded(
-    exclude: object,
-) -> tuple[tuple[type[BaseException], ...], tuple[Callable[[BaseException], bool], ...]]:
-    given = exclude if isinstance(exclude, (tuple, list)) else (exclude,)
-    classes, predicates = [], []
-    for one in given:
-        if isinstance(one, type) and issubclass(one, BaseException):
-            classes.append(one)
-        elif callable(one) and not isinstance(one, type):
-            predicates.append(one)
-        else:
-            raise InvalidType(f"exclude={exclude!r:.80}: exception classes or functions of an exception are needed")
-    return tuple(classes), tuple(predicates)
-
-
-def _asynchronous(fn: Callable[..., Any]) -> bool:
-    if iscoroutinefunction(fn):
-        return True
-    # The dispatch of an asynchronous view is a plain method that gives a coroutine.
-    method = fn.func if isinstance(fn, functools.partial) else fn
-    view = getattr(method, "__self__", None)
-    return getattr(method, "__name__", "") == "dispatch" and bool(getattr(view, "view_is_async", False))
