@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from goscope_django import runtime
 from goscope_django.breaker_states import (
+    NEVER,
     NEW,
     REFRESH,
     LocalCircuit,
@@ -71,7 +72,7 @@ class Reader:
         self.due = 0.0
         self.degraded = False
         self._pause = REFRESH
-        self._recovered = time.monotonic()
+        self._recovered = NEVER
         self._began = 0.0
         self._reading = threading.Lock()
         self._reader: int | None = None
@@ -120,7 +121,7 @@ class Reader:
             if self._reading.acquire(blocking=False):
                 try:
                     self._reader, self._began = threading.get_ident(), now
-                    if now >= self.due or view.snap is NEW:
+                    if now >= self.due or (view.snap is NEW and not self.degraded):
                         yield from self._read(now)
                 finally:
                     self._reader = None
@@ -167,12 +168,14 @@ class Reader:
     # ---- without the store ----
 
     def degrade(self, error: StoreError) -> None:
+        """Go on without the store, and ask for it again after a pause that grows. Says so once."""
         with self._guard:
             now = time.monotonic()
             first, self.degraded = not self.degraded, True
-            lasting = not first or now - self._recovered < IDLE
-            self._pause = min(self._pause * 2, LONGEST_PAUSE) if lasting else REFRESH
-            self.due = now + self._pause
+            if first or now >= self.due:  # not once more for each of many calls that failed together
+                again = not first or now - self._recovered < IDLE
+                self._pause = min(self._pause * 2, LONGEST_PAUSE) if again else REFRESH
+                self.due = now + self._pause
         for view in list(self.views.values()):
             if view.snap is not NEW:
                 self.locally(view)
