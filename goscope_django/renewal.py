@@ -111,10 +111,11 @@ class _Book:
     def take_due(self) -> tuple[list[list[Renewal]], float | None]:
         """What is to be sent now, and else for how long there is nothing to do (``None``: until something is added)."""
         with self.lock:
+            self.entries = {one for one in self.entries if one.active}
             entries = list(self.entries)
             # Whatever is added from here on may be due before the moment that is worked out below.
             self.planned = math.inf
-        entries = [one for one in entries if one.check() and one.active]
+        entries = [one for one in entries if one.check()]
         moment = now()
         due: list[Renewal] = []
         if any(one.next <= moment for one in entries):

@@ -79,6 +79,7 @@ class Renewal:
         "_over",
         "_pid",
         "_stopped",
+        "_watchers",
         "deadline",
         "due",
         "failures",
@@ -98,6 +99,7 @@ class Renewal:
         self.sending = False
         self.lost = Lost(self)
         self._callbacks = [on_lost] if on_lost is not None else []
+        self._watchers: list[Callable[[], object]] = []
         self._over: threading.Event | None = None
         self.renewer: Renewer | None = None
         self._stopped = False
@@ -155,15 +157,23 @@ class Renewal:
         if not waits:
             _call(callback)
 
-    def forget(self, callback: Callable[[], object]) -> None:
-        """Take a callback of ``when_lost`` back."""
-        with _guard, contextlib.suppress(ValueError):
-            self._callbacks.remove(callback)
-
-    def lose(self) -> None:
-        """Tell that the lease is gone."""
+    def when_over(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` when the lease is lost or the renewal stopped, once or twice; now if it is."""
         with _guard:
-            if not self.active:
+            self._watchers.append(callback)
+            waits = self.active
+        if not waits:
+            _call(callback)
+
+    def forget(self, callback: Callable[[], object]) -> None:
+        """Take a callback of ``when_over`` back."""
+        with _guard, contextlib.suppress(ValueError):
+            self._watchers.remove(callback)
+
+    def lose(self, *, stopped: bool = False) -> None:
+        """Tell that the lease is gone; with ``stopped`` even though the renewal was stopped before that was known."""
+        with _guard:
+            if self._lost or (self._stopped and not stopped):
                 return
             self._lost = True
             callbacks, self._callbacks = self._callbacks, []
@@ -184,11 +194,29 @@ class Renewal:
             self._stopped = True
         self._end()
 
+    def abandon(self) -> None:
+        """``stop`` for finalizers. They may run while any lock is held: it takes none, the renewer tidies up."""
+        self._stopped = True
+
     def _end(self) -> None:
         if self._over is not None:
             self._over.set()
         if self.renewer is not None:
             self.renewer.discard(self)
+        for callback in list(self._watchers):
+            _call(callback)
+
+    def pause(self) -> Callable[[], None]:
+        """No renewals until the function that is returned is called. One may be on its way: see ``sending``."""
+        before = self.paused
+        self.paused = True
+
+        def resume() -> None:
+            self.paused = before
+            if self.renewer is not None and self.active:
+                self.renewer.hurry(self)
+
+        return resume
 
     def sleep(self, seconds: float) -> None:
         """Sleep, but not longer than it is active."""

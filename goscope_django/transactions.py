@@ -19,6 +19,8 @@ Rules of this file:
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import logging
 import os
 import sys
@@ -119,7 +121,8 @@ class _Hook:
         if not self.ended and not sys.is_finalizing():
             self.ended = True
             end, committed = self.pending.ended, self.committed
-            threading.Thread(target=lambda: end(committed=committed), name="goscope-undone", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # the interpreter ends
+                _thread.start_new_thread(lambda: end(committed=committed), ())
 
 
 class _Watch:

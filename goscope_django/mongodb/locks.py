@@ -169,6 +169,11 @@ class MongoDBLockHandle:
         return f"<lock {self.key!r} held by {self.owner!r}, token {self.token}, until {self.expires_at.isoformat()}>"
 
     @property
+    def provider(self) -> MongoDBLockProvider:
+        """The provider that it was acquired from."""
+        return self._provider
+
+    @property
     def claim(self) -> str:
         """The random text that identifies this acquisition in the document."""
         return self._claim

@@ -1,0 +1,138 @@
+"""Functions that run under a lock: each call an acquisition, given back when its transaction is over.
+
+Rules of this file:
+
+* Inside ``atomic()`` a lock that is given back at the end of the function would let the next holder read what is not
+  committed yet. So it is held until the transaction has ended, whichever way.
+* The transaction would then wait for itself if it called for the same lock again. Such a call goes on under the lock
+  that the transaction holds already.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from asgiref.sync import iscoroutinefunction
+
+from goscope_django.exceptions import InvalidType
+from goscope_django.held_lock import HeldLock
+from goscope_django.transactions import after_commit, in_transaction
+
+if TYPE_CHECKING:
+    from goscope_django.locks import Lock
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Deferred(threading.local):
+    """The locks that this thread's transactions hold until their end, by place."""
+
+    def __init__(self) -> None:
+        self.handles: dict[Hashable, HeldLock] = {}
+
+
+_deferred = _Deferred()
+
+
+class _Call:
+    """One call of a decorated function."""
+
+    def __init__(self, one: Lock, using: str | None) -> None:
+        self.lock = one
+        self.using = using
+        self.handle: HeldLock | None = None
+        self.joined: HeldLock | None = None
+        if _deferred.handles and in_transaction(using):
+            self.joined = _deferred.handles.get(one.where()[1])
+
+    def begin(self) -> None:
+        if self.joined is None:
+            self.handle = self.lock.acquire()
+
+    async def abegin(self) -> None:
+        if self.joined is None:
+            self.handle = await self.lock.aacquire()
+
+    def waits(self, error: BaseException | None) -> bool:
+        """Whether the end of a transaction will release the lock."""
+        handle = self.handle
+        if handle is None:
+            assert self.joined is not None
+            if error is None:
+                self.joined.ensure_held()
+            return True
+        place = self.lock.where()[1]
+
+        def over() -> None:
+            if _deferred.handles.get(place) is handle:
+                del _deferred.handles[place]
+            if not handle.lost.is_set():
+                handle.leave(None)
+
+        if handle.released or not after_commit(over, over, self.using):
+            return False
+        handle.detach()
+        _deferred.handles[place] = handle
+        if error is None:
+            handle.ensure_held()
+        return True
+
+    def end(self, error: BaseException | None) -> None:
+        if not self.waits(error) and self.handle is not None:
+            self.handle.leave(error)
+
+    async def aend(self, error: BaseException | None) -> None:
+        if not self.waits(error) and self.handle is not None:
+            await self.handle.aleave(error)
+
+
+def decorated(function: Callable[P, T], make: Callable[..., Lock], using: str | None) -> Callable[P, T]:
+    """``function``, each call of it under the lock that ``make`` makes of its arguments. See ``locks.locked``."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidType(
+            f"{function!r:.80}: a generator can't be decorated; use lock() as a context manager inside it"
+        )
+
+    async def arunning(call: _Call, awaitable: Awaitable[Any]) -> Any:
+        try:
+            result = await awaitable
+        except BaseException as error:
+            await call.aend(error)
+            raise
+        await call.aend(None)
+        return result
+
+    @functools.wraps(function)
+    async def asynchronous(*args: P.args, **kwargs: P.kwargs) -> Any:
+        call = _Call(make(*args, **kwargs), using)
+        await call.abegin()
+        return await arunning(call, cast("Any", function)(*args, **kwargs))
+
+    @functools.wraps(function)
+    def synchronous(*args: P.args, **kwargs: P.kwargs) -> Any:
+        if _dispatches_asynchronously(function):
+            return asynchronous(*args, **kwargs)
+        call = _Call(make(*args, **kwargs), using)
+        call.begin()
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            call.end(error)
+            raise
+        if inspect.iscoroutine(result):  # its body has not even begun
+            return arunning(call, result)
+        call.end(None)
+        return result
+
+    return cast("Callable[P, T]", asynchronous if iscoroutinefunction(function) else synchronous)
+
+
+def _dispatches_asynchronously(function: Callable[..., Any]) -> bool:
+    """``dispatch`` of an asynchronous class-based view is no coroutine function, but returns a coroutine."""
+    bound = getattr(function, "func", function)
+    return bool(getattr(getattr(bound, "__self__", None), "view_is_async", False))
