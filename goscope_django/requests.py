@@ -158,46 +158,60 @@ def _caller(request: Any, user: str | None) -> Caller:
 # Looking at the user without a trace
 
 
-class Trace:
-    """What a view used of session and user, from ``watch`` to ``end``."""
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a view used: the session ``itself``, it or the user (``either``); ``user`` is one that it put in place."""
 
-    __slots__ = ("_before", "_session", "user_used", "watching")
+    itself: bool
+    either: bool
+    user: Any = None
+
+
+class Trace:
+    """Notes what a view uses of session and user, from ``watch`` to ``end``."""
+
+    __slots__ = ("_before", "_request", "_session", "_user", "user_used", "watching")
 
     def __init__(self) -> None:
+        self._request: Any = None
         self._session: Any = None
+        self._user: Any = None
         self._before = False
         self.user_used = False
         self.watching = False
 
-    def begin(self, session: Any) -> None:
-        self._session = session
-        self._before = bool(getattr(session, "accessed", False))
+    def begin(self, inner: Any) -> None:
+        self._request, self._session = inner, getattr(inner, "session", None)
+        self._user = inner.__dict__.get("user")
+        self._before = bool(getattr(self._session, "accessed", False))
         self.user_used = False
-        self.watching = session is not None
+        self.watching = self._session is not None
         if self.watching:
-            session.accessed = False
+            self._session.accessed = False
 
     def use(self, session: Any) -> None:
         """The user was asked for."""
         self.user_used = True
-        if not self.watching and session is not None:
+        if not self.watching:
             session.accessed = True
 
-    def end(self) -> tuple[bool, bool]:
-        """Whether the session itself was used, and whether it or the user was."""
-        session, self._session, self.watching = self._session, None, False
+    def end(self) -> Used:
+        """What was used since ``watch``; from now on Django is told of every use at once."""
+        session, inner, self._request, self.watching = self._session, self._request, None, False
+        user = inner.__dict__.get("user")
+        new = user if user is not self._user else None
         if session is None:
-            return False, self.user_used
+            return Used(itself=False, either=self.user_used, user=new)
         itself = bool(session.accessed)
         session.accessed = self._before or itself or self.user_used
-        return itself, itself or self.user_used
+        return Used(itself, itself or self.user_used, new)
 
 
 def watch(request: Any) -> Trace:
     """Begin to note what the view uses; to be ended by ``Trace.end`` whatever happens."""
     inner = plain(request)
     trace = _trace(inner)
-    trace.begin(getattr(inner, "session", None))
+    trace.begin(inner)
     return trace
 
 

@@ -18,7 +18,7 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
 from goscope_django.exceptions import InvalidType
-from goscope_django.requests import Caller, plain
+from goscope_django.requests import Caller, Used, plain
 
 _OWN: Final = {
     *("headers", "cookies", "status_code", "closed", "text"),
@@ -122,12 +122,11 @@ def _listed(response: Any, header: str) -> list[str]:
     return [one for one in (part.strip().lower() for part in response.get(header, "").split(",")) if one]
 
 
-def why_private(request: Any, response: Any, caller: Caller, *, session_used: bool) -> str | None:
+def why_private(request: Any, response: Any, caller: Caller, used: Used) -> str | None:
     """Why ``response`` is for this very request alone, in a word; ``None`` if the same caller's others may have it.
 
-    ``session_used`` tells whether the view used the session itself. To be called once the view has run.
+    To be called once the view has run; ``used`` is what it used.
     """
-    inner = plain(request)
     if response.streaming:
         return "stream"
     if sets_cookies(response):
@@ -137,14 +136,13 @@ def why_private(request: Any, response: Any, caller: Caller, *, session_used: bo
         return "cache-control"
     if "*" in vary_on(response):
         return "vary"
-    session = getattr(inner, "session", None)
-    if getattr(session, "modified", False) or (session_used and caller.user is None):
-        return "session"
-    return _why_bound(inner, caller)
+    return _why_bound(plain(request), caller, used)
 
 
-def _why_bound(inner: Any, caller: Caller) -> str | None:
+def _why_bound(inner: Any, caller: Caller, used: Used) -> str | None:
     """Why the body may hold something of this request's own."""
+    if getattr(getattr(inner, "session", None), "modified", False) or (used.itself and caller.user is None):
+        return "session"
     if inner.META.get("CSRF_COOKIE_NEEDS_UPDATE"):
         return "csrf"
     if getattr(inner, "_csp_nonce", None):  # a lazy one is false until it is used
@@ -152,7 +150,6 @@ def _why_bound(inner: Any, caller: Caller) -> str | None:
     messages = getattr(inner, "_messages", None)
     if getattr(messages, "used", False) or getattr(messages, "added_new", False):
         return "messages"
-    user = inner.__dict__.get("user")
-    if not caller.known and user is not None and getattr(user, "is_authenticated", False):
-        return "user"  # the view itself has found out who asks, by something that the scope does not hold
+    if not caller.known and getattr(used.user, "is_authenticated", False):
+        return "user"  # the view has found out who asks, by something that the scope does not hold
     return None

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -130,6 +130,8 @@ class FlightFlows:
             free_at = sent + LEASE.remaining(clock, found) + 0.001
             age = max(0.0, (joined.now - (instant(found["startedAt"]) or joined.now)).total_seconds())
             ready = (found.get("published") or 0) >= since
+            if ready:
+                joined = replace(joined, sent=0.0)  # who else was waiting then, nobody can tell
             while ready or time.monotonic() < min(free_at, deadline):
                 if not ready:
                     waited = time.monotonic() - began
