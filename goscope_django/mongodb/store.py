@@ -42,6 +42,20 @@ class Store:
         self._async = asynchronous
         self._sink = sink
 
+    def executor(self) -> SyncExecutor | MockExecutor:
+        """The executor of this process."""
+        if self._sync is None:
+            raise ConfigurationError(
+                "this adapter was made of an asynchronous database: use the twins whose name begins with 'a'"
+            )
+        return self._sync()
+
+    def aexecutor(self) -> AsyncExecutor | MockExecutor:
+        """The executor of the running event loop."""
+        if self._async is None:
+            raise ConfigurationError("this adapter has no asynchronous database: give it one as async_db=")
+        return self._async()
+
     def _tell(self, event: Event) -> None:
         if self._sink is not None:
             with contextlib.suppress(Exception):
@@ -52,11 +66,7 @@ class Store:
 
         Raises ``StoreUnavailable``, ``OutcomeUnknown`` or ``StoreError``, the driver's error chained.
         """
-        if self._sync is None:
-            raise ConfigurationError(
-                "this adapter was made of an asynchronous database: use the twins whose name begins with 'a'"
-            )
-        executor = self._sync()
+        executor = self.executor()
         last: Query[Any] | None = None
 
         def execute(command: Command[Any]) -> Any:
@@ -74,9 +84,7 @@ class Store:
 
     async def arun(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Like ``run``, in the running event loop, natively."""
-        if self._async is None:
-            raise ConfigurationError("this adapter has no asynchronous database: give it one as async_db=")
-        executor = self._async()
+        executor = self.aexecutor()
         perform = executor.asynchronously if isinstance(executor, MockExecutor) else executor
         last: Query[Any] | None = None
 

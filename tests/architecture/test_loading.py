@@ -12,7 +12,18 @@ import pytest
 from tests.architecture.source import ROOT, modules
 
 # Loaded by Django, when it has its settings; the rest is imported by users, often from their settings module.
-FACES = ("admin", "checks", "dashboard", "management", "models", "templatetags", "testing", "urls", "views")
+FACES = (
+    "admin",
+    "checks",
+    "dashboard",
+    "fenced_models",
+    "management",
+    "models",
+    "templatetags",
+    "testing",
+    "urls",
+    "views",
+)
 
 BLOCK_DJANGO = """
 import importlib.abc, sys
