@@ -11,7 +11,8 @@ stops nobody. ``alias`` is not sent: there is one store for each settings module
 ``circuit_half_opened``        ``name``
 ``circuit_closed``             ``name``, ``reason``
 ``flight_taken_over``          ``key``: the leader of a flight died, and this process leads now
-``idempotent_replayed``        ``key``
+``idempotent_replayed``        ``key`` of the record
+``idempotent_lost``            ``key``, ``token``: work was done, but its claim had ended or the server was away
 ``task_started``               ``task_id``, ``attempt``
 ``task_resumed``               ``task_id``, ``attempt``, ``sequence`` of the checkpoint it goes on from
 ``checkpoint_saved``           ``task_id``, ``sequence``, ``progress``
@@ -41,6 +42,7 @@ circuit_half_opened = Signal()
 circuit_closed = Signal()
 flight_taken_over = Signal()
 idempotent_replayed = Signal()
+idempotent_lost = Signal()
 task_started = Signal()
 task_resumed = Signal()
 checkpoint_saved = Signal()
@@ -71,6 +73,7 @@ _LEVELS: Final = {
     "circuit_closed": logging.INFO,
     "circuit_half_opened": logging.INFO,
     "flight_taken_over": logging.WARNING,
+    "idempotent_lost": logging.WARNING,
     "task_lost": logging.WARNING,
     "task_failed": logging.WARNING,
     "cache_entry_forged": logging.WARNING,

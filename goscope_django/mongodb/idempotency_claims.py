@@ -44,9 +44,9 @@ def claim_key(full: str) -> str:
 class ClaimFlows:
     """The claims of one prefix.
 
-    ``finished`` holds the keys whose result this process has seen, so that a repeat is answered by one read, and whether
-    the result was to expire soon. It is a guess about the order of commands, never an answer: results are neither kept
-    here nor taken for granted.
+    ``finished`` holds the keys whose result this process has seen, so that a repeat is answered by one read, and
+    whether the result was to expire soon. It is a guess about the order of commands, never an answer: results are
+    neither kept here nor taken for granted.
     """
 
     def __init__(self, prefix: str, codec: Codec) -> None:
