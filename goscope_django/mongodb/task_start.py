@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Final
 
+import bson
 from pymongo import ReturnDocument
 from pymongo.errors import PyMongoError
 
 from goscope_django.contracts import Checkpoint
-from goscope_django.exceptions import CheckpointConflict, OutcomeUnknown
+from goscope_django.exceptions import CheckpointConflict, InvalidValue, OutcomeUnknown
 from goscope_django.mongodb.checkpoints import CHECKPOINTS, CheckpointFlows
 from goscope_django.mongodb.expressions import Clock, Expression, is_null, literal, or_null
 from goscope_django.mongodb.failures import may_have_happened
@@ -23,6 +24,8 @@ from goscope_django.mongodb.task_values import FINISHED, Run, Started
 
 TASKS: Final = "go_goscope_tasks"
 LEASE: Final = Lease(holder="claim", deadline="leaseUntil")
+
+MAX_METADATA: Final = 64 * 1024
 
 _READ: Final = dict.fromkeys(
     (
@@ -120,7 +123,7 @@ class StartFlows:
             maxAttempts=run.max_attempts,
             retention=run.retention,
             version=literal(run.version),
-            metadata=literal(self.codec.encode(self.prefix + run.task_id, dict(run.metadata))),
+            metadata=literal(self._metadata(run)),
             sequence={"$ifNull": ["$sequence", 0]},
             saved=keep("saved", False),
             data=keep("data"),
@@ -140,6 +143,12 @@ class StartFlows:
             dispatchedAt=None,
             lastClaim=None,
         )
+
+    def _metadata(self, run: Run) -> Any:
+        encoded = self.codec.encode(self.prefix + run.task_id, dict(run.metadata))
+        if run.metadata and (size := len(bson.encode({"": encoded}))) > MAX_METADATA:
+            raise InvalidValue(f"metadata of task {run.task_id!r}: {size} bytes; at most {MAX_METADATA} are allowed")
+        return encoded
 
     def _refused(self, clock: Clock, full: str, found: dict[str, Any]) -> Flow[Started]:
         wait = LEASE.remaining(clock, found) if found.get("claim") is not None else 0.0

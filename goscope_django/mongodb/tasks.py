@@ -124,13 +124,16 @@ class TaskFlows(StartFlows):
         Raises ``TaskLost`` if the run's lease has ended.
         """
         full = self.prefix + run.task_id
-        checkpoint, document, data, places = self._document(run, token, snapshot)
         result = self.codec.encode(full, ending.result)
-        if result is not None:
-            self.history.document(
-                checkpoint, run.claim, stored=data, most=MAX_STATE, more={"places": places, "result": result}
-            )
-        fields = self._state(clock, snapshot, data, places) if save else {}
+        fields: dict[str, Expression] = {}
+        history: Flow[None] | None = None
+        if save or result is not None:
+            checkpoint, document, data, places = self._document(run, token, snapshot)
+            # The head holds both; only its size is of interest here.
+            self.history.document(checkpoint, run.claim, stored=data, most=MAX_STATE, more={"result": result})
+            if save:
+                fields = self._state(clock, snapshot, data, places)
+                history = self.history.insert(checkpoint, run.claim, document)
         if ending.status in FINISHED:
             fields["finishedAt"] = clock.now()
             fields["expiresAt"] = None if run.retention is None else clock.after(run.retention)
@@ -153,8 +156,8 @@ class TaskFlows(StartFlows):
                 changed = (yield from ask(TASKS, "confirm", {"_id": full, "lastClaim": run.claim})) is not None
         if not changed:
             raise lost(run.task_id)
-        if save:
-            yield from self.history.insert(checkpoint, run.claim, document)
+        if history is not None:
+            yield from history
             yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
 
 
