@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import bson
 from pymongo import ReturnDocument
-from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, PyMongoError
 
 from goscope_django import arguments
 from goscope_django.contracts import Ttl
 from goscope_django.exceptions import InvalidValue, Undecodable
-from goscope_django.mongodb.cache_ranges import BATCH, CacheRanges, batches
+from goscope_django.mongodb.cache_ranges import BATCH, CacheRanges, batches, key_batches
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.execute import CACHE
 from goscope_django.mongodb.expressions import Clock, conditions, is_null, literal
@@ -28,8 +28,9 @@ from goscope_django.mongodb.lease import upsert
 from goscope_django.mongodb.store import Store
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-_TOO_LARGE: Final = frozenset({10334, 17419, 17420, 13548, 5_054_700})
-_OVERFLOW: Final = frozenset({2, 14})
+_TOO_LARGE: Final = frozenset({10334, 13548, 16493, 17260, 17419, 17420, 5_054_700})
+_OVERFLOW: Final = 2
+_NOT_A_NUMBER: Final = 14
 
 
 class _Missing:
@@ -42,11 +43,23 @@ MISSING: Final = _Missing()
 
 
 def _is_too_large(error: Exception) -> bool:
+    if isinstance(error, BulkWriteError):
+        return any(one["code"] in _TOO_LARGE for one in error.details["writeErrors"])
     return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
 
 
 def _size(stored: object) -> int:
     return len(bson.encode({"value": stored}, codec_options=CODEC_OPTIONS))
+
+
+def _refusal(full: str, stored: object) -> InvalidValue:
+    return InvalidValue(
+        f"cache key {full!r:.200}: the value takes {_size(stored)} bytes; "
+        f"the server holds at most {MAX_BYTES}, key and times included"
+    )
+
+
+_ENTRY: Final = {"_id": False, "value": True, "expiresAt": True}
 
 
 class CacheFlows(CacheRanges):
@@ -58,29 +71,31 @@ class CacheFlows(CacheRanges):
     def _live(self, clock: Clock, full: str) -> dict[str, Any]:
         return {"key": full, "$expr": clock.live()}
 
-    def _decode(self, full: str, stored: object) -> Flow[Any]:
-        try:
-            return self.codec.decode(full, stored)
-        except Undecodable as error:
-            yield from perform(Emit("cache_entry_forged", key=full, reason=error.reason, message=str(error)))
-            return MISSING
+    def _forged(self, full: str, error: Undecodable) -> Flow[Any]:
+        yield from perform(Emit("cache_entry_forged", key=full, reason=error.reason, message=str(error)))
+        return MISSING
 
     def get(self, clock: Clock, full: str) -> Flow[Any]:
-        found = yield from ask(CACHE, "point", {"key": full, "$expr": clock.live()})
-        if found is None:
+        # Two instants of the server's, compared here: cheaper than an expression in the filter.
+        found = yield from ask(CACHE, "point", {"key": full}, {**_ENTRY, **clock.stamp()})
+        if found is None or clock.lapsed(found):
             return MISSING
-        return (yield from self._decode(full, found.get("value")))
+        try:
+            return self.codec.decode(full, found.get("value"))
+        except Undecodable as error:
+            return (yield from self._forged(full, error))
 
     def get_many(self, clock: Clock, keys: Sequence[str]) -> Flow[dict[str, Any]]:
         """One command for each thousand keys. Missing keys are left out."""
-        values = {}
-        for batch in batches(keys):
+        values, decode = {}, self.codec.decode
+        for batch in key_batches(keys):
             test = {"key": {"$in": batch}, "$expr": clock.live()}
-            found = yield from ask(CACHE, "find", test, batch_size=BATCH + 1)
-            for entry in found:
-                value = yield from self._decode(entry["key"], entry.get("value"))
-                if value is not MISSING:
-                    values[entry["key"]] = value
+            for entry in (yield from ask(CACHE, "many", test, BATCH)):
+                full = entry["key"]
+                try:
+                    values[full] = decode(full, entry.get("value"))
+                except Undecodable as error:
+                    yield from self._forged(full, error)
         return values
 
     def _entry(self, clock: Clock, full: str, stored: object, ttl: int | None) -> dict[str, Any]:
@@ -93,8 +108,9 @@ class CacheFlows(CacheRanges):
         }
 
     def set(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[None]:
-        stored = self.codec.encode(full, value)
+        yield from self._set(clock, full, self.codec.encode(full, value), ttl)
 
+    def _set(self, clock: Clock, full: str, stored: object, ttl: int | None) -> Flow[None]:
         def query() -> Query[Any]:
             return Query(
                 CACHE, "update_one", {"key": full}, [{"$set": self._entry(clock, full, stored, ttl)}], upsert=True
@@ -107,9 +123,7 @@ class CacheFlows(CacheRanges):
                 raise
             # Rather no value than a stale one.
             yield from ask(CACHE, "delete_one", {"key": full})
-            raise InvalidValue(
-                f"cache key {full!r}: the value takes {_size(stored)} bytes; the server holds at most {MAX_BYTES}"
-            ) from error
+            raise _refusal(full, stored) from error
 
     def set_many(self, clock: Clock, values: Mapping[str, object], ttl: int | None) -> Flow[builtins.list[str]]:
         """One command for each thousand entries, and one more where another package's documents stand in the way.
@@ -123,9 +137,14 @@ class CacheFlows(CacheRanges):
             except (PyMongoError, DocumentTooLarge) as error:
                 if not _is_too_large(error):
                     raise
-                large = [full for full, stored in batch if _size(stored) > MAX_BYTES - 1_024 - 4 * len(full.encode())]
-                refused += large
-                yield from ask(CACHE, "delete_many", {"key": {"$in": large}})
+                # Those that may be to blame one by one, as only the server knows; then the rest, which may not be in yet.
+                large = {full for full, stored in batch if _size(stored) > MAX_BYTES // 2}
+                for full, stored in batch:
+                    if full in large:
+                        try:
+                            yield from self._set(clock, full, stored, ttl)
+                        except InvalidValue:
+                            refused.append(full)
                 rest = [one for one in batch if one[0] not in large]
                 if rest:
                     yield from self._set_batch(clock, rest, ttl)
@@ -160,9 +179,7 @@ class CacheFlows(CacheRanges):
         except (PyMongoError, DocumentTooLarge) as error:
             if not _is_too_large(error):
                 raise
-            raise InvalidValue(
-                f"cache key {full!r}: the value takes {_size(stored)} bytes; the server holds at most {MAX_BYTES}"
-            ) from error
+            raise _refusal(full, stored) from error
         # An entry taken over after its expiry has a new updatedAt, so it always counts as modified.
         return result.upserted_id is not None or bool(result.modified_count)
 
@@ -181,10 +198,12 @@ class CacheFlows(CacheRanges):
         try:
             found = yield from perform(query)
         except OperationFailure as error:
-            if error.code not in _OVERFLOW:
+            if error.code == _NOT_A_NUMBER:  # a list with a number in it passes the test for a type
+                return None
+            if error.code != _OVERFLOW:
                 raise
             raise InvalidValue(
-                f"cache key {full!r}: the sum does not fit in 64 bits; the value is unchanged"
+                f"cache key {full!r:.200}: the sum does not fit in 64 bits; the value is unchanged"
             ) from error
         return None if found is None else int(found["value"])
 

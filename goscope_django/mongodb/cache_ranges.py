@@ -9,12 +9,15 @@ import builtins
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from goscope_django.arguments import MAX_KEY_BYTES
 from goscope_django.mongodb.execute import CACHE
 from goscope_django.mongodb.expressions import Clock, prefix_range
 from goscope_django.mongodb.flow import Flow, ask
 
 BATCH: Final = 1_000
 """Entries for one command of many."""
+LONG_BATCH: Final = 150
+"""The same where keys have as much as ``MAX_KEY_BYTES``."""
 
 
 def batches(items: Sequence[Any], size: int = BATCH) -> Iterable[Sequence[Any]]:
@@ -22,12 +25,21 @@ def batches(items: Sequence[Any], size: int = BATCH) -> Iterable[Sequence[Any]]:
         yield items[start : start + size]
 
 
+def key_batches(keys: Sequence[str]) -> Iterable[Sequence[str]]:
+    """A thousand keys at a time, or as many as fit in a command, which is one document, when they are very long."""
+    for batch in batches(keys):
+        if 4 * sum(map(len, batch)) <= MAX_KEY_BYTES * LONG_BATCH:  # a character takes up to four bytes
+            yield batch
+        else:
+            yield from batches(batch, LONG_BATCH)
+
+
 class CacheRanges:
     """Operations on many stored keys, as flows."""
 
     def delete_many(self, clock: Clock, keys: Sequence[str]) -> Flow[int]:
         removed = 0
-        for batch in batches(keys):
+        for batch in key_batches(keys):
             result = yield from ask(CACHE, "delete_many", {"key": {"$in": batch}})
             removed += result.deleted_count
         return removed
