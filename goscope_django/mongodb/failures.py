@@ -9,6 +9,7 @@ from typing import Any
 
 from pymongo.errors import (
     AutoReconnect,
+    BulkWriteError,
     ConnectionFailure,
     DuplicateKeyError,
     ExecutionTimeout,
@@ -32,18 +33,30 @@ def may_have_happened(error: PyMongoError) -> bool:
         return False
     if isinstance(error, (AutoReconnect, WriteConcernError, ExecutionTimeout)):
         return True
+    if isinstance(error, BulkWriteError) and error.details.get("writeConcernErrors"):
+        return True
     return bool(error.timeout) or error.has_error_label("RetryableWriteError")
 
 
+def _said(error: PyMongoError) -> str:
+    """What the server or the driver said, without the command that it may quote: there are values in it."""
+    details: Any = getattr(error, "details", None)
+    if isinstance(details, dict):
+        for one in (*details.get("writeErrors", ()), *details.get("writeConcernErrors", ()), details):
+            if isinstance(one, dict) and isinstance(one.get("errmsg"), str):
+                return str(one["errmsg"])[:300]
+    return str(error).partition(", full error")[0][:300]
+
+
 def translated(error: PyMongoError, query: Query[Any] | None) -> StoreError:
-    """Our error for one of the driver's, which becomes its cause. Names no host's credentials: drivers don't either."""
+    """Our error for one of the driver's, which becomes its cause. Names no credentials, no host's and no value."""
     what = f"{query.collection}.{query.method}" if query else "the server"
     if isinstance(error, (ServerSelectionTimeoutError, WaitQueueTimeoutError)):
-        return StoreUnavailable(f"{what}: no server was reached: {str(error)[:300]}")
+        return StoreUnavailable(f"{what}: no server was reached: {_said(error)}")
+    text = f"{what}: {type(error).__name__}: {_said(error)}"
     if may_have_happened(error):
         reads = query is not None and query.method in READS
-        kind: type[StoreError] = StoreUnavailable if reads else OutcomeUnknown
-        return kind(f"{what}: {type(error).__name__}: {str(error)[:300]}")
+        return StoreUnavailable(text) if reads else OutcomeUnknown(text)
     if isinstance(error, ConnectionFailure):
-        return StoreUnavailable(f"{what}: {type(error).__name__}: {str(error)[:300]}")
-    return StoreError(f"{what}: {type(error).__name__}: {str(error)[:300]}")
+        return StoreUnavailable(text)
+    return StoreError(text)
