@@ -27,7 +27,7 @@ class IndexSpec:
     """One index: a collection, the keys in order, and what is not a default."""
 
     collection: str
-    keys: tuple[tuple[str, int], ...]
+    keys: tuple[tuple[str, int | str], ...]
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -76,17 +76,20 @@ def _described(found: Mapping[str, Any]) -> IndexSpec:
     options = {name: value for name, value in found.items() if name not in _IGNORED}
     if not options.get("unique", True):
         del options["unique"]
-    return IndexSpec("", tuple((key, int(order)) for key, order in found["key"]), options)
+    # An order is 1 or -1 (from some shells as a double), or a word such as "hashed".
+    keys = tuple((key, order if isinstance(order, str) else int(order)) for key, order in found["key"])
+    return IndexSpec("", keys, options)
 
 
 def _compare(spec: IndexSpec, existing: Mapping[str, Mapping[str, Any]]) -> IndexState:
-    for name, found in existing.items():
-        described = _described(found) if isinstance(found.get("key"), list) else None
-        if described is None or (described.keys != spec.keys and name != spec.name):
-            continue
-        if described.keys == spec.keys and dict(described.options) == dict(spec.options):
+    described = {name: _described(found) for name, found in existing.items() if isinstance(found.get("key"), list)}
+    # The server allows several indexes on the same keys, with another collation for example: ours may be any of them.
+    for name, found in described.items():
+        if found.keys == spec.keys and dict(found.options) == dict(spec.options):
             return IndexState(spec, "present", name)
-        return IndexState(spec, "different", f"{name}: {described}")
+    for name, found in described.items():
+        if found.keys == spec.keys or name == spec.name:
+            return IndexState(spec, "different", f"{name}: {found}")
     return IndexState(spec, "missing")
 
 
