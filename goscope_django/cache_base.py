@@ -37,6 +37,13 @@ class CacheBase(BaseCache):
         super().__init__({**params, "TIMEOUT": None, "OPTIONS": {}})
         self.default_timeout: Timeout = self._options.timeout
         self._flows = CacheFlows(runtime.codec(pickle=self._options.pickle))
+        # A subclass that makes or checks keys its own way is asked for every one.
+        self._plain_keys = (
+            self._options.default_key_function
+            and type(self).make_key is BaseCache.make_key
+            and type(self).validate_key is CacheBase.validate_key
+            and type(self).make_and_validate_key is BaseCache.make_and_validate_key
+        )
         self._settings: conf.Settings | None = None
         self._store: Store
         self._prefix: str
@@ -63,8 +70,7 @@ class CacheBase(BaseCache):
     def _run(
         self, absent: D, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T | D:
-        store = self._resolve()
-        state = self._outage
+        store, state = self._store, self._outage  # resolved when the key was made
         if state is None:
             return store.run(operation, *args, **kwargs)
         if state.skips():
@@ -80,8 +86,7 @@ class CacheBase(BaseCache):
     async def _arun(
         self, absent: D, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T | D:
-        store = self._resolve()
-        state = self._outage
+        store, state = self._store, self._outage
         if state is None:
             return await store.arun(operation, *args, **kwargs)
         if state.skips():
@@ -102,12 +107,28 @@ class CacheBase(BaseCache):
             super().validate_key(key)
 
     def _full(self, key: Any, version: int | None) -> str:
-        made = self.make_and_validate_key(key, version=version)
         self._resolve()
-        return stored_key(self._prefix, made)
+        return self._made(key, version, self._start(version))
 
     def _fulls(self, keys: Iterable[Any], version: int | None) -> dict[str, Any]:
-        return {self._full(key, version): key for key in keys}
+        self._resolve()
+        start, made = self._start(version), self._made
+        return {made(key, version, start): key for key in keys}
+
+    def _start(self, version: int | None) -> str | None:
+        """What every stored key of ``version`` begins with, where Django's own key function makes it."""
+        if not self._plain_keys:
+            return None
+        return f"{self._prefix}{self.key_prefix}:{self.version if version is None else version}:"
+
+    def _made(self, key: Any, version: int | None, start: str | None) -> str:
+        # Django makes the key, warns and checks in three calls and a loop over its characters. Here a key that is short
+        # and has nothing odd in it is known to be good at a glance; any other goes Django's way.
+        if start is not None:
+            full = f"{start}{key}"
+            if len(full) - len(self._prefix) <= 250 and full.isascii() and not _ODD.search(full, len(self._prefix)):
+                return full
+        return stored_key(self._prefix, self.make_and_validate_key(key, version=version))
 
     def _timeout(self, timeout: Timeout) -> int | None:
         """Milliseconds; ``None`` for never; 0 for what is to be deleted."""
@@ -118,7 +139,11 @@ class CacheBase(BaseCache):
 
     def _clear_regex(self) -> str | None:
         """What tells this alias's keys from those of an alias whose KEY_PREFIX begins alike ("a" and "a:b")."""
-        return f"^{re.escape(self._clear_prefix())}-?[0-9]+:" if self._options.default_key_function else None
+        if not self._options.default_key_function:
+            return None
+        version = f"(-?[0-9]+|{re.escape(str(self.version))})"
+        # The server takes no NUL in an expression, but its escape.
+        return f"^{re.escape(self._clear_prefix())}{version}:".replace("\0", r"\x00")
 
     def _set_flow(self, full: str, value: Any, ttl: int | None) -> Callable[[Clock], Flow[None]]:
         def flow(clock: Clock) -> Flow[None]:
