@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -227,9 +226,12 @@ def current() -> Settings:
         on_error=merged["ON_ERROR"],
         testing=tests,
     )
-    try:
-        copy = deepcopy(given)
-    except Exception:  # options may hold what can't be copied; then a change is noticed by setting_changed alone
-        copy = dict(given)
-    _cached = (copy, tests, found)
+    _cached = (_snapshot(given), tests, found)
     return found
+
+
+def _snapshot(value: Any) -> Any:
+    """A copy of the containers, so that a change in place is noticed; what they hold (listeners, say) stays itself."""
+    if isinstance(value, dict):
+        return {name: _snapshot(one) for name, one in value.items()}
+    return [_snapshot(one) for one in value] if isinstance(value, list) else value
