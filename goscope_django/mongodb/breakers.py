@@ -262,10 +262,13 @@ class BreakerFlows:
 
         return (yield from self.update(clock, name, make, turn, retry_after=reset / 1_000))
 
-    def give_back(self, clock: Clock, name: str, claim: str) -> Flow[None]:
+    def give_back(self, clock: Clock, name: str, claim: str) -> Flow[Reading]:
         """Free a probe's place: its call said nothing about the circuit."""
-        test = {"key": self.prefix + name, "probes.id": claim}
-        yield from ask(CIRCUITS, "update_one", test, {"$pull": {"probes": {"id": claim}}})
+
+        def make() -> list[dict[str, Any]]:
+            return [{"$set": {"probes": kept("probes", {"$ne": ["$$x.id", literal(claim)]})}}]
+
+        return (yield from self.update(clock, name, make, test={"probes.id": claim}))
 
 
 class BreakerStore:
