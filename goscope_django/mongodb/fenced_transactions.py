@@ -77,12 +77,12 @@ class FencedTransaction:
         if not isinstance(executor, (SyncExecutor, AsyncExecutor)):
             raise ConfigurationError("fenced_transaction: mongomock has no transactions; a replica set is needed")
         client: Any = executor.database.client if self._client is None else self._client
+        self._clock = executor.clock
+        self._locks = client[executor.database.name][LOCKS]
         if not isinstance(client, kind):
             raise ConfigurationError(
                 f"fenced_transaction: client={type(client).__name__}: a {kind.__name__} is needed here"
             )
-        self._clock = executor.clock
-        self._locks = client[executor.database.name][LOCKS]
         return client
 
     def _command(self, command: Command[Any]) -> Any:
