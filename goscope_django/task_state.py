@@ -7,7 +7,6 @@ changed it in the middle of an item, ``consistent`` is false, and the save befor
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -17,6 +16,7 @@ from uuid import UUID
 from goscope_django import arguments
 from goscope_django.exceptions import InvalidType, InvalidValue
 from goscope_django.mongodb.task_values import Run, Snapshot, Started
+from goscope_django.renewal import now
 from goscope_django.tracking import Meter, Place
 
 KEEP: Final[Any] = object()
@@ -47,11 +47,8 @@ class TaskState:
         self._by_items = False
         self._dirty = False
         self._next = started.sequence
-        self._server_time(started.moment)
-
-    def _server_time(self, moment: datetime) -> None:
         # From here on time is counted, not read: this machine's wall clock may be wrong.
-        self._moment, self._moment_at = moment, time.monotonic()
+        self._moment, self._moment_at = started.moment, now()
 
     @property
     def data(self) -> Any:
@@ -148,7 +145,7 @@ class TaskState:
             total=self.total,
             rate=self.rate,
             remaining=self.estimated_time_remaining,
-            moment=self._moment + timedelta(seconds=time.monotonic() - self._moment_at),
+            moment=self._moment + timedelta(seconds=now() - self._moment_at),
         )
 
     def _stored_places(self) -> list[Mapping[str, Any]]:

@@ -109,11 +109,11 @@ class TaskSteps(TaskState):
         self._held()
         snapshot, sent = snapshot or self._snapshot(), now()
         try:
-            head = yield Step(self._flows.save, self._run, self.token, snapshot)
+            cancelled = yield Step(self._flows.save, self._run, self.token, snapshot, cancelled=self._cancelled)
         except TaskLost:
             self._lose()
             raise
-        self._wrote(head, sent)
+        self._wrote(cancelled, sent)
         self.sequence, self._dirty = snapshot.sequence, False
         self._unpruned += 1
         if self._run.keep is not None and self._unpruned >= max(PRUNE_EVERY, self._run.keep):
@@ -126,11 +126,12 @@ class TaskSteps(TaskState):
         self._held()
         sent = now()
         try:
-            head = yield Step(self._flows.report, self._run, self._snapshot(numbered=False))
+            figures = self._snapshot(numbered=False)
+            cancelled = yield Step(self._flows.report, self._run, figures, cancelled=self._cancelled)
         except TaskLost:
             self._lose()
             raise
-        self._wrote(head, sent)
+        self._wrote(cancelled, sent)
 
     def _pruning(self) -> Steps[None]:
         if self._run.keep is not None and self._unpruned:
@@ -142,11 +143,9 @@ class TaskSteps(TaskState):
         if self._renewal is not None:
             self._renewal.lose()
 
-    def _wrote(self, head: dict[str, Any], sent: float) -> None:
+    def _wrote(self, cancelled: bool, sent: float) -> None:
         self._reported = time.monotonic()
-        self._cancelled = self._cancelled or bool(head.get("cancelRequested"))
-        if "now" in head:
-            self._server_time(head["now"])
+        self._cancelled = cancelled
         if self._renewal is not None:
             self._renewal.extended(sent, self._run.lease)
 

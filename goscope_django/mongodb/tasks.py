@@ -18,11 +18,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bson.raw_bson import RawBSONDocument
-from pymongo import ReturnDocument
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from goscope_django.contracts import Checkpoint
-from goscope_django.exceptions import TaskLost
+from goscope_django.exceptions import CheckpointTooLarge, TaskLost
 from goscope_django.mongodb.checkpoints import CHECKPOINTS
 from goscope_django.mongodb.expressions import Clock, Expression, literal
 from goscope_django.mongodb.failures import may_have_happened
@@ -32,6 +31,9 @@ from goscope_django.mongodb.task_values import FINISHED, Ending, Run, Snapshot
 
 MAX_STATE: Final = 16 * 1024 * 1024 - 256 * 1024
 """Bytes of a saved state, its names and its place included: the head holds a result, metadata and an error besides."""
+
+_TOO_LARGE_FOR_CACHE: Final = 388
+"""A server with little memory refuses documents that are far smaller than 16 MB."""
 
 
 class TaskFlows(StartFlows):
@@ -74,41 +76,47 @@ class TaskFlows(StartFlows):
             "heartbeatAt": clock.now(),
         }
 
-    def save(self, clock: Clock, run: Run, token: int, snapshot: Snapshot) -> Flow[dict[str, Any]]:
-        """Two commands: the head, then the history. What the head says now: ``cancelRequested`` and the time.
+    def save(self, clock: Clock, run: Run, token: int, snapshot: Snapshot, *, cancelled: bool) -> Flow[bool]:
+        """Two commands: the head, then the history; one more, once, when an operator has asked the task to stop.
 
-        Raises ``TaskLost`` if the run's lease has ended, and ``CheckpointTooLarge`` before anything is sent.
+        Whether one has. With ``cancelled`` that is known. Raises ``TaskLost`` if the run's lease has ended, and
+        ``CheckpointTooLarge`` before anything is sent.
         """
         checkpoint, document, data, places = self._document(run, token, snapshot)
         fields = {**self._state(clock, snapshot, data, places), "leaseUntil": clock.after(run.lease)}
-        head = yield from self._write(clock, run, fields, sequence={"$lte": snapshot.sequence})
+        cancelled = yield from self._write(clock, run, fields, cancelled, sequence={"$lte": snapshot.sequence})
         yield from self.history.insert(checkpoint, run.claim, document)
         yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
-        return head
+        return cancelled
 
-    def report(self, clock: Clock, run: Run, snapshot: Snapshot) -> Flow[dict[str, Any]]:
-        """One command: progress alone, and the lease renewed."""
+    def report(self, clock: Clock, run: Run, snapshot: Snapshot, *, cancelled: bool) -> Flow[bool]:
+        """One command: progress alone, and the lease renewed. See ``save``."""
         fields = {**self._figures(clock, snapshot), "leaseUntil": clock.after(run.lease)}
-        return (yield from self._write(clock, run, fields))
+        return (yield from self._write(clock, run, fields, cancelled))
 
-    def _write(self, clock: Clock, run: Run, fields: dict[str, Expression], **more: Any) -> Flow[dict[str, Any]]:
-        query: Query[dict[str, Any] | None] = Query(
-            TASKS,
-            "find_one_and_update",
-            LEASE.mine(clock, _id=self.prefix + run.task_id, claim=run.claim, **more),
-            [{"$set": fields}],
-            projection={"_id": False, "cancelRequested": True, **clock.stamp()},
-            return_document=ReturnDocument.AFTER,
-        )
+    def _write(self, clock: Clock, run: Run, fields: dict[str, Expression], cancelled: bool, **more: Any) -> Flow[bool]:
+        # The flag is asked for in the filter. A findAndModify would return it, but the server keeps an image of the
+        # whole document for each, which costs time and, with a large state, more of its cache than it grants.
+        test = LEASE.mine(clock, _id=self.prefix + run.task_id, claim=run.claim, **more)
+        if not cancelled and (yield from self._update(run, {**test, "cancelRequested": {"$ne": True}}, fields)):
+            return False
+        if not (yield from self._update(run, test, fields)):
+            raise lost(run.task_id)
+        return True
+
+    def _update(self, run: Run, test: dict[str, Any], fields: dict[str, Expression]) -> Flow[bool]:
+        query: Query[Any] = Query(TASKS, "update_one", test, [{"$set": fields}])
         try:
-            found = yield from perform(query)
+            changed = yield from perform(query)
         except PyMongoError as error:
+            if isinstance(error, OperationFailure) and error.code == _TOO_LARGE_FOR_CACHE:
+                raise CheckpointTooLarge(
+                    f"task {run.task_id!r}: the state does not fit in the server's cache: {error}", task_id=run.task_id
+                ) from error
             if not may_have_happened(error):
                 raise
-            found = yield from perform(query)  # the same fields again, under one's own claim
-        if found is None:
-            raise lost(run.task_id)
-        return found
+            changed = yield from perform(query)  # the same fields again, under one's own claim
+        return bool(changed.matched_count)
 
     def prune(self, clock: Clock, run: Run, sequence: int) -> Flow[None]:
         """One command: remove the history up to ``sequence``."""
@@ -145,16 +153,10 @@ class TaskFlows(StartFlows):
             error=literal(ending.error),
             lastClaim=literal(run.claim),
         )
-        query: Query[Any] = Query(TASKS, "update_one", LEASE.mine(clock, _id=full, claim=run.claim), [{"$set": fields}])
-        try:
-            changed = bool((yield from perform(query)).matched_count)
-        except PyMongoError as error:
-            if not may_have_happened(error):
-                raise
-            changed = bool((yield from perform(query)).matched_count)
-            if not changed:
-                changed = (yield from ask(TASKS, "confirm", {"_id": full, "lastClaim": run.claim})) is not None
-        if not changed:
+        test = LEASE.mine(clock, _id=full, claim=run.claim)
+        changed = yield from self._update(run, test, fields)
+        # Sent twice it finds nothing the second time, and its claim then.
+        if not changed and (yield from ask(TASKS, "confirm", {"_id": full, "lastClaim": run.claim})) is None:
             raise lost(run.task_id)
         if history is not None:
             yield from history
