@@ -198,7 +198,7 @@ def _conclude(plan: Plan, entry: Entry, flight: Entered, kept: renewal.Renewal, 
     except StoreError as error:
         plan.not_published(error)
     finally:
-        group.settle(entry, Signal.AGAIN if answer is None else answer)
+        group.conclude(entry, flight, answer)
 
 
 # Asynchronous
@@ -261,7 +261,7 @@ async def _alead(plan: Plan, entry: Entry, flight: Entered) -> Any:
         raise
     except GeneratorExit:  # nothing can be awaited any more: the lease ends by itself
         kept.stop()
-        group.settle(entry, Signal.AGAIN)
+        group.conclude(entry, flight, None)
         raise
     except BaseException:
         await _aconclude(plan, entry, flight, kept, None)
@@ -304,7 +304,7 @@ async def _aconclude(plan: Plan, entry: Entry, flight: Entered, kept: renewal.Re
     except StoreError as error:
         plan.not_published(error)
     finally:
-        group.settle(entry, Signal.AGAIN if answer is None else answer)
+        group.conclude(entry, flight, answer)
 
 
 # Both

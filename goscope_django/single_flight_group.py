@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
@@ -67,7 +67,7 @@ class Entry:
 
     def known_to(self, waiter: Waiter) -> int | None:
         """The token of a flight for which ``waiter`` was waiting for certain."""
-        return self.flight.token if self.flight is not None and waiter.joined <= self.flight.sent else None
+        return self.flight.token if self.flight is not None and waiter.joined <= self.flight.proven else None
 
 
 class Group:
@@ -114,6 +114,15 @@ class Group:
                 waiter = entry.waiters.pop(0)
             if waiter.tell(Signal.PROMOTED):
                 return
+
+    def conclude(self, entry: Entry, flight: Entered, answer: object | None) -> None:
+        """The leader has ended ``flight``: give all waiters its answer, or without one let the next waiter go on."""
+        self.close(entry)
+        if answer is not None:
+            self.settle(entry, answer)
+        else:
+            entry.flight = replace(flight, proven=time.monotonic())  # it was in the air when the last of them came
+            self.leave(entry)
 
     def give_up(self, entry: Entry, waiter: Waiter) -> Any:
         """``waiter`` waits no more. If its answer has come meanwhile that is returned; otherwise ``None``."""

@@ -15,6 +15,7 @@ ask for (``posthog`` 56781, ``layercache`` 59).
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -46,7 +47,7 @@ Pace = Callable[[float, float, int], float]
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """``lease`` and ``linger`` in milliseconds, who leads, and the most that one command may take, in seconds."""
+    """``lease`` and ``linger`` in milliseconds, who leads, and the most that one command may take (seconds)."""
 
     lease: int
     linger: int
@@ -69,21 +70,22 @@ class Entered:
     """What came of entering a flight: to lead it, its result, or neither until the deadline.
 
     ``sent`` is the monotonic time before the command by which the flight was joined or the lease granted, ``now`` the
-    server's time in that command.
+    server's time in that command, ``proven`` the time before the last command that found the flight still in the air.
     """
 
     claim: str | None
     token: int
     sent: float
     now: datetime
+    proven: float
     result: Result | None = None
 
     def surely_before(self, moment: float, result: Result) -> bool:
         """Whether ``moment`` (monotonic, in this process) was before ``result`` was published, by the server's time.
 
-        Our own clock only bridges the time since the server told us its own, and in doubt the answer is no.
+        Our own clock only bridges the time since the server told its own; in doubt the answer is no.
         """
-        if moment <= self.sent:
+        if moment <= self.proven:
             return True
         latest = self.now + timedelta(seconds=moment - self.sent, milliseconds=1)
         return latest <= result.published_at
@@ -123,28 +125,29 @@ class FlightFlows:
                 # A flight that we waited for and that is gone altogether was removed once its lease had ended.
                 if found["previous"] == "flying" or (since is not None and found["previous"] is None):
                     yield Emit("flight_taken_over", key=key)
-                return Entered(claim, int(found["token"]), sent, _now(clock, found))
+                return Entered(claim, int(found["token"]), sent, _now(clock, found), sent)
             if since is None:
                 since = int(found["token"])
-            joined = joined or Entered(None, since, sent, _now(clock, found))
+            joined = joined or Entered(None, since, sent, _now(clock, found), sent)
             free_at = sent + LEASE.remaining(clock, found) + 0.001
             age = max(0.0, (joined.now - (instant(found["startedAt"]) or joined.now)).total_seconds())
             ready = (found.get("published") or 0) >= since
             if ready:
-                joined = replace(joined, sent=0.0)  # who else was waiting then, nobody can tell
+                joined = replace(joined, proven=-math.inf)  # published before this command, so it proves nothing
             while ready or time.monotonic() < min(free_at, deadline):
                 if not ready:
                     waited = time.monotonic() - began
                     pause = min(pace(waited, age + waited, looks), deadline - time.monotonic())
                     yield Pause(max(0.001, pause))
                 seen, ready = found["claim"], False
-                looks += 1
+                looks, sent = looks + 1, time.monotonic()
                 news = yield from self._look(clock, key, since, seen, terms)
                 if news is None:
+                    joined = replace(joined, proven=sent)
                     continue
                 result = self._result(clock, news, since)
                 if result is not None:
-                    return Entered(None, since, joined.sent, joined.now, result)
+                    return replace(joined, result=result)
                 if news["claim"] is None or LEASE.remaining(clock, news) <= 0:
                     break
                 found, free_at = news, time.monotonic() + LEASE.remaining(clock, news)
@@ -260,8 +263,7 @@ class FlightFlows:
     def list(self, clock: Clock, limit: int = 0) -> Flow[Sequence[FlightInfo]]:
         """One command: the flights in the air, by key."""
         test = {"_id": prefix_range(self.prefix), "claim": {"$ne": None}, "$expr": clock.live()}
-        fields = {"token": True, "leader": True, "startedAt": True, "expiresAt": True}
-        found = yield from ask(FLIGHTS, "find", test, fields, sort=[("_id", 1)], limit=limit)
+        found = yield from ask(FLIGHTS, "find", test, {"value": False}, sort=[("_id", 1)], limit=limit)
         return [
             FlightInfo(
                 key=one["_id"][len(self.prefix) :],
@@ -275,9 +277,8 @@ class FlightFlows:
 
 
 def _now(clock: Clock, document: dict[str, Any]) -> datetime:
-    now = instant(clock.read_stamp(document))
-    assert now is not None
-    return now
+    now = clock.read_stamp(document)
+    return instant(now) or now
 
 
 def _is_too_large(error: Exception) -> bool:
