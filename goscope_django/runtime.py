@@ -67,13 +67,20 @@ def connection(url: str | None = None, options: Mapping[str, Any] | None = None,
 class _PreparingStore(Store):
     """A store that sees to the indexes after its first success, where ``ready()`` could not."""
 
-    def __init__(self, found: Callable[[], Connection]) -> None:
-        super().__init__(lambda: found().sync(), lambda: found().asynchronous(), sink=publish)
-        self._found = found
+    def __init__(self, find: Callable[[], Connection]) -> None:
+        super().__init__(lambda: self._found().sync(), lambda: self._found().asynchronous(), sink=publish)
+        self._find = find
+        self._known = find()
+        self._epoch = clients.epoch()
+
+    def _found(self) -> Connection:
+        if self._epoch != clients.epoch():
+            self._known, self._epoch = self._find(), clients.epoch()
+        return self._known
 
     def run(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         found = super().run(operation, *args, **kwargs)
-        if (one := self._found()).pending:
+        if (one := self._known).pending:
             one.prepared()
             try:
                 super().run(indexes.ensure)
@@ -83,7 +90,7 @@ class _PreparingStore(Store):
 
     async def arun(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         found = await super().arun(operation, *args, **kwargs)
-        if (one := self._found()).pending:
+        if (one := self._known).pending:
             one.prepared()
             try:
                 await super().arun(indexes.ensure)
@@ -94,7 +101,6 @@ class _PreparingStore(Store):
 
 def store(url: str | None = None, what: str = "URL") -> Store:
     """A store on ``url``, or on ``GOSCOPE``'s. It finds its client anew at each use, so it outlives forks and loops."""
-    connection(url, what=what)
     return _PreparingStore(lambda: connection(url, what=what))
 
 

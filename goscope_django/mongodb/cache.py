@@ -1,15 +1,16 @@
 """Cache entries in ``go_goscope_cache``.
 
 One command an operation. Expiry is judged by the server's clock in the query itself, so that neither the TTL monitor's
-delay nor a wrong clock of a process shows. Entries are found by ``key`` (Node's have an ObjectId as ``_id``); ours carry
-the key as ``_id`` too, so that two racing writers collide whatever the indexes. Keys are selected by ranges over the
-index, never by regular expressions.
+delay nor a wrong clock of a process shows. Entries are found by ``key`` (Node's have an ObjectId as ``_id``); ours
+carry the key as ``_id`` too, so that two racing writers collide whatever the indexes. Keys are selected by ranges over
+the index, never by regular expressions.
 """
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import bson
@@ -59,6 +60,11 @@ def _refusal(full: str, stored: object) -> InvalidValue:
     )
 
 
+def _named(full: str) -> dict[str, Any]:
+    """The ``_id`` of a document that is found by ``key``: its own if there is one, else the key."""
+    return {"_id": {"$ifNull": ["$_id", literal(full)]}}
+
+
 _ENTRY: Final = {"_id": False, "value": True, "expiresAt": True}
 
 
@@ -100,7 +106,6 @@ class CacheFlows(CacheRanges):
 
     def _entry(self, clock: Clock, full: str, stored: object, ttl: int | None) -> dict[str, Any]:
         return {
-            "_id": {"$ifNull": ["$_id", literal(full)]},
             "key": literal(full),
             "value": literal(stored),
             "expiresAt": None if ttl is None else clock.after(ttl),
@@ -110,14 +115,21 @@ class CacheFlows(CacheRanges):
     def set(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[None]:
         yield from self._set(clock, full, self.codec.encode(full, value), ttl)
 
-    def _set(self, clock: Clock, full: str, stored: object, ttl: int | None) -> Flow[None]:
-        def query() -> Query[Any]:
-            return Query(
-                CACHE, "update_one", {"key": full}, [{"$set": self._entry(clock, full, stored, ttl)}], upsert=True
-            )
+    @staticmethod
+    def _upsert(clock: Clock, full: str, fields: dict[str, Any]) -> Flow[Any]:
+        """Send an upsert: by ``_id``, which costs the server less; by ``key`` where a document of another package,
+        whose ``_id`` is its own, collides with that."""
+        queries: Iterator[Query[Any]] = itertools.chain(
+            (Query(CACHE, "update_one", {"_id": full}, [{"$set": fields}], upsert=True),),
+            itertools.repeat(
+                Query(CACHE, "update_one", {"key": full}, [{"$set": {**_named(full), **fields}}], upsert=True)
+            ),
+        )
+        return (yield from upsert(clock, lambda: next(queries)))
 
+    def _set(self, clock: Clock, full: str, stored: object, ttl: int | None) -> Flow[None]:
         try:
-            yield from upsert(clock, query)
+            yield from self._upsert(clock, full, self._entry(clock, full, stored, ttl))
         except (PyMongoError, DocumentTooLarge) as error:
             if not _is_too_large(error):
                 raise
@@ -137,7 +149,7 @@ class CacheFlows(CacheRanges):
             except (PyMongoError, DocumentTooLarge) as error:
                 if not _is_too_large(error):
                     raise
-                # Those that may be to blame one by one, as only the server knows; then the rest, which may not be in yet.
+                # The suspects one by one, since only the server knows; then the rest, in case it is not in.
                 large = {full for full, stored in batch if _size(stored) > MAX_BYTES // 2}
                 for full, stored in batch:
                     if full in large:
@@ -152,30 +164,24 @@ class CacheFlows(CacheRanges):
 
     def _set_batch(self, clock: Clock, batch: Sequence[tuple[str, object]], ttl: int | None) -> Flow[None]:
         # By _id, which is faster; a document whose _id is not its key collides and is then set by key.
-        updates = [[{"$set": self._entry(clock, full, stored, ttl)}] for full, stored in batch]
+        entries = [(full, self._entry(clock, full, stored, ttl)) for full, stored in batch]
         changes: builtins.list[tuple[dict[str, str], Any]] = [
-            ({"_id": full}, update) for (full, _), update in zip(batch, updates, strict=True)
+            ({"_id": full}, [{"$set": fields}]) for full, fields in entries
         ]
         collided = yield from ask(CACHE, "upsert_many", changes)
         for _ in range(5):
             if not collided:
                 return
-            changes = [({"key": batch[at][0]}, updates[at]) for at in collided]
-            batch, updates = [batch[at] for at in collided], [updates[at] for at in collided]
+            entries = [entries[at] for at in collided]
+            changes = [({"key": full}, [{"$set": {**_named(full), **fields}}]) for full, fields in entries]
             collided = yield from ask(CACHE, "upsert_many", changes)
 
     def add(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[bool]:
         stored = self.codec.encode(full, value)
-
-        def query() -> Query[Any]:
-            free = {"$or": [is_null("updatedAt"), clock.passed()]}
-            fields = self._entry(clock, full, stored, ttl)
-            name = fields.pop("_id")
-            update = [{"$set": {"_id": name, **conditions(free, fields)}}]
-            return Query(CACHE, "update_one", {"key": full}, update, upsert=True)
-
+        free = {"$or": [is_null("updatedAt"), clock.passed()]}
+        fields = conditions(free, self._entry(clock, full, stored, ttl))
         try:
-            result = yield from upsert(clock, query)
+            result = yield from self._upsert(clock, full, fields)
         except (PyMongoError, DocumentTooLarge) as error:
             if not _is_too_large(error):
                 raise
@@ -184,7 +190,7 @@ class CacheFlows(CacheRanges):
         return result.upserted_id is not None or bool(result.modified_count)
 
     def incr(self, clock: Clock, full: str, delta: int) -> Flow[int | None]:
-        """The new value; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow."""
+        """The sum; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow."""
         test = {**self._live(clock, full), "$or": [{"value": {"$type": "int"}}, {"value": {"$type": "long"}}]}
         update = {"$inc": {"value": delta}, "$currentDate": {"updatedAt": True}}
         query: Query[Any] = Query(
@@ -237,7 +243,7 @@ class CacheFlows(CacheRanges):
 
 
 class MongoDBCacheProvider:
-    """``adapter.cache``: see ``contracts.CacheProvider``. One round trip each; ``keys`` one for each thousand and one."""
+    """``adapter.cache``: see ``contracts.CacheProvider``. One round trip each; ``keys`` one per thousand, and one."""
 
     def __init__(self, store: Store, *, key_prefix: str = "", codec: Codec | None = None) -> None:
         self.store = store
@@ -262,7 +268,7 @@ class MongoDBCacheProvider:
         return None if found is MISSING else found
 
     def set(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
-        """Store ``value`` for ``ttl``, for good if ``None``. Raises ``ValueError`` over 16 MB; then no value is left."""
+        """Store ``value`` for ``ttl``, for good if ``None``. ``ValueError`` over 16 MB; then no value is left."""
         self.store.run(self.flows.set, self._full(key), value, self._ttl(ttl))
 
     async def aset(self, key: str, value: Any, ttl: Ttl | None = None) -> None:

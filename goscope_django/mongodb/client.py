@@ -49,6 +49,7 @@ class Connection:
     def __init__(self, target: Target, options: Mapping[str, Any]) -> None:
         self.target = target
         self._options = options
+        self._seen = (target.place, target.database)
         self._lock = threading.RLock()
         self._executor: SyncExecutor | MockExecutor | None = None
         self._client: MongoClient[Any] | None = None
@@ -125,10 +126,6 @@ class Connection:
     def pending(self) -> bool:
         """Whether nobody in this process (or the one it was forked from) has seen to the indexes yet."""
         return self._seen not in _prepared
-
-    @property
-    def _seen(self) -> tuple[str, str]:
-        return (self.target.place, self.target.database)
 
     def prepared(self) -> None:
         """Take note that the indexes are seen to."""
@@ -225,6 +222,7 @@ def _embedded_uri(folder: str) -> str:
 
 
 _servers: dict[str, embedded.Mongod] = {}
+_epoch = 0
 _prepared: set[tuple[str, str]] = set()
 _connections: dict[tuple[str, str], Connection] = {}
 _abandoned: list[object] = []
@@ -268,8 +266,14 @@ def close_all() -> None:
         server.release()
 
 
+def epoch() -> int:
+    """Changes when a fork has made every connection of the parent unusable here; whoever keeps one compares it."""
+    return _epoch
+
+
 def _forget_parent() -> None:
-    global _lock
+    global _lock, _epoch
+    _epoch += 1
     _lock = threading.RLock()
     for one in _connections.values():
         left = one._abandon()

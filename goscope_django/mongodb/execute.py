@@ -16,6 +16,7 @@ from typing import Any
 
 import bson
 import pymongo
+from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference, UpdateOne, WriteConcern
 from pymongo.asynchronous.database import AsyncDatabase
@@ -37,6 +38,13 @@ from goscope_django.mongodb.flow import Command, Pause, Query
 from goscope_django.mongodb.sessions import AsyncSessions, MockSessions, SyncSessions
 
 CACHE = "go_goscope_cache"
+ENTRY_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
+    datetime_conversion=CODEC_OPTIONS.datetime_conversion,
+    unicode_decode_error_handler=CODEC_OPTIONS.unicode_decode_error_handler,
+)
+"""For entries of the cache: their own dates are compared with each other only, so no zone is put on them, which takes
+longer than all the rest of a small entry. The codec gives the dates inside a value their zone."""
+
 TIME_LIMIT = 10.0
 """Seconds for one coordinating command, its retries and the choice of a server included."""
 
@@ -88,7 +96,7 @@ class _Base:
 
     def collection(self, name: str) -> Any:
         if name == CACHE:
-            return self.database.get_collection(name, codec_options=CODEC_OPTIONS)
+            return self.database.get_collection(name, codec_options=ENTRY_OPTIONS)
         return self.database.get_collection(
             name,
             codec_options=CODEC_OPTIONS,
@@ -171,8 +179,17 @@ class SyncExecutor(SyncSessions, _Base):
         on, or else every ten seconds. ``None`` on a standalone server."""
         return _recent(self._read(collection, self._recent_command(collection, test)))
 
+    def _many(self, collection: Any, test: Mapping[str, Any], most: int) -> list[Any]:
+        command = {"find": collection.name, "filter": test, "batchSize": most + 1, **self._point_command}
+        cursor = self._read(collection, command)["cursor"]
+        if cursor["id"]:  # more than one reply holds: the driver's own cursor fetches the rest as well
+            self.database.command({"killCursors": collection.name, "cursors": [cursor["id"]]})
+            return self._find(collection, test)
+        rows: list[Any] = cursor["firstBatch"]
+        return rows
+
     def _read(self, collection: Any, command: Mapping[str, Any]) -> Any:
-        options = {"codec_options": CODEC_OPTIONS, "read_preference": collection.read_preference}
+        options = {"codec_options": collection.codec_options, "read_preference": collection.read_preference}
         try:
             return self.database.command(command, **options)
         except PyMongoError as error:
@@ -231,8 +248,17 @@ class AsyncExecutor(AsyncSessions, _Base):
     async def _recent(self, collection: Any, test: Mapping[str, Any]) -> tuple[Any, datetime | None]:
         return _recent(await self._read(collection, self._recent_command(collection, test)))
 
+    async def _many(self, collection: Any, test: Mapping[str, Any], most: int) -> list[Any]:
+        command = {"find": collection.name, "filter": test, "batchSize": most + 1, **self._point_command}
+        cursor = (await self._read(collection, command))["cursor"]
+        if cursor["id"]:
+            await self.database.command({"killCursors": collection.name, "cursors": [cursor["id"]]})
+            return await self._find(collection, test)
+        rows: list[Any] = cursor["firstBatch"]
+        return rows
+
     async def _read(self, collection: Any, command: Mapping[str, Any]) -> Any:
-        options = {"codec_options": CODEC_OPTIONS, "read_preference": collection.read_preference}
+        options = {"codec_options": collection.codec_options, "read_preference": collection.read_preference}
         try:
             return await self.database.command(command, **options)
         except PyMongoError as error:
@@ -285,6 +311,9 @@ class MockExecutor(MockSessions, _Base):
 
     def _aggregate(self, collection: Any, *args: Any, **kwargs: Any) -> list[Any]:
         return list(collection.aggregate(*args, **kwargs))
+
+    def _many(self, collection: Any, test: Mapping[str, Any], most: int) -> list[Any]:
+        return list(collection.find(test))
 
     def _confirm(self, collection: Any, test: Mapping[str, Any]) -> Any:
         return collection.find_one(test)

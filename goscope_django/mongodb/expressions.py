@@ -69,6 +69,10 @@ class Clock:
         """The time that ``stamp`` added."""
         raise NotImplementedError
 
+    def lapsed(self, document: dict[str, Any], field: str = "expiresAt") -> bool:
+        """Whether the instant in ``field`` of a document that was read with ``stamp`` has passed."""
+        raise NotImplementedError
+
     def expired_filter(self, field: str) -> dict[str, Any]:
         """A filter for documents whose instant in ``field`` is not ahead, in a form that an index on it serves."""
         raise NotImplementedError
@@ -125,6 +129,10 @@ class ServerClock(Clock):
     def stamp(self) -> dict[str, Expression]:
         return {"now": "$$NOW"}
 
+    def lapsed(self, document: dict[str, Any], field: str = "expiresAt") -> bool:
+        moment = document.get(field)
+        return isinstance(moment, datetime) and moment <= document["now"]
+
     def read_stamp(self, document: dict[str, Any]) -> datetime:
         now: datetime = document["now"]
         return now
@@ -161,6 +169,10 @@ class LocalClock(Clock):
 
     def stamp(self) -> dict[str, Expression]:
         return {}
+
+    def lapsed(self, document: dict[str, Any], field: str = "expiresAt") -> bool:
+        moment = instant(document.get(field))
+        return moment is not None and moment <= self.read_stamp(document)
 
     def read_stamp(self, document: dict[str, Any]) -> datetime:
         return datetime.now(timezone.utc)

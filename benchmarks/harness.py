@@ -1,0 +1,126 @@
+"""The harness: contenders take turns in one run, and what is printed are medians and ratios.
+
+Each round runs every contender once, in a shuffled order, for a slice of time; the ratio of a round is to that round's
+reference, and what is reported is the median over rounds. So a slow moment of the machine hits all alike. Even so, ratios
+within a tenth of each other are not findings on a noisy machine.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+Operation = Callable[[], object]
+
+
+@dataclass
+class Contender:
+    """One way to do the work. ``make`` gives the operation of one thread, called with the thread's number."""
+
+    name: str
+    make: Callable[[int], Operation]
+    rates: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Goal:
+    """What is asked for, as a ratio of ``contender`` to the reference; ``per`` operations count as one call."""
+
+    contender: str
+    must: float
+    reach: float | None = None
+
+
+def _slice(operation: Operation, seconds: float, times: list[float]) -> int:
+    clock = time.perf_counter
+    end = clock() + seconds
+    done = 0
+    while True:
+        started = clock()
+        operation()
+        now = clock()
+        times.append(now - started)
+        done += 1
+        if now >= end:
+            return done
+
+
+def _round(contender: Contender, threads: int, seconds: float) -> float:
+    times: list[list[float]] = [[] for _ in range(threads)]
+    operations = [contender.make(number) for number in range(threads)]
+    counts = [0] * threads
+    barrier = threading.Barrier(threads)
+
+    def work(number: int) -> None:
+        barrier.wait()
+        counts[number] = _slice(operations[number], seconds, times[number])
+
+    started = time.perf_counter()
+    if threads == 1:
+        counts[0] = _slice(operations[0], seconds, times[0])
+    else:
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    elapsed = time.perf_counter() - started
+    contender.times += [one for some in times for one in some]
+    return sum(counts) / elapsed
+
+
+def percentile(times: list[float], share: float) -> float:
+    """The value below which ``share`` of ``times`` lie, in microseconds."""
+    ordered = sorted(times)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e6
+
+
+class Report:
+    """Collects the rows of a run and remembers which goals were missed."""
+
+    def __init__(self, *, rounds: int = 9, seconds: float = 0.2, seed: int = 1) -> None:
+        self.rounds = rounds
+        self.seconds = seconds
+        self.random = random.Random(seed)
+        self.missed: list[str] = []
+
+    def section(self, title: str) -> None:
+        print(f"\n{title}\n")
+        print(f"{'operation':<28} {'contender':<24} {'ops/s':>10} {'p50 us':>9} {'p99 us':>9} {'ratio':>7}  goal")
+
+    def compare(self, title: str, contenders: list[Contender], goal: Goal | None = None, *, threads: int = 1) -> None:
+        """Run the contenders; the first is the reference."""
+        for contender in contenders:  # warm up, unmeasured
+            contender.make(0)()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(self.rounds):
+                for contender in self.random.sample(contenders, len(contenders)):
+                    contender.rates.append(_round(contender, threads, self.seconds))
+        finally:
+            gc.enable()
+        reference = contenders[0]
+        for contender in contenders:
+            ratio = statistics.median(
+                mine / theirs for mine, theirs in zip(contender.rates, reference.rates, strict=True)
+            )
+            asked = ""
+            if goal is not None and goal.contender == contender.name:
+                met = ratio >= goal.must
+                asked = f"must {goal.must:g}" + (f", reach {goal.reach:g}" if goal.reach else "")
+                asked += ": met" if met else ": MISSED"
+                if not met:
+                    self.missed.append(f"{title} ({contender.name}): {ratio:.2f}, must {goal.must:g}")
+            rate = statistics.median(contender.rates)
+            print(
+                f"{title:<28} {contender.name:<24} {rate:>10,.0f} {percentile(contender.times, 0.5):>9,.1f} "
+                f"{percentile(contender.times, 0.99):>9,.1f} {ratio:>7.2f}  {asked}",
+                flush=True,
+            )
