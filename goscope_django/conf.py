@@ -158,10 +158,11 @@ def faults(given: object = None) -> list[Fault]:
     given = getattr(settings, "GOSCOPE", {}) if given is None else given
     if not isinstance(given, Mapping):
         return [Fault("GOSCOPE", f"GOSCOPE: a dict is needed, not {type(given).__name__}")]
-    found = []
-    for name in given:
-        if name not in DEFAULTS:
-            found.append(Fault(str(name), f"GOSCOPE[{name!r}] is unknown.", suggestion(name, DEFAULTS)))
+    found = [
+        Fault(str(name), f"GOSCOPE[{name!r}] is unknown.", suggestion(name, DEFAULTS))
+        for name in given
+        if name not in DEFAULTS
+    ]
     for name, check in _CHECKS.items():
         try:
             check(given.get(name, DEFAULTS[name]), f"GOSCOPE[{name!r}]")

@@ -15,7 +15,7 @@ from pymongo.errors import OperationFailure
 
 from goscope_django.exceptions import IndexConflict
 from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flow import ask, Flow
+from goscope_django.mongodb.flow import Flow, ask
 
 _NAMESPACE_NOT_FOUND: Final = 26
 _CONFLICTS: Final = frozenset({85, 86})
@@ -127,8 +127,8 @@ def conflict(state: IndexState) -> IndexConflict:
 def ensure(clock: Clock, *, repair: bool = False, collection: str | None = None) -> Flow[list[IndexState]]:
     """Make what is missing; idempotent. The states as found before.
 
-    Raises ``IndexConflict`` for an index with other options, after everything else was made. With ``repair`` such an index
-    is dropped and made anew; meanwhile ``_id`` still keeps our own documents unique.
+    Raises ``IndexConflict`` for an index with other options, after everything else was made. With ``repair`` such an
+    index is dropped and made anew; meanwhile ``_id`` still keeps our own documents unique.
     """
     states = yield from check(clock, collection=collection)
     different = [one for one in states if one.state == "different"]
