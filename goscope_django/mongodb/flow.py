@@ -14,6 +14,7 @@ The idea is psycopg 3's: generators for whatever decides, two thin runners below
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Generic, TypeVar
 
@@ -99,11 +100,16 @@ def run(flow: Flow[T], execute: Callable[[Command[Any]], Any]) -> T:
 
 async def arun(flow: Flow[T], execute: Callable[[Command[Any]], Awaitable[Any]]) -> T:
     """Run ``flow`` in the current task. Cancellation is thrown into the flow and goes on from there."""
+    task = asyncio.current_task()
     try:
         command = next(flow)
         while True:
+            asked = task.cancelling() if task else 0
             try:
                 result = await execute(command)
+                if task and task.cancelling() > asked:
+                    # asyncio.wait_for before Python 3.12, which drivers use, may swallow a cancellation.
+                    raise asyncio.CancelledError
             except BaseException as error:
                 command = flow.throw(error)
             else:
