@@ -12,6 +12,7 @@ from typing import Any
 from django.test import override_settings
 
 from goscope_django import breaker_registry, circuits, runtime, signals
+from goscope_django.breaker_states import NEW
 from goscope_django.circuits import CircuitBreaker, CircuitInfo
 from goscope_django.mongodb.circuits import CIRCUITS
 
@@ -133,7 +134,7 @@ def look_again() -> None:
     found = breaker_registry._registry
     if found is not None:
         for view in found.views.values():
-            view.snap = type(view.snap)(asked=view.snap.asked)
+            view.snap = NEW
         found.due = 0.0
 
 
