@@ -90,6 +90,8 @@ class Policy:
 
     def _view(self, request: Any, work: Flow[Any]) -> Flow[Any]:
         inner: Any = requests.plain(request)
+        if isinstance(getattr(inner, "idempotency", None), Attempt):
+            return (yield from work)  # decorated twice: the outer claim holds
         inner.idempotency = None
         if inner.method not in METHODS:
             return (yield from work)
