@@ -16,6 +16,8 @@
     │   ├── LockNotAcquired                 somebody else held it for all of ``blocking_timeout``
     │   └── LockLost                        the lease ended while the block still ran
     ├── StaleFence                          a write carried an older fencing token than the document
+    ├── NotFound                            an operator named a thing that is not there
+    ├── StateChanged                        what an operator acted on is no longer as it was seen
     ├── CircuitOpen                         the circuit refuses the call; ``retry_after`` says for how long
     ├── IdempotencyError
     │   ├── IdempotencyConflict             the same key is in progress elsewhere
@@ -101,6 +103,22 @@ class LockLost(LockError):
 
 class StaleFence(GoscopeError):
     """A write was refused since the resource has seen a newer fencing token."""
+
+
+class NotFound(GoscopeError):
+    """What an operator named is not there (any more); ``target`` names it."""
+
+    def __init__(self, message: str, *, target: str) -> None:
+        super().__init__(message)
+        self.target = target
+
+
+class StateChanged(GoscopeError):
+    """What an operator acted on is no longer as it was seen; nothing was done, and the message says what is there now."""
+
+    def __init__(self, message: str, *, target: str) -> None:
+        super().__init__(message)
+        self.target = target
 
 
 class CircuitOpen(GoscopeError):

@@ -15,7 +15,7 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -105,6 +105,11 @@ class Connection:
             ) from error
         return MockExecutor(mongomock.MongoClient()[self.target.database])
 
+    @property
+    def opened(self) -> bool:
+        """Whether this process has a synchronous client already."""
+        return self._executor is not None
+
     def asynchronous(self) -> AsyncExecutor | MockExecutor:
         """The executor of the running event loop."""
         if self.target.scheme == "mongomock":
@@ -119,7 +124,7 @@ class Connection:
                 client: AsyncMongoClient[Any] = AsyncMongoClient(place, **options)
             except (InvalidURI, DriverConfigurationError, TypeError, ValueError) as error:
                 raise self._refused(error) from None
-            found = self._loops[loop] = LoopClient(client, self.target.database)
+            found = self._loops[loop] = LoopClient(client, self.target.database, self.target.place)
         return found.executor
 
     @property
@@ -181,10 +186,10 @@ class Connection:
 class LoopClient:
     """An event loop's client. Closed by the loop itself, which closes its asynchronous generators before it ends."""
 
-    def __init__(self, client: AsyncMongoClient[Any], database: str) -> None:
+    def __init__(self, client: AsyncMongoClient[Any], database: str, place: str = "") -> None:
         self.client = client
         self.executor = AsyncExecutor(client[database])
-        self.keeper = self._keep(client)
+        self.keeper = self._keep(client, place, self.executor)
         # The first step registers the generator with the running loop; it suspends at its yield without awaiting.
         try:
             self.keeper.asend(None).send(None)
@@ -192,15 +197,25 @@ class LoopClient:
             pass
 
     @staticmethod
-    async def _keep(client: AsyncMongoClient[Any]) -> AsyncGenerator[None, None]:
+    async def _keep(client: AsyncMongoClient[Any], place: str, executor: AsyncExecutor) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
+            for farewell in _farewells if place else ():
+                await farewell(place, executor)
             try:
                 with pymongo.timeout(CLOSING_TIME):
                     await client.close()
             except PyMongoError:
                 pass
+
+
+_farewells: list[Callable[[str, AsyncExecutor], Awaitable[None]]] = []
+
+
+def on_loop_end(farewell: Callable[[str, AsyncExecutor], Awaitable[None]]) -> None:
+    """Let ``farewell(place, executor)`` run in each event loop that ends, before its client closes. It must not raise."""
+    _farewells.append(farewell)
 
 
 def close(client: MongoClient[Any]) -> None:

@@ -21,7 +21,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,18 +113,39 @@ def start(
         folder.make()
         with folder.locked(timeout):
             folder.forget_the_dead()
-            while True:
-                pid, launched = folder.find_or_launch(deadline, extra_args=extra_args, standalone=standalone)
-                try:
-                    if folder.wait_until_writable(pid, deadline, standalone=standalone):
-                        folder.join(pid)
-                        return Mongod(folder, uri=folder.uri(), pid=pid)
-                    if launched:
-                        raise MongodError(f"mongod ended right after its start. {folder.log_lines()}")
-                except BaseException:
-                    if launched and not folder.users():
-                        mongod_process.end(pid, folder.data, timeout=5.0)
-                    raise
+            pid = _running(folder, deadline, extra_args, standalone=standalone, then=folder.join)
+            return Mongod(folder, uri=folder.uri(), pid=pid)
+
+
+def launch(directory: Path | str, *, timeout: float = 30.0) -> int:
+    """Like :func:`start`, without being a user: the server runs on when this process ends. Its process id.
+
+    It ends with :func:`stop`, or when the last user that it gets afterwards leaves in order.
+    """
+    folder = Folder(directory)
+    with folder.translated_errors():
+        folder.make()
+        with folder.locked(timeout):
+            folder.forget_the_dead()
+            return _running(folder, time.monotonic() + timeout, (), standalone=False, then=lambda pid: None)
+
+
+def _running(
+    folder: Folder, deadline: float, extra_args: Sequence[str], *, standalone: bool, then: Callable[[int], None]
+) -> int:
+    """The process id of the server, launched if need be; it accepts writes, and ``then(pid)`` was called."""
+    while True:
+        pid, launched = folder.find_or_launch(deadline, extra_args=extra_args, standalone=standalone)
+        try:
+            if folder.wait_until_writable(pid, deadline, standalone=standalone):
+                then(pid)
+                return pid
+            if launched:
+                raise MongodError(f"mongod ended right after its start. {folder.log_lines()}")
+        except BaseException:
+            if launched and not folder.users():
+                mongod_process.end(pid, folder.data, timeout=5.0)
+            raise
 
 
 def stop(directory: Path | str, *, timeout: float = 30.0) -> bool:

@@ -90,14 +90,16 @@ class TaskQueryFlows:
         found = yield from ask(TASKS, "find_one", test, {"result": True})
         return (False, None) if found is None else (True, self.codec.decode(full, found.get("result")))
 
-    def cancel(self, clock: Clock, task_id: str) -> Flow[bool]:
-        """One command: ask the runner to stop; where nobody runs it, it is cancelled at once."""
-        test = {"_id": self.prefix + task_id, "status": {"$nin": ["completed", "cancelled"]}}
+    def cancel(self, clock: Clock, task_id: str, token: int | None = None) -> Flow[bool]:
+        """One command: ask the runner (of the run ``token``) to stop; where nobody runs it, it is cancelled at once."""
+        test: dict[str, Any] = {"_id": self.prefix + task_id, "status": {"$nin": ["completed", "cancelled"]}}
+        if token is not None:
+            test["token"] = token
         fields = conditions(LEASE.free(clock), cancelled(clock)[0]["$set"])
         changed = yield from ask(TASKS, "update_one", test, [{"$set": {**fields, "cancelRequested": True}}])
         return bool(changed.matched_count)
 
-    def reset(self, clock: Clock, task_id: str, *, discard: bool) -> Flow[bool]:
+    def reset(self, clock: Clock, task_id: str, token: int | None = None, *, discard: bool) -> Flow[bool]:
         """One command (two with ``discard``): let a task that nobody runs be started again."""
         full = self.prefix + task_id
         fields: dict[str, Any] = {
@@ -113,7 +115,9 @@ class TaskQueryFlows:
         }
         if discard:
             fields.update(saved=False, data=None, places=None, result=None, progress=0, done=None, startedAt=None)
-        test = {"_id": full, "$expr": LEASE.free(clock)}
+        test: dict[str, Any] = {"_id": full, "$expr": LEASE.free(clock)}
+        if token is not None:
+            test["token"] = token
         changed = yield from ask(TASKS, "update_one", test, [{"$set": fields}])
         if discard and changed.matched_count:
             yield from ask(CHECKPOINTS, "delete_many", {"taskId": full})

@@ -24,6 +24,8 @@ RINGS: tuple[tuple[str, ...], ...] = (
         "renewables",
         "renewal_lease",
         "outage",
+        "counters",
+        "figures",
         "transactions",
         "requests",
         "responses",

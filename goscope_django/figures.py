@@ -1,0 +1,233 @@
+"""Figures: what happened in this process, sent every ten seconds in one update; counting is ``counters``'.
+
+Rules of this file:
+
+* A thread lives only while there is something to send. It starts with the first count and ends after an interval
+  without any. It sends through the synchronous client if that is open, else through the event loop that counted, whose
+  client is. Where a loop or the process ends, what is left goes along. A forked child starts from zero.
+* Failing to send disturbs nobody, and after ``FORGET`` seconds of it what was counted is dropped: it would fall into
+  the wrong minute.
+
+Under a test runner nothing is sent in the background: a test counts its own commands. ``flush`` sends there, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from goscope_django import conf, counters, runtime
+from goscope_django.counters import SERIES, Alias, Counted, alias, announce, bell, count
+from goscope_django.exceptions import GoscopeError, OutcomeUnknown
+from goscope_django.mongodb import client as clients
+from goscope_django.mongodb import stats
+from goscope_django.mongodb.execute import AsyncExecutor
+from goscope_django.mongodb.limits import within
+from goscope_django.mongodb.store import Store
+
+__all__ = ["SERIES", "Alias", "aflush", "alias", "announce", "count", "flush"]
+
+logger = logging.getLogger("goscope.figures")
+
+INTERVAL: Final = 10.0
+LIMIT: Final = 3.0
+"""Seconds that sending may take."""
+
+EXIT_LIMIT: Final = 1.0
+FORGET: Final = 120.0
+
+
+class _Flusher:
+    """Sends, on a thread of its own that lives only while it is needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._stop = threading.Event()
+        self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+        self._slots = stats.Slots()
+        self._place: object = None
+        self._offset: timedelta | None = None  # from the monotonic clock to the server's time
+        self._failing: float | None = None
+        self.last = time.monotonic()
+
+    def wake(self) -> None:
+        """Begin to send every now and then. Never raises."""
+        with self._lock:
+            if bell.awake:
+                return
+            bell.awake = True
+            if conf.testing():
+                return
+            with contextlib.suppress(RuntimeError):
+                self._loop = weakref.ref(asyncio.get_running_loop())
+            with contextlib.suppress(RuntimeError):  # the interpreter ends, and so does counting
+                threading.Thread(target=self._work, name="goscope-figures", daemon=True).start()
+
+    def _work(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            counted = Counted()
+            if counted:
+                self._send(counted)
+                continue
+            with self._lock:
+                bell.awake = False
+                # Whoever counted before it could see that is still taken along.
+                if not Counted():
+                    return
+                bell.awake = True
+
+    # Sending
+
+    def _send(self, counted: Counted) -> None:
+        """Through whichever client is open."""
+        try:
+            connection = runtime.connection()
+            loop = self._loop() if self._loop is not None else None
+            if loop is not None and loop.is_running() and not connection.opened:
+                asyncio.run_coroutine_threadsafe(self.aflush(), loop).result(LIMIT * 2)
+                return
+        except Exception as error:  # noqa: BLE001 - a thread's edge: it goes on with the next batch
+            self._failed(error)
+            return
+        self.flush(counted)
+
+    def flush(self, counted: Counted | None = None, limit: float = LIMIT) -> bool:
+        """Send on this thread; whether all is sent. Never raises."""
+        if not self._sending.acquire(blocking=False):
+            return False
+        try:
+            counted = Counted() if counted is None else counted
+            if not counted:
+                return True
+            store, prefix = self._where()
+            with within(limit):
+                told = store.run(stats.add, prefix, counted.batch(), self._slots, self._moment())
+            self._sent(counted, told)
+        except OutcomeUnknown:
+            counted.settle() if counted else None
+        except Exception as error:  # noqa: BLE001 - figures disturb nobody
+            self._failed(error)
+            return False
+        finally:
+            self._sending.release()
+        return True
+
+    async def aflush(self, store: Store | None = None, limit: float = LIMIT) -> bool:
+        """Asynchronous twin of ``flush``, in the running event loop."""
+        if not self._sending.acquire(blocking=False):
+            return False
+        counted = Counted()
+        try:
+            if not counted:
+                return True
+            own, prefix = self._where()
+            with within(limit):
+                told = await (store or own).arun(stats.add, prefix, counted.batch(), self._slots, self._moment())
+            self._sent(counted, told)
+        except OutcomeUnknown:
+            counted.settle()
+        except Exception as error:  # noqa: BLE001 - figures disturb nobody
+            self._failed(error)
+            return False
+        finally:
+            self._sending.release()
+        return True
+
+    def _where(self) -> tuple[Store, str]:
+        adapter = runtime.adapter()
+        if self._place is not adapter:  # other settings: other numbers for the names
+            self._place, self._slots = adapter, stats.Slots()
+        return adapter.store, adapter.key_prefix
+
+    def _moment(self) -> datetime:
+        monotonic = timedelta(seconds=time.monotonic())
+        if self._offset is None:
+            return datetime.now(UTC)
+        return _EPOCH + monotonic + self._offset
+
+    def _sent(self, counted: Counted, told: datetime | None) -> None:
+        counted.settle()
+        if told is not None:
+            self._offset = told - _EPOCH - timedelta(seconds=time.monotonic())
+        self._failing, self.last = None, time.monotonic()
+
+    def _failed(self, error: BaseException) -> None:
+        now = time.monotonic()
+        self._failing = self._failing or now
+        level = logging.DEBUG if isinstance(error, (GoscopeError, TimeoutError)) else logging.WARNING
+        logger.log(level, "figures could not be sent: %s: %s", type(error).__name__, error)
+        if now - self._failing > FORGET:
+            counters.forget()
+
+    def stop(self) -> None:
+        """End the thread and send what is left, if a client is open; within ``EXIT_LIMIT``."""
+        self._stop.set()
+        if not bell.awake or conf.testing():
+            return
+        with contextlib.suppress(Exception):
+            if runtime.connection().opened:
+                self.flush(limit=EXIT_LIMIT)
+
+    async def farewell(self, place: str, executor: AsyncExecutor) -> None:
+        """An event loop ends, and its client with it: send what is left through it.
+
+        A loop of the main thread is likely the process's last. Others come and go with every request, and the thread
+        sends.
+        """
+        if not bell.awake or conf.testing():
+            return
+        with contextlib.suppress(Exception):
+            connection = runtime.connection()
+            short = threading.current_thread() is not threading.main_thread()
+            if (
+                connection.opened
+                or connection.target.place != place
+                or (short and time.monotonic() - self.last < INTERVAL)
+            ):
+                return
+            await self.aflush(Store(None, lambda: executor), EXIT_LIMIT)
+
+
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_flusher = _Flusher()
+
+
+def flush() -> bool:
+    """Send what was counted now; whether all of it is sent. For tests, and before a process ends without ``atexit``."""
+    return _flusher.flush()
+
+
+async def aflush() -> bool:
+    """Asynchronous twin of ``flush``."""
+    return await _flusher.aflush()
+
+
+def _forget_parent() -> None:
+    global _flusher
+    _flusher = _Flusher()
+    bell.ring = _flusher.wake
+    counters.begin_anew()
+
+
+async def _farewell(place: str, executor: AsyncExecutor) -> None:
+    await _flusher.farewell(place, executor)
+
+
+def _stop() -> None:
+    _flusher.stop()
+
+
+bell.ring = _flusher.wake
+runtime.observe(counters.observe)
+clients.on_loop_end(_farewell)
+os.register_at_fork(after_in_child=_forget_parent)
+atexit.register(_stop)

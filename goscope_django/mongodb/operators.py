@@ -1,0 +1,61 @@
+"""What operators change that is nobody's feature: locks, claims and tasks taken away as they were seen.
+
+Rule of this file: one update or delete, whose filter has the mark that the operator saw; what is there instead is read
+afterwards, only to say so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from goscope_django.contracts import IdempotencyInfo, LockInfo
+from goscope_django.mongodb.expressions import Clock, instant, prefix_range
+from goscope_django.mongodb.flow import Flow, ask
+from goscope_django.mongodb.idempotency_claims import claim_key
+from goscope_django.mongodb.locks import LEASE, LOCKS, LockFlows
+
+IDEMPOTENCY = "go_goscope_idempotency"
+
+
+def release_lock(
+    clock: Clock, flows: LockFlows, key: str, token: int | None, owner: str | None
+) -> Flow[tuple[bool, LockInfo | None]]:
+    """Remove a held lock that has this token (and owner), whoever holds it; else what is there. Two commands at
+    most."""
+    identity: dict[str, Any] = {"key": flows.prefix + key}
+    if token is not None:
+        identity["token"] = token
+    if owner is not None:
+        identity["owner"] = owner
+    removed = yield from ask(LOCKS, "delete_one", LEASE.mine(clock, **identity))
+    if removed.deleted_count:
+        return True, None
+    return False, (yield from flows.get(clock, key))
+
+
+def delete_idempotency(
+    clock: Clock, prefix: str, key: str, token: int | None
+) -> Flow[tuple[int, IdempotencyInfo | None]]:
+    """Remove a claim or result that has this token; else what is there. Two commands at most."""
+    full = prefix + key
+    either: dict[str, Any] = {"key": {"$in": [full, claim_key(full)]}}
+    test = either if token is None else {**either, "token": token}
+    removed = yield from ask(IDEMPOTENCY, "delete_many", test)
+    if removed.deleted_count:
+        return int(removed.deleted_count), None
+    found = yield from ask(IDEMPOTENCY, "find_one", {**either, "$expr": clock.live()}, {"value": False})
+    if found is None:
+        return 0, None
+    return 0, IdempotencyInfo(
+        key=key,
+        state="completed" if found.get("claim") is None else "in_progress",
+        token=None if found.get("token") is None else int(found["token"]),
+        updated_at=instant(found.get("updatedAt")),
+        expires_at=instant(found.get("expiresAt")),
+    )
+
+
+def cleanup_idempotency(clock: Clock, prefix: str) -> Flow[int]:
+    """Remove results and claims whose time is over but which still stand there. One command."""
+    test = {"key": prefix_range(prefix), **clock.expired_filter("expiresAt")}
+    return int((yield from ask(IDEMPOTENCY, "delete_many", test)).deleted_count)

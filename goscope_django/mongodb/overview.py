@@ -1,0 +1,275 @@
+"""Reading for operators: pages of what there is, and how many, each within a bounded number of commands.
+
+Rule of this file: reads only, no user's value is read, and nothing is unbounded: a page has a limit, and so has a
+count. A search is for a piece of text in the key (or the owner), in any case of letters; it looks at all documents of
+the prefix, never beyond.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, TypeVar
+
+from pymongo.errors import PyMongoError
+
+from goscope_django.contracts import IdempotencyInfo, LockInfo
+from goscope_django.exceptions import StoreError
+from goscope_django.mongodb.breaker_table import CircuitInfo
+from goscope_django.mongodb.breakers import FIELDS
+from goscope_django.mongodb.circuit_document import info as circuit_info
+from goscope_django.mongodb.circuit_document import override_of, state_of
+from goscope_django.mongodb.circuits import CIRCUITS
+from goscope_django.mongodb.execute import CACHE
+from goscope_django.mongodb.expressions import Clock, instant, prefix_range
+from goscope_django.mongodb.failures import translated
+from goscope_django.mongodb.flights import FLIGHTS, FlightInfo
+from goscope_django.mongodb.flow import Flow, Query, ask
+from goscope_django.mongodb.locks import LOCKS
+from goscope_django.mongodb.task_queries import TaskQueryFlows
+from goscope_django.mongodb.task_start import TASKS
+from goscope_django.mongodb.task_values import TaskInfo
+
+T = TypeVar("T")
+MOST: Final = 100_000
+"""Where a count ends."""
+
+MOST_STATES: Final = 10_000
+"""Circuits or tasks whose states are counted."""
+
+MOST_ENTRIES: Final = 10_000
+"""Entries of a cache that are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some of ``total`` things (``at_least``: there are more still). ``next`` is the cursor of the next page."""
+
+    items: tuple[T, ...]
+    total: int
+    at_least: bool
+    next: str | None
+    now: datetime | None
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def _containing(prefix: str, search: str) -> dict[str, str]:
+    """What a stored key that has ``search`` behind ``prefix`` matches. (The pieces of NUL can't be looked for.)"""
+    text = re.escape(search.replace("\0", ""))
+    return {"$regex": f"^{re.escape(prefix)}.*{text}", "$options": "is"}
+
+
+def _selected(name: str, prefix: str, after: str | None, search: str, *also: str) -> dict[str, Any]:
+    test: dict[str, Any] = {name: prefix_range(prefix, None if after is None else prefix + after)}
+    if search:
+        anywhere = {"$regex": re.escape(search.replace("\0", "")), "$options": "i"}
+        test["$or"] = [{name: _containing(prefix, search)}, *({field: anywhere} for field in also)]
+    return test
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing(Generic[T]):
+    """How one kind of document is listed: ``test(after)`` is its filter, ``name`` the field by which it is ordered."""
+
+    collection: str
+    name: str
+    prefix: str
+    test: Callable[[str | None], dict[str, Any]]
+    fields: dict[str, Any]
+    read: Callable[[dict[str, Any], datetime], T]
+
+    def page(self, clock: Clock, limit: int, after: str | None, *, counted: bool = True) -> Flow[Page[T]]:
+        """The page behind ``after``, and if ``counted`` how many there are in all. Two commands at most."""
+        fields = {self.name: True, **self.fields, **clock.stamp()}
+        found = yield from ask(
+            self.collection,
+            "find",
+            self.test(after),
+            fields,
+            sort=[(self.name, 1)],
+            limit=limit + 1,
+            batch_size=limit + 2,
+        )
+        items, now = [], None
+        for document in found[:limit]:
+            now = instant(clock.read_stamp(document))
+            assert now is not None
+            items.append(self.read(document, now))
+        cursor = found[limit - 1][self.name][len(self.prefix) :] if len(found) > limit else None
+        total = len(items)
+        if counted and (cursor is not None or after is not None):
+            total = int((yield from ask(self.collection, "count_documents", self.test(None), limit=MOST + 1)))
+        return Page(tuple(items), min(total, MOST), total > MOST, cursor, now)
+
+
+def attempt(name: str, read: Callable[[], Flow[T]]) -> Flow[T | StoreError]:
+    """What ``read`` gives, or the error that stopped it."""
+    try:
+        return (yield from read())
+    except PyMongoError as error:
+        return translated(error, Query(name, "find"))
+
+
+def server_time(clock: Clock) -> Flow[tuple[datetime, float]]:
+    """Two commands: the server's time, and how many seconds a command takes."""
+    hello = yield from ask("", "command", "hello")
+    began = time.monotonic()
+    yield from ask("", "command", "ping")
+    return instant(hello.get("localTime")) or datetime.now(UTC), time.monotonic() - began
+
+
+def locks(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[LockInfo]]:
+    """Held locks, by key. Two commands at most."""
+    full = f"{prefix}lock:"
+
+    def test(behind: str | None) -> dict[str, Any]:
+        return {**_selected("key", full, behind, search, "owner"), "owner": {"$ne": None}, "$expr": clock.live()}
+
+    def read(document: dict[str, Any], now: datetime) -> LockInfo:
+        token = document.get("token")
+        return LockInfo(
+            key=document["key"][len(full) :],
+            owner=str(document.get("owner")),
+            token=None if token is None else int(token),
+            created_at=instant(document.get("createdAt")),
+            expires_at=instant(document.get("expiresAt")),
+        )
+
+    fields = dict.fromkeys(("owner", "token", "createdAt", "expiresAt"), True)
+    return (yield from _Listing(LOCKS, "key", full, test, fields, read).page(clock, limit, after))
+
+
+def flights(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[FlightInfo]]:
+    """Flights in the air, by key. Two commands at most."""
+    full = f"{prefix}flight:"
+
+    def test(behind: str | None) -> dict[str, Any]:
+        return {**_selected("_id", full, behind, search, "leader"), "claim": {"$ne": None}, "$expr": clock.live()}
+
+    def read(document: dict[str, Any], now: datetime) -> FlightInfo:
+        return FlightInfo(
+            key=document["_id"][len(full) :],
+            leader=str(document.get("leader")),
+            token=int(document["token"]),
+            started_at=instant(document.get("startedAt")),
+            expires_at=instant(document.get("expiresAt")),
+        )
+
+    fields = dict.fromkeys(("leader", "token", "startedAt", "expiresAt"), True)
+    return (yield from _Listing(FLIGHTS, "_id", full, test, fields, read).page(clock, limit, after))
+
+
+def circuits(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[CircuitInfo]]:
+    """Circuits, by name, and how many are in which state (``forced``: under an override). Two commands."""
+    full = f"{prefix}circuit:"
+
+    def test(behind: str | None) -> dict[str, Any]:
+        return _selected("key", full, behind, search)
+
+    def read(document: dict[str, Any], now: datetime) -> CircuitInfo:
+        return circuit_info(document["key"][len(full) :], document, now)
+
+    listing = _Listing(CIRCUITS, "key", full, test, dict(FIELDS), read)
+    page = yield from listing.page(clock, limit, after, counted=False)
+    counts = {"closed": 0, "open": 0, "half-open": 0, "forced": 0}
+    fields = {"_id": True, "state": True, "override": True}
+    found = yield from ask(CIRCUITS, "find", test(None), fields, limit=MOST_STATES + 1, batch_size=MOST_STATES + 2)
+    for document in found[:MOST_STATES]:
+        override = override_of(document)
+        counts["forced"] += override is not None
+        counts[override.state if override else state_of(document)] += 1
+    total = min(len(found), MOST_STATES)
+    return Page(page.items, total, len(found) > MOST_STATES, page.next, page.now, counts)
+
+
+class TaskPages(TaskQueryFlows):
+    """Tasks, as flows."""
+
+    def page(self, clock: Clock, limit: int, after: str | None, search: str) -> Flow[Page[TaskInfo]]:
+        """Tasks by id, and how many are in which status. Two commands."""
+
+        def test(behind: str | None) -> dict[str, Any]:
+            return {**_selected("_id", self.prefix, behind, search, "owner"), "$expr": clock.live()}
+
+        found: builtins.list[TaskInfo] = yield from self._find(clock, test(after), limit + 1)
+        counts = dict.fromkeys(
+            ("running", "stalled", "interrupted", "failed", "exhausted", "completed", "cancelled"), 0
+        )
+        fields = {"status": True, "leaseUntil": True, "tries": True, "maxAttempts": True, **clock.stamp()}
+        heads = yield from ask(TASKS, "find", test(None), fields, limit=MOST_STATES + 1, batch_size=MOST_STATES + 2)
+        now = None
+        for head in heads[:MOST_STATES]:
+            now = instant(clock.read_stamp(head))
+            counts[self._status(head, now)] += 1
+        cursor = found[limit - 1].task_id if len(found) > limit else None
+        total = min(len(heads), MOST_STATES)
+        return Page(tuple(found[:limit]), total, len(heads) > MOST_STATES, cursor, now, counts)
+
+    @staticmethod
+    def _status(head: dict[str, Any], now: datetime | None) -> str:
+        status, until, most = str(head["status"]), instant(head.get("leaseUntil")), head.get("maxAttempts")
+        gone = status == "running" and until is not None and now is not None and until <= now
+        if most is not None and int(head.get("tries") or 0) >= most and (gone or status == "failed"):
+            return "exhausted"
+        return "stalled" if gone else status
+
+
+IDEMPOTENCY: Final = "go_goscope_idempotency"
+
+
+def idempotency(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[IdempotencyInfo]]:
+    """Claims, then results, by key, and how many of each. Four commands at most. A cursor says which kind it is in."""
+    kinds = (("in_progress", f"claim:{prefix}", {"$ne": None}), ("completed", prefix, None))
+    fields = {"claim": True, "token": True, "updatedAt": True, "expiresAt": True}
+    where, _, behind = (after or "in_progress:").partition(":")
+    items: builtins.list[IdempotencyInfo] = []
+    counts, following, now = {}, None, None
+    for kind, full, claim in kinds:
+
+        def test(start: str | None, full: str = full, claim: Any = claim) -> dict[str, Any]:
+            return {**_selected("key", full, start, search), "claim": claim, "$expr": clock.live()}
+
+        def read(document: dict[str, Any], seen: datetime, full: str = full, kind: Any = kind) -> IdempotencyInfo:
+            token = document.get("token")
+            return IdempotencyInfo(
+                key=document["key"][len(full) :],
+                state=kind,
+                token=None if token is None else int(token),
+                updated_at=instant(document.get("updatedAt")),
+                expires_at=instant(document.get("expiresAt")),
+            )
+
+        counts[kind] = int((yield from ask(IDEMPOTENCY, "count_documents", test(None), limit=MOST + 1)))
+        left = limit - len(items)
+        if following is not None or (kind == "in_progress" and where == "completed"):
+            continue
+        if left <= 0:
+            following = f"{kind}:" if counts[kind] else None
+            continue
+        start = behind if where == kind and behind else None
+        listing = _Listing(IDEMPOTENCY, "key", full, test, fields, read)
+        page = yield from listing.page(clock, left, start, counted=False)
+        items += page.items
+        now = now or page.now
+        following = None if page.next is None else f"{kind}:{page.next}"
+    total = sum(counts.values())
+    most = any(one > MOST for one in counts.values())
+    return Page(tuple(items), total, most, following, now, counts)
+
+
+def cache_entries(clock: Clock, prefix: str, regex: str | None) -> Flow[tuple[int, bool]]:
+    """One command: the entries under ``prefix``, at most ``MOST_ENTRIES`` of them (then ``True``)."""
+    test: dict[str, Any] = {"key": prefix_range(prefix)}
+    if regex is not None:
+        test["key"]["$regex"] = regex
+    found = int((yield from ask(CACHE, "count_documents", test, limit=MOST_ENTRIES + 1)))
+    return min(found, MOST_ENTRIES), found > MOST_ENTRIES
+
+
+def cache_size(clock: Clock) -> Flow[int]:
+    """One command: the server's estimate of the whole collection."""
+    return int((yield from ask(CACHE, "estimated_document_count")))

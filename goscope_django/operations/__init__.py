@@ -1,0 +1,90 @@
+"""What an operator sees and does. Commands, the dashboard, the health check and the metrics all go through here.
+
+``state()`` makes the one ``State`` that all of them show; see ``values`` for its shape. The actions stand beside it.
+Each acts on what the operator saw (a lock's token, a circuit's generation, a task's token): if that has changed since,
+nothing is done and ``StateChanged`` says what is there now; ``NotFound`` if there is nothing at all. Without such a
+mark an action takes the thing as it is. All of them raise ``StoreError`` (``StoreUnavailable`` if the server can't be
+reached) and ``ConfigurationError``.
+"""
+
+from __future__ import annotations
+
+from goscope_django.exceptions import NotFound, StateChanged
+from goscope_django.operations.actions import (
+    acancel_task,
+    acleanup_checkpoints,
+    aclose_circuit,
+    adelete_checkpoint,
+    adelete_idempotency,
+    aopen_circuit,
+    arelease_lock,
+    areset_circuit,
+    areset_task,
+    cancel_task,
+    cleanup_checkpoints,
+    close_circuit,
+    delete_checkpoint,
+    delete_idempotency,
+    open_circuit,
+    release_lock,
+    reset_circuit,
+    reset_task,
+)
+from goscope_django.operations.caches import cache_keys, clear_cache, delete_cache_keys
+from goscope_django.operations.collect import astate, state
+from goscope_django.operations.servers import (
+    MongodStatus,
+    StoreIndexes,
+    check_indexes,
+    ensure_indexes,
+    mongod_log,
+    mongod_running,
+    mongod_start,
+    mongod_status,
+    mongod_stop,
+    ping,
+)
+from goscope_django.operations.values import SCHEMA_VERSION, SECTIONS, Done, State, plain
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "SECTIONS",
+    "Done",
+    "MongodStatus",
+    "NotFound",
+    "State",
+    "StateChanged",
+    "StoreIndexes",
+    "acancel_task",
+    "acleanup_checkpoints",
+    "aclose_circuit",
+    "adelete_checkpoint",
+    "adelete_idempotency",
+    "aopen_circuit",
+    "arelease_lock",
+    "areset_circuit",
+    "areset_task",
+    "astate",
+    "cache_keys",
+    "cancel_task",
+    "check_indexes",
+    "cleanup_checkpoints",
+    "clear_cache",
+    "close_circuit",
+    "delete_cache_keys",
+    "delete_checkpoint",
+    "delete_idempotency",
+    "ensure_indexes",
+    "mongod_log",
+    "mongod_running",
+    "mongod_start",
+    "mongod_status",
+    "mongod_stop",
+    "open_circuit",
+    "ping",
+    "plain",
+    "release_lock",
+    "reset_circuit",
+    "reset_task",
+    "state",
+]

@@ -1,0 +1,165 @@
+"""The state's section of caches: one count for each alias, by itself, since an alias may have a store of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from goscope_django.cache import MongoDBCache
+from goscope_django.exceptions import GoscopeError
+from goscope_django.mongodb import indexes, overview
+from goscope_django.mongodb.execute import CACHE
+from goscope_django.mongodb.expressions import Clock
+from goscope_django.mongodb.flow import Flow
+from goscope_django.mongodb.stats import OTHER, Hour
+from goscope_django.operations import convert
+from goscope_django.operations.caches import cache_entries, strict
+from goscope_django.operations.items import CacheFigures, IndexItem, NamespaceItem
+from goscope_django.operations.place import Place, place
+from goscope_django.operations.servers import index_item
+from goscope_django.operations.values import Cache, CacheAlias
+
+OUTSIDE = "(outside CACHES)"
+
+
+@dataclass(slots=True)
+class _Alias:
+    """An alias, and what was found."""
+
+    name: str
+    entry: Mapping[str, Any]
+    cache: MongoDBCache | None = None
+    where: Place | None = None
+    error: str | None = None
+    entries: int | None = None
+    at_least: bool = False
+    indexes: tuple[IndexItem, ...] = ()
+
+
+def _aliases(here: Place) -> list[_Alias]:
+    found = []
+    for name, entry in cache_entries().items():
+        one = _Alias(name, entry)
+        found.append(one)
+        try:
+            one.cache = strict(entry)
+            one.cache._resolve()
+            location = entry.get("LOCATION", "")
+            own = place(location, "CACHES LOCATION") if location else here
+            one.where = here if own.connection is here.connection else own
+        except GoscopeError as error:
+            one.error = str(error)
+    return found
+
+
+def _read(clock: Clock, one: _Alias, own: bool) -> Flow[None]:
+    assert one.cache is not None
+    prefix, regex = one.cache._clear_prefix(), one.cache._clear_regex()
+    one.entries, one.at_least = yield from overview.cache_entries(clock, prefix, regex)
+    if own:
+        one.indexes = tuple(map(index_item, (yield from indexes.check(clock, collection=CACHE))))
+
+
+def _asked(here: Place, one: _Alias, lost: GoscopeError | None) -> bool:
+    """Whether the alias's store is to be asked."""
+    if one.error is None and lost is not None and one.where is here:
+        one.error = str(lost)
+    return one.error is None
+
+
+def read(here: Place, parts: Mapping[str, Any], lost: GoscopeError | None) -> Cache:
+    """One command for each alias, two for one with a store of its own."""
+    aliases = _aliases(here)
+    for one in aliases:
+        if _asked(here, one, lost) and one.where is not None:
+            try:
+                one.where.store.run(_read, one, one.where is not here)
+            except GoscopeError as error:
+                one.error = str(error)
+    return _cache(here, aliases, parts)
+
+
+async def aread(here: Place, parts: Mapping[str, Any], lost: GoscopeError | None) -> Cache:
+    """Asynchronous twin of ``read``."""
+    aliases = _aliases(here)
+    for one in aliases:
+        if _asked(here, one, lost) and one.where is not None:
+            try:
+                await one.where.store.arun(_read, one, one.where is not here)
+            except GoscopeError as error:
+                one.error = str(error)
+    return _cache(here, aliases, parts)
+
+
+def _cache(here: Place, aliases: list[_Alias], parts: Mapping[str, Any]) -> Cache:
+    hour, entries = parts["figures"], parts["entries"]
+    known: Hour | None = hour if isinstance(hour, Hour) else None
+    shown = [_alias(here, one, known) for one in aliases]
+    names = {one.alias for one in shown}
+    if known is not None:
+        for name in sorted(known.aliases.keys() - names):
+            label = name if name == OTHER else f"{name} {OUTSIDE}"
+            shown.append(
+                CacheAlias(alias=label, key_prefix="", figures=_of(known, name), namespaces=_namespaces(known, name))
+            )
+    total: dict[str, int] = {}
+    for counts in known.aliases.values() if known else ():
+        for name, count in counts.items():
+            total[name] = total.get(name, 0) + count
+    return Cache(
+        error=entries.error if isinstance(entries, Cache) else None,
+        entries=None if isinstance(entries, Cache) else entries,
+        figures=convert.cache_figures(total),
+        aliases=tuple(shown),
+    )
+
+
+def _alias(here: Place, one: _Alias, hour: Hour | None) -> CacheAlias:
+    options = one.cache._options if one.cache is not None else None
+    return CacheAlias(
+        alias=one.name,
+        key_prefix=str(one.entry.get("KEY_PREFIX", "")),
+        error=one.error,
+        url=one.where.shown if one.where is not None and one.where is not here else None,
+        entries=one.entries,
+        at_least=one.at_least,
+        max_entries=options.max_entries if options else None,
+        degraded=_degraded(one),
+        figures=_of(hour, one.name),
+        namespaces=_namespaces(hour, one.name),
+        indexes=one.indexes,
+    )
+
+
+def _degraded(one: _Alias) -> bool:
+    from goscope_django.outage import outage
+
+    if one.cache is None:
+        return False
+    prefix = one.cache.key_prefix
+    return outage(f"cache.{prefix}" if prefix else "cache").away
+
+
+def _of(hour: Hour | None, alias: str) -> CacheFigures:
+    return convert.cache_figures(hour.aliases.get(alias, {}) if hour else {})
+
+
+def _namespaces(hour: Hour | None, alias: str) -> tuple[NamespaceItem, ...]:
+    """The busiest first, then what is left over."""
+    if hour is None:
+        return ()
+    named = {name: counts for (of, name), counts in hour.pairs.items() if of == alias}
+    rest = dict(hour.aliases.get(alias, {}))
+    for counts in named.values():
+        for name, count in counts.items():
+            rest[name] = rest.get(name, 0) - count
+    if any(count > 0 for count in rest.values()):
+        other = named.setdefault(OTHER, {})
+        for name, count in rest.items():
+            other[name] = other.get(name, 0) + max(0, count)
+    busiest: Callable[[tuple[str, Mapping[str, int]]], tuple[int, str]] = lambda item: (-sum(item[1].values()), item[0])  # noqa: E731
+    return tuple(
+        NamespaceItem(namespace=name, figures=convert.cache_figures(counts))
+        for name, counts in sorted(named.items(), key=busiest)
+    )

@@ -1,0 +1,95 @@
+"""What an operator does to caches: list keys, delete some, clear all or what matches.
+
+Rule of this file: an alias that goes on without a lost server (``ON_ERROR``) must not do so here, so an operator's
+cache object is made of the same entry with ``"raise"``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from django.core.cache import caches
+from django.utils.module_loading import import_string
+
+from goscope_django.cache import MongoDBCache
+from goscope_django.exceptions import InvalidValue, NotFound
+from goscope_django.operations.place import ACTION_LIMIT, limited
+from goscope_django.operations.values import Done
+
+LONGEST: Final = 60.0
+"""Seconds that a walk through all keys may take."""
+
+
+def cache_entries() -> dict[str, Mapping[str, Any]]:
+    """The entries of ``CACHES`` whose backend is ours or made of it, by alias. Opens nothing."""
+    found = {}
+    for alias, entry in caches.settings.items():
+        try:
+            backend = import_string(str(entry.get("BACKEND")))
+        except ImportError:
+            continue
+        if isinstance(backend, type) and issubclass(backend, MongoDBCache):
+            found[alias] = entry
+    return found
+
+
+def _cache(alias: str) -> MongoDBCache:
+    found = cache_entries()
+    if alias not in found:
+        known = ", ".join(sorted(found)) or "none"
+        raise NotFound(f"cache {alias!r}: no alias of CACHES that uses MongoDBCache; these do: {known}", target=alias)
+    return strict(found[alias])
+
+
+def strict(entry: Mapping[str, Any]) -> MongoDBCache:
+    """A cache of this entry that raises where the server is away."""
+    params = {name: value for name, value in entry.items() if name not in ("BACKEND", "LOCATION")}
+    params["OPTIONS"] = {**(params.get("OPTIONS") or {}), "ON_ERROR": "raise"}
+    backend = import_string(str(entry["BACKEND"]))
+    found: MongoDBCache = backend(entry.get("LOCATION", ""), params)
+    return found
+
+
+def cache_keys(alias: str = "default", pattern: str = "*", version: int | None = None, limit: int = 1_000) -> list[str]:
+    """Up to ``limit`` live keys of one version that match the glob, in order. A command for each thousand looked at,
+    and one.
+
+    Raises ``NotFound`` for an alias that is not ours.
+    """
+    with limited(LONGEST):
+        return list(itertools.islice(_cache(alias).iter_keys(pattern, version=version), limit))
+
+
+def delete_cache_keys(alias: str, keys: Sequence[str], version: int | None = None) -> Done:
+    """Delete these keys; ``count`` is how many there were. One command for each. Raises ``NotFound``."""
+    cache = _cache(alias)
+    with limited(LONGEST):
+        count = sum(cache.delete(key, version=version) for key in keys)
+    return Done(
+        action="delete_cache_keys",
+        target=alias,
+        count=count,
+        message=f"{count} of {len(keys)} keys of cache {alias!r} were deleted; the others did not exist.",
+    )
+
+
+def clear_cache(alias: str = "default", pattern: str | None = None, version: int | None = None) -> Done:
+    """Remove all entries of the alias (every version), or those of one version whose keys match the glob ``pattern``.
+
+    All, and ``"prefix*"``, are one delete over a range of the index. ``count`` is how many went. Raises ``NotFound``.
+    """
+    cache = _cache(alias)
+    if pattern == "":
+        raise InvalidValue("pattern='': a glob is needed; None clears all")
+    if pattern is None:
+        with limited(ACTION_LIMIT * 6):
+            cache._resolve()
+            count = cache._run(0, cache._flows.delete_range, cache._clear_prefix(), cache._clear_regex())
+        message = f"Cache {alias!r} was cleared: {count} entries."
+    else:
+        with limited(LONGEST):
+            count = cache.delete_pattern(pattern, version=version)
+        message = f"{count} entries of cache {alias!r} that match {pattern!r} were removed."
+    return Done(action="clear_cache", target=alias, count=count, message=message)
