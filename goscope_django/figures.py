@@ -27,7 +27,7 @@ from typing import Final
 from goscope_django import conf, counters, runtime
 from goscope_django.counters import SERIES, Alias, Counted, alias, announce, bell, count
 from goscope_django.exceptions import GoscopeError, OutcomeUnknown
-from goscope_django.mongodb import client as clients
+from goscope_django.mongodb import loops
 from goscope_django.mongodb import stats
 from goscope_django.mongodb.execute import AsyncExecutor
 from goscope_django.mongodb.limits import within
@@ -228,6 +228,6 @@ def _stop() -> None:
 
 bell.ring = _flusher.wake
 runtime.observe(counters.observe)
-clients.on_loop_end(_farewell)
+loops.on_loop_end(_farewell)
 os.register_at_fork(after_in_child=_forget_parent)
 atexit.register(_stop)

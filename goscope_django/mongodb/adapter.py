@@ -5,10 +5,8 @@ Rule of this file: composition only. Which executor a database needs is told fro
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
@@ -17,7 +15,6 @@ from pymongo.synchronous.database import Database
 from goscope_django import arguments
 from goscope_django.contracts import Ttl
 from goscope_django.exceptions import InvalidType
-from goscope_django.mongodb import client as clients
 from goscope_django.mongodb import indexes
 from goscope_django.mongodb.cache import MongoDBCacheProvider
 from goscope_django.mongodb.checkpoints import MongoDBCheckpointProvider
@@ -25,10 +22,11 @@ from goscope_django.mongodb.circuits import MongoDBCircuitBreakerStateProvider
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.execute import AsyncExecutor, MockExecutor, SyncExecutor
 from goscope_django.mongodb.expressions import Clock, prefix_range
-from goscope_django.mongodb.flow import ask, Flow
+from goscope_django.mongodb.flow import Flow, ask
 from goscope_django.mongodb.idempotency import MongoDBIdempotencyProvider
 from goscope_django.mongodb.indexes import IndexState
 from goscope_django.mongodb.locks import MongoDBLockProvider
+from goscope_django.mongodb.loops import LoopClients
 from goscope_django.mongodb.store import Sink, Store
 
 
@@ -57,16 +55,7 @@ def _twin(db: Database[Any], async_db: Any) -> Callable[[], AsyncExecutor] | Non
         if made_of is None:
             return None
         arguments = {name: value for name, value in made_of.items() if value is not None and name != "connect"}
-        loops: WeakKeyDictionary[asyncio.AbstractEventLoop, clients.LoopClient] = WeakKeyDictionary()
-
-        def native() -> AsyncExecutor:
-            loop = asyncio.get_running_loop()
-            found = loops.get(loop)
-            if found is None:
-                found = loops[loop] = clients.LoopClient(AsyncMongoClient(**arguments), db.name)
-            return found.executor
-
-        return native
+        return LoopClients(lambda: AsyncMongoClient(**arguments), db.name).current
     if isinstance(async_db, AsyncDatabase):
         executor = AsyncExecutor(async_db)
         return lambda: executor
@@ -180,7 +169,6 @@ class MongoDBAdapter:
     async def acheck_indexes(self) -> list[IndexState]:
         """Asynchronous twin of ``check_indexes``."""
         return await self.store.arun(indexes.check)
-
 
     def wipe(self) -> None:
         """Remove every document under this prefix, from all collections. For tests: there is no way back."""

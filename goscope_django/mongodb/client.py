@@ -11,15 +11,13 @@ Rules of this file:
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import pymongo
 from pymongo import AsyncMongoClient, MongoClient
@@ -27,7 +25,7 @@ from pymongo.errors import ConfigurationError as DriverConfigurationError
 from pymongo.errors import InvalidURI, PyMongoError
 
 from goscope_django.exceptions import ConfigurationError
-from goscope_django.mongodb import embedded
+from goscope_django.mongodb import embedded, loops
 from goscope_django.mongodb.execute import AsyncExecutor, MockExecutor, SyncExecutor
 from goscope_django.mongodb.indexes import IndexState, ensure
 from goscope_django.mongodb.inspection import ServerView, mock_view, view
@@ -40,7 +38,6 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "socketTimeoutMS": 60_000,
     "appname": "goscope_django",
 }
-CLOSING_TIME: Final = 1.0
 
 
 class Connection:
@@ -53,7 +50,7 @@ class Connection:
         self._lock = threading.RLock()
         self._executor: SyncExecutor | MockExecutor | None = None
         self._client: MongoClient[Any] | None = None
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopClient] = WeakKeyDictionary()
+        self._loops = loops.LoopClients(self._async_client, target.database, target.place)
 
     def __repr__(self) -> str:
         return f"<connection to {self.target.shown}>"
@@ -116,16 +113,14 @@ class Connection:
             executor = self.sync()
             assert isinstance(executor, MockExecutor)
             return executor
-        loop = asyncio.get_running_loop()
-        found = self._loops.get(loop)
-        if found is None:
-            place, options = self._arguments()
-            try:
-                client: AsyncMongoClient[Any] = AsyncMongoClient(place, **options)
-            except (InvalidURI, DriverConfigurationError, TypeError, ValueError) as error:
-                raise self._refused(error) from None
-            found = self._loops[loop] = LoopClient(client, self.target.database, self.target.place)
-        return found.executor
+        return self._loops.current()
+
+    def _async_client(self) -> AsyncMongoClient[Any]:
+        place, options = self._arguments()
+        try:
+            return AsyncMongoClient(place, **options)
+        except (InvalidURI, DriverConfigurationError, TypeError, ValueError) as error:
+            raise self._refused(error) from None
 
     @property
     def pending(self) -> bool:
@@ -175,53 +170,16 @@ class Connection:
 
     async def aclose(self) -> None:
         """Close the running event loop's client."""
-        found = self._loops.pop(asyncio.get_running_loop(), None)
-        if found is not None:
-            await found.keeper.aclose()
+        await self._loops.aclose()
 
     def _abandon(self) -> list[object]:
         return [self._client, self._executor, self._loops]
 
 
-class LoopClient:
-    """An event loop's client. Closed by the loop itself, which closes its asynchronous generators before it ends."""
-
-    def __init__(self, client: AsyncMongoClient[Any], database: str, place: str = "") -> None:
-        self.client = client
-        self.executor = AsyncExecutor(client[database])
-        self.keeper = self._keep(client, place, self.executor)
-        # The first step registers the generator with the running loop; it suspends at its yield without awaiting.
-        try:
-            self.keeper.asend(None).send(None)
-        except StopIteration:
-            pass
-
-    @staticmethod
-    async def _keep(client: AsyncMongoClient[Any], place: str, executor: AsyncExecutor) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            for farewell in _farewells if place else ():
-                await farewell(place, executor)
-            try:
-                with pymongo.timeout(CLOSING_TIME):
-                    await client.close()
-            except PyMongoError:
-                pass
-
-
-_farewells: list[Callable[[str, AsyncExecutor], Awaitable[None]]] = []
-
-
-def on_loop_end(farewell: Callable[[str, AsyncExecutor], Awaitable[None]]) -> None:
-    """Let ``farewell(place, executor)`` run in each event loop that ends, before its client closes. It must not raise."""
-    _farewells.append(farewell)
-
-
 def close(client: MongoClient[Any]) -> None:
     """Close ``client`` within a second, whether or not its server is still there."""
     try:
-        with pymongo.timeout(CLOSING_TIME):
+        with pymongo.timeout(loops.CLOSING_TIME):
             client.close()
     except PyMongoError:
         pass
@@ -298,6 +256,10 @@ def _forget_parent() -> None:
             # Only marks it: at the end of the child the driver would warn of a client that is the parent's to close.
             setattr(client, "_opened", False)  # noqa: B010
     _abandoned.append(dict(_connections))
+    left_behind = loops.abandon()
+    for loop_client in left_behind:
+        setattr(loop_client.client, "_opened", False)  # noqa: B010
+    _abandoned.append(left_behind)
     _connections.clear()
     _servers.clear()
 
