@@ -190,8 +190,8 @@ def _conclude(plan: Plan, entry: Entry, flight: Entered, kept: renewal.Renewal, 
         else:
             try:
                 said: object = plan.provider.publish(plan.key, flight, *landed.parts(), plan.terms)
-            except (ValueError, TypeError, OverflowError) as error:
-                said = error
+            except Exception as error:  # noqa: BLE001 - the driver refuses what BSON can't hold in many ways
+                said = plan.refused(error)
             answer = plan.published(said, landed)
             if answer is not landed:
                 plan.provider.publish(plan.key, flight, *answer.parts(), plan.terms)
@@ -296,8 +296,8 @@ async def _aconclude(plan: Plan, entry: Entry, flight: Entered, kept: renewal.Re
         else:
             try:
                 said: object = await plan.provider.apublish(plan.key, flight, *landed.parts(), plan.terms)
-            except (ValueError, TypeError, OverflowError) as error:
-                said = error
+            except Exception as error:  # noqa: BLE001 - the driver refuses what BSON can't hold in many ways
+                said = plan.refused(error)
             answer = plan.published(said, landed)
             if answer is not landed:
                 await plan.provider.apublish(plan.key, flight, *answer.parts(), plan.terms)

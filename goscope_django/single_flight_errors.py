@@ -37,17 +37,22 @@ class _NotPlain(Exception):
     """A value that is no plain data."""
 
 
+def _text(value: str) -> str:
+    """A text that can be stored: not too long, and without lone surrogates."""
+    return value[:LONGEST].encode("utf-8", "backslashreplace").decode()
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, (str, Promise)):
-        return str.__str__(str(value))[:LONGEST]
+        return _text(str(value))
     if type(value) in _ATOMS:
         if type(value) is int and abs(value) >= 2**63:
             raise _NotPlain
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, dict) and all(isinstance(name, str) and "\0" not in name for name in value):
+        return {_text(name): _plain(item) for name, item in value.items()}
     raise _NotPlain
 
 
@@ -113,7 +118,7 @@ def pack(error: Exception) -> dict[str, Any]:
 
 def _message(error: Exception) -> str:
     try:
-        return str(error)[:LONGEST]
+        return _text(str(error))
     except Exception:  # noqa: BLE001 - a class of the user's may fail at anything
         return type(error).__qualname__
 
@@ -183,7 +188,7 @@ def _pack_detail(detail: Any) -> Any:
         return {"d": {str(name): _pack_detail(item) for name, item in detail.items()}}
     if isinstance(detail, (list, tuple)):
         return {"l": [_pack_detail(item) for item in detail]}
-    return {"t": str(detail)[:LONGEST], "c": str(getattr(detail, "code", "") or "")}
+    return {"t": _text(str(detail)), "c": str(getattr(detail, "code", "") or "")}
 
 
 def _unpack_detail(data: Any) -> Any:

@@ -184,6 +184,12 @@ class Plan:
             one.in_atomic_block and one.needs_rollback for one in connections.all(initialized_only=True)
         )
 
+    def refused(self, error: Exception) -> Exception:
+        """``error``, with which publishing failed before anything was sent; the server's own errors are raised."""
+        if isinstance(error, StoreError):
+            raise error
+        return error
+
     def published(self, said: object, landed: Landed) -> Landed:
         """What this process's waiters get after the server ``said`` that, or refused by an exception."""
         if said == "published":

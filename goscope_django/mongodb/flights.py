@@ -82,9 +82,7 @@ class Entered:
 
     def surely_before(self, moment: float, result: Result) -> bool:
         """Whether ``moment`` (monotonic, in this process) was before ``result`` was published, by the server's time.
-
-        Our own clock only bridges the time since the server told its own; in doubt the answer is no.
-        """
+        Our own clock only bridges the time since the server told its own; in doubt the answer is no."""
         if moment <= self.proven:
             return True
         latest = self.now + timedelta(seconds=moment - self.sent, milliseconds=1)
