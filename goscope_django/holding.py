@@ -192,12 +192,7 @@ class Holding:
             except Exception:
                 logger.exception("the callback for the lost lock %r failed", self.key)
 
-    # For what outlives a block: a transaction, an event loop.
-
-    def detach(self) -> None:
-        """Renew on the process's thread from here on, since the event loop may end before the lock is released."""
-        if self._renewal.active:
-            renewal.rehome(self._renewal)
+    # For transactions on the lock's own document.
 
     def pause_renewal(self) -> Callable[[], None]:
         """No renewals until the function that is returned is called; the lease's end stays as it is."""

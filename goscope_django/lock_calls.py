@@ -76,7 +76,6 @@ class _Call:
 
         if handle.released or not after_commit(over, over, self.using):
             return False
-        handle.detach()
         _deferred.handles[place] = handle
         if error is None:
             handle.ensure_held()

@@ -258,7 +258,12 @@ def keep(
     ``started`` is ``time.monotonic()`` from before the command was sent that granted it.
     """
     renewal = _renewal(renewable, started, on_lost, renew)
-    rehome(renewal)
+    # A store of somebody else's may hang for as long as it likes: it has a thread of its own.
+    lane = renewable.lane
+    thread = _threads.get(lane)
+    if thread is None:
+        thread = _threads.setdefault(lane, _Thread(f"goscope-{lane}"))
+    thread.add(renewal)
     return renewal
 
 
@@ -277,18 +282,6 @@ def akeep(
         task = _tasks[loop] = _Task(loop)
     task.add(renewal)
     return renewal
-
-
-def rehome(renewal: Renewal) -> None:
-    """Go on with a renewal on the process's thread: its event loop may end before its lease does."""
-    if renewal.renewer is not None:
-        renewal.renewer.discard(renewal)
-    # A store of somebody else's may hang for as long as it likes: it has a thread of its own.
-    lane = renewal.renewable.lane
-    thread = _threads.get(lane)
-    if thread is None:
-        thread = _threads.setdefault(lane, _Thread(f"goscope-{lane}"))
-    thread.add(renewal)
 
 
 def _forget_parent() -> None:

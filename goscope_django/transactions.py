@@ -49,8 +49,8 @@ def after_commit(done: Callable[[], object], undone: Callable[[], object], using
     called after the last of them was committed, ``undone`` after the last has ended if any was rolled back.
 
     Returns ``False``, and calls neither, if there is no transaction: the caller goes on itself. A transaction without
-    ``atomic()`` (``set_autocommit(False)``) is none in this sense. Inside a coroutine it is seen only if ``atomic()``
-    was entered on the event loop's own thread.
+    ``atomic()`` (``set_autocommit(False)``) is none in this sense. A coroutine sees none: Django's connections belong
+    to synchronous code, and ``sync_to_async`` leads to where they are.
     """
     found = _open(using)
     if not found:

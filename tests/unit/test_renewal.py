@@ -355,21 +355,6 @@ async def test_the_task_starts_again_after_a_pause() -> None:
         await asyncio.sleep(0.02)
 
 
-def test_a_loops_renewal_can_go_on_without_its_loop() -> None:
-    fake = Fake()
-
-    async def work() -> Renewal:
-        one = akeep(fake, time.monotonic())
-        renewal.rehome(one)
-        return one
-
-    one = asyncio.run(work())
-    first = one.deadline
-    until(lambda: one.deadline > first + 0.3)
-    assert one.check()
-    one.stop()
-
-
 def test_a_loop_that_ends_leaves_no_warning_and_nothing_behind() -> None:
     async def work() -> None:
         akeep(Fake(milliseconds=LONG), time.monotonic()).stop()
