@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-SHORT = 60
+SHORT = 120
 """A time to live that a test outlives, in milliseconds."""
 
 
