@@ -57,11 +57,11 @@ def loop(task: Task, source: Source, place: Place, policy: Policy) -> Iterator[A
     for item, key in source.behind(place):
         task._proceed()
         yield item
-        task._advanced(place, key)
+        task._advance(place, key)
         if policy.due():
             task._autosave()
     task._proceed(done=True)
-    place.ended = task._dirty = True
+    task._advance(place, ended=True)
     task._autosave()
 
 

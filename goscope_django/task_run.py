@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
+import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -41,7 +42,8 @@ class Task(TaskSteps):
         self._store = store
         self._interval = interval
         self._interrupts = Interrupts()
-        self._loops: list[Any] = []
+        # Not held: a loop that is left with ``break`` is closed there and then, and its transaction with it.
+        self._loops: list[weakref.ref[Any]] = []
         self._lock = threading.RLock()
         self._alock = asyncio.Lock()
 
@@ -142,7 +144,7 @@ class Task(TaskSteps):
         else:
             using = task_loops.database(atomic, items)
             loop = task_loops.batches(self, source, self._begin(name), policy.every or task_loops.BATCH, using)
-        self._loops.append(loop)
+        self._loops.append(weakref.ref(loop))
         return loop
 
     def atrack(
@@ -162,7 +164,7 @@ class Task(TaskSteps):
         """
         source, policy = Source(items, key, total, page), task_loops.Policy(every, interval, self._interval)
         loop = task_loops.aloop(self, source, self._begin(name), policy)
-        self._loops.append(loop)
+        self._loops.append(weakref.ref(loop))
         return loop
 
     def _autosave(self) -> None:
@@ -180,7 +182,7 @@ class Task(TaskSteps):
         """The block is left with ``error``. Inside ``atomic()`` its completion waits for the commit."""
         self._interrupts.leave()
         try:
-            for loop in self._loops:
+            for loop in filter(None, [reference() for reference in self._loops]):
                 loop.close()
             ending, undone = self._ending(error), Ending("failed", error="the transaction was rolled back")
             if error is not None or not after_commit(
@@ -194,7 +196,7 @@ class Task(TaskSteps):
         """Asynchronous twin of ``_leave``."""
         self._interrupts.leave()
         try:
-            for loop in self._loops:
+            for loop in filter(None, [reference() for reference in self._loops]):
                 await loop.aclose()
             await self._ado(self._finishing(self._ending(error), error, save=self._last_save(error)))
         finally:

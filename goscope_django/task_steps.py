@@ -25,7 +25,8 @@ from goscope_django.mongodb.task_values import Ending, Run, Snapshot, Started
 from goscope_django.mongodb.tasks import TaskFlows, lost
 from goscope_django.renewal import Renewal, now
 from goscope_django.task_state import TaskState
-from goscope_django.transactions import in_transaction
+from goscope_django.tracking import Place
+from goscope_django.transactions import after_commit, in_transaction
 
 logger = logging.getLogger("goscope.checkpoints")
 T = TypeVar("T")
@@ -66,6 +67,7 @@ class TaskSteps(TaskState):
         self._run = run
         self._renewal: Renewal | None = None
         self._cancelled = self._noticed = self._completing = False
+        self._before: dict[str, tuple[int, Any, bool]] | None = None
         self._unpruned = 0
         self._reported = time.monotonic()
 
@@ -95,6 +97,24 @@ class TaskSteps(TaskState):
             raise lost(self.id)
         if not done:
             self.raise_if_cancelled()
+
+    def _advance(self, place: Place, key: Any = None, *, ended: bool = False) -> None:
+        """One more item of ``place`` is done, or with ``ended`` all. A rollback of its transaction takes it back."""
+        if in_transaction() and self._before is None:
+            self._before = {name: (one.done, one.key, one.ended) for name, one in self._places.items()}
+            after_commit(self._committed, self._rolled_back)
+        if ended:
+            place.ended = self._dirty = True
+        else:
+            self._advanced(place, key)
+
+    def _committed(self) -> None:
+        self._before = None
+
+    def _rolled_back(self) -> None:
+        before, self._before = self._before or {}, None
+        for name, place in self._places.items():
+            place.done, place.key, place.ended = before.get(name, (0, None, False))
 
     def _held(self) -> None:
         if self.completed:
@@ -169,7 +189,7 @@ class TaskSteps(TaskState):
 
     def _last_save(self, error: BaseException | None) -> bool:
         """Whether the end should save what was done since the last save."""
-        return self._dirty and not in_transaction() and (error is None or self.consistent)
+        return self._dirty and not self._before and not in_transaction() and (error is None or self.consistent)
 
     def _over(self, error: BaseException | None) -> bool:
         """Whether there is nothing to be written any more. Raises ``TaskLost`` if the body did not notice its loss."""

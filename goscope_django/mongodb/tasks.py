@@ -145,6 +145,8 @@ class TaskFlows(StartFlows):
         if ending.status in FINISHED:
             fields["finishedAt"] = clock.now()
             fields["expiresAt"] = None if run.retention is None else clock.after(run.retention)
+        if ending.status == "cancelled":
+            fields["cancelRequested"] = True
         if ending.status == "completed":
             fields.update(progress=100.0, estimatedTimeRemaining=0.0)
         fields.update(
