@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,7 +153,7 @@ class Connection:
         if self.target.scheme == "mongomock":
             yield Store(self.sync, None)
             return
-        milliseconds = int(seconds * 900)
+        milliseconds, before = int(seconds * 900), frozenset(threading.enumerate())
         client = self.client(serverSelectionTimeoutMS=milliseconds, connectTimeoutMS=milliseconds)
         try:
             executor = SyncExecutor(client[self.target.database], limit=seconds)
@@ -160,6 +161,7 @@ class Connection:
                 yield Store(lambda: executor, None)
         finally:
             close(client)
+            _leaving.extend(one for one in threading.enumerate() if one not in before and "pymongo" in one.name)
 
     def close(self) -> None:
         """Close the synchronous client. The next use opens a new one."""
@@ -185,6 +187,13 @@ def close(client: MongoClient[Any]) -> None:
         pass
 
 
+def _see_off() -> None:
+    """Before a fork: wait for threads of clients that were closed just now, which take up to half a second to end."""
+    deadline = time.monotonic() + loops.CLOSING_TIME
+    while _leaving:
+        _leaving.pop().join(max(0.0, deadline - time.monotonic()))
+
+
 def _embedded_uri(folder: str) -> str:
     """The URI of the private server over ``folder``, started or joined once by this process. Stopped at its exit."""
     with _lock:
@@ -199,6 +208,7 @@ _epoch = 0
 _prepared: set[tuple[str, str]] = set()
 _connections: dict[tuple[str, str], Connection] = {}
 _abandoned: list[object] = []
+_leaving: list[threading.Thread] = []
 _lock = threading.RLock()
 
 
@@ -264,5 +274,5 @@ def _forget_parent() -> None:
     _servers.clear()
 
 
-os.register_at_fork(after_in_child=_forget_parent)
+os.register_at_fork(before=_see_off, after_in_child=_forget_parent)
 atexit.register(close_all)

@@ -11,13 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.core.cache import cache
+from django.core.cache import cache as django_cache
 from pymongo import MongoClient
 
 from goscope_django import runtime
 from tests.support.commands import Recorder, explainable, on_server, stages
 
 ENTRIES = 50_000
+cache: Any = django_cache  # typed as what every backend has; ours has more
 
 
 @pytest.fixture(scope="module")
