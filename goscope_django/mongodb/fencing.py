@@ -40,12 +40,17 @@ def token_of(handle: object) -> int:
 
 def guarded(test: Filter, token: int) -> dict[str, Any]:
     """``test``, and that no newer token was seen. Null matches a missing field."""
-    return {"$and": [dict(test), {"$or": [{FENCE: None}, {FENCE: {"$lte": token}}]}]}
+    return _and(test, {"$or": [{FENCE: None}, {FENCE: {"$lte": token}}]})
 
 
 def newer(test: Filter, token: int) -> dict[str, Any]:
     """``test``, and that a newer token was seen."""
-    return {"$and": [dict(test), {FENCE: {"$gt": token}}]}
+    return _and(test, {FENCE: {"$gt": token}})
+
+
+def _and(test: Filter, more: Filter) -> dict[str, Any]:
+    # The caller's own fields stay where they are: an upsert takes the new document's from there.
+    return {**test, "$and": [*test.get("$and", ()), more]}
 
 
 def _touches_fence(fields: object) -> bool:
