@@ -1,0 +1,46 @@
+"""Idempotency: a form that is sent twice pays once.
+
+A browser's form can't send an ``Idempotency-Key`` header, so the key is a hidden field, made when the form was.
+Programs send the header; ``key=None`` would read it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from decimal import Decimal
+
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
+from django.shortcuts import render
+from django.views.decorators.http import require_POST
+
+from goscope_django.decorators import idempotent
+from testproject.shop import basket
+from testproject.shop.models import Payment
+
+CARDS = (10, 25, 50)
+"""What gift cards cost."""
+
+
+def payment_key(request: HttpRequest) -> str | None:
+    """The header that programs send, or the form's hidden field."""
+    return request.headers.get("Idempotency-Key") or request.POST.get("key")
+
+
+@require_POST
+@idempotent(key=payment_key, required=True, on_conflict="wait")
+def pay(request: HttpRequest) -> HttpResponse:
+    """Charge for the basket or a gift card. A repeat waits for the first one's page and gets the same."""
+    card = request.POST.get("card")
+    if card is not None and card not in map(str, CARDS):
+        return HttpResponseBadRequest("There is no such gift card.", content_type="text/plain")
+    amount = basket.total(request) if card is None else Decimal(card)
+    if not amount:
+        return HttpResponseBadRequest("There is nothing in the basket.", content_type="text/plain")
+    time.sleep(1)  # so long takes the bank
+    with transaction.atomic():
+        payment = Payment.objects.create(key=payment_key(request) or "", amount=amount, process=os.getpid())
+    if card is None:
+        basket.empty(request)
+    return render(request, "shop/paid.html", {"payment": payment})
