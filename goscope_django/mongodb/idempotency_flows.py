@@ -199,7 +199,12 @@ class IdempotencyFlows(ClaimFlows):
                 return_document=ReturnDocument.BEFORE,
             )
 
-        before = yield from upsert(clock, query)
+        try:
+            before = yield from upsert(clock, query)
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            before = yield from upsert(clock, query)  # to the same effect
         if before is not None and before["key"] == full and before["_id"] != full:
             yield from ask(IDEMPOTENCY, "delete_one", {"key": claim_key(full), "claim": {"$ne": None}})
 

@@ -59,7 +59,7 @@ def in_colour(colour: str, func: Callable[..., Any], **options: Any) -> Callable
     return lambda *args, **kwargs: asyncio.run(decorated(*args, **kwargs))
 
 
-VALUES = [
+VALUES: list[Any] = [
     *(None, False, 0, "", [], {"a": [1, None]}, "text", Decimal("1.50"), date(2026, 11, 24), (1, 2), {3}),
     *(UUID(int=7), timedelta(seconds=1), b"bytes", 2**70, {"dropped": "by the user"}, {"result": 1}),
 ]

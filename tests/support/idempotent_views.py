@@ -52,7 +52,7 @@ def answer(request: HttpRequest) -> HttpResponse:
         return HttpResponseRedirect("/elsewhere/")
     if asked.get("template"):
         template = engines["django"].from_string("run {{ run }}")
-        return TemplateResponse(request, template, {"run": ran["pay"]})  # type: ignore[arg-type]
+        return TemplateResponse(request, template, {"run": ran["pay"]})
     body = f"run {ran['pay']}".ljust(asked.get("size", 0), ".")
     response = HttpResponse(body, status=asked.get("status", 201), content_type="text/x-receipt; charset=latin-1")
     response["X-Receipt"] = str(ran["pay"])
