@@ -28,10 +28,10 @@ class GoscopeConfig(AppConfig):
 
         Raises only with ``FAIL_FAST``.
         """
-        from goscope_django import checks
+        from goscope_django import checks, figures  # noqa: F401 - figures count what happens from here on
 
         checks.register()
         setting_changed.connect(_settings_changed, dispatch_uid="goscope.settings")
-        # Who starts or stops the private server decides himself whether it runs.
-        if sys.argv[1:2] != ["goscope_mongod"]:
+        # An operator's command looks for itself: it says what is missing or away, and mends nothing unasked.
+        if not "".join(sys.argv[1:2]).startswith("goscope_"):
             runtime.prepare()

@@ -14,6 +14,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from goscope_django.cache_base import Timeout
 from goscope_django.cache_extras import CacheExtras
 from goscope_django.cache_options import delta_of, plain_key
+from goscope_django.counters import DELETES, MISSES, SETS
 from goscope_django.exceptions import InvalidValue
 from goscope_django.mongodb.cache import MISSING
 from goscope_django.mongodb.expressions import Clock
@@ -34,28 +35,44 @@ class MongoDBCache(CacheExtras):
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         """The value, or ``default`` if it is missing, expired or can't be decoded. One round trip."""
         found = self._run(MISSING, self._flows.get, self._full(key, version))
-        return default if found is MISSING else found
+        if found is MISSING:
+            self._figures.add(key, MISSES)
+            return default
+        self._figures.hit(key, found)
+        return found
 
     async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         """Asynchronous twin of ``get``."""
         found = await self._arun(MISSING, self._flows.get, self._full(key, version))
-        return default if found is MISSING else found
+        if found is MISSING:
+            self._figures.add(key, MISSES)
+            return default
+        self._figures.hit(key, found)
+        return found
 
     def set(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> None:
         """Store ``value``. Raises ``ValueError`` over 16 MB, after which no value is left. One round trip."""
         self._run(None, self._set_flow(self._full(key, version), value, self._timeout(timeout)))
+        self._figures.set(key, value)
 
     async def aset(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> None:
         """Asynchronous twin of ``set``."""
         await self._arun(None, self._set_flow(self._full(key, version), value, self._timeout(timeout)))
+        self._figures.set(key, value)
 
     def add(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Store ``value`` unless there is a live one; whether it was stored. Atomic, one round trip."""
-        return self._run(False, self._add_flow(self._full(key, version), value, self._timeout(timeout)))
+        stored = self._run(False, self._add_flow(self._full(key, version), value, self._timeout(timeout)))
+        if stored:
+            self._figures.set(key, value)
+        return stored
 
     async def aadd(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Asynchronous twin of ``add``."""
-        return await self._arun(False, self._add_flow(self._full(key, version), value, self._timeout(timeout)))
+        stored = await self._arun(False, self._add_flow(self._full(key, version), value, self._timeout(timeout)))
+        if stored:
+            self._figures.set(key, value)
+        return stored
 
     def touch(self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Give a live entry a new timeout; ``False`` if there is none. Never revives one. Atomic, one round trip."""
@@ -67,11 +84,15 @@ class MongoDBCache(CacheExtras):
 
     def delete(self, key: Any, version: int | None = None) -> bool:
         """Remove the entry; whether there was a live one. One round trip."""
-        return self._run(False, self._flows.delete, self._full(key, version))
+        deleted = self._run(False, self._flows.delete, self._full(key, version))
+        self._figures.add(key, DELETES)
+        return deleted
 
     async def adelete(self, key: Any, version: int | None = None) -> bool:
         """Asynchronous twin of ``delete``."""
-        return await self._arun(False, self._flows.delete, self._full(key, version))
+        deleted = await self._arun(False, self._flows.delete, self._full(key, version))
+        self._figures.add(key, DELETES)
+        return deleted
 
     def has_key(self, key: Any, version: int | None = None) -> bool:
         """Whether there is a live entry. One round trip."""
@@ -85,13 +106,17 @@ class MongoDBCache(CacheExtras):
         """The live ones of ``keys`` with their values. One round trip for each thousand."""
         names = self._fulls(keys, version)
         found = self._run({}, self._flows.get_many, list(names)) if names else {}
-        return {names[full]: value for full, value in found.items()}
+        values = {names[full]: value for full, value in found.items()}
+        self._figures.read(names.values(), values)
+        return values
 
     async def aget_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
         """Asynchronous twin of ``get_many``."""
         names = self._fulls(keys, version)
         found = await self._arun({}, self._flows.get_many, list(names)) if names else {}
-        return {names[full]: value for full, value in found.items()}
+        values = {names[full]: value for full, value in found.items()}
+        self._figures.read(names.values(), values)
+        return values
 
     def set_many(
         self, data: Mapping[Any, Any], timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
@@ -101,26 +126,32 @@ class MongoDBCache(CacheExtras):
         One round trip for each thousand, one more where entries of another package are overwritten.
         """
         names, ttl = self._fulls(data, version), self._timeout(timeout)
-        return self._run([], self._set_many_flow(names, data, ttl)) if names else []
+        refused = self._run([], self._set_many_flow(names, data, ttl)) if names else []
+        self._figures.many(names.values(), SETS)
+        return refused
 
     async def aset_many(
         self, data: Mapping[Any, Any], timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[Any]:
         """Asynchronous twin of ``set_many``."""
         names, ttl = self._fulls(data, version), self._timeout(timeout)
-        return await self._arun([], self._set_many_flow(names, data, ttl)) if names else []
+        refused = await self._arun([], self._set_many_flow(names, data, ttl)) if names else []
+        self._figures.many(names.values(), SETS)
+        return refused
 
     def delete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
         """Remove many. One round trip for each thousand."""
         names = self._fulls(keys, version)
         if names:
             self._run(None, self._flows.delete_many, list(names))
+            self._figures.many(names.values(), DELETES)
 
     async def adelete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
         """Asynchronous twin of ``delete_many``."""
         names = self._fulls(keys, version)
         if names:
             await self._arun(None, self._flows.delete_many, list(names))
+            self._figures.many(names.values(), DELETES)
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
         """Add ``delta`` to a live integer, whose timeout stays; the sum. Atomic, one round trip.

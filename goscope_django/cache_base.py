@@ -11,8 +11,16 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
-from goscope_django import conf, runtime
-from goscope_django.cache_options import CacheOptions, Headroom, cache_options, headroom, milliseconds_of, stored_key
+from goscope_django import conf, figures, runtime
+from goscope_django.cache_options import (
+    CacheOptions,
+    Headroom,
+    alias_of,
+    cache_options,
+    headroom,
+    milliseconds_of,
+    stored_key,
+)
 from goscope_django.exceptions import StoreError
 from goscope_django.mongodb.cache import CacheFlows
 from goscope_django.mongodb.expressions import Clock
@@ -44,6 +52,7 @@ class CacheBase(BaseCache):
             and type(self).validate_key is CacheBase.validate_key
             and type(self).make_and_validate_key is BaseCache.make_and_validate_key
         )
+        self._figures = figures.alias(alias_of(location, params))
         self._settings: conf.Settings | None = None
         self._store: Store
         self._prefix: str
@@ -72,13 +81,19 @@ class CacheBase(BaseCache):
     ) -> T | D:
         store, state = self._store, self._outage  # resolved when the key was made
         if state is None:
-            return store.run(operation, *args, **kwargs)
+            try:
+                return store.run(operation, *args, **kwargs)
+            except StoreError:
+                self._figures.error()
+                raise
         if state.skips():
+            self._figures.error()
             return absent
         try:
             found = store.run(operation, *args, **kwargs)
         except StoreError as error:
             state.failed(error)
+            self._figures.error()
             return absent
         state.worked()
         return found
@@ -88,13 +103,19 @@ class CacheBase(BaseCache):
     ) -> T | D:
         store, state = self._store, self._outage
         if state is None:
-            return await store.arun(operation, *args, **kwargs)
+            try:
+                return await store.arun(operation, *args, **kwargs)
+            except StoreError:
+                self._figures.error()
+                raise
         if state.skips():
+            self._figures.error()
             return absent
         try:
             found = await store.arun(operation, *args, **kwargs)
         except StoreError as error:
             state.failed(error)
+            self._figures.error()
             return absent
         state.worked()
         return found

@@ -91,6 +91,17 @@ def _judged(location: object, params: Mapping[str, Any]) -> CacheOptions:
     )
 
 
+def alias_of(location: object, params: Mapping[str, Any]) -> str:
+    """The alias whose entry in ``CACHES`` is this one (Django does not say); else what its keys begin with."""
+    from django.core.cache import caches
+
+    for alias, entry in caches.settings.items():
+        rest = {name: value for name, value in entry.items() if name not in ("BACKEND", "LOCATION")}
+        if rest == params and entry.get("LOCATION", "") == location:
+            return str(alias)
+    return str(params.get("KEY_PREFIX") or "(unnamed)")
+
+
 def milliseconds_of(timeout: object, name: str = "timeout") -> int | None:
     """Milliseconds of a cache's timeout; ``None`` for never; 0 for zero and less, which delete.
 

@@ -18,7 +18,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from goscope_django import conf
@@ -123,6 +123,42 @@ class Alias:
             row[size] += len(value)
         if not bell.awake:
             bell.ring()
+
+    def read(self, keys: Collection[Any], found: Collection[Any]) -> None:
+        """Count many keys that were read, and those of them that were there."""
+        if len(found) in (0, len(keys)):
+            self.many(keys, HITS if found else MISSES)
+        elif (row := self._row_of_all(keys)) is not None:
+            row[HITS] += len(found)
+            row[MISSES] += len(keys) - len(found)
+        else:
+            for key in keys:
+                self.row(key)[HITS if key in found else MISSES] += 1
+
+    def many(self, keys: Collection[Any], what: int) -> None:
+        """Count many keys."""
+        if not keys:
+            return
+        row = self._row_of_all(keys)
+        if row is not None:
+            row[what] += len(keys)
+        else:
+            for key in keys:
+                self.row(key)[what] += 1
+        if not bell.awake:
+            bell.ring()
+
+    def _row_of_all(self, keys: Collection[Any]) -> list[int] | None:
+        """The counters of keys that are all of one namespace, told without looking at each: what the first and the
+        last in order begin with, all between them begin with."""
+        try:
+            first, last = min(keys), max(keys)
+            name, colon, _ = first.partition(":")
+            if colon and last.startswith(name + colon):
+                return self.row(first)
+        except (TypeError, AttributeError):  # keys that are not all text
+            pass
+        return None
 
     def error(self) -> None:
         """Count an operation that failed for want of the server."""

@@ -27,8 +27,7 @@ from typing import Final
 from goscope_django import conf, counters, runtime
 from goscope_django.counters import SERIES, Alias, Counted, alias, announce, bell, count
 from goscope_django.exceptions import GoscopeError, OutcomeUnknown
-from goscope_django.mongodb import loops
-from goscope_django.mongodb import stats
+from goscope_django.mongodb import loops, stats
 from goscope_django.mongodb.execute import AsyncExecutor
 from goscope_django.mongodb.limits import within
 from goscope_django.mongodb.store import Store
@@ -93,14 +92,14 @@ class _Flusher:
             connection = runtime.connection()
             loop = self._loop() if self._loop is not None else None
             if loop is not None and loop.is_running() and not connection.opened:
-                asyncio.run_coroutine_threadsafe(self.aflush(), loop).result(LIMIT * 2)
+                asyncio.run_coroutine_threadsafe(self.deliver_here(), loop).result(LIMIT * 2)
                 return
         except Exception as error:  # noqa: BLE001 - a thread's edge: it goes on with the next batch
             self._failed(error)
             return
-        self.flush(counted)
+        self.deliver(counted)
 
-    def flush(self, counted: Counted | None = None, limit: float = LIMIT) -> bool:
+    def deliver(self, counted: Counted | None = None, limit: float = LIMIT) -> bool:
         """Send on this thread; whether all is sent. Never raises."""
         if not self._sending.acquire(blocking=False):
             return False
@@ -121,8 +120,8 @@ class _Flusher:
             self._sending.release()
         return True
 
-    async def aflush(self, store: Store | None = None, limit: float = LIMIT) -> bool:
-        """Asynchronous twin of ``flush``, in the running event loop."""
+    async def deliver_here(self, store: Store | None = None, limit: float = LIMIT) -> bool:
+        """Likewise in the running event loop, through ``store`` if it is given."""
         if not self._sending.acquire(blocking=False):
             return False
         counted = Counted()
@@ -175,7 +174,7 @@ class _Flusher:
             return
         with contextlib.suppress(Exception):
             if runtime.connection().opened:
-                self.flush(limit=EXIT_LIMIT)
+                self.deliver(limit=EXIT_LIMIT)
 
     async def farewell(self, place: str, executor: AsyncExecutor) -> None:
         """An event loop ends, and its client with it: send what is left through it.
@@ -194,7 +193,7 @@ class _Flusher:
                 or (short and time.monotonic() - self.last < INTERVAL)
             ):
                 return
-            await self.aflush(Store(None, lambda: executor), EXIT_LIMIT)
+            await self.deliver_here(Store(None, lambda: executor), EXIT_LIMIT)
 
 
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -203,12 +202,12 @@ _flusher = _Flusher()
 
 def flush() -> bool:
     """Send what was counted now; whether all of it is sent. For tests, and before a process ends without ``atexit``."""
-    return _flusher.flush()
+    return _flusher.deliver()
 
 
 async def aflush() -> bool:
     """Asynchronous twin of ``flush``."""
-    return await _flusher.aflush()
+    return await _flusher.deliver_here()
 
 
 def _forget_parent() -> None:

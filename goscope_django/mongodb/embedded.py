@@ -120,14 +120,14 @@ def start(
 def launch(directory: Path | str, *, timeout: float = 30.0) -> int:
     """Like :func:`start`, without being a user: the server runs on when this process ends. Its process id.
 
-    It ends with :func:`stop`, or when the last user that it gets afterwards leaves in order.
+    It stays, whoever comes and leaves afterwards, until :func:`stop`.
     """
     folder = Folder(directory)
     with folder.translated_errors():
         folder.make()
         with folder.locked(timeout):
             folder.forget_the_dead()
-            return _running(folder, time.monotonic() + timeout, (), standalone=False, then=lambda pid: None)
+            return _running(folder, time.monotonic() + timeout, (), standalone=False, then=folder.keep)
 
 
 def _running(

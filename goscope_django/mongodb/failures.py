@@ -5,6 +5,7 @@ Rule of this file: it classifies; nothing is sent and nothing retried here.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pymongo.errors import (
@@ -45,12 +46,14 @@ def _said(error: PyMongoError) -> str:
         for one in (*details.get("writeErrors", ()), *details.get("writeConcernErrors", ()), details):
             if isinstance(one, dict) and isinstance(one.get("errmsg"), str):
                 return str(one["errmsg"])[:300]
-    return str(error).partition(", full error")[0][:300]
+    # Of a server that is not found PyMongo tells all that it knows; a reader needs the host and the reason.
+    text = str(error).partition(", full error")[0].partition(", Timeout: ")[0]
+    return re.sub(r" \(configured timeouts: [^)]*\)", "", text)[:300]
 
 
 def translated(error: PyMongoError, query: Query[Any] | None) -> StoreError:
     """Our error for one of the driver's, which becomes its cause. Names no credentials, no host's and no value."""
-    what = f"{query.collection}.{query.method}" if query else "the server"
+    what = f"{query.collection}.{query.method}" if query and query.collection else "the server"
     if isinstance(error, (ServerSelectionTimeoutError, WaitQueueTimeoutError)):
         return StoreUnavailable(f"{what}: no server was reached: {_said(error)}")
     text = f"{what}: {type(error).__name__}: {_said(error)}"

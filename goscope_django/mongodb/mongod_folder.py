@@ -148,8 +148,20 @@ class Folder:
                 return
             self._drop(membership)
             self.forget_the_dead()
-            if not self.users():
+            if not self.users() and not self.stays():
                 self.end(timeout)
+
+    def keep(self, pid: int) -> None:
+        """Let the server ``pid`` stay when its last user leaves, until it is ended on purpose."""
+        (self.path / "keep").write_text(str(pid), encoding="utf-8")
+
+    def stays(self) -> bool:
+        """Whether the server that runs now is to stay without users."""
+        try:
+            kept = (self.path / "keep").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return False
+        return kept == str(mongod_process.running_pid(self.data))
 
     def _drop(self, membership: _Membership) -> None:
         _memberships.pop(self.path, None)
@@ -254,6 +266,7 @@ class Folder:
                 )
             return False
         mongod_process.end(pid, self.data, timeout=timeout)
+        (self.path / "keep").unlink(missing_ok=True)
         socket_path = self.socket_path()
         socket_path.unlink(missing_ok=True)
         if socket_path.parent != self.path:

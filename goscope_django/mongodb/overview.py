@@ -17,13 +17,15 @@ from typing import Any, Final, Generic, TypeVar
 
 from pymongo.errors import PyMongoError
 
-from goscope_django.contracts import IdempotencyInfo, LockInfo
+from goscope_django.contracts import Checkpoint, IdempotencyInfo, LockInfo
 from goscope_django.exceptions import StoreError
 from goscope_django.mongodb.breaker_table import CircuitInfo
 from goscope_django.mongodb.breakers import FIELDS
+from goscope_django.mongodb.checkpoints import CHECKPOINTS, CheckpointFlows
 from goscope_django.mongodb.circuit_document import info as circuit_info
 from goscope_django.mongodb.circuit_document import override_of, state_of
 from goscope_django.mongodb.circuits import CIRCUITS
+from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.execute import CACHE
 from goscope_django.mongodb.expressions import Clock, instant, prefix_range
 from goscope_django.mongodb.failures import translated
@@ -106,12 +108,12 @@ class _Listing(Generic[T]):
         return Page(tuple(items), min(total, MOST), total > MOST, cursor, now)
 
 
-def attempt(name: str, read: Callable[[], Flow[T]]) -> Flow[T | StoreError]:
+def attempt(read: Callable[[], Flow[T]]) -> Flow[T | StoreError]:
     """What ``read`` gives, or the error that stopped it."""
     try:
         return (yield from read())
     except PyMongoError as error:
-        return translated(error, Query(name, "find"))
+        return translated(error, Query("", "find"))
 
 
 def server_time(clock: Clock) -> Flow[tuple[datetime, float]]:
@@ -186,6 +188,13 @@ def circuits(clock: Clock, prefix: str, limit: int, after: str | None, search: s
     return Page(page.items, total, len(found) > MOST_STATES, page.next, page.now, counts)
 
 
+def circuit(clock: Clock, prefix: str, name: str) -> Flow[tuple[CircuitInfo, datetime] | None]:
+    """A circuit and the server's time. One command."""
+    found = yield from ask(CIRCUITS, "find_one", {"key": f"{prefix}circuit:{name}"}, {**FIELDS, **clock.stamp()})
+    now = instant(clock.read_stamp(found)) if found else None
+    return None if now is None else (circuit_info(name, found, now), now)
+
+
 class TaskPages(TaskQueryFlows):
     """Tasks, as flows."""
 
@@ -209,6 +218,15 @@ class TaskPages(TaskQueryFlows):
         total = min(len(heads), MOST_STATES)
         return Page(tuple(found[:limit]), total, len(heads) > MOST_STATES, cursor, now, counts)
 
+    def show(self, clock: Clock, task_id: str) -> Flow[tuple[TaskInfo, datetime] | None]:
+        """A task and the server's time. Two commands."""
+        found = yield from self.get(clock, task_id)
+        if found is None:
+            return None
+        head = yield from ask(TASKS, "find_one", {"_id": self.prefix + task_id}, {"_id": True, **clock.stamp()})
+        now = instant(clock.read_stamp(head)) if head else None
+        return found, now or datetime.now(UTC)
+
     @staticmethod
     def _status(head: dict[str, Any], now: datetime | None) -> str:
         status, until, most = str(head["status"]), instant(head.get("leaseUntil")), head.get("maxAttempts")
@@ -216,6 +234,15 @@ class TaskPages(TaskQueryFlows):
         if most is not None and int(head.get("tries") or 0) >= most and (gone or status == "failed"):
             return "exhausted"
         return "stalled" if gone else status
+
+
+def checkpoints(clock: Clock, prefix: str, task_id: str, limit: int) -> Flow[builtins.list[Checkpoint]]:
+    """The newest checkpoints of a task, without their data. One command."""
+    fields = dict.fromkeys(("taskId", "sequence", "timestamp", "progress"), True)
+    history = CheckpointFlows(prefix, Codec(pickle=False))
+    test = {"taskId": prefix + task_id}
+    found = yield from ask(CHECKPOINTS, "find", test, fields, sort=[("sequence", -1)], limit=limit)
+    return [history.checkpoint(one) for one in found]
 
 
 IDEMPOTENCY: Final = "go_goscope_idempotency"

@@ -30,8 +30,16 @@ from goscope_django.operations.actions import (
     reset_circuit,
     reset_task,
 )
-from goscope_django.operations.caches import cache_keys, clear_cache, delete_cache_keys
+from goscope_django.operations.caches import cache_aliases, cache_keys, clear_cache, delete_cache_keys
 from goscope_django.operations.collect import astate, state
+from goscope_django.operations.listing import (
+    get_circuit,
+    get_task,
+    list_checkpoints,
+    list_circuits,
+    list_locks,
+    list_tasks,
+)
 from goscope_django.operations.servers import (
     MongodStatus,
     StoreIndexes,
@@ -65,6 +73,7 @@ __all__ = [
     "areset_circuit",
     "areset_task",
     "astate",
+    "cache_aliases",
     "cache_keys",
     "cancel_task",
     "check_indexes",
@@ -75,6 +84,12 @@ __all__ = [
     "delete_checkpoint",
     "delete_idempotency",
     "ensure_indexes",
+    "get_circuit",
+    "get_task",
+    "list_checkpoints",
+    "list_circuits",
+    "list_locks",
+    "list_tasks",
     "mongod_log",
     "mongod_running",
     "mongod_start",

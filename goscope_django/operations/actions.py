@@ -74,6 +74,7 @@ def _commanded(command: Command, name: str, generation: int | None, now: Circuit
 
 def _circuit(command: Command, name: str, generation: int | None, reason: str) -> Done:
     act = {"force_open": circuits.force_open, "force_close": circuits.force_close, "reset": circuits.reset}[command]
+    place().reach()
     with limited(ACTION_LIMIT):
         found = act(name, reason, expected_generation=generation)
         now = circuits.get_circuit(name) if found is None else found
@@ -82,6 +83,7 @@ def _circuit(command: Command, name: str, generation: int | None, reason: str) -
 
 async def _acircuit(command: Command, name: str, generation: int | None, reason: str) -> Done:
     act = {"force_open": circuits.aforce_open, "force_close": circuits.aforce_close, "reset": circuits.areset}[command]
+    await place().areach()
     with limited(ACTION_LIMIT):
         found = await act(name, reason, expected_generation=generation)
         now = await circuits.aget_circuit(name) if found is None else found

@@ -43,7 +43,7 @@ def _aliases(here: Place) -> list[_Alias]:
         one = _Alias(name, entry)
         found.append(one)
         try:
-            one.cache = strict(entry)
+            one.cache = strict(entry, name)
             one.cache._resolve()
             location = entry.get("LOCATION", "")
             own = place(location, "CACHES LOCATION") if location else here

@@ -13,9 +13,10 @@ from typing import Any, Final
 from django.core.cache import caches
 from django.utils.module_loading import import_string
 
+from goscope_django import figures
 from goscope_django.cache import MongoDBCache
 from goscope_django.exceptions import InvalidValue, NotFound
-from goscope_django.operations.place import ACTION_LIMIT, limited
+from goscope_django.operations.place import ACTION_LIMIT, limited, place
 from goscope_django.operations.values import Done
 
 LONGEST: Final = 60.0
@@ -35,20 +36,28 @@ def cache_entries() -> dict[str, Mapping[str, Any]]:
     return found
 
 
+def cache_aliases() -> list[str]:
+    """The aliases of ``CACHES`` that use our backend. Opens nothing."""
+    return list(cache_entries())
+
+
 def _cache(alias: str) -> MongoDBCache:
     found = cache_entries()
     if alias not in found:
         known = ", ".join(sorted(found)) or "none"
         raise NotFound(f"cache {alias!r}: no alias of CACHES that uses MongoDBCache; these do: {known}", target=alias)
-    return strict(found[alias])
+    location = found[alias].get("LOCATION", "")
+    place(location or None, "CACHES LOCATION").reach()
+    return strict(found[alias], alias)
 
 
-def strict(entry: Mapping[str, Any]) -> MongoDBCache:
+def strict(entry: Mapping[str, Any], alias: str) -> MongoDBCache:
     """A cache of this entry that raises where the server is away."""
     params = {name: value for name, value in entry.items() if name not in ("BACKEND", "LOCATION")}
     params["OPTIONS"] = {**(params.get("OPTIONS") or {}), "ON_ERROR": "raise"}
     backend = import_string(str(entry["BACKEND"]))
     found: MongoDBCache = backend(entry.get("LOCATION", ""), params)
+    found._figures = figures.alias(alias)
     return found
 
 

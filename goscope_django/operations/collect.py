@@ -64,7 +64,7 @@ def _section(
         making.parts[name] = failed(str(making.lost))
         return
     try:
-        found = yield from overview.attempt(name, read)
+        found = yield from overview.attempt(read)
     except (GoscopeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Documents that somebody else wrote may hold anything; the other sections are none the worse.
         making.parts[name] = failed(f"{type(error).__name__}: {error}")

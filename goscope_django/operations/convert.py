@@ -232,11 +232,13 @@ def hint(scheme: str) -> str:
 
 
 def index_problems(where: str, indexes: tuple[IndexItem, ...]) -> Iterator[str]:
-    """A sentence for each index that is not as it should be."""
+    """A sentence for all indexes that are missing, and one for each that differs."""
+    missing = [f"{one.collection}.{one.name}" for one in indexes if one.state == "missing"]
+    if missing:
+        word = "index is" if len(missing) == 1 else "indexes are"
+        yield f"{where}: {len(missing)} {word} missing ({', '.join(missing)}). `{ENSURE}` makes what is missing."
     for one in indexes:
-        if one.state == "missing":
-            yield f"{where}: index {one.name} of {one.collection} is missing. `{ENSURE}` makes it."
-        elif one.state == "different":
+        if one.state == "different":
             yield (
                 f"{where}: index {one.name} of {one.collection} differs: needed is {one.needed}, found is {one.found}. "
                 f"`{REPAIR}` replaces it."

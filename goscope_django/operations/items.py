@@ -177,3 +177,13 @@ class WaitItem:
     longest: float
     seen_at: datetime
     held_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointItem:
+    """One saved state of a task, without the state."""
+
+    id: str
+    sequence: int
+    timestamp: datetime
+    progress: float

@@ -14,7 +14,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from goscope_django import conf, runtime
 from goscope_django.mongodb.client import Connection
 from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flow import Flow
+from goscope_django.mongodb.flow import Flow, ask
 from goscope_django.mongodb.limits import within
 from goscope_django.mongodb.store import Store
 
@@ -26,6 +26,10 @@ TIME_LIMIT: Final = 2.5
 
 ACTION_LIMIT: Final = 10.0
 """Seconds that an action may take."""
+
+
+def _ping(clock: Clock) -> Flow[None]:
+    yield from ask("", "command", "ping")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +50,27 @@ class Place:
         """Whether it is mongomock, which has no server to ask."""
         return self.connection.target.scheme == "mongomock"
 
+    def reach(self, seconds: float = TIME_LIMIT) -> None:
+        """Raise ``StoreUnavailable`` unless the server answers within ``seconds``. One command."""
+        if not self.mock:
+            with within(seconds):
+                self.store.run(_ping)
+
+    async def areach(self, seconds: float = TIME_LIMIT) -> None:
+        """Asynchronous twin of ``reach``."""
+        if not self.mock:
+            with within(seconds):
+                await self.store.arun(_ping)
+
     def run(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run an action's flow within ``ACTION_LIMIT``."""
+        """Run an action's flow within ``ACTION_LIMIT``, once the server has answered within ``TIME_LIMIT``."""
+        self.reach()
         with within(ACTION_LIMIT):
             return self.store.run(operation, *args, **kwargs)
 
     async def arun(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Asynchronous twin of ``run``."""
+        await self.areach()
         with within(ACTION_LIMIT):
             return await self.store.arun(operation, *args, **kwargs)
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from goscope_django import conf
 from goscope_django.exceptions import ConfigurationError, IndexConflict
 from goscope_django.mongodb import embedded, indexes, urls
-from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flow import Flow, ask
 from goscope_django.operations.items import IndexItem
-from goscope_django.operations.place import Place, limited, place
+from goscope_django.operations.place import Place, place
 from goscope_django.operations.values import Done
 
 ENSURE = "manage.py goscope_indexes ensure"
@@ -100,17 +98,14 @@ def ensure_indexes(repair: bool = False) -> list[tuple[StoreIndexes, list[Done]]
     return found
 
 
-def _ping(clock: Clock) -> Flow[None]:
-    yield from ask("", "command", "ping")
-
-
 def ping(seconds: float = 2.0) -> None:
     """Reach the server within ``seconds``: one round trip. Raises ``StoreUnavailable``."""
-    here = place()
-    if here.mock:
-        return
-    with limited(seconds):
-        here.store.run(_ping)
+    place().reach(seconds)
+
+
+async def aping(seconds: float = 2.0) -> None:
+    """Asynchronous twin of ``ping``."""
+    await place().areach(seconds)
 
 
 # The private server
@@ -152,7 +147,7 @@ def mongod_running() -> Iterator[MongodStatus]:
 def mongod_start() -> MongodStatus:
     """Start the private server, or find it running, and leave it running in the background without being its user.
 
-    It then ends with ``mongod_stop``, or when the last process that uses it leaves in order. Raises ``MongodError``.
+    It then stays, whoever uses it meanwhile, until ``mongod_stop``. Raises ``MongodError``.
     """
     embedded.launch(_folder())
     return mongod_status()

@@ -1,0 +1,80 @@
+"""``goscope_mongod``: the private server of an ``embedded://`` URL."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from goscope_django import operations
+from goscope_django.management.output import FAILED, OperatorCommand, escaped
+from goscope_django.operations import MongodStatus
+
+
+class Command(OperatorCommand):
+    """See ``help``."""
+
+    help = (
+        "Starts, stops and shows the private mongod of GOSCOPE['URL'] = 'embedded://...'. Processes with such a URL "
+        "start it by themselves; this is for a server that is there before and after them."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        add = self.verbs(parser)
+        start = add("start", "Start it, or find it running, and leave it running in the background.")
+        start.add_argument(
+            "--foreground",
+            action="store_true",
+            help="Stay and use it until Ctrl-C or SIGTERM; then it ends, unless somebody else uses it.",
+        )
+        add("stop", "End it, whoever uses it. Its data stay.")
+        add("status", "Show what runs. Exits 1 if it does not run.")
+
+    def act(self, **options: Any) -> None:
+        verb = options["verb"]
+        if verb == "stop":
+            self._stop()
+        elif verb == "status":
+            status = operations.mongod_status()
+            self._show(status)
+            if not status.running:
+                raise self.failed("It does not run. `manage.py goscope_mongod start` starts it.", FAILED)
+        elif options["foreground"]:
+            self._stay()
+        else:
+            self._show(operations.mongod_start())
+
+    def _show(self, status: MongodStatus) -> None:
+        if self._as_json:
+            self.document({"mongod": status})
+            return
+        word = f"runs (pid {status.pid}), version {status.version}" if status.running else "does not run"
+        self.line(f"mongod over {escaped(status.directory)} {word}")
+        if status.running:
+            self.line(f"  URL    {status.uri}")
+            self.line(f"  users  {', '.join(map(str, status.users)) or 'none'}")
+        self.line(f"  log    {escaped(status.log)}")
+
+    def _stop(self) -> None:
+        stopped = operations.mongod_stop()
+        if self._as_json:
+            self.document({"stopped": stopped})
+        self.line("Stopped." if stopped else "None ran.", self.style.SUCCESS)
+
+    def _stay(self) -> None:
+        over = threading.Event()
+        before = signal.signal(signal.SIGTERM, lambda *_: over.set())
+        try:
+            with operations.mongod_running() as status:
+                self._show(status)
+                self.stdout.flush()
+                self.note("Ctrl-C ends.")
+                # In slices: a signal's handler runs between them whatever the platform's wait does.
+                while not over.wait(0.5):
+                    pass
+        except KeyboardInterrupt:
+            pass
+        finally:
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,172 @@
+"""``goscope_status``: everything at a glance, for people, scripts and container probes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from goscope_django import operations
+from goscope_django.management.output import (
+    FAILED,
+    UNKNOWN,
+    Error,
+    OperatorCommand,
+    duration,
+    escaped,
+    number,
+    percent,
+    positive,
+    seconds,
+)
+from goscope_django.operations import State
+
+CLEAR = "\x1b[H\x1b[2J"
+
+
+class Command(OperatorCommand):
+    """See ``help``."""
+
+    happenings = ("locks_acquired", "locks_lost", "circuits_opened")
+    help = (
+        "Shows the server, its indexes, and what is held, open, running and cached. "
+        "Exits 0 when all is well, 1 when an index is missing or differs or a part can't be read, 2 when the server "
+        "can't be reached or the settings can't be used."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        self.add_json(parser)
+        parser.add_argument("--watch", type=seconds, metavar="SECONDS", help="Show it again and again until Ctrl-C.")
+        parser.add_argument("--limit", type=positive, default=10, help="Items of each kind to show (default: 10).")
+        parser.add_argument("--search", default="", help="Only what has this text in its key, name or owner.")
+
+    def act(self, **options: Any) -> None:
+        limit, search, pause = options["limit"], options["search"], options.get("watch")
+        if pause and self._as_json:
+            raise Error("--watch and --json can't be had together: --json is one document.", UNKNOWN)
+        if pause:
+            self._watch(limit, search, pause)
+            return
+        state = operations.state(limit=limit, search=search)
+        if self._as_json:
+            self.document(state.as_json())
+        else:
+            self._show(state)
+        self._judge(state)
+        self._warn(state)
+
+    def _watch(self, limit: int, search: str, pause: float) -> None:
+        redraw = self.stdout.isatty()
+        try:
+            while True:
+                state = operations.state(limit=limit, search=search)
+                if redraw:
+                    self.stdout.write(CLEAR, ending="")
+                self._show(state)
+                self._warn(state)
+                self.line(f"{state.generated_at:%H:%M:%S} UTC, again every {pause:g} s. Ctrl-C ends.")
+                self.stdout.flush()
+                time.sleep(pause)
+        except KeyboardInterrupt:
+            self.line()
+
+    def _judge(self, state: State) -> None:
+        """Raise what the exit code says."""
+        if not state.reachable:
+            raise self.failed(f"{state.url} can't be reached: {state.error}. {state.hint}", UNKNOWN)
+        broken = [
+            part for part in (state.locks, state.circuits, state.tasks, state.flights, state.idempotency) if part.error
+        ]
+        wrong = [one for alias in state.cache.aliases for one in alias.indexes if one.state != "present"]
+        failed = [alias.alias for alias in state.cache.aliases if alias.error]
+        if state.server.error or not state.server.indexes_ok or wrong or broken or failed:
+            raise self.failed("\n".join(state.problems), FAILED)
+
+    def _warn(self, state: State) -> None:
+        """What is wrong; where that decides the exit code, stderr has it."""
+        for problem in state.problems if state.reachable else ():
+            self.line(f"! {escaped(problem)}", self.style.WARNING)
+
+    def _show(self, state: State) -> None:
+        server = state.server
+        self.line(escaped(state.url), self.style.MIGRATE_HEADING)
+        if not state.reachable:
+            self.line(f"  not reached: {escaped(state.error)}", self.style.ERROR)
+            self.line(f"  {state.hint}")
+            return
+        kind = server.topology or "unknown"
+        near = f", {server.latency * 1_000:.1f} ms away" if server.latency is not None else ""
+        self.line(f"  {kind}, MongoDB {server.version}{near}, clock {server.clock_offset or 0:+.1f} s")
+        if server.primary:
+            self.line(f"  primary {escaped(server.primary)} of {len(server.members)} members")
+        self.line(f"  prefix {escaped(state.key_prefix) or '(none)'}")
+        self._summary(state)
+        self._tables(state)
+
+    def _summary(self, state: State) -> None:
+        circuits, tasks, records = state.circuits, state.tasks, state.idempotency
+        states = ", ".join(f"{count} {name}" for name, count in circuits.by_state.items() if count) or "none"
+        statuses = ", ".join(f"{count} {name}" for name, count in tasks.by_status.items() if count) or "none"
+        forced = f" ({circuits.forced} forced)" if circuits.forced else ""
+        present = sum(one.state == "present" for one in state.server.indexes)
+        totals = state.figures.totals
+        cache = state.cache.figures
+        rows = [
+            ("Indexes", f"{present} of {len(state.server.indexes)} as needed"),
+            ("Locks", f"{number(state.locks.total, at_least=state.locks.at_least)} held"),
+            ("Circuits", f"{states}{forced}"),
+            ("Tasks", statuses),
+            ("Flights", f"{number(state.flights.total)} in the air"),
+            ("Idempotency", f"{number(records.in_progress)} in progress, {number(records.completed)} completed"),
+            ("Cache", f"{number(state.cache.entries or 0)} entries, {percent(cache.hit_ratio)} hits in the last hour"),
+            (
+                "Last hour",
+                ", ".join(f"{number(totals.get(name, 0))} {name.replace('_', ' ')}" for name in self.happenings),
+            ),
+        ]
+        for name, text in rows:
+            self.line(f"  {name:<12} {text}")
+
+    def _tables(self, state: State) -> None:
+        if state.locks.items:
+            self.line()
+            self.table(
+                ("LOCK", "OWNER", "TOKEN", "HELD", "LEFT"),
+                [
+                    (one.key, one.owner, one.token, duration(one.held_for), duration(one.expires_in))
+                    for one in state.locks.items
+                ],
+            )
+        unusual = [one for one in state.circuits.items if one.state != "closed" or one.override]
+        if unusual:
+            self.line()
+            self.table(
+                ("CIRCUIT", "STATE", "FAILURES", "RETRY"),
+                [
+                    (
+                        one.name,
+                        f"{one.state}, forced" if one.override else one.state,
+                        one.failure_count,
+                        duration(one.retry_after),
+                    )
+                    for one in unusual
+                ],
+            )
+        current = [one for one in state.tasks.items if one.status not in ("completed", "cancelled")]
+        if current:
+            self.line()
+            self.table(
+                ("TASK", "STATUS", "DONE", "RATE", "LEFT", "HEARTBEAT"),
+                [
+                    (
+                        one.task_id,
+                        one.status,
+                        percent(one.progress / 100),
+                        "-" if one.rate is None else f"{one.rate:.1f}/s",
+                        duration(one.estimated_time_remaining),
+                        duration(one.heartbeat_age),
+                    )
+                    for one in current
+                ],
+            )
