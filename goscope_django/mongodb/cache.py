@@ -31,7 +31,6 @@ from goscope_django.mongodb.store import Store
 MAX_BYTES: Final = 16 * 1024 * 1024
 _TOO_LARGE: Final = frozenset({10334, 13548, 16493, 17260, 17419, 17420, 5_054_700})
 _OVERFLOW: Final = 2
-_NOT_A_NUMBER: Final = 14
 
 
 class _Missing:
@@ -191,7 +190,9 @@ class CacheFlows(CacheRanges):
 
     def incr(self, clock: Clock, full: str, delta: int) -> Flow[int | None]:
         """The sum; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow."""
-        test = {**self._live(clock, full), "$or": [{"value": {"$type": "int"}}, {"value": {"$type": "long"}}]}
+        number = [{"value": {"$type": "int"}}, {"value": {"$type": "long"}}]
+        # A list with a number in it is of that type, too, in a filter's eyes.
+        test = {**self._live(clock, full), "$or": number, "value.0": {"$exists": False}}
         update = {"$inc": {"value": delta}, "$currentDate": {"updatedAt": True}}
         query: Query[Any] = Query(
             CACHE,
@@ -204,8 +205,6 @@ class CacheFlows(CacheRanges):
         try:
             found = yield from perform(query)
         except OperationFailure as error:
-            if error.code == _NOT_A_NUMBER:  # a list with a number in it passes the test for a type
-                return None
             if error.code != _OVERFLOW:
                 raise
             raise InvalidValue(
