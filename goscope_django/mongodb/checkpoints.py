@@ -96,22 +96,31 @@ class CheckpointFlows:
     def insert(self, checkpoint: Checkpoint, claim: str, document: RawBSONDocument) -> Flow[None]:
         """One command, and a read where its outcome is unknown. ``claim`` tells the writer's own document."""
         query: Query[Any] = Query(CHECKPOINTS, "insert_one", document)
-        try:
-            yield from perform(query)
-        except DuplicateKeyError as error:
-            raise self._conflict(checkpoint) from error
-        except PyMongoError as error:
-            if not may_have_happened(error):
-                raise
-            test = {"taskId": self.prefix + checkpoint.task_id, "sequence": checkpoint.sequence}
+        test = {"taskId": self.prefix + checkpoint.task_id, "sequence": checkpoint.sequence}
+        for again in (False, True):
             try:
-                found = yield from ask(CHECKPOINTS, "confirm", test)
-            except PyMongoError:
-                raise OutcomeUnknown(f"checkpoint {checkpoint.id!r}: it may have been saved") from error
-            if found is None:
-                raise
-            if found.get("claim") != claim:
-                raise self._conflict(checkpoint) from error
+                yield from perform(query)
+                return
+            except DuplicateKeyError as error:
+                # Sent again, it may meet itself: then the first one did arrive, only late.
+                found = (yield from ask(CHECKPOINTS, "confirm", test)) if again else None
+                if found is None or found.get("claim") != claim:
+                    raise self._conflict(checkpoint) from error
+                return
+            except PyMongoError as error:
+                if not may_have_happened(error):
+                    raise
+                try:
+                    found = yield from ask(CHECKPOINTS, "confirm", test)
+                except PyMongoError:
+                    found = None
+                    again = True
+                if found is None and again:
+                    raise OutcomeUnknown(f"checkpoint {checkpoint.id!r}: it may have been saved") from error
+                if found is not None:
+                    if found.get("claim") != claim:
+                        raise self._conflict(checkpoint) from error
+                    return
 
     def _conflict(self, checkpoint: Checkpoint) -> CheckpointConflict:
         return CheckpointConflict(
