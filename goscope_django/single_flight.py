@@ -5,7 +5,7 @@ Rules of this file:
 * It is deduplication, not mutual exclusion. Whenever something is in the way (time, the server, a result that can't be
   shared) the function runs, for this caller alone; nobody gets an answer that may not be theirs.
 * What a function returned or raised is never replaced by a failure to share it.
-* The two colours differ in ``await`` alone; what they decide is decided in ``single_flight_plan``.
+* The two colours differ in ``await`` alone; ``single_flight_plan`` decides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
-from goscope_django import renewal, requests, responses, single_flight_group, transactions
+from goscope_django import counters, renewal, requests, responses, single_flight_group, transactions
 from goscope_django.exceptions import InvalidType, StoreError
 from goscope_django.mongodb.flights import Entered
 from goscope_django.single_flight_group import Entry, Signal
@@ -87,7 +87,9 @@ def single_flight(
     return decorate
 
 
-def _marked(result: Any, role: str) -> Any:
+def _marked(result: Any, role: str, plan: Plan | None) -> Any:
+    if plan is not None:
+        counters.count("flights_led" if role == "leader" else "flights_bypassed")
     if responses.is_response(result):
         result.headers[HEADER] = role
     return result
@@ -104,7 +106,7 @@ def _call(policy: Policy, fn: Callable[..., Any], args: tuple[Any, ...], kwargs:
             plan = plan.variant(answer)
             answer = _fly(plan)
     if isinstance(answer, (Variant, Bypass)):
-        return _marked(fn(*args, **kwargs), "bypass")
+        return _marked(fn(*args, **kwargs), "bypass", plan)
     return answer
 
 
@@ -159,7 +161,7 @@ def _lead(plan: Plan, entry: Entry, flight: Entered) -> Any:
     group.close(entry)
     if not _deferred(plan, entry, flight, kept, landed):
         _conclude(plan, entry, flight, kept, landed)
-    return _marked(result, "bypass" if landed.kind == "unshared" else "leader")
+    return _marked(result, "bypass" if landed.kind == "unshared" else "leader", plan)
 
 
 def _deferred(plan: Plan, entry: Entry, flight: Entered, kept: renewal.Renewal, landed: Landed) -> bool:
@@ -212,7 +214,7 @@ async def _acall(policy: Policy, fn: Callable[..., Any], args: tuple[Any, ...], 
             plan = plan.variant(answer)
             answer = await _afly(plan)
     if isinstance(answer, (Variant, Bypass)):
-        return _marked(await fn(*args, **kwargs), "bypass")
+        return _marked(await fn(*args, **kwargs), "bypass", plan)
     return answer
 
 
@@ -270,7 +272,7 @@ async def _alead(plan: Plan, entry: Entry, flight: Entered) -> Any:
     group.close(entry)
     if not _adeferred(plan, entry, flight, kept, landed):
         await _aconclude(plan, entry, flight, kept, landed)
-    return _marked(result, "bypass" if landed.kind == "unshared" else "leader")
+    return _marked(result, "bypass" if landed.kind == "unshared" else "leader", plan)
 
 
 def _adeferred(plan: Plan, entry: Entry, flight: Entered, kept: renewal.Renewal, landed: Landed) -> bool:

@@ -93,7 +93,20 @@ def _name(kind: type) -> str:
 
 
 def pack(error: Exception) -> dict[str, Any]:
-    """``error`` as plain data."""
+    """``error`` as plain data. Never raises: what a class of the user's makes impossible is left out."""
+    try:
+        return _pack(error)
+    except Exception:  # noqa: BLE001 - properties and conversions of the user's may fail at anything
+        return {
+            "type": _name(type(error)),
+            "base": _name(Exception),
+            "message": _message(error),
+            "args": [],
+            "state": {},
+        }
+
+
+def _pack(error: Exception) -> dict[str, Any]:
     kind = type(error)
     base = next(one for one in kind.__mro__ if _listed(_name(one)) is one)
     message = _message(error)

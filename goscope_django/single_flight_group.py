@@ -16,13 +16,18 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
+from goscope_django import counters
 from goscope_django.mongodb.flights import Entered
+from goscope_django.mongodb.stats import Wait
+
+Place = tuple[int, str]
+"""A flight in this process: which store, and the key."""
 
 FLOOR: Final = 0.02
 FAR: Final = 0.3
@@ -57,7 +62,7 @@ class Waiter:
 class Entry:
     """The callers of one key in this process. ``flight`` is what a former contender has learnt."""
 
-    key: Hashable
+    key: Place
     waiters: list[Waiter] = field(default_factory=list)
     flight: Entered | None = None
 
@@ -75,10 +80,10 @@ class Group:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: dict[Hashable, Entry] = {}
-        self._undecided: dict[Hashable, int] = {}
+        self._entries: dict[Place, Entry] = {}
+        self._undecided: dict[Place, int] = {}
 
-    def enter(self, key: Hashable, loop: asyncio.AbstractEventLoop | None = None) -> tuple[Entry, Waiter | None]:
+    def enter(self, key: Place, loop: asyncio.AbstractEventLoop | None = None) -> tuple[Entry, Waiter | None]:
         """Be the contender of ``key`` (no waiter), or wait; a task says in which ``loop``."""
         with self._lock:
             entry = self._entries.get(key)
@@ -163,11 +168,11 @@ class Group:
 
     # A result that waits for its transaction: whoever asks for it on that very thread would wait for itself.
 
-    def undecided(self, key: Hashable) -> bool:
+    def undecided(self, key: Place) -> bool:
         """Whether this thread has a result of ``key`` that waits for the end of a transaction."""
         return self._undecided.get(key) == threading.get_ident()
 
-    def decide_later(self, key: Hashable) -> Callable[[], None]:
+    def decide_later(self, key: Place) -> Callable[[], None]:
         """Remember that; to be forgotten by calling what is returned."""
         thread = threading.get_ident()
         with self._lock:
@@ -180,8 +185,22 @@ class Group:
 
         return forget
 
+    def waits(self) -> list[Wait]:
+        """For figures: what callers of this process wait for, how many, and since when."""
+        with self._lock:
+            lines = [(one.key[1], [waiter.joined for waiter in one.waiters]) for one in self._entries.values()]
+        now = time.monotonic()
+        return [("flight", key, len(joined), now - min(joined)) for key, joined in lines if joined]
+
 
 group = Group()
+
+
+def _waits() -> list[Wait]:
+    return group.waits()  # a forked child has another one
+
+
+counters.announce(_waits)
 
 
 def pause(waited: float, flying: float, sent: int, callers: int, expected: float | None) -> float:

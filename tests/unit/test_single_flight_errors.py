@@ -105,6 +105,12 @@ class Broken(Exception):
         raise RuntimeError
 
 
+class Hostile(APIException):
+    @property
+    def status_code(self) -> int:  # type: ignore[override]
+        raise RuntimeError
+
+
 def test_an_unknown_class_keeps_its_nearest_known_base_its_text_and_what_is_plain() -> None:
     back = through(Odd(object(), two=2))
     assert isinstance(back, RemoteError)
@@ -118,6 +124,7 @@ def test_an_unknown_class_keeps_its_nearest_known_base_its_text_and_what_is_plai
 def test_an_unknown_class_without_a_known_base_is_a_remote_error() -> None:
     assert type(through(Plain("x"))) is RemoteError
     assert isinstance(through(Broken()), RemoteError)
+    assert isinstance(through(Hostile()), RemoteError)
 
 
 def test_an_unknown_rest_error_keeps_its_status_and_details() -> None:
