@@ -138,6 +138,14 @@ def look_again() -> None:
         found.due = 0.0
 
 
+def stale() -> None:
+    """Let what this process knows of all circuits be a second old."""
+    found = breaker_registry.current()
+    found.due = 0.0
+    for view in found.views.values():
+        view.snap.closed_until = 0.0
+
+
 def shown(name: str) -> CircuitInfo:
     """The circuit, which must exist."""
     found = circuits.get_circuit(name)
