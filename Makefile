@@ -10,7 +10,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8000
-GOSCOPE_URL ?= embedded://demo-data
+# Without it the demo goes by .env, else by a private mongod in the folder demo-data.
+ifneq ($(GOSCOPE_URL),)
+export GOSCOPE_URL
+endif
 WORKERS ?= auto
 ARGS ?=
 
@@ -42,11 +45,12 @@ $(VENV)/.installed-test: $(PACKAGING) | $(PY)
 	@$(PIP) install --editable '.[$(TEST_EXTRAS)]'
 	@touch $@ $(VENV)/.installed-demo
 
+# Neither filling the SQL database nor its tables need the store: only the server starts it.
 demo: $(VENV)/.installed-demo
-	@GOSCOPE_URL='$(GOSCOPE_URL)' $(PY) manage.py migrate --verbosity 0
-	@GOSCOPE_URL='$(GOSCOPE_URL)' $(PY) manage.py demo_data
+	@GOSCOPE_CONNECT_ON_READY=false $(PY) manage.py migrate --skip-checks --verbosity 0
+	@GOSCOPE_CONNECT_ON_READY=false $(PY) manage.py demo_data
 	@echo "Serving the demo at http://127.0.0.1:$(PORT)/ (Ctrl-C ends it)"
-	@GOSCOPE_URL='$(GOSCOPE_URL)' exec $(PY) manage.py runserver --noreload 127.0.0.1:$(PORT)
+	@DJANGO_RUNSERVER_HIDE_WARNING=true exec $(PY) manage.py runserver --noreload 127.0.0.1:$(PORT)
 
 test: $(VENV)/.installed-test
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --require-mongo $(ARGS)
@@ -88,5 +92,5 @@ bench: $(VENV)/.installed-test
 
 clean:
 	@if [ -x $(PY) ] && [ -d demo-data ]; then $(PY) manage.py goscope_mongod stop >/dev/null 2>&1 || true; fi
-	@rm -rf $(VENV) .matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info demo-data demo.sqlite3
+	@rm -rf $(VENV) .matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info demo-data demo.sqlite3*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
