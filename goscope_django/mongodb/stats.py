@@ -20,7 +20,7 @@ from pymongo import ReturnDocument
 
 from goscope_django.mongodb.expressions import Clock, instant, literal
 from goscope_django.mongodb.flow import Flow, Query, ask
-from goscope_django.mongodb.lease import upsert
+from goscope_django.mongodb.lease import new_claim, upsert
 
 STATS: Final = "go_goscope_stats"
 MINUTES: Final = 60
@@ -43,9 +43,11 @@ Wait = tuple[str, str, int, float]
 
 @dataclass(slots=True)
 class Slots:
-    """The numbers of the names of one hour, as far as this process knows them."""
+    """The numbers of the names of one hour, as far as this process knows them. ``book`` is where they stand: if that is
+    removed meanwhile, what was counted under its numbers must not be read by those of the next one."""
 
     hour: datetime | None = None
+    book: str = ""
     aliases: dict[str, int] = field(default_factory=dict)
     pairs: dict[Pair, int] = field(default_factory=dict)
     full: bool = False
@@ -117,6 +119,7 @@ def _register(clock: Clock, prefix: str, hour: datetime, batch: Batch, slots: Sl
 
     def query() -> Query[Any]:
         fields = {
+            "book": {"$ifNull": ["$book", new_claim()[:6]]},
             "aliases": _appended("aliases", aliases, MAX_ALIASES),
             "pairs": _appended("pairs", pairs, MAX_NAMESPACES),
             "expiresAt": hour + KEPT + timedelta(hours=1),
@@ -126,13 +129,13 @@ def _register(clock: Clock, prefix: str, hour: datetime, batch: Batch, slots: Sl
             "find_one_and_update",
             {"_id": _names_id(prefix, hour)},
             [{"$set": fields}],
-            projection={"aliases": True, "pairs": True, **clock.stamp()},
+            projection={"book": True, "aliases": True, "pairs": True, **clock.stamp()},
             upsert=True,
             return_document=ReturnDocument.AFTER,
         )
 
     found = yield from upsert(clock, query)
-    slots.hour = hour
+    slots.hour, slots.book = hour, found["book"]
     slots.aliases = {name: number for number, name in enumerate(found["aliases"])}
     slots.pairs = {(alias, name): number for number, (alias, name) in enumerate(found["pairs"])}
     slots.full = len(found["pairs"]) >= MAX_NAMESPACES
@@ -171,11 +174,11 @@ def _increments(batch: Batch, slots: Slots) -> Iterable[tuple[str, int]]:
         if number is None:
             beyond = [one + more for one, more in zip(beyond, counts, strict=True)]
         else:
-            yield from _fields(f"a.{number}", counts)
-    yield from _fields("a.x", beyond)
+            yield from _fields(f"a.{slots.book}.{number}", counts)
+    yield from _fields(f"a.{slots.book}.x", beyond)
     for pair, counts in batch.pairs.items():
         if pair in slots.pairs:
-            yield from _fields(f"n.{slots.pairs[pair]}", counts)
+            yield from _fields(f"n.{slots.book}.{slots.pairs[pair]}", counts)
     for name, count in batch.events.items():
         if count:
             yield f"e.{name}", count
@@ -200,13 +203,13 @@ def read(clock: Clock, prefix: str, now: datetime) -> Flow[Hour]:
     for position, minute in enumerate(minutes):
         document = documents.get(_minute_id(prefix, minute), {})
         known = names[_hour(minute)]
-        for number, counts in _table(document, "a"):
-            alias = _named(known.get("aliases"), number)
+        for book, number, counts in _table(document, "a"):
+            alias = _named(known, "aliases", book, number)
             _sum(aliases.setdefault(OTHER if alias is None else str(alias), {}), counts)
             for name, count in counts.items():
                 series.setdefault(f"cache_{name}", [0] * MINUTES)[position] += count
-        for number, counts in _table(document, "n"):
-            pair = _named(known.get("pairs"), number)
+        for book, number, counts in _table(document, "n"):
+            pair = _named(known, "pairs", book, number)
             if pair is not None:
                 _sum(pairs.setdefault((str(pair[0]), str(pair[1])), {}), counts)
         for name, count in (document.get("e") or {}).items():
@@ -215,14 +218,16 @@ def read(clock: Clock, prefix: str, now: datetime) -> Flow[Hour]:
     return Hour(minutes, {name: tuple(counts) for name, counts in series.items()}, aliases, pairs, waits)
 
 
-def _table(document: Mapping[str, Any], name: str) -> Iterable[tuple[str, dict[str, int]]]:
-    for number, counts in (document.get(name) or {}).items():
-        named = {CACHE_COUNTERS[_CODES.index(code)]: int(count) for code, count in counts.items() if code in _CODES}
-        yield number, named
+def _table(document: Mapping[str, Any], name: str) -> Iterable[tuple[str, str, dict[str, int]]]:
+    for book, numbers in (document.get(name) or {}).items():
+        for number, counts in numbers.items():
+            named = {CACHE_COUNTERS[_CODES.index(code)]: int(count) for code, count in counts.items() if code in _CODES}
+            yield book, number, named
 
 
-def _named(names: Any, number: str) -> Any:
-    return names[int(number)] if names and number.isdigit() and int(number) < len(names) else None
+def _named(known: Mapping[str, Any], kind: str, book: str, number: str) -> Any:
+    names = known.get(kind) or ()
+    return names[int(number)] if known.get("book") == book and number.isdigit() and int(number) < len(names) else None
 
 
 def _sum(into: dict[str, int], counts: Mapping[str, int]) -> None:

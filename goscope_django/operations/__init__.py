@@ -10,6 +10,7 @@ reached) and ``ConfigurationError``.
 from __future__ import annotations
 
 from goscope_django.exceptions import NotFound, StateChanged
+from goscope_django.mongodb.probing import Probe
 from goscope_django.operations.actions import (
     acancel_task,
     acleanup_checkpoints,
@@ -43,6 +44,8 @@ from goscope_django.operations.listing import (
 from goscope_django.operations.servers import (
     MongodStatus,
     StoreIndexes,
+    aping,
+    aprobe,
     check_indexes,
     ensure_indexes,
     mongod_log,
@@ -51,6 +54,7 @@ from goscope_django.operations.servers import (
     mongod_status,
     mongod_stop,
     ping,
+    probe,
 )
 from goscope_django.operations.values import SCHEMA_VERSION, SECTIONS, Done, State, plain
 
@@ -60,6 +64,7 @@ __all__ = [
     "Done",
     "MongodStatus",
     "NotFound",
+    "Probe",
     "State",
     "StateChanged",
     "StoreIndexes",
@@ -69,6 +74,8 @@ __all__ = [
     "adelete_checkpoint",
     "adelete_idempotency",
     "aopen_circuit",
+    "aping",
+    "aprobe",
     "arelease_lock",
     "areset_circuit",
     "areset_task",
@@ -98,6 +105,7 @@ __all__ = [
     "open_circuit",
     "ping",
     "plain",
+    "probe",
     "release_lock",
     "reset_circuit",
     "reset_task",

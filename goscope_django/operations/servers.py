@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from goscope_django import conf
-from goscope_django.exceptions import ConfigurationError, IndexConflict
-from goscope_django.mongodb import embedded, indexes, urls
+from goscope_django.exceptions import ConfigurationError, GoscopeError, IndexConflict
+from goscope_django.mongodb import embedded, indexes, probing, urls
+from goscope_django.mongodb.probing import Probe
 from goscope_django.operations.items import IndexItem
-from goscope_django.operations.place import Place, place
+from goscope_django.operations.place import Place, limited, place
 from goscope_django.operations.values import Done
 
 ENSURE = "manage.py goscope_indexes ensure"
@@ -106,6 +107,38 @@ def ping(seconds: float = 2.0) -> None:
 async def aping(seconds: float = 2.0) -> None:
     """Asynchronous twin of ``ping``."""
     await place().areach(seconds)
+
+
+def _probed(latency: float, slow: float) -> Probe:
+    if latency <= slow:
+        return Probe("ok", latency)
+    return Probe("slow", latency, f"the server took {latency:.2f} seconds to answer; more than {slow:g} is slow")
+
+
+def probe(seconds: float = 2.0, slow: float = 0.5) -> Probe:
+    """Whether the server is ``ok``, ``slow`` (no answer within ``seconds``, or one that took more than ``slow``
+    seconds) or ``down``. One command to the primary. Raises ``ImproperlyConfigured`` for settings that can't be used,
+    nothing else."""
+    here = place()
+    if here.mock:
+        return Probe("ok", 0.0)
+    try:
+        with limited(seconds):
+            return _probed(here.store.run(probing.ping), slow)
+    except GoscopeError as error:
+        return probing.judged(error, seconds)
+
+
+async def aprobe(seconds: float = 2.0, slow: float = 0.5) -> Probe:
+    """Asynchronous twin of ``probe``."""
+    here = place()
+    if here.mock:
+        return Probe("ok", 0.0)
+    try:
+        with limited(seconds):
+            return _probed(await here.store.arun(probing.ping), slow)
+    except GoscopeError as error:
+        return probing.judged(error, seconds)
 
 
 # The private server

@@ -1,0 +1,133 @@
+"""Celery tasks that resume.
+
+>>> from celery import shared_task
+>>> from goscope_django.integrations.celery import resumable
+>>> @shared_task(acks_late=True, reject_on_worker_lost=True)
+... @resumable(lambda path: f"import:{path}")
+... def import_rows(task, path):
+...     for row in task.track(read(path)):
+...         import_row(row)
+
+Rules of this file:
+
+* A message that is delivered twice (``acks_late``, a visibility timeout that was too short, a worker that only seems
+  dead) finds the task held: it comes back later, and then goes on, or returns the stored result.
+* Celery's own retries keep their request's id, so they resume as well.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, NoReturn
+
+from celery import current_app, current_task
+from celery.exceptions import Ignore
+from kombu.utils import json as kombu_json
+
+from goscope_django.checkpoints import TaskInfo, checkpointed
+from goscope_django.exceptions import InvalidType, InvalidValue, TaskAlreadyRunning
+
+__all__ = ["dispatch", "resumable"]
+
+json: Any = kombu_json  # Celery's own: it knows dates, UUIDs and decimals
+logger = logging.getLogger("goscope.checkpoints")
+NAME: Final = "celery"
+LONGEST_WAIT: Final = 60.0
+"""Seconds until a message whose task is held looks again, at most."""
+MAX_ARGUMENTS: Final = 32 * 1024
+"""Characters of a message's arguments, as JSON, that are remembered for ``dispatch``."""
+
+
+def resumable(
+    task_id: str | Callable[..., str] | None = None,
+    *,
+    on_running: Literal["retry", "ignore", "raise"] = "retry",
+    **options: Any,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make the function of a Celery task resumable; goes below ``@app.task``.
+
+    ``task_id`` is text, a function of the call's arguments, or ``None``: the id of the Celery request, which stays the
+    same when a message is delivered again or retried. ``options`` are those of ``checkpointed``. A parameter ``task``
+    of the function gets the resumable task; with ``bind=True`` the first one is Celery's.
+
+    ``on_running`` says what becomes of a message whose task somebody holds: it is sent again for when the lease may
+    have ended (``"retry"``, without end and without using up the task's retries), dropped (``"ignore"``), or fails with
+    ``TaskAlreadyRunning`` (``"raise"``, and always where Celery runs eagerly).
+    """
+    if on_running not in ("retry", "ignore", "raise"):
+        raise InvalidValue(f"on_running={on_running!r}: 'retry', 'ignore' or 'raise' is allowed")
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.iscoroutinefunction(function):
+            raise InvalidType(f"{function!r}: Celery calls no coroutine functions")
+
+        # Wraps what a plain decorator makes: the signature without ``task``, and faults of the options at import.
+        @functools.wraps(checkpointed("", **options)(function))
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            running: Any = current_task
+            request = running.request if running else None
+            if callable(task_id):
+                bound = running and args and args[0] is running._get_current_object()
+                name = task_id(*args[bool(bound) :], **kwargs)
+            elif task_id is None:
+                if request is None or request.id is None:
+                    raise InvalidValue("task_id=None: outside a worker there is no request whose id could be used")
+                name = request.id
+            else:
+                name = task_id
+            metadata = {**_message(request), **dict(options.get("metadata") or {})}
+            run = checkpointed(name, **{**options, "metadata": metadata})(function)
+            try:
+                return run(*args, **kwargs)
+            except TaskAlreadyRunning as error:
+                if on_running == "raise" or request is None or request.called_directly or request.is_eager:
+                    raise
+                _later(request, error, on_running)
+
+        return wrapper
+
+    return decorate
+
+
+def _later(request: Any, error: TaskAlreadyRunning, on_running: str) -> NoReturn:
+    if on_running == "retry":
+        wait = math.ceil(min(LONGEST_WAIT, max(1.0, error.retry_after)))
+        # Not Celery's retry(): waiting for somebody else's work is no failure of this task.
+        current_task.signature_from_request(request, countdown=wait, retries=request.retries).apply_async()
+    raise Ignore from error
+
+
+def _message(request: Any) -> dict[str, Any]:
+    """What is remembered of the message that started the task."""
+    if request is None or request.id is None or request.called_directly:
+        return {}
+    try:
+        arguments = json.dumps([list(request.args or ()), dict(request.kwargs or {})])
+    except (TypeError, ValueError):
+        arguments = None
+    if arguments is None or len(arguments) > MAX_ARGUMENTS:
+        logger.info("task %s: its arguments are too large or no JSON: dispatch() can't send it again", request.id)
+        return {}
+    route: Mapping[str, Any] = request.delivery_info or {}
+    named = route.get("exchange") in ("", None, route.get("routing_key"))
+    queue = route.get("routing_key") if named else None
+    return {NAME: {"id": request.id, "task": request.task, "arguments": arguments, "queue": queue}}
+
+
+def dispatch(info: TaskInfo, **options: Any) -> Any:
+    """Send a stalled task's message again, under its id: for ``resume_stalled(dispatch)``. Returns the ``AsyncResult``.
+
+    ``options`` are those of Celery's ``apply_async``. Raises ``InvalidValue`` for a task that no worker of Celery has
+    started, or whose arguments were not remembered (more than 32 KiB, or no JSON).
+    """
+    sent = info.metadata.get(NAME)
+    if not isinstance(sent, Mapping):
+        raise InvalidValue(f"task {info.task_id!r}: there is no message of Celery's that could be sent again")
+    args, kwargs = json.loads(sent["arguments"])
+    if sent["queue"]:
+        options.setdefault("queue", sent["queue"])
+    return current_app.send_task(sent["task"], args=args, kwargs=kwargs, task_id=sent["id"], **options)

@@ -1,0 +1,56 @@
+"""A check for ``django-health-check`` 4 (the extra ``health``).
+
+>>> HealthCheckView.as_view(checks=["goscope_django.integrations.health.MongoDB"])
+
+It tells a server that is down (``Unavailable``) from one that is slow (``Warning``), which its own cache check can't:
+that one knows Redis's errors only, and with ``ON_ERROR = "ignore"`` it sees a cache that works.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+from django.core.exceptions import ImproperlyConfigured
+from health_check.base import HealthCheck
+from health_check.exceptions import ServiceUnavailable, ServiceWarning
+
+from goscope_django import operations
+from goscope_django.exceptions import GoscopeError
+
+
+@dataclasses.dataclass
+class MongoDB(HealthCheck):  # type: ignore[misc]  # it carries no type hints
+    """The server of ``GOSCOPE["URL"]``: one command, and with ``indexes`` one for each collection.
+
+    ``slow``: seconds from which an answer is a warning. ``timeout``: how long it may take altogether; a server that
+    took the connection and has not answered by then is slow, too. ``indexes``: also warn of indexes that are missing
+    or differ. Runs on a thread with the process's own client, so it measures a command, not the making of a
+    connection.
+    """
+
+    slow: float = dataclasses.field(default=0.5, repr=False)
+    indexes: bool = dataclasses.field(default=False, repr=False)
+    timeout: dt.timedelta = dataclasses.field(default=dt.timedelta(seconds=2), repr=False)
+
+    def run(self) -> None:
+        """Raises ``ServiceUnavailable`` or ``ServiceWarning``; their messages name no credentials."""
+        try:
+            found = operations.probe(self.timeout.total_seconds(), self.slow)
+        except ImproperlyConfigured as error:
+            raise ServiceUnavailable(f"the settings can't be used: {error}") from error
+        if found.health == "down":
+            raise ServiceUnavailable(found.reason)
+        if found.health == "slow":
+            raise ServiceWarning(found.reason)
+        if self.indexes:
+            self._look_at_indexes()
+
+    def _look_at_indexes(self) -> None:
+        try:
+            stores = operations.check_indexes()
+        except GoscopeError as error:
+            raise ServiceUnavailable(str(error)) from error
+        wrong = [f"{one.collection}.{one.name}" for store in stores for one in store.indexes if one.state != "present"]
+        if wrong:
+            raise ServiceWarning(f"{len(wrong)} indexes are missing or differ: {', '.join(wrong)}")

@@ -1,0 +1,125 @@
+"""Metrics for Prometheus (the extra ``prometheus``): the same numbers as the dashboard and ``goscope_status``.
+
+>>> path("metrics", goscope_django.integrations.prometheus.metrics)
+
+or, where the project has a registry and an endpoint already, ``register()`` once at start-up. Everything is read from
+the server when it is scraped: one process is enough, whichever is asked, and they all answer alike. Figures of the
+last hour are gauges, since they rise and fall. Keys, names and owners are no labels: their number is not bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from goscope_django import operations
+from goscope_django.operations import State
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"goscope_{name}", text, value=value)
+
+
+def _labelled(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"goscope_{name}", text, labels=[label])
+    for of, value in values.items():
+        family.add_metric([of], value)
+    return family
+
+
+def families(state: State) -> Iterator[GaugeMetricFamily]:
+    """The metrics of a state. A section that could not be read has none, and ``goscope_section_up`` says so."""
+    yield _gauge("up", "1 if the MongoDB server was reached.", float(state.reachable))
+    yield _gauge("state_seconds", "How long it took to read all of this.", state.took)
+    sections = {
+        "server": state.server.error,
+        "locks": state.locks.error,
+        "circuits": state.circuits.error,
+        "tasks": state.tasks.error,
+        "flights": state.flights.error,
+        "idempotency": state.idempotency.error,
+        "cache": state.cache.error,
+        "figures": state.figures.error,
+    }
+    up = {name: float(error is None) for name, error in sections.items()}
+    yield _labelled("section_up", "1 if this part could be read.", "section", up)
+    yield from _server(state)
+    if not state.locks.error:
+        yield _gauge("locks_held", "Locks that are held now.", state.locks.total)
+    if not state.circuits.error:
+        yield _labelled("circuits", "Circuits by state.", "state", state.circuits.by_state)
+        yield _gauge("circuits_forced", "Circuits that an operator forces open or closed.", state.circuits.forced)
+    if not state.tasks.error:
+        yield _labelled("tasks", "Tasks by status.", "status", state.tasks.by_status)
+    if not state.flights.error:
+        yield _gauge("flights", "Flights in the air.", state.flights.total)
+    if not state.idempotency.error:
+        records = {"in_progress": state.idempotency.in_progress, "completed": state.idempotency.completed}
+        yield _labelled("idempotency_records", "Idempotency records by state.", "state", records)
+    yield from _caches(state)
+    if not state.figures.error:
+        text = "How often something happened in the last hour, in the whole fleet."
+        yield _labelled("last_hour", text, "what", state.figures.totals)
+
+
+def _server(state: State) -> Iterator[GaugeMetricFamily]:
+    server = state.server
+    if server.error:
+        return
+    wrong = sum(one.state != "present" for one in server.indexes)
+    yield _gauge("index_problems", "Indexes that are missing or differ.", wrong)
+    if server.latency is not None:
+        yield _gauge("server_latency_seconds", "How long one command takes.", server.latency)
+    if server.clock_offset is not None:
+        yield _gauge("server_clock_offset_seconds", "How far this machine's clock is ahead.", server.clock_offset)
+
+
+def _caches(state: State) -> Iterator[GaugeMetricFamily]:
+    aliases = state.cache.aliases
+    entries = {one.alias: float(one.entries) for one in aliases if one.entries is not None}
+    yield _labelled("cache_entries", "Entries that are counted, up to 10,000 of an alias.", "alias", entries)
+    if state.figures.error:
+        return
+    family = GaugeMetricFamily(
+        "goscope_cache_last_hour", "Operations of the last hour, in the whole fleet.", labels=["alias", "what"]
+    )
+    for one in aliases:
+        for name, value in operations.plain(one.figures).items():
+            if name != "hit_ratio":
+                family.add_metric([one.alias, name], value)
+    yield family
+
+
+class GoscopeCollector(Collector):
+    """Reads the state whenever it is collected: at most 2.5 seconds, a bounded number of
+    commands."""
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The metrics as of now."""
+        return families(operations.state(limit=1))
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Nothing: to be registered must not read anything."""
+        return ()
+
+
+def register(registry: CollectorRegistry = REGISTRY) -> GoscopeCollector:
+    """Let ``registry`` (prometheus-client's own by default) collect our metrics as well."""
+    collector = GoscopeCollector()
+    registry.register(collector)
+    return collector
+
+
+@require_safe
+@never_cache
+def metrics(request: HttpRequest) -> HttpResponse:
+    """A view with our metrics alone. It asks for no login: protect it as you protect your other endpoints."""
+    registry = CollectorRegistry()
+    register(registry)
+    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,89 @@
+"""Tasks of ``django.tasks`` (Django 6.0 and later) that resume.
+
+>>> from django.tasks import task
+>>> from goscope_django.integrations.tasks import resumable
+>>> @task
+... @resumable(lambda path: f"import:{path}")
+... def import_rows(task, path):
+...     for row in task.track(read(path)):
+...         import_row(row)
+
+Rules of this file:
+
+* It decorates the function, not Django's task, and so works with whatever backend runs it.
+* ``django.tasks`` can't send a message again under its id: a task that ``dispatch`` can start has an id of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from django.utils.module_loading import import_string
+
+from goscope_django.checkpoints import TaskInfo, checkpointed
+from goscope_django.exceptions import InvalidValue
+
+__all__ = ["dispatch", "resumable"]
+
+NAME: Final = "django.tasks"
+
+
+def resumable(task_id: str | Callable[..., str] | None = None, **options: Any) -> Callable[[Any], Any]:
+    """Make the function of a task resumable; goes below ``@task``. ``options`` are those of ``checkpointed``.
+
+    ``task_id`` is text, a function of the call's arguments (without Django's ``context``), or ``None``: the id of the
+    task's result, which needs ``takes_context=True`` and resumes only if the backend runs that very result again. A
+    parameter ``task`` of the function gets the resumable task. Coroutine functions too. A task that somebody holds
+    fails with ``TaskAlreadyRunning``.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        shown = checkpointed("", **options)(function)
+        path = f"{function.__module__}.{function.__qualname__}"
+
+        def prepared(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
+            context = args[0] if args and hasattr(args[0], "task_result") else None
+            called = args if context is None else args[1:]
+            message: dict[str, Any] = {"path": path, "args": list(called), "kwargs": dict(kwargs)}
+            if isinstance(task_id, str):
+                name = task_id
+            elif task_id is not None:
+                name = task_id(*called, **kwargs)
+            else:
+                if context is None:
+                    raise InvalidValue(
+                        "task_id=None: only with takes_context=True is there a result whose id can be used"
+                    )
+                name, message = context.task_result.id, {}
+            metadata = {**({NAME: message} if message else {}), **dict(options.get("metadata") or {})}
+            return checkpointed(name, **{**options, "metadata": metadata})(function)
+
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(shown)
+            async def awrapper(*args: Any, **kwargs: Any) -> Any:
+                return await prepared(args, kwargs)(*args, **kwargs)
+
+            return awrapper
+
+        @functools.wraps(shown)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return prepared(args, kwargs)(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
+
+
+def dispatch(info: TaskInfo) -> Any:
+    """Enqueue a stalled task anew, with its arguments: for ``resume_stalled(dispatch)``. Returns the ``TaskResult``.
+
+    Raises ``InvalidValue`` for a task that was not started by ``django.tasks`` under an id of its own.
+    """
+    sent = info.metadata.get(NAME)
+    if not isinstance(sent, Mapping):
+        raise InvalidValue(f"task {info.task_id!r}: there is no task of django.tasks that could be enqueued again")
+    return import_string(sent["path"]).enqueue(*sent["args"], **sent["kwargs"])
