@@ -211,7 +211,8 @@ class IdempotencyFlows(ClaimFlows):
     def delete(self, clock: Clock, key: str) -> Flow[bool]:
         full = self.full(key)
         self.finished.pop(full, None)
-        return (yield from self._remove("delete_many", self.either(full)))
+        # What has expired is not there, whether or not the TTL monitor has been by.
+        return (yield from self._remove("delete_many", LEASE.mine(clock, **self.either(full))))
 
     # For observers
 
