@@ -46,7 +46,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (str, Promise)):
         return _text(str(value))
     if type(value) in _ATOMS:
-        if type(value) is int and abs(value) >= 2**63:
+        if type(value) is int and not -(2**63) <= value < 2**63:
             raise _NotPlain
         return value
     if isinstance(value, (list, tuple)):
