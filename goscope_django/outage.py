@@ -1,12 +1,13 @@
 """What a feature does while the server is away and it may do without.
 
-Rule of this file: it remembers, for one process, that the server is away, so that not every call waits for a server that is
-not there (a request that users of django-redis have made since 2018). Said once when it begins, once when it ends.
+Rule of this file: it remembers, for one process, that the server is away, so that not every call waits for a server that
+is not there (a request that users of django-redis have made since 2018). Said once when it begins, once when it ends.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from typing import Final
@@ -22,7 +23,7 @@ _outages: dict[str, Outage] = {}
 class Outage:
     """The state of one feature. All threads of a process share it."""
 
-    __slots__ = ("_lock", "_pause", "_until", "away", "feature", "ignored")
+    __slots__ = ("_lock", "_pause", "_trying", "_until", "away", "feature", "ignored")
 
     def __init__(self, feature: str) -> None:
         self.feature = feature
@@ -31,13 +32,19 @@ class Outage:
         """Calls that did without the server, since the process began."""
         self._until = 0.0
         self._pause = FIRST
+        self._trying = False
         self._lock = threading.Lock()
 
     def skips(self) -> bool:
-        """Whether the server should not even be tried now."""
-        if self.away and time.monotonic() < self._until:
-            self.ignored += 1
-            return True
+        """Whether the server should not even be tried now. When a pause ends one caller tries, and nobody waits with it."""
+        if not self.away:
+            return False
+        with self._lock:
+            if self.away and (now := time.monotonic()) < self._until:
+                self.ignored += 1
+                return True
+            if self.away:
+                self._trying, self._until = True, now + self._pause
         return False
 
     def failed(self, error: StoreError) -> None:
@@ -45,8 +52,10 @@ class Outage:
         with self._lock:
             self.ignored += 1
             began, self.away = not self.away, True
-            self._until = time.monotonic() + self._pause
-            self._pause = min(LONGEST, self._pause * 2)
+            if began or self._trying:  # others began while it was still there, and say nothing new
+                self._pause = FIRST if began else min(LONGEST, self._pause * 2)
+                self._until = time.monotonic() + self._pause
+                self._trying = False
         logging.getLogger(f"goscope.{self.feature}").debug("without the server: %s", error)
         if began:
             runtime.emit("degraded", feature=self.feature, error=str(error))
@@ -56,12 +65,24 @@ class Outage:
         if not self.away:
             return
         with self._lock:
-            ended, self.away, self._pause = self.away, False, FIRST
+            ended, self.away, self._trying = self.away, False, False
         if ended:
             runtime.emit("recovered", feature=self.feature)
+
+    def forget_lock(self) -> None:
+        """In a forked child: another thread may have held it."""
+        self._lock = threading.Lock()
 
 
 def outage(feature: str) -> Outage:
     """This process's state for ``feature``."""
     found = _outages.get(feature)
     return found if found is not None else _outages.setdefault(feature, Outage(feature))
+
+
+def _after_fork() -> None:
+    for one in _outages.values():
+        one.forget_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
