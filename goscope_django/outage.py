@@ -1,7 +1,8 @@
 """What a feature does while the server is away and it may do without.
 
-Rule of this file: it remembers, for one process, that the server is away, so that not every call waits for a server that
-is not there (a request that users of django-redis have made since 2018). Said once when it begins, once when it ends.
+Rule of this file: it remembers, for one process, that the server is away, so that not every call waits for a server
+that is not there (a request that users of django-redis have made since 2018). Said once when it begins, once when it
+ends.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Outage:
         self._lock = threading.Lock()
 
     def skips(self) -> bool:
-        """Whether the server should not even be tried now. When a pause ends one caller tries, and nobody waits with it."""
+        """Whether the server should not even be tried now. When a pause ends one caller tries; nobody waits with it."""
         if not self.away:
             return False
         with self._lock:
