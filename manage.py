@@ -12,7 +12,14 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "testproject.settings")
     from django.core.management import execute_from_command_line
 
-    execute_from_command_line(sys.argv)
+    from goscope_django.exceptions import GoscopeError
+
+    try:
+        execute_from_command_line(sys.argv)
+    except GoscopeError as error:  # with FAIL_FAST: the server can't be reached, or there is no mongod
+        if "--traceback" in sys.argv:
+            raise
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

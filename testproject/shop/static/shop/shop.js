@@ -30,7 +30,16 @@ async function crowd(button) {
     for (const cell of row) line.append(text("td", cell));
   }
   into.replaceChildren(table);
+  await refresh(into.closest("section"));
   button.disabled = false;
+}
+
+// The figures beside the button as the page would show them now.
+async function refresh(section) {
+  const response = await fetch(location.pathname, { cache: "no-store" });
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  const fresh = page.querySelector(`#${section.id} dl`);
+  if (fresh) section.querySelector("dl").replaceWith(fresh);
 }
 
 function what(body) {
