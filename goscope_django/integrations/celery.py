@@ -65,8 +65,10 @@ def resumable(
         if inspect.iscoroutinefunction(function):
             raise InvalidType(f"{function!r}: Celery calls no coroutine functions")
 
-        # Wraps what a plain decorator makes: the signature without ``task``, and faults of the options at import.
-        @functools.wraps(checkpointed("", **options)(function))
+        # What a plain decorator makes has the signature without ``task``, and shows faults of the options at import.
+        shown: Callable[..., Any] = checkpointed("", **options)(function)
+
+        @functools.wraps(shown)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             running: Any = current_task
             request = running.request if running else None
@@ -80,7 +82,7 @@ def resumable(
             else:
                 name = task_id
             metadata = {**_message(request), **dict(options.get("metadata") or {})}
-            run = checkpointed(name, **{**options, "metadata": metadata})(function)
+            run: Callable[..., Any] = checkpointed(name, **{**options, "metadata": metadata})(function)
             try:
                 return run(*args, **kwargs)
             except TaskAlreadyRunning as error:
