@@ -177,7 +177,7 @@ class SyncExecutor(SyncSessions, _Base):
     def _recent(self, collection: Any, test: Mapping[str, Any]) -> tuple[Any, datetime | None]:
         """One document that no failover takes back, and the server's time of its last operation, which a write moves
         on, or else every ten seconds. ``None`` on a standalone server."""
-        return _recent(self._read(collection, self._recent_command(collection, test)))
+        return _recent(self._read(collection, self._recent_command(collection, test), ENTRY_OPTIONS))
 
     def _many(self, collection: Any, test: Mapping[str, Any], most: int) -> list[Any]:
         command = {"find": collection.name, "filter": test, "batchSize": most + 1, **self._point_command}
@@ -188,8 +188,8 @@ class SyncExecutor(SyncSessions, _Base):
         rows: list[Any] = cursor["firstBatch"]
         return rows
 
-    def _read(self, collection: Any, command: Mapping[str, Any]) -> Any:
-        options = {"codec_options": collection.codec_options, "read_preference": collection.read_preference}
+    def _read(self, collection: Any, command: Mapping[str, Any], codec: CodecOptions[Any] | None = None) -> Any:
+        options = {"codec_options": codec or collection.codec_options, "read_preference": collection.read_preference}
         try:
             return self.database.command(command, **options)
         except PyMongoError as error:
@@ -246,7 +246,7 @@ class AsyncExecutor(AsyncSessions, _Base):
         return _row(await self._read(collection, self._find_command(collection, test, projection)))
 
     async def _recent(self, collection: Any, test: Mapping[str, Any]) -> tuple[Any, datetime | None]:
-        return _recent(await self._read(collection, self._recent_command(collection, test)))
+        return _recent(await self._read(collection, self._recent_command(collection, test), ENTRY_OPTIONS))
 
     async def _many(self, collection: Any, test: Mapping[str, Any], most: int) -> list[Any]:
         command = {"find": collection.name, "filter": test, "batchSize": most + 1, **self._point_command}
@@ -257,8 +257,8 @@ class AsyncExecutor(AsyncSessions, _Base):
         rows: list[Any] = cursor["firstBatch"]
         return rows
 
-    async def _read(self, collection: Any, command: Mapping[str, Any]) -> Any:
-        options = {"codec_options": collection.codec_options, "read_preference": collection.read_preference}
+    async def _read(self, collection: Any, command: Mapping[str, Any], codec: CodecOptions[Any] | None = None) -> Any:
+        options = {"codec_options": codec or collection.codec_options, "read_preference": collection.read_preference}
         try:
             return await self.database.command(command, **options)
         except PyMongoError as error:

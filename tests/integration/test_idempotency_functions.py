@@ -7,7 +7,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -61,6 +61,7 @@ def in_colour(colour: str, func: Callable[..., Any], **options: Any) -> Callable
 
 VALUES: list[Any] = [
     *(None, False, 0, "", [], {"a": [1, None]}, "text", Decimal("1.50"), date(2026, 11, 24), (1, 2), {3}),
+    *(datetime(2026, 11, 24, 10, 0, 0, 1_000, UTC), {"at": [datetime(2026, 11, 24, tzinfo=UTC)]}),
     *(UUID(int=7), timedelta(seconds=1), b"bytes", 2**70, {"dropped": "by the user"}, {"result": 1}),
 ]
 
@@ -78,6 +79,7 @@ def test_any_result_is_returned_again(store: Any, colour: str, value: Any) -> No
         found = decorated(1)
         assert found == value
         assert type(found) is type(value)
+        assert repr(found) == repr(value)
     assert runs == [1]
     decorated(2)
     assert runs == [1, 2]
