@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 import threading
 import warnings
 import weakref
@@ -102,7 +103,9 @@ class Holding:
         return f"<lock {self.key!r} {state} by {self.owner!r}, token {self.token}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_state", "") == "held" and self._pid == os.getpid() and self._renewal.active:
+        if sys.is_finalizing() or getattr(self, "_renewal", None) is None:
+            return
+        if self._state == "held" and self._pid == os.getpid() and self._renewal.active:
             self._renewal.abandon()
             warnings.warn(
                 f"{self!r} was dropped without release; it ends with its lease", ResourceWarning, stacklevel=2

@@ -130,9 +130,9 @@ class _Book:
 
     def limit(self, group: list[Renewal]) -> float:
         """Seconds for an attempt: there is time for another before the deadline, and no deadline passes unnoticed."""
-        length = min(one.renewable.milliseconds for one in group) / 4_000
-        left = min(self.first_deadline, *(one.deadline for one in group)) - now()
-        return max(SHORTEST, min(left, length, LONGEST))
+        moment = now()
+        half = (min(one.deadline for one in group) - moment) / 2
+        return max(SHORTEST, min(half, self.first_deadline - moment, LONGEST))
 
 
 class _Thread:

@@ -208,7 +208,7 @@ def test_attempts_are_bounded_by_the_lease() -> None:
     fake = Fake(milliseconds=400)
     one = start(fake)
     assert fake.called.wait()
-    assert renewal.SHORTEST <= fake.limits[0] <= max(renewal.SHORTEST, 0.4 / 4)
+    assert renewal.SHORTEST <= fake.limits[0] <= max(renewal.SHORTEST, 0.4 / 3)
     one.stop()
 
 
