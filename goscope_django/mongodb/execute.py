@@ -35,6 +35,7 @@ from pymongo.synchronous.database import Database
 from goscope_django.mongodb.codec import CODEC_OPTIONS
 from goscope_django.mongodb.expressions import Clock, LocalClock, ServerClock
 from goscope_django.mongodb.flow import Command, Pause, Query
+from goscope_django.mongodb.replies import recent, recent_command, row
 from goscope_django.mongodb.sessions import AsyncSessions, MockSessions, SyncSessions
 
 CACHE = "go_goscope_cache"
@@ -57,16 +58,6 @@ def _retry_read(error: PyMongoError) -> bool:
     if isinstance(error, OperationFailure) and not isinstance(error, NotPrimaryError):
         return error.code in _RETRYABLE
     return isinstance(error, ConnectionFailure) and not isinstance(error, ServerSelectionTimeoutError)
-
-
-def _row(reply: Mapping[str, Any]) -> Any:
-    rows = reply["cursor"]["firstBatch"]
-    return rows[0] if rows else None
-
-
-def _recent(reply: Mapping[str, Any]) -> tuple[Any, datetime | None]:
-    stamp = reply.get("operationTime")
-    return _row(reply), None if stamp is None else stamp.as_datetime()
 
 
 def _upserts(changes: Sequence[tuple[Mapping[str, Any], Any]]) -> list[UpdateOne]:
@@ -123,15 +114,13 @@ class _Base:
     def _limited(self, call: Callable[..., Any]) -> Callable[..., Any]:
         raise NotImplementedError
 
-    def _find_command(self, collection: Any, test: Mapping[str, Any], projection: Any) -> dict[str, Any]:
+    def _find_command(self, collection: Any, test: Any, projection: Any, sort: Any) -> dict[str, Any]:
         command = {"find": collection.name, "filter": test, "limit": 1, "singleBatch": True, **self._point_command}
         if projection:
             command["projection"] = projection
+        if sort:
+            command["sort"] = dict(sort)
         return command
-
-    def _recent_command(self, collection: Any, test: Mapping[str, Any]) -> dict[str, Any]:
-        command = {"find": collection.name, "filter": test, "limit": 1, "singleBatch": True}
-        return {**command, "readConcern": {"level": "majority"}}
 
 
 class SyncExecutor(SyncSessions, _Base):
@@ -171,13 +160,13 @@ class SyncExecutor(SyncSessions, _Base):
                 raise
             return collection.with_options(read_concern=ReadConcern()).find_one(test)
 
-    def _point(self, collection: Any, test: Mapping[str, Any], projection: Any = None) -> Any:
-        return _row(self._read(collection, self._find_command(collection, test, projection)))
+    def _point(self, collection: Any, test: Any, projection: Any = None, sort: Any = None) -> Any:
+        return row(self._read(collection, self._find_command(collection, test, projection, sort)))
 
     def _recent(self, collection: Any, test: Mapping[str, Any]) -> tuple[Any, datetime | None]:
         """One document that no failover takes back, and the server's time of its last operation, which a write moves
         on, or else every ten seconds. ``None`` on a standalone server."""
-        return _recent(self._read(collection, self._recent_command(collection, test), ENTRY_OPTIONS))
+        return recent(self._read(collection, recent_command(collection, test), ENTRY_OPTIONS))
 
     def _many(self, collection: Any, test: Mapping[str, Any], most: int) -> list[Any]:
         command = {"find": collection.name, "filter": test, "batchSize": most + 1, **self._point_command}
@@ -242,11 +231,11 @@ class AsyncExecutor(AsyncSessions, _Base):
                 raise
             return await collection.with_options(read_concern=ReadConcern()).find_one(test)
 
-    async def _point(self, collection: Any, test: Mapping[str, Any], projection: Any = None) -> Any:
-        return _row(await self._read(collection, self._find_command(collection, test, projection)))
+    async def _point(self, collection: Any, test: Any, projection: Any = None, sort: Any = None) -> Any:
+        return row(await self._read(collection, self._find_command(collection, test, projection, sort)))
 
     async def _recent(self, collection: Any, test: Mapping[str, Any]) -> tuple[Any, datetime | None]:
-        return _recent(await self._read(collection, self._recent_command(collection, test), ENTRY_OPTIONS))
+        return recent(await self._read(collection, recent_command(collection, test), ENTRY_OPTIONS))
 
     async def _many(self, collection: Any, test: Mapping[str, Any], most: int) -> list[Any]:
         command = {"find": collection.name, "filter": test, "batchSize": most + 1, **self._point_command}
@@ -323,8 +312,8 @@ class MockExecutor(MockSessions, _Base):
             document = bson.decode(document.raw)
         return collection.insert_one(document)
 
-    def _point(self, collection: Any, test: Mapping[str, Any], projection: Any = None) -> Any:
-        return collection.find_one(test, projection or None)
+    def _point(self, collection: Any, test: Any, projection: Any = None, sort: Any = None) -> Any:
+        return collection.find_one(test, projection or None, sort=sort)
 
     def _upsert_many(self, collection: Any, changes: Sequence[tuple[Mapping[str, Any], Any]]) -> list[int]:
         collided = []
