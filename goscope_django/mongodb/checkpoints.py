@@ -130,11 +130,11 @@ class CheckpointFlows:
 
     def load_latest(self, clock: Clock, task_id: str) -> Flow[Checkpoint | None]:
         test = {"taskId": self.prefix + task_id}
-        found = yield from ask(CHECKPOINTS, "find_one", test, sort=[("sequence", -1)])
+        found = yield from ask(CHECKPOINTS, "point", test, sort=[("sequence", -1)])
         return self.checkpoint(found) if found else None
 
     def load(self, clock: Clock, checkpoint_id: str) -> Flow[Checkpoint | None]:
-        found = yield from ask(CHECKPOINTS, "find_one", {"_id": self.prefix + checkpoint_id})
+        found = yield from ask(CHECKPOINTS, "point", {"_id": self.prefix + checkpoint_id})
         if not found or not str(found.get("taskId")).startswith(self.prefix):
             return None
         return self.checkpoint(found)

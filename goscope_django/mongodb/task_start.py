@@ -192,7 +192,7 @@ class StartFlows:
     def _reconciled(self, clock: Clock, full: str, run: Run, head: dict[str, Any]) -> Flow[dict[str, Any]]:
         """Compare the head, just taken, with the history: one command where they agree."""
         fields = {"sequence": True, "token": True, "_id": True}
-        last = yield from ask(CHECKPOINTS, "find_one", {"taskId": full}, fields, sort=[("sequence", -1)])
+        last = yield from ask(CHECKPOINTS, "point", {"taskId": full}, fields, sort=[("sequence", -1)])
         held, known = int(head["sequence"]), -1 if last is None else int(last["sequence"])
         if head["saved"] and known < held:
             yield from self._add_missing(clock, full, run, head)

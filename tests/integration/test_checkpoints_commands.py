@@ -218,7 +218,7 @@ class TestAway:
             assert len(history("import")) == 10
 
     def test_a_start_that_can_not_read_the_history_gives_the_task_back(self, trouble: Trouble) -> None:
-        trouble.comes("checkpoints", "find_one", ServerSelectionTimeoutError("nobody there"), applied=False)
+        trouble.comes("checkpoints", "point", ServerSelectionTimeoutError("nobody there"), applied=False)
         with pytest.raises(StoreUnavailable), checkpointed("import"):
             pytest.fail("it ran")
         found = get_task("import")
