@@ -1,0 +1,101 @@
+"""What README, tutorial and explanation show is run as it stands there, in a new project."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.demo.documents import blocks, links
+from tests.demo.shop import ROOT
+
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
+)
+
+SETTINGS = """
+from pathlib import Path
+BASE_DIR = Path(__file__).resolve().parent
+SECRET_KEY = "only-for-tests-" + "x" * 50
+USE_TZ = True
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+INSTALLED_APPS = []
+"""
+# What a reader would do with the examples once they are written down.
+AFTER_README = """
+from django.test import RequestFactory
+
+assert cache.get("greeting") == "hello" and cache.get("visits") == 1 and cache.get("figures") == 499999500000
+assert price("P1") == "the price of P1" and rates() == {"EUR": 1.0} and charge(7) == "receipt 7"
+item = Item.objects.create(left=3)
+count(item, 5)
+item.refresh_from_db()
+assert item.left == 5 and item.fence > 0
+assert report(RequestFactory().get("/"))["X-Single-Flight"] == "leader"
+once = lambda: pay(RequestFactory().post("/pay/", headers={"Idempotency-Key": "k"}))
+assert once().status_code == 201 and once()["Idempotent-Replayed"] == "true"
+with checkpointed("import:2026-01-31") as task:
+    assert task.completed
+"""
+AFTER_TUTORIAL = """
+assert cache.get("greeting") == "hello from another process" and 0 < cache.ttl("greeting") <= 300
+assert handle.release()
+with lock("warehouse", blocking_timeout=2) as second:
+    assert second.token > handle.token
+"""
+
+
+def project(folder: Path, document: str, mongo_url: str, after: str) -> subprocess.CompletedProcess[str]:
+    """Run a document's blocks in a new project: those that name a file lie in it, the others are one script."""
+    app = folder / "store"
+    app.mkdir()
+    (app / "__init__.py").touch()
+    settings, script = [SETTINGS], ["import django; django.setup()"]
+    for name, code in blocks(document):
+        if name == "settings.py" or code.lstrip().startswith("INSTALLED_APPS +="):
+            settings.append(code)
+        elif name == "models.py":
+            (app / "models.py").write_text(code)
+            script.append("from django.core.management import call_command")
+            script.append("call_command('migrate', run_syncdb=True, verbosity=0)")
+            script.append("from store.models import Item")
+        else:
+            script.append(f"exec(compile({code!r}, {document!r}, 'exec'))")
+    settings.append(f'INSTALLED_APPS = [*INSTALLED_APPS, "store"]\nGOSCOPE = {{"URL": {mongo_url!r}}}')
+    (folder / "settings.py").write_text("\n".join(settings))
+    (folder / "script.py").write_text("\n".join([*script, after]))
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-W", "error", "script.py"]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("document", "after"), [("README.md", AFTER_README), ("docs/tutorial/first-steps.md", AFTER_TUTORIAL)]
+)
+def test_examples_do_what_they_say(tmp_path: Path, mongo_url: str, document: str, after: str) -> None:
+    done = project(tmp_path, document, mongo_url, after)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_explanation_of_flows_runs() -> None:
+    namespace: dict[str, object] = {}
+    for _, code in blocks("docs/explanation/flows.md"):
+        exec(compile(code, "flows.md", "exec"), namespace)
+    assert "take" in namespace
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    assert [target for target in links(document) if not target.exists()] == []
+
+
+def test_every_document_is_in_the_index() -> None:
+    listed = {str(target.relative_to(ROOT)) for target in links("docs/README.md")}
+    assert {one for one in DOCUMENTS if one.startswith("docs/")} - {"docs/README.md"} <= listed
