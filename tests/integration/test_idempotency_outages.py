@@ -94,7 +94,7 @@ class TestAway:
     @pytest.fixture(autouse=True)
     def _away(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for executor in (SyncExecutor, AsyncExecutor):  # nobody wants to wait ten seconds for nothing
-            monkeypatch.setitem(executor.__init__.__kwdefaults__, "limit", 0.3)
+            monkeypatch.setitem(executor.__init__.__kwdefaults__ or {}, "limit", 0.3)
         with override_settings(GOSCOPE={"TEST": {"URL": NOWHERE}, "ON_ERROR": "ignore"}, ROOT_URLCONF=__name__):
             yield
 

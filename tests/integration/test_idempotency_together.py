@@ -93,7 +93,7 @@ def colour(request: pytest.FixtureRequest) -> str:
 
 
 def send(colour: str) -> Any:
-    more = {"data": "{}", "content_type": "application/json", "headers": {"Idempotency-Key": "k"}}
+    more: dict[str, Any] = {"data": "{}", "content_type": "application/json", "headers": {"Idempotency-Key": "k"}}
     if colour == "sync":
         return Client(raise_request_exception=False).post("/sync/", **more)
     return asyncio.run(AsyncClient(raise_request_exception=False).post("/async/", **more))
