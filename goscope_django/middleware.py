@@ -6,7 +6,6 @@ synchronous and asynchronous stacks and costs a request nothing unless its view 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -16,6 +15,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from goscope_django.exceptions import CircuitOpen
+from goscope_django.problems import problem
 
 TITLE: Final = "Temporarily unavailable"
 
@@ -34,12 +34,12 @@ def circuit_open_response(request: HttpRequest, error: CircuitOpen) -> HttpRespo
     detail = f"A service that this needs is not available. Try again in {wait} seconds."
     accepted = request.headers.get("Accept", "")
     if "json" in accepted and "text/html" not in accepted:
-        problem = {"type": "about:blank", "title": TITLE, "status": 503, "detail": detail}
-        body, kind = json.dumps(problem), "application/problem+json"
+        response = problem(503, "circuit-open", TITLE, detail, retry_after=error.retry_after)
     else:
-        body, kind = f"{TITLE}. {detail}\n", "text/plain; charset=utf-8"
-    headers = {"Retry-After": wait, "Cache-Control": "no-store"}
-    return HttpResponse(body, status=503, content_type=kind, headers=headers)
+        response = HttpResponse(f"{TITLE}. {detail}\n", status=503, content_type="text/plain; charset=utf-8")
+        response["Retry-After"] = wait
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 class CircuitOpenMiddleware:

@@ -7,9 +7,10 @@ stops nobody. ``alias`` is not sent: there is one store for each settings module
 ``lock_acquired``              ``key``, ``owner``, ``token``
 ``lock_released``              ``key``, ``owner``, ``token``
 ``lock_lost``                  ``key``, ``owner``, ``token``: the lease ended although it was being renewed
-``circuit_opened``             ``name``, ``reason`` (``failures``, ``probe`` or ``operator``), ``retry_after`` (seconds)
+``circuit_opened``             ``name``, ``reason`` (``failures``, ``probe`` or ``operator``), ``retry_after`` (seconds;
+                               ``None`` where an operator did it)
 ``circuit_half_opened``        ``name``
-``circuit_closed``             ``name``, ``reason``
+``circuit_closed``             ``name``, ``reason`` (``probe`` or ``operator``)
 ``flight_taken_over``          ``key``: the leader of a flight died, and this process leads now
 ``idempotent_replayed``        ``key`` of the record
 ``idempotent_lost``            ``key``, ``token``: work was done, but its claim had ended or the server was away

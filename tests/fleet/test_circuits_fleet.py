@@ -129,6 +129,12 @@ class TestSpreading:
         assert failing.ask("fail", 2) == {"failed": 2}
         assert busy.ask("until", "refused") == {"find": 1}
 
+    def test_a_forked_child_looks_for_itself(self, fleet: Fleet) -> None:
+        (parent,) = fleet(1)
+        parent.ask("until", "ok")
+        circuits.force_open("supplier")
+        assert parent.ask("forked")[0] == "refused"
+
     def test_an_operators_word_reaches_all(self, fleet: Fleet) -> None:
         workers = fleet(3)
         assert [worker.ask("call")[0] for worker in workers] == ["ok"] * 3
