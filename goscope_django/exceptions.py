@@ -37,9 +37,21 @@ Messages name the thing, its value and what is allowed. They never hold a passwo
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class GoscopeError(Exception):
-    """Root of all errors of this package."""
+    """Root of all errors of this package. They survive pickling: process pools and task queues hand them on."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[GoscopeError], args: tuple[Any, ...], attributes: dict[str, Any]) -> GoscopeError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigurationError(GoscopeError, ValueError):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -318,3 +319,11 @@ async def test_a_cancelled_asyncio_task_lets_go_of_its_task() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert status("t") == "interrupted"
+
+
+def test_errors_survive_the_way_through_a_process_pool_or_a_task_queue() -> None:
+    with checkpointed("t"), pytest.raises(TaskAlreadyRunning) as caught, checkpointed("t"):
+        pass
+    found = pickle.loads(pickle.dumps(caught.value))
+    assert type(found) is TaskAlreadyRunning
+    assert (str(found), found.task_id, found.retry_after) == (str(caught.value), "t", caught.value.retry_after)
