@@ -66,7 +66,10 @@ class Interrupts:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """A signal in here waits until the end, and is raised then."""
+        """A signal in here waits until the end, and is raised then. Other threads know no signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = self.received
         self._deferred += 1
         try:

@@ -243,6 +243,34 @@ class TestSigterm:
             task.save(1)
         assert history("t") == [1]
 
+    def test_a_save_on_another_thread_neither_delays_it_nor_gets_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        inside, leave, errors = threading.Event(), threading.Event(), list[BaseException]()
+
+        def save(task: Task) -> None:
+            try:
+                task.save(1)
+            except BaseException as error:
+                errors.append(error)
+
+        with pytest.raises(TaskInterrupted), checkpointed("t") as task:
+            insert = task._flows.history.insert
+
+            def slow(*args: Any) -> Any:
+                inside.set()
+                assert leave.wait(10)
+                return insert(*args)
+
+            monkeypatch.setattr(task._flows.history, "insert", slow)
+            thread = threading.Thread(target=save, args=(task,))
+            thread.start()
+            assert inside.wait(10)
+            try:
+                self.terminate()
+            finally:
+                leave.set()
+                thread.join()
+        assert (errors, history("t"), status("t")) == ([], [1], "interrupted")
+
     def test_it_can_be_left_alone(self) -> None:
         calls = []
         before = signal.signal(signal.SIGTERM, lambda number, frame: calls.append(number))
