@@ -99,7 +99,7 @@ class Alias:
             key = str(key)
         name, colon, _ = key.partition(":")
         if not colon:
-            name = next((one for one in _DJANGO if key.startswith(one)), NONE)
+            name = next(one for one in _DJANGO if key.startswith(one)) if key.startswith(_DJANGO) else NONE
         return self.rows.get(name) or self._row(name)
 
     def add(self, key: Any, what: int) -> None:
