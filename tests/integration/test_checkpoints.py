@@ -120,6 +120,13 @@ class TestState:
             assert by.save(task, {"page": 8}).sequence == 8
         assert history("import") == [7, 8]
 
+    def test_a_state_of_another_program_belongs_to_no_version_and_is_left_alone(self, by: Colour) -> None:
+        runtime.adapter().checkpoint.save(Checkpoint("node-7", "import", 7, datetime.now(UTC), 70, {"page": 7}))
+        with by.task("import", version="1") as task:
+            assert (task.data, task.resumed) == (None, False)
+            assert by.save(task, 1).sequence == 8
+        assert history("import") == [7, 8]
+
     def test_the_history_keeps_what_it_is_told_to(self, by: Colour) -> None:
         with by.task("import", keep=3) as task:
             for number in range(25):
@@ -164,6 +171,19 @@ class TestLease:
             assert 0 < caught.value.retry_after <= 30
             assert by.save(task, 1).sequence == 1
         assert by.operate("get_task", "import").status == "completed"
+
+    def test_a_save_and_a_report_renew_the_lease(self, by: Colour) -> None:
+        def left() -> float:
+            until = by.operate("get_task", "import").lease_until
+            seconds: float = (until - datetime.now(UTC)).total_seconds()
+            return seconds
+
+        with by.task("import", lease=1000) as task:
+            for renew in (by.save, by.report):
+                change("import", leaseUntil=datetime.now(UTC) + timedelta(seconds=100))
+                task._reported -= 60
+                renew(task, progress=5)
+                assert left() > 900
 
     def test_when_a_lease_has_ended_the_next_runner_goes_on_and_the_first_can_not_save(self, by: Colour) -> None:
         with heard() as told:

@@ -70,6 +70,7 @@ class TaskMachine(RuleBasedStateMachine):
             if runner.task._renewal is not None:
                 runner.task._renewal.stop()
         runtime.adapter().wipe()
+        checkpoints._current.set(None)  # blocks that are left in another order than entered leave their traces
         self.stack.close()
 
     # What a start must come to
