@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -212,7 +213,7 @@ def test_a_key_of_none_means_not_to_share_this_call() -> None:
 
 
 def test_a_function_that_calls_itself_does_not_wait_for_itself() -> None:
-    @single_flight(key="same")
+    @single_flight(key="same", blocking_timeout=3600)
     def down(number: int) -> int:
         return number if number == 0 else down(number - 1)
 
@@ -313,6 +314,39 @@ def test_a_waiter_goes_on_when_the_contender_has_no_more_time() -> None:
     second.join(20)
     assert found == {"short": "own", "long": "theirs"}
     assert runs == ["short"]
+
+
+def test_who_joins_a_process_that_waits_after_the_publication_runs_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first caller waits for another process and has not seen its result yet when the second one comes."""
+    look, pausing = threading.Event(), threading.Event()
+
+    def pause(*_: object) -> float:
+        pausing.set()
+        assert look.wait(20)
+        return 0.0
+
+    monkeypatch.setattr(single_flight_group, "pause", pause)
+
+    @single_flight(key="late", blocking_timeout=60)
+    def value() -> str:
+        return "own"
+
+    provider, terms = flights(), Terms(60_000, 60_000, "another process", 5.0)
+    key = f"{single_flight_policy.name_of(value, (), None)}:late"
+    flight = provider.enter(key, terms, None, lambda *_: 0.01, 0.0)
+    found: dict[str, str] = {}
+    first = threading.Thread(target=lambda: found.update(first=value()))
+    first.start()
+    assert pausing.wait(20)
+    provider.publish(key, flight, "value", "theirs", 0.1, terms)
+    time.sleep(0.05)  # more than the server's clock and ours can be in doubt about
+    second = threading.Thread(target=lambda: found.update(second=value()))
+    second.start()
+    wait_until(lambda: waiting() == 1)
+    look.set()
+    first.join(20)
+    second.join(20)
+    assert found == {"first": "theirs", "second": "own"}
 
 
 async def test_a_cancelled_leader_is_replaced_by_a_waiter() -> None:

@@ -266,6 +266,10 @@ def stream(made: HttpRequest) -> HttpResponseBase:
     return StreamingHttpResponse(iter([b"x"]))
 
 
+def no_store(made: HttpRequest) -> HttpResponse:
+    return HttpResponse("x", headers={"Cache-Control": "max-age=3, No-Store"})
+
+
 def csrf(made: HttpRequest) -> HttpResponse:
     return HttpResponse(get_token(made))
 
@@ -321,6 +325,7 @@ PRIVATE: list[Callable[[HttpRequest], HttpResponseBase]] = [
     raw_cookie,
     stream,
     never_cache(lambda made: HttpResponse("x")),
+    no_store,
     cache_control(private=True)(lambda made: HttpResponse("x")),
     csrf,
     csrf_in_a_template,
@@ -374,6 +379,17 @@ def test_private_responses_are_shared_by_one_known_caller(who: dict[str, Any]) -
 
     found = gate.together([lambda: view(request(**who))] * 3)
     assert roles(found) == ["follower", "follower", "leader"]
+
+
+def test_what_nobody_may_store_is_not_shared_by_known_callers_either() -> None:
+    gate = Gate()
+
+    @single_flight()
+    def view(request: HttpRequest) -> HttpResponse:
+        gate.hold()
+        return no_store(request)
+
+    assert roles(gate.together([lambda: view(request(ann()))] * 3)) == ["bypass"] * 3
 
 
 def test_a_known_user_s_session_may_be_read_but_not_written() -> None:

@@ -94,6 +94,30 @@ def test_the_result_is_published_by_the_commit(savepoint: bool) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+def test_what_the_leader_does_to_its_value_before_the_commit_is_its_own() -> None:
+    gate = Gate()
+
+    @single_flight(key="tx")
+    def value() -> list[int]:
+        gate.hold()
+        return [1]
+
+    def leader() -> list[int]:
+        with transaction.atomic():
+            found = value()
+            found.append(2)
+            return found
+
+    first, results = in_thread(leader)
+    wait_until(lambda: gate.inside == 1)
+    second, others = follower(value)
+    gate.open.set()
+    first.join(20)
+    second.join(20)
+    assert (results, others) == ([[1, 2]], [[1]])
+
+
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("inner", [False, True], ids=["transaction", "savepoint"])
 def test_after_a_rollback_a_waiter_runs_it(inner: bool) -> None:
     gate = Gate()
