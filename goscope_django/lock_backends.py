@@ -7,14 +7,17 @@ everything that waits, renews, tells of losses and decorates is built on these.
 from __future__ import annotations
 
 import builtins
+import time
 from typing import Any, Protocol
 
-from goscope_django import arguments, conf, runtime
+from goscope_django import arguments, conf, renewal, runtime
 from goscope_django.arguments import Duration
 from goscope_django.contracts import LockHandle, LockInfo
-from goscope_django.exceptions import InvalidType
+from goscope_django.exceptions import InvalidType, OutcomeUnknown
+from goscope_django.mongodb.lease import new_claim
 from goscope_django.mongodb.locks import LEASE, LOCKS, MongoDBLockHandle, MongoDBLockProvider
-from goscope_django.renewables import Renewable
+from goscope_django.renewables import Extendable, Renewable
+from goscope_django.renewal_lease import Renewal
 
 
 class LockBackend(Protocol):
@@ -54,6 +57,12 @@ def _ttl(timeout: Duration | None) -> int:
     return arguments.duration_milliseconds(timeout, "timeout")
 
 
+def _soon(orphan: Renewal) -> None:
+    orphan.due = renewal.now() + renewal.RETRY
+    if orphan.renewer is not None:
+        orphan.renewer.hurry(orphan)
+
+
 class MongoDBLockBackend:
     """Locks in ``go_goscope_locks`` of ``GOSCOPE["URL"]``: see ``LockBackend``. Each method is one round trip.
 
@@ -64,12 +73,41 @@ class MongoDBLockBackend:
         return runtime.adapter().lock
 
     def acquire(self, key: str, timeout: Duration | None = None, owner: str | None = None) -> LockHandle | None:
-        """Take the lock if it is free or its lease has ended, in one atomic step; ``None`` if somebody holds it."""
-        return self._provider().acquire(key, _ttl(timeout), owner)
+        """Take the lock if it is free or its lease has ended, in one atomic step; ``None`` if somebody holds it.
+
+        After an ``OutcomeUnknown`` what may have been acquired is given back in the background, once the server
+        answers.
+        """
+        claim, milliseconds = new_claim(), _ttl(timeout)
+        try:
+            return self._provider().acquire(key, milliseconds, owner, claim=claim)
+        except OutcomeUnknown:
+            _soon(renewal.keep(self._orphan(key, claim, milliseconds), time.monotonic()))
+            raise
 
     async def aacquire(self, key: str, timeout: Duration | None = None, owner: str | None = None) -> LockHandle | None:
         """Asynchronous twin of ``acquire``."""
-        return await self._provider().aacquire(key, _ttl(timeout), owner)
+        claim, milliseconds = new_claim(), _ttl(timeout)
+        try:
+            return await self._provider().aacquire(key, milliseconds, owner, claim=claim)
+        except OutcomeUnknown:
+            _soon(renewal.akeep(self._orphan(key, claim, milliseconds), time.monotonic()))
+            raise
+
+    def _orphan(self, key: str, claim: str, milliseconds: int) -> Extendable:
+        """What nobody holds and nobody knows to be there: not renewed but given back, tried until its lease has
+        ended."""
+        provider = self._provider()
+
+        def give_back() -> bool:
+            provider.store.run(provider.flows.release, key, claim)
+            return False
+
+        async def agive_back() -> bool:
+            await provider.store.arun(provider.flows.release, key, claim)
+            return False
+
+        return Extendable(key, claim, milliseconds, give_back, agive_back)
 
     def extend(self, handle: LockHandle, timeout: Duration) -> bool:
         """Let the lease end ``timeout`` from now; ``False`` if this acquisition no longer holds the lock."""

@@ -1,9 +1,9 @@
 """Locks in ``go_goscope_locks``: leases with fencing tokens.
 
-Acquiring is one ``findAndModify`` by the unique key whose pipeline decides, by server time, whether the lock is free (after
-madelson/DistributedLock's MongoDB lock); each attempt is judged by a random claim of its own. The fencing token is
-Kleppmann's (2016): see ``expressions`` for why it grows. Another package's locks (Node's) have no claim; they are held by
-their ``owner``, which is why that is the field that tells whether anybody holds a lock.
+Acquiring is one ``findAndModify`` by the unique key whose pipeline decides, by server time, whether the lock is free
+(after madelson/DistributedLock's MongoDB lock); each attempt is judged by a random claim of its own. The fencing
+token is Kleppmann's (2016): see ``expressions`` for why it grows. Another package's locks (Node's) have no claim;
+they are held by their ``owner``, which is why that is the field that tells whether anybody holds a lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pymongo import ReturnDocument
 from pymongo.errors import PyMongoError
@@ -23,7 +23,7 @@ from goscope_django.contracts import LockInfo, Ttl
 from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable
 from goscope_django.mongodb.expressions import Clock, instant, literal, prefix_range
 from goscope_django.mongodb.failures import may_have_happened
-from goscope_django.mongodb.flow import ask, perform, Flow, Query
+from goscope_django.mongodb.flow import Flow, Query, ask, perform
 from goscope_django.mongodb.lease import Lease, new_claim, upsert
 from goscope_django.mongodb.store import Store
 
@@ -216,7 +216,7 @@ class MongoDBLockHandle:
         flows = self._provider.flows
         return await self._provider.store.arun(flows.held, self.key, {"claim": self._claim})
 
-    def __enter__(self) -> MongoDBLockHandle:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -224,7 +224,7 @@ class MongoDBLockHandle:
     ) -> None:
         self.release()
 
-    async def __aenter__(self) -> MongoDBLockHandle:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -241,25 +241,31 @@ class MongoDBLockProvider:
         self.flows = LockFlows(key_prefix)
         self.default_ttl = arguments.ttl_milliseconds(default_ttl, "default_lock_ttl")
 
-    def _attempt(self, key: str, ttl: Ttl | None, owner: str | None) -> tuple[str, int, str]:
+    def _attempt(self, key: str, ttl: Ttl | None, owner: str | None, claim: str | None) -> tuple[str, int, str]:
         arguments.key(key)
-        claim = new_claim()
+        claim = claim or new_claim()
         milliseconds = self.default_ttl if ttl is None else arguments.ttl_milliseconds(ttl)
         return claim, milliseconds, claim if owner is None else arguments.key(owner, "owner")
 
-    def acquire(self, key: str, ttl: Ttl | None = None, owner: str | None = None) -> MongoDBLockHandle | None:
+    def acquire(
+        self, key: str, ttl: Ttl | None = None, owner: str | None = None, *, claim: str | None = None
+    ) -> MongoDBLockHandle | None:
         """Take the lock for ``ttl`` (milliseconds or a timedelta; the adapter's default if ``None``).
 
         ``None`` if anybody holds it, ``owner`` itself included. An expired lock is taken over at once. Atomic: one
-        ``findAndModify``. Raises ``OutcomeUnknown`` if the server was lost half-way and can't be asked.
+        ``findAndModify``. Raises ``OutcomeUnknown`` if the server was lost half-way and can't be asked. ``claim`` is
+        the attempt's random text; whoever has to clear up after an ``OutcomeUnknown`` makes it himself, by
+        ``new_claim()``.
         """
-        claim, milliseconds, name = self._attempt(key, ttl, owner)
+        claim, milliseconds, name = self._attempt(key, ttl, owner, claim)
         found = self.store.run(self.flows.acquire, key, name, claim, milliseconds)
         return MongoDBLockHandle(self, key, claim, found) if found else None
 
-    async def aacquire(self, key: str, ttl: Ttl | None = None, owner: str | None = None) -> MongoDBLockHandle | None:
+    async def aacquire(
+        self, key: str, ttl: Ttl | None = None, owner: str | None = None, *, claim: str | None = None
+    ) -> MongoDBLockHandle | None:
         """Asynchronous twin of ``acquire``. Cancelled while it is sent, it gives back what it may have taken."""
-        claim, milliseconds, name = self._attempt(key, ttl, owner)
+        claim, milliseconds, name = self._attempt(key, ttl, owner, claim)
         found = await self.store.arun(self.flows.acquire, key, name, claim, milliseconds)
         return MongoDBLockHandle(self, key, claim, found) if found else None
 
