@@ -67,6 +67,8 @@ def import_list(task: Task, rows: int, pause: float) -> None:
 
     A process that dies between the two writes that chunk again: the rows are the same, so nothing is doubled.
     """
+    if not task.resumed:
+        SupplierOffer.objects.all().delete()  # so that one sees which attempt wrote what
     for chunk in task.track(PriceList(rows, task.attempt), every=1, atomic=True):
         SupplierOffer.objects.bulk_create(
             chunk, update_conflicts=True, unique_fields=["sku"], update_fields=["name", "price", "attempt"]

@@ -98,4 +98,6 @@ def test_links_lead_somewhere(document: str) -> None:
 
 def test_every_document_is_in_the_index() -> None:
     listed = {str(target.relative_to(ROOT)) for target in links("docs/README.md")}
-    assert {one for one in DOCUMENTS if one.startswith("docs/")} - {"docs/README.md"} <= listed
+    documents = {one for one in DOCUMENTS if one.startswith("docs/")} - {"docs/README.md"}
+    # A folder that is linked as such lists its own.
+    assert {one for one in documents if str(Path(one).parent) not in listed} <= listed
