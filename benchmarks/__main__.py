@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import django
 from django.conf import settings
@@ -25,27 +26,30 @@ def main() -> int:
     from benchmarks import cache, harness
     from goscope_django.mongodb import embedded
 
-    with tempfile.TemporaryDirectory(prefix="goscope-bench-") as folder, cache.redis() as port:
-        with embedded.start(Path(folder) / "db") as server:
-            base = server.uri.replace("/?", "/{}?")
-            url = base.format("bench")
-            caches = cache.settings_for(url, port)
-            for name in ("few", "many"):
-                caches[name] = {
-                    "BACKEND": "goscope_django.cache.MongoDBCache",
-                    "LOCATION": base.format(name) + "&w=1",
-                    "TIMEOUT": None,
-                }
-            settings.configure(
-                SECRET_KEY="benchmarks",
-                GOSCOPE={"URL": url},
-                CACHES=caches,
-                INSTALLED_APPS=["goscope_django"],
-                DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{folder}/cache.sqlite3"}},
-                USE_TZ=True,
-            )
-            django.setup()
-            return _run(chosen, harness.Report(rounds=3 if chosen.quick else chosen.rounds), url)
+    with (
+        tempfile.TemporaryDirectory(prefix="goscope-bench-") as folder,
+        cache.redis() as port,
+        embedded.start(Path(folder) / "db") as server,
+    ):
+        base = server.uri.replace("/?", "/{}?")
+        url = base.format("bench")
+        caches = cache.settings_for(url, port)
+        for name in ("few", "many"):
+            caches[name] = {
+                "BACKEND": "goscope_django.cache.MongoDBCache",
+                "LOCATION": base.format(name) + "&w=1",
+                "TIMEOUT": None,
+            }
+        settings.configure(
+            SECRET_KEY="benchmarks",
+            GOSCOPE={"URL": url},
+            CACHES=caches,
+            INSTALLED_APPS=["goscope_django"],
+            DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{folder}/cache.sqlite3"}},
+            USE_TZ=True,
+        )
+        django.setup()
+        return _run(chosen, harness.Report(rounds=3 if chosen.quick else chosen.rounds), url)
 
 
 def _run(chosen: argparse.Namespace, report: object, url: str) -> int:
@@ -56,7 +60,8 @@ def _run(chosen: argparse.Namespace, report: object, url: str) -> int:
 
     assert isinstance(report, Report)
     parts = set(chosen.parts)
-    with MongoClient(url) as client:
+    client: MongoClient[dict[str, Any]] = MongoClient(url)
+    with client:
         client.admin.command("setParameter", 1, wiredTigerEngineRuntimeConfig="cache_size=2G")
         if not parts or "cache" in parts:
             cache.run(report, url, client, "bench")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import shutil
 import socket
@@ -19,7 +20,9 @@ from benchmarks.harness import Contender, Goal, Operation, Report
 from benchmarks.raw import RawCache
 
 SMALL = "x" * 100
-DICT = {f"field-{number}": {"name": f"name {number}", "price": number * 1.5, "tags": ["a", "b"]} for number in range(110)}
+DICT = {
+    f"field-{number}": {"name": f"name {number}", "price": number * 1.5, "tags": ["a", "b"]} for number in range(110)
+}
 OURS = "goscope_django"
 RAW = "raw pymongo"
 
@@ -60,20 +63,19 @@ def settings_for(url: str, redis_port: int | None) -> dict[str, Any]:
     }
     if redis_port is not None:
         location = f"redis://127.0.0.1:{redis_port}/0"
-        with suppress(ImportError):
-            import redis as _redis
-
-            assert _redis
+        if importlib.util.find_spec("redis"):
             found["redis"] = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": location}
-        with suppress(ImportError):
-            import django_redis
-
-            assert django_redis
+        if importlib.util.find_spec("django_redis"):
             found["django-redis"] = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": location}
     return found
 
 
-PEERS = {"locmem": "LocMemCache", "database": "DatabaseCache (SQLite)", "redis": "RedisCache", "django-redis": "django-redis"}
+PEERS = {
+    "locmem": "LocMemCache",
+    "database": "DatabaseCache (SQLite)",
+    "redis": "RedisCache",
+    "django-redis": "django-redis",
+}
 
 
 def run(report: Report, url: str, client: MongoClient[dict[str, Any]], database: str) -> None:

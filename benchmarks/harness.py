@@ -1,8 +1,8 @@
 """The harness: contenders take turns in one run, and what is printed are medians and ratios.
 
 Each round runs every contender once, in a shuffled order, for a slice of time; the ratio of a round is to that round's
-reference, and what is reported is the median over rounds. So a slow moment of the machine hits all alike. Even so, ratios
-within a tenth of each other are not findings on a noisy machine.
+reference, and what is reported is the median over rounds. So a slow moment of the machine hits all alike. Even so,
+ratios within a tenth of each other are not findings on a noisy machine.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Raw PyMongo doing the same work: what our cache and lock are measured against.
 
-A unique index on ``key``, a TTL index on ``expiresAt``; text, bytes and integers are stored as they are, everything else
-is pickled; expiry is checked in Python by this machine's clock. What anybody would write in an hour.
+A unique index on ``key``, a TTL index on ``expiresAt``; text, bytes and integers are stored as they are, everything
+else is pickled; expiry is checked in Python by this machine's clock. What anybody would write in an hour.
 """
 
 from __future__ import annotations
 
 import pickle
 import uuid
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pymongo import MongoClient, ReturnDocument, UpdateOne, WriteConcern
@@ -18,7 +18,7 @@ NATIVE = (str, int)
 
 
 def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def _stored(value: Any) -> Any:
@@ -110,5 +110,6 @@ class RawLock:
         found = self.collection.find_one_and_update(
             {"key": key}, update, upsert=True, return_document=ReturnDocument.AFTER
         )
+        assert found is not None
         assert found["owner"] == owner
         self.collection.delete_one({"key": key, "owner": owner})

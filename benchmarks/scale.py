@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 from django.core.cache import caches
@@ -18,9 +19,14 @@ def _fill(cache: Any, number: int, batch: int = 20_000) -> None:
         cache.set_many({f"p{index % 10}:{index:07}": index for index in range(start, start + batch)}, None)
 
 
+def _contender(name: str, cache: Any, work: Callable[[Any], object]) -> Contender:
+    return Contender(name, lambda _: lambda: work(cache))
+
+
 def run(report: Report, entries: int = ENTRIES) -> None:
     """``few`` and ``many`` are two aliases on two databases of one server."""
-    few, many = caches["few"], caches["many"]
+    few: Any = caches["few"]
+    many: Any = caches["many"]
     _fill(few, 1_000, 1_000)
     started = time.perf_counter()
     _fill(many, entries)
@@ -28,12 +34,12 @@ def run(report: Report, entries: int = ENTRIES) -> None:
     report.section(f"Cache at {entries:,} entries, as a share of 1,000")
     both = {"1,000 entries": few, f"{entries:,} entries": many}
     for title, work in (
-        ("get", lambda cache: lambda: cache.get("p0:0000500")),
-        ("set", lambda cache: lambda: cache.set("p0:0000500", 1, None)),
+        ("get", lambda cache: cache.get("p0:0000500")),
+        ("set", lambda cache: cache.set("p0:0000500", 1, None)),
     ):
         report.compare(
             title,
-            [Contender(name, lambda _, cache=cache: work(cache)) for name, cache in both.items()],  # type: ignore[misc]
+            [_contender(name, cache, work) for name, cache in both.items()],
             Goal(f"{entries:,} entries", 0.9, 1.0),
         )
     print()
@@ -42,11 +48,12 @@ def run(report: Report, entries: int = ENTRIES) -> None:
         ("iter_keys('p1*'), streamed", lambda: sum(1 for _ in many.iter_keys("p1*"))),
         ("keys('p1*')", lambda: len(many.keys("p1*"))),
         ("delete_pattern('p1*')", lambda: many.delete_pattern("p1*")),
-        ("clear()", lambda: many.clear()),
+        ("clear()", many.clear),
     ):
         tracemalloc.reset_peak()
         started = time.perf_counter()
         number = operation()
         peak = tracemalloc.get_traced_memory()[1] / 1e6
-        print(f"{title:<30} {number if number is not None else '':>9} {time.perf_counter() - started:>7.2f} s   peak {peak:.1f} MB")
+        took, shown = time.perf_counter() - started, "" if number is None else number
+        print(f"{title:<30} {shown:>9} {took:>7.2f} s   peak {peak:.1f} MB")
     tracemalloc.stop()

@@ -1,7 +1,7 @@
 """Django's cache on MongoDB, synchronous and natively asynchronous.
 
-Rule of this file: Django's cache API, each method a line or two over a flow of ``mongodb.cache``. Names, keys, timeouts and
-the server's absence are ``cache_base``'s, what goes beyond Django's API ``cache_extras``'.
+Rule of this file: Django's cache API, each method a line or two over a flow of ``mongodb.cache``. Names, keys,
+timeouts and the server's absence are ``cache_base``'s, what goes beyond Django's API ``cache_extras``'.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class MongoDBCache(CacheExtras):
     """``CACHES = {"default": {"BACKEND": "goscope_django.cache.MongoDBCache"}}``.
 
     The whole cache API in both colours, and ``ttl``, ``pttl``, ``expire``, ``persist``, ``keys``, ``iter_keys``,
-    ``delete_pattern`` and ``lock`` as django-redis users know them. One command an operation; ``set_many``, ``get_many``
-    and ``delete_many`` one for each thousand keys. Expiry is judged by the server's clock. ``OPTIONS``: ``MAX_ENTRIES``,
-    ``CULL_FREQUENCY``, ``SERIALIZER`` (``"bson"`` refuses pickle), ``ON_ERROR``.
+    ``delete_pattern`` and ``lock`` as django-redis users know them. One command an operation; ``set_many``,
+    ``get_many`` and ``delete_many`` one for each thousand keys. Expiry is judged by the server's clock. ``OPTIONS``:
+    ``MAX_ENTRIES``, ``CULL_FREQUENCY``, ``SERIALIZER`` (``"bson"`` refuses pickle), ``ON_ERROR``.
     """
 
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:

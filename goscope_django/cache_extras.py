@@ -25,9 +25,9 @@ class CacheExtras(CacheBase):
     def get_or_set(self, key: Any, default: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
         """The value; if there is none, ``default`` (called if callable) is stored and given back.
 
-        A callable is called by one process at a time, under a lock that is kept alive meanwhile; the others wait for its
-        value. A lease that is lost, or a server that is away, means that it may be called twice: it saves work, it does
-        not exclude. A hit is one round trip.
+        A callable is called by one process at a time, under a lock that is kept alive meanwhile; the others wait for
+        its value. A lease that is lost, or a server that is away, means that it may be called twice: it saves work,
+        it does not exclude. A hit is one round trip.
         """
         found = self.get(key, self._missing_key, version=version)
         if found is not self._missing_key:
@@ -133,7 +133,7 @@ class CacheExtras(CacheBase):
         )
 
     def ttl(self, key: Any, version: int | None = None) -> int | None:
-        """Seconds until the entry expires, rounded up; ``None`` for never, 0 if there is no live one. One round trip."""
+        """Seconds until it expires, rounded up; ``None`` for never, 0 if there is no live one. One round trip."""
         left = self.pttl(key, version=version)
         return left if left is None else -(-left // 1_000)
 

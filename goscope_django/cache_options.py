@@ -28,7 +28,8 @@ INT64: Final = 2**63
 
 
 def plain_key(key: Any, key_prefix: str, version: int | None) -> str:
-    """A ``KEY_FUNCTION`` that stores ``foo`` as ``foo``, as Node's adapter reads it; a ``KEY_PREFIX`` stands before it."""
+    """A ``KEY_FUNCTION`` that stores ``foo`` as ``foo``, as Node's adapter reads it; a ``KEY_PREFIX`` stands before
+    it."""
     return f"{key_prefix}:{key}" if key_prefix else str(key)
 
 
@@ -46,7 +47,7 @@ class CacheOptions:
 
 
 def cache_options(location: object, params: Mapping[str, Any]) -> CacheOptions:
-    """The options of a cache. Raises ``ImproperlyConfigured`` (``BadSettings``) for the first one that can't be used."""
+    """The options of a cache. Raises ``ImproperlyConfigured`` (``BadSettings``) for the first that can't be used."""
     try:
         return _judged(location, params)
     except (ConfigurationError, InvalidType, InvalidValue) as error:
@@ -105,8 +106,8 @@ def alias_of(location: object, params: Mapping[str, Any]) -> str:
 def milliseconds_of(timeout: object, name: str = "timeout") -> int | None:
     """Milliseconds of a cache's timeout; ``None`` for never; 0 for zero and less, which delete.
 
-    Raises ``InvalidType`` (a ``TypeError``) for ``bool``, text and the like, ``InvalidValue`` (a ``ValueError``) for NaN,
-    infinity and more than a thousand years.
+    Raises ``InvalidType`` (a ``TypeError``) for ``bool``, text and the like, ``InvalidValue`` (a ``ValueError``) for
+    NaN, infinity and more than a thousand years.
     """
     if timeout is None:
         return None
@@ -186,8 +187,9 @@ def _regex(pattern: str) -> str:
 class Headroom:
     """How many entries this process may still add before it counts again. One for each place, shared by all threads.
 
-    The cache is counted when the room is used up, not at every write. Other processes' writes are not seen until then, so
-    a large cache may overshoot ``MAX_ENTRIES`` for a while; half of what is free is taken at a time to keep that small.
+    The cache is counted when the room is used up, not at every write. Other processes' writes are not seen until
+    then, so a large cache may overshoot ``MAX_ENTRIES`` for a while; half of what is free is taken at a time to keep
+    that small.
     """
 
     def __init__(self, limit: int, frequency: int) -> None:
@@ -205,7 +207,8 @@ class Headroom:
             return True
 
     def cull(self, clock: Clock, flows: CacheFlows, prefix: str) -> Flow[None]:
-        """Count, and where the limit is reached remove one in ``frequency`` (all, if that is 0), the soonest to expire."""
+        """Count, and where the limit is reached remove one in ``frequency`` (all, if that is 0), the soonest to
+        expire."""
         number = yield from flows.count(clock, prefix)
         if number >= self.limit:
             surplus = number - self.limit

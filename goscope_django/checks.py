@@ -8,7 +8,7 @@
 ``goscope.W012``      database   an index exists with other options
 ``goscope.W013``      database   a standalone server: tokens may not grow over a removal, no transactions
 ``goscope.W014``      database   a sharded cluster: each router brings its own clock
-``goscope.W015``      database   this process's clock is off by more than a minute (harmless to us, not to Node or to logs)
+``goscope.W015``      database   this process's clock is off by more than a minute (harmless to us, not to Node)
 ``goscope.W030``      deploy     the server is not on this machine, and the connection is not encrypted
 ``goscope.W031``      deploy     the server is not on this machine, and the URL has no credentials
 ``goscope.W032``      deploy     ``mongomock://`` or ``embedded://`` outside of tests and demonstrations
@@ -23,7 +23,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from django.core.checks import CheckMessage, Error, Tags, Warning
+from django.core.checks import CheckMessage, Error, Tags
+from django.core.checks import Warning as CheckWarning
 from django.core.checks import register as register_check
 
 from goscope_django import cache_options, conf, runtime
@@ -59,7 +60,9 @@ def check_stores(app_configs: Any = None, databases: Sequence[str] | None = None
         except conf.BadSettings:
             continue
         except GoscopeError as error:
-            found.append(Warning(f"{what}: {error}", hint="Is it running, and is the URL right?", id="goscope.W010"))
+            found.append(
+                CheckWarning(f"{what}: {error}", hint="Is it running, and is the URL right?", id="goscope.W010")
+            )
             continue
         found += _judged(what, view)
     return found
@@ -71,21 +74,21 @@ def _judged(what: str, view: inspection.ServerView) -> list[CheckMessage]:
     for index in view.indexes:
         if index.state == "missing":
             text = f"{what}: index {index.spec.name} of {index.spec.collection} is missing."
-            found.append(Warning(text, hint=hint, id="goscope.W011"))
+            found.append(CheckWarning(text, hint=hint, id="goscope.W011"))
         elif index.state == "different":
             text = (
                 f"{what}: index {index.spec.name} of {index.spec.collection}: needed {index.spec}, found {index.found}."
             )
-            found.append(Warning(text, hint=f"{hint} --repair", id="goscope.W012"))
+            found.append(CheckWarning(text, hint=f"{hint} --repair", id="goscope.W012"))
     if view.topology == "standalone":
         text = f"{what}: a standalone server. A fencing token may repeat once its lock's document is gone."
-        found.append(Warning(text, hint="Make it a replica set; one node suffices.", id="goscope.W013"))
+        found.append(CheckWarning(text, hint="Make it a replica set; one node suffices.", id="goscope.W013"))
     if view.topology == "sharded":
         text = f"{what}: a sharded cluster. The routers' clocks must agree well within a lease."
-        found.append(Warning(text, hint="See docs/how-to/sharding.md.", id="goscope.W014"))
+        found.append(CheckWarning(text, hint="See docs/how-to/sharding.md.", id="goscope.W014"))
     if abs(view.clock_offset) > 60:
         text = f"{what}: this machine's clock differs from the server's by {view.clock_offset:.0f} seconds."
-        found.append(Warning(text, hint="Run NTP on both.", id="goscope.W015"))
+        found.append(CheckWarning(text, hint="Run NTP on both.", id="goscope.W015"))
     return found
 
 
@@ -103,18 +106,18 @@ def check_security(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             continue
         if target.scheme != "mongodb":
             text = f"{what}={target.shown!r} is meant for tests and demonstrations."
-            found.append(Warning(text, hint="Use a MongoDB server of your own.", id="goscope.W032"))
+            found.append(CheckWarning(text, hint="Use a MongoDB server of your own.", id="goscope.W032"))
             continue
         if urls.is_local(url):
             continue
         options = {name.lower() for name in conf.current().client_options} | target.options
         if not url.startswith("mongodb+srv:") and not options & {"tls", "ssl"}:
             text = f"{what}: the connection to another machine is not encrypted."
-            found.append(Warning(text, hint="Add tls=true to the URL.", id="goscope.W030"))
+            found.append(CheckWarning(text, hint="Add tls=true to the URL.", id="goscope.W030"))
         if "@" not in url and not options & {"username", "authmechanism", "tlscertificatekeyfile"}:
             text = f"{what}: no credentials for a server on another machine."
             found.append(
-                Warning(text, hint="Turn on access control; see docs/reference/settings.md.", id="goscope.W031")
+                CheckWarning(text, hint="Turn on access control; see docs/reference/settings.md.", id="goscope.W031")
             )
     return found
 

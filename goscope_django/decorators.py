@@ -2,7 +2,8 @@
 
 >>> from goscope_django.decorators import circuit_breaker, idempotent, locked, single_flight
 
-Each works on functions, methods, class-based views (through ``method_decorator``), REST framework views and ``async def``.
+Each works on functions, methods, class-based views (through ``method_decorator``), REST framework views and
+``async def``.
 """
 
 from __future__ import annotations

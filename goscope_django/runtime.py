@@ -1,7 +1,7 @@
 """Composition: settings, clients and providers, put together on first use.
 
-Rule of this file: it is the only place where the rings meet. Nothing is opened at import; what was composed is kept until
-the settings change, and forgotten in a forked child with the clients.
+Rule of this file: it is the only place where the rings meet. Nothing is opened at import; what was composed is kept
+until the settings change, and forgotten in a forked child with the clients.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def store(url: str | None = None, what: str = "URL") -> Store:
 def prepare(seconds: float = 2.0) -> None:
     """At start-up: reach every store that the settings name, make the missing indexes, and let go again.
 
-    A store that can't be reached, or whose indexes differ, is logged and tried again on first use; with ``FAIL_FAST`` it is
-    an error. Settings that can't be used are left to the system checks and to first use.
+    A store that can't be reached, or whose indexes differ, is logged and tried again on first use; with ``FAIL_FAST``
+    it is an error. Settings that can't be used are left to the system checks and to first use.
     """
     try:
         settings = conf.current()

@@ -1,7 +1,7 @@
 """Signals for every transition, sent robustly after the write.
 
-Receivers get ``sender`` (a class that names the feature) and the arguments listed here. A receiver that raises is logged and
-stops nobody. ``alias`` is not sent: there is one store for each settings module.
+Receivers get ``sender`` (a class that names the feature) and the arguments listed here. A receiver that raises is
+logged and stops nobody. ``alias`` is not sent: there is one store for each settings module.
 
 =============================  ================================================================================
 ``lock_acquired``              ``key``, ``owner``, ``token``

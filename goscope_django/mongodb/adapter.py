@@ -80,9 +80,9 @@ def _ping(clock: Clock) -> Flow[None]:
 class MongoDBAdapter:
     """Lock, circuit breaker, cache, checkpoint and idempotency providers on one database.
 
-    ``db`` is a ``pymongo`` ``Database`` or ``AsyncDatabase`` (or mongomock's). A synchronous one serves the asynchronous
-    methods as well, by a native asynchronous client of its own for each event loop, or by ``async_db``. ``key_prefix``
-    stands in front of every stored key; ``default_lock_ttl`` is in milliseconds or a ``timedelta``.
+    ``db`` is a ``pymongo`` ``Database`` or ``AsyncDatabase`` (or mongomock's). A synchronous one serves the
+    asynchronous methods as well, by a native asynchronous client of its own for each event loop, or by ``async_db``.
+    ``key_prefix`` stands in front of every stored key; ``default_lock_ttl`` is in milliseconds or a ``timedelta``.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """Executors: they carry out a flow's commands on PyMongo, one class per colour and one for mongomock.
 
-Rules of this file: nothing is decided here but how a command is sent. Coordinating collections are read from the primary,
-written with majority concern and under a time limit, whatever the URL says; the cache's collection follows the URL.
-The driver's own retries stay on. The one command sent past them is ``point``, a read, which is therefore sent again once.
+Rules of this file: nothing is decided here but how a command is sent. Coordinating collections are read from the
+primary, written with majority concern and under a time limit, whatever the URL says; the cache's collection follows
+the URL. The driver's own retries stay on. The one command sent past them is ``point``, a read, which is therefore
+sent again once.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ tokens of one key grow even when the document that held the last one is gone. A 
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 Expression = Any
@@ -142,7 +142,7 @@ class LocalClock(Clock):
     """This process's time as literals, for mongomock: there the process is the server."""
 
     def _moment(self, milliseconds: int = 0) -> datetime:
-        moment = datetime.now(timezone.utc).replace(tzinfo=None) + timedelta(milliseconds=milliseconds)
+        moment = datetime.now(UTC).replace(tzinfo=None) + timedelta(milliseconds=milliseconds)
         return moment.replace(microsecond=moment.microsecond // 1_000 * 1_000)
 
     def now(self) -> Expression:
@@ -164,7 +164,7 @@ class LocalClock(Clock):
         return {field: {"$ne": None, "$lte": self.now()}}
 
     def token(self) -> Expression:
-        microseconds = int(datetime.now(timezone.utc).timestamp() * 1_000_000)
+        microseconds = int(datetime.now(UTC).timestamp() * 1_000_000)
         return microseconds // 1_000_000 * TOKEN_STEPS + microseconds % 1_000_000
 
     def stamp(self) -> dict[str, Expression]:
@@ -175,10 +175,10 @@ class LocalClock(Clock):
         return moment is not None and moment <= self.read_stamp(document)
 
     def read_stamp(self, document: dict[str, Any]) -> datetime:
-        return datetime.now(timezone.utc)
+        return datetime.now(UTC)
 
 
-FAR = datetime(9999, 12, 31, tzinfo=timezone.utc)
+FAR = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 def conditions(test: Expression, changes: dict[str, Expression]) -> dict[str, Expression]:
@@ -190,7 +190,7 @@ def instant(value: Any) -> datetime | None:
     """An aware UTC datetime from what a driver gave (mongomock gives naive ones or a zone of its own)."""
     if not isinstance(value, datetime):
         return None
-    return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def prefix_range(prefix: str, after: str | None = None) -> dict[str, str]:

@@ -87,7 +87,7 @@ def run(flow: Flow[T], execute: Callable[[Command[Any]], Any]) -> T:
         while True:
             try:
                 result = execute(command)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  the flow decides, cancellation included
                 command = flow.throw(error)
             else:
                 command = flow.send(result)
@@ -110,7 +110,7 @@ async def arun(flow: Flow[T], execute: Callable[[Command[Any]], Awaitable[Any]])
                 if task and task.cancelling() > asked:
                     # asyncio.wait_for before Python 3.12, which drivers use, may swallow a cancellation.
                     raise asyncio.CancelledError
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  the flow decides, cancellation included
                 command = flow.throw(error)
             else:
                 command = flow.send(result)

@@ -6,7 +6,7 @@ Rule of this file: reads only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Literal
 
 from goscope_django.mongodb.expressions import Clock, instant
@@ -33,7 +33,7 @@ def view(clock: Clock) -> Flow[ServerView]:
     """Two commands and one for each collection."""
     hello = yield from ask("", "command", "hello")
     found = instant(hello.get("localTime"))
-    offset = (datetime.now(timezone.utc) - found).total_seconds() if found else 0.0
+    offset = (datetime.now(UTC) - found).total_seconds() if found else 0.0
     build = yield from ask("", "command", "buildInfo")
     indexes = yield from check(clock)
     topology: Topology = "standalone"

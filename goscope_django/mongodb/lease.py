@@ -4,9 +4,10 @@ Rule of this file: it alone says who owns a document. Every peer's worst bug is 
 complete, save, publish) without a predicate on the owner; here that predicate is made in one place.
 
 A leased document has a *claim* (random, made anew for each attempt, null when nobody holds it), a *deadline* and a
-*fencing token*. It is held while there is a claim (or, on documents that Node wrote, an owner) and the deadline is ahead
-by the server's clock; a deadline that is missing or null is ahead forever. An attempt is judged by whether its own claim
-stands in the document afterwards, never by counts: a driver may have sent it twice, and two callers may share a name.
+*fencing token*. It is held while there is a claim (or, on documents that Node wrote, an owner) and the deadline is
+ahead by the server's clock; a deadline that is missing or null is ahead forever. An attempt is judged by whether its
+own claim stands in the document afterwards, never by counts: a driver may have sent it twice, and two callers may
+share a name.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ def new_claim() -> str:
 def upsert(clock: Clock, query: Callable[[], Query[Any]]) -> Flow[Any]:
     """Send an upsert, and again where that is needed and safe; ``query`` makes it anew with the clock as it is.
 
-    Two upserts that race may collide (E11000): the loser sends its command again and then finds the winner's document. A
-    standalone server refuses cluster time before anything is written: the command goes out again with its wall clock.
+    Two upserts that race may collide (E11000): the loser sends its command again and then finds the winner's
+    document. A standalone server refuses cluster time before anything is written: the command goes out again with its
+    wall clock.
     """
     for attempt in range(_COLLISIONS + 1):
         try:

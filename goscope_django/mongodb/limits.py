@@ -8,5 +8,5 @@ import pymongo
 
 
 def within(seconds: float) -> AbstractContextManager[None]:
-    """All that is sent inside (in either colour) ends within ``seconds``, if need be with an error. Can only shorten."""
+    """All that is sent inside (in either colour) ends within ``seconds``, at worst with an error. Can only shorten."""
     return pymongo.timeout(max(seconds, 0.001))

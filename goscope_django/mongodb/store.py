@@ -1,7 +1,7 @@
 """The store: runs flows on one database, in both colours.
 
-Rule of this file: it chooses the executor of this process or event loop, passes events on and translates what the driver
-raises. It decides nothing about an operation.
+Rule of this file: it chooses the executor of this process or event loop, passes events on and translates what the
+driver raises. It decides nothing about an operation.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Sink = Callable[[Event], None]
 class Store:
     """Runs flows on one database, in both colours.
 
-    ``sync`` and ``asynchronous`` give the executor of this process and of the running event loop; either may be missing.
-    ``sink`` receives what flows emit.
+    ``sync`` and ``asynchronous`` give the executor of this process and of the running event loop; either may be
+    missing. ``sink`` receives what flows emit.
     """
 
     def __init__(

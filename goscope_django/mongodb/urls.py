@@ -36,7 +36,7 @@ def masked(url: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a URL names. ``place`` is the URL itself, for ``embedded`` the folder, for ``mongomock`` the store's name."""
+    """What a URL names. ``place`` is the URL, for ``embedded`` the folder, for ``mongomock`` the store's name."""
 
     scheme: Literal["mongodb", "embedded", "mongomock"]
     place: str = field(repr=False)

@@ -30,11 +30,11 @@ def goscope_worker_prefix() -> Iterator[str]:
 
 
 @pytest.fixture
-def goscope(goscope_worker_prefix: str) -> Iterator[MongoDBAdapter]:
+def goscope(goscope_worker_prefix: str) -> MongoDBAdapter:
     """The project's adapter on an empty store: everything under this worker's prefix is removed before the test."""
     from goscope_django import breaker_registry, runtime
 
     adapter = runtime.adapter()
     adapter.wipe()
     breaker_registry.forget()
-    yield adapter
+    return adapter

@@ -1,7 +1,7 @@
 """Run Django's own cache tests against our backend. A program: ``run_suite.py FOLDER URL``.
 
-``FOLDER`` holds ``cache/``, Django's ``tests/cache`` from its source distribution. The classes that apply to a server-type
-backend are taken as they are; what is overridden, and why, stands beside it.
+``FOLDER`` holds ``cache/``, Django's ``tests/cache`` from its source distribution. The classes that apply to a
+server-type backend are taken as they are; what is overridden, and why, stands beside it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 FOLDER, URL = sys.argv[1:3]
 sys.path.insert(0, FOLDER)
 
-import django
-from django.conf import settings
+import django  # noqa: E402
+from django.conf import settings  # noqa: E402
 
 settings.configure(
     SECRET_KEY="upstream",
@@ -30,10 +30,10 @@ settings.configure(
 )
 django.setup()
 
-from cache import tests as upstream  # Django's own
-from django.core.cache import cache
-from django.test import TestCase, override_settings
-from django.test.runner import DiscoverRunner
+from cache import tests as upstream  # type: ignore[import-not-found]  # noqa: E402  Django's own
+from django.core.cache import cache  # noqa: E402
+from django.test import TestCase, override_settings  # noqa: E402
+from django.test.runner import DiscoverRunner  # noqa: E402
 
 ENTRY = {"BACKEND": "goscope_django.cache.MongoDBCache", "LOCATION": "", "TIMEOUT": 300}
 MIDDLEWARE = {
@@ -43,7 +43,7 @@ MIDDLEWARE = {
 
 
 @override_settings(CACHES=upstream.caches_setting_for_tests(base=ENTRY))
-class BackendTests(upstream.BaseCacheTests, TestCase):
+class BackendTests(upstream.BaseCacheTests, TestCase):  # type: ignore[misc]
     """The accepted contract of a cache backend."""
 
     incr_decr_type_error = ValueError  # as for the other backends whose server adds

@@ -1,7 +1,7 @@
 """Django's own test classes for caches are the accepted contract of a backend: ours passes them as they are.
 
-They are in Django's source distribution only, which is fetched by name from the package index and kept in pytest's cache;
-none of it is committed.
+They are in Django's source distribution only, which is fetched by name from the package index and kept in pytest's
+cache; none of it is committed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,21 @@ def django_tests(pytestconfig: pytest.Config) -> Path:
     folder = pytestconfig.cache.mkdir(f"django-{version}")
     if not (folder / "tests" / "cache" / "tests.py").exists():
         fetched = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-q", "--no-binary", "Django", "--no-deps"]
-            + ["--no-build-isolation", "-d", str(folder), f"Django=={version}"],
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "-q",
+                "--no-binary",
+                "Django",
+                "--no-deps",
+                "--no-build-isolation",
+                "-d",
+                str(folder),
+                f"Django=={version}",
+            ],
+            check=False,
             capture_output=True,
             text=True,
             timeout=180,
@@ -50,8 +63,15 @@ def django_tests(pytestconfig: pytest.Config) -> Path:
 def test_djangos_own_cache_tests(store: str, django_tests: Path, request: pytest.FixtureRequest) -> None:
     url = "mongomock://" if store == "mongomock" else request.getfixturevalue("mongo_url")
     done = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", str(Path(__file__).with_name("run_suite.py"))]
-        + [str(django_tests), url],
+        [
+            sys.executable,
+            "-W",
+            "error::ResourceWarning",
+            str(Path(__file__).with_name("run_suite.py")),
+            str(django_tests),
+            url,
+        ],
+        check=False,
         capture_output=True,
         text=True,
         timeout=220,

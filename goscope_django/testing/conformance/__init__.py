@@ -5,8 +5,9 @@
         def provider(self):
             return MyAdapter().lock
 
-Every test runs in both colours: the synchronous methods, and their ``a`` twins in one event loop. Class attributes name what
-an adapter can't do (``survives_removal = False``), with the reason in ``gaps``; such tests are skipped by name, not left out.
+Every test runs in both colours: the synchronous methods, and their ``a`` twins in one event loop. Class attributes
+name what an adapter can't do (``survives_removal = False``), with the reason in ``gaps``; such tests are skipped by
+name, not left out.
 """
 
 from __future__ import annotations

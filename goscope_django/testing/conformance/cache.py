@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -27,7 +27,7 @@ VALUES = [
     [1, [2, {"a": None}]],
     {},
     {"$gt": 1, "a.b": [1, "$x"], "": {"": 2}},
-    datetime(2024, 2, 29, 1, 2, 3, 4_000, tzinfo=timezone.utc),
+    datetime(2024, 2, 29, 1, 2, 3, 4_000, tzinfo=UTC),
     (1, (2, "x")),
     {1, 2},
     2**70,
@@ -41,7 +41,8 @@ class CacheConformance(Conformance):
     def test_a_value_comes_back_as_it_was(self, provider: Any, drive: Drive, value: object) -> None:
         drive(provider, "set", "key", value)
         found = drive(provider, "get", "key")
-        assert found == value and type(found) is type(value)
+        assert found == value
+        assert type(found) is type(value)
 
     def test_a_missing_key(self, provider: Any, drive: Drive) -> None:
         assert drive(provider, "get", "key") is None

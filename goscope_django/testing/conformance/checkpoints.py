@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from goscope_django.contracts import Checkpoint
 from goscope_django.exceptions import CheckpointConflict, CheckpointTooLarge
 from goscope_django.testing.conformance.base import Conformance, Drive
 
-MOMENT = datetime(2024, 2, 29, 12, 30, 15, 123_000, tzinfo=timezone.utc)
+MOMENT = datetime(2024, 2, 29, 12, 30, 15, 123_000, tzinfo=UTC)
 
 
 def checkpoint(task: str = "import", sequence: int = 0, **fields: Any) -> Checkpoint:

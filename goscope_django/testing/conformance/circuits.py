@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ class CircuitConformance(Conformance):
         assert drive(provider, "record_failure", "api", 3) == 3
         state = drive(provider, "get_state", "api")
         assert (state.state, state.failure_count) == ("open", 3)
-        assert abs(state.last_failure_time - datetime.now(timezone.utc)) < timedelta(minutes=1)
+        assert abs(state.last_failure_time - datetime.now(UTC)) < timedelta(minutes=1)
         assert state.last_success_time is None
 
     def test_failures_go_on_counting_when_open(self, provider: Any, drive: Drive) -> None:
@@ -40,7 +40,7 @@ class CircuitConformance(Conformance):
         assert drive(provider, "record_failure", "api", 3) == 1
 
     def test_a_state_is_set_as_given(self, provider: Any, drive: Drive) -> None:
-        moment = datetime(2024, 2, 29, 12, 30, 15, 123_000, tzinfo=timezone.utc)
+        moment = datetime(2024, 2, 29, 12, 30, 15, 123_000, tzinfo=UTC)
         for state in (
             CircuitBreakerState("half-open", 7, moment, moment + timedelta(hours=1)),
             CircuitBreakerState("open", 0, None, moment),

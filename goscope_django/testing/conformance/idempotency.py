@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -32,14 +32,15 @@ class IdempotencyConformance(Conformance):
         assert (repeat.outcome, repeat.value) == ("completed", {"status": (201, "created")})
         record = drive(provider, "get", "pay")
         assert record.value == {"status": (201, "created")}
-        assert record.expires_at > datetime.now(timezone.utc)
+        assert record.expires_at > datetime.now(UTC)
 
     @pytest.mark.parametrize("value", [None, False, 0, "", [], "$x", {"$gt": 1}], ids=repr)
     def test_empty_results_are_results(self, provider: Any, drive: Drive, value: object) -> None:
         claim = drive(provider, "begin", "pay", 60_000)
         drive(provider, "complete", "pay", claim.token, value)
         repeat = drive(provider, "begin", "pay", 60_000)
-        assert repeat.outcome == "completed" and repeat.value == value
+        assert repeat.outcome == "completed"
+        assert repeat.value == value
 
     def test_a_claim_is_no_result(self, provider: Any, drive: Drive) -> None:
         drive(provider, "begin", "pay", 60_000)
@@ -74,7 +75,8 @@ class IdempotencyConformance(Conformance):
         dead = drive(provider, "begin", "pay", 60_000, "fingerprint", SHORT)
         self.outlive()
         heir = drive(provider, "begin", "pay", 60_000, "another")
-        assert heir.outcome == "started" and heir.token > dead.token
+        assert heir.outcome == "started"
+        assert heir.token > dead.token
         assert drive(provider, "complete", "pay", dead.token, "late") is False
         assert drive(provider, "abandon", "pay", dead.token) is False
         assert drive(provider, "complete", "pay", heir.token, "heir") is True
@@ -104,7 +106,7 @@ class IdempotencyConformance(Conformance):
     def test_the_ttl_of_begin_holds_where_complete_names_none(self, provider: Any, drive: Drive) -> None:
         claim = drive(provider, "begin", "pay", timedelta(hours=2))
         drive(provider, "complete", "pay", claim.token, 1)
-        left = drive(provider, "get", "pay").expires_at - datetime.now(timezone.utc)
+        left = drive(provider, "get", "pay").expires_at - datetime.now(UTC)
         assert timedelta(hours=1) < left < timedelta(hours=3)
 
     def test_exactly_one_of_many_starts(self, provider: Any, drive: Drive) -> None:
