@@ -48,7 +48,16 @@ ENTRY_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
 longer than all the rest of a small entry. The codec gives the dates inside a value their zone."""
 
 TIME_LIMIT = 10.0
-"""Seconds for one coordinating command, its retries and the choice of a server included."""
+"""Seconds for one coordinating command, its retries and the choice of a server included, at most."""
+LEAST_TIME_LIMIT = 2.0
+"""What such a command gets even where ``serverSelectionTimeoutMS`` asks for less: its answer takes time, too."""
+
+
+def time_limit(database: Any) -> float:
+    """Seconds for one coordinating command: no longer than the client waits for a server, within the two bounds."""
+    patience: float = database.client.options.server_selection_timeout
+    return min(TIME_LIMIT, max(LEAST_TIME_LIMIT, patience))
+
 
 _NOT_A_REPLICA_SET = 123
 _RETRYABLE = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
@@ -127,8 +136,8 @@ class _Base:
 class SyncExecutor(SyncSessions, _Base):
     """Executes on ``pymongo.MongoClient``, on the calling thread."""
 
-    def __init__(self, database: Database[Any], *, limit: float = TIME_LIMIT) -> None:
-        super().__init__(database, limit=limit)
+    def __init__(self, database: Database[Any], *, limit: float | None = None) -> None:
+        super().__init__(database, limit=time_limit(database) if limit is None else limit)
         self.clock = ServerClock()
 
     def __call__(self, command: Command[Any]) -> Any:
@@ -198,8 +207,8 @@ class SyncExecutor(SyncSessions, _Base):
 class AsyncExecutor(AsyncSessions, _Base):
     """Executes on ``pymongo.AsyncMongoClient``, in the running event loop."""
 
-    def __init__(self, database: AsyncDatabase[Any], *, limit: float = TIME_LIMIT) -> None:
-        super().__init__(database, limit=limit)
+    def __init__(self, database: AsyncDatabase[Any], *, limit: float | None = None) -> None:
+        super().__init__(database, limit=time_limit(database) if limit is None else limit)
         self.clock = ServerClock()
 
     async def __call__(self, command: Command[Any]) -> Any:
