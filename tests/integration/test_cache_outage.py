@@ -200,7 +200,7 @@ def test_when_the_pause_ends_one_of_many_threads_tries(clock: Clock, monkeypatch
 @pytest.mark.slow
 def test_it_comes_back(kind: str, server: ReplicaSet, clock: Clock, told: list[str]) -> None:
     """Killed, or stopped so that its sockets stay open and silent; in one event loop, as in a server process."""
-    options = {**BRIEF, "socketTimeoutMS": 500}
+    options = {**BRIEF, "timeoutMS": 500}
 
     async def scenario() -> None:
         await cache.aset("k", "before")

@@ -1,0 +1,137 @@
+"""A proxy before a ``mongod`` that loses what it is told to lose: for outcomes that nobody can know."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+
+class Proxy:
+    """Hands messages on, but for what it was told to lose.
+
+    ``lose_answers`` lets the server carry out a command and loses the connection before the answer; ``refuse`` loses it
+    before the command is handed on. Both take the command's name and how often, for good if ``None``.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._lost: dict[str, int | None] = {}
+        self._refused: dict[str, int | None] = {}
+        self.seen: list[str] = []
+        """The names given to ``lose_answers`` and ``refuse``, each time that one came by."""
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._open: set[socket.socket] = set()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def lose_answers(self, name: str, times: int | None = None) -> None:
+        """Lose the answers to commands of this name."""
+        with self._lock:
+            self._lost[name] = times
+
+    def refuse(self, name: str, times: int | None = None) -> None:
+        """Lose commands of this name themselves."""
+        with self._lock:
+            self._refused[name] = times
+
+    def heal(self) -> None:
+        """Lose nothing any more."""
+        with self._lock:
+            self._lost.clear()
+            self._refused.clear()
+            self.seen.clear()
+
+    def _due(self, rules: dict[str, int | None], message: bytes) -> bool:
+        with self._lock:
+            for name, times in rules.items():
+                # The command's name is the first key of an OP_MSG's body, after its type byte.
+                if name.encode() + b"\0" not in message[21 : 26 + len(name) + 1]:
+                    continue
+                if times == 0:
+                    continue
+                self.seen.append(name)
+                rules[name] = None if times is None else times - 1
+                return True
+        return False
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                self._open |= {client, server}
+                thread = threading.Thread(target=self._serve, args=(client, server), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        answers = threading.Thread(target=self._copy, args=(server, client), daemon=True)
+        with suppress(OSError):
+            while message := _message(client):
+                if self._due(self._refused, message):
+                    break
+                if self._due(self._lost, message):
+                    # From here on this connection is the proxy's: the answer is waited for and thrown away.
+                    server.sendall(message)
+                    _message(server)
+                    break
+                server.sendall(message)
+                # One answer for one message, unless the server streams them (the monitors' hello).
+                if b"maxAwaitTimeMS\0" in message:
+                    answers.start()
+                    answers.join()
+                    break
+                if answer := _message(server):
+                    client.sendall(answer)
+        for one in (client, server):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    @staticmethod
+    def _copy(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while message := _message(source):
+                target.sendall(message)
+
+    def close(self) -> None:
+        """End it, and all connections through it."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for one in list(self._open):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _message(source: socket.socket) -> bytes:
+    """One message of the wire protocol; empty at the end."""
+    head = _exactly(source, 4)
+    if len(head) < 4:
+        return b""
+    return head + _exactly(source, struct.unpack("<i", head)[0] - 4)
+
+
+def _exactly(source: socket.socket, number: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < number:
+        part = source.recv(number - len(parts))
+        if not part:
+            return bytes(parts)
+        parts += part
+    return bytes(parts)
