@@ -36,6 +36,7 @@ from pymongo.synchronous.database import Database
 from goscope_django.mongodb.codec import CODEC_OPTIONS
 from goscope_django.mongodb.expressions import Clock, LocalClock, ServerClock
 from goscope_django.mongodb.flow import Command, Pause, Query
+from goscope_django.mongodb.limits import TIME_LIMIT, time_limit
 from goscope_django.mongodb.replies import recent, recent_command, row
 from goscope_django.mongodb.sessions import AsyncSessions, MockSessions, SyncSessions
 
@@ -46,18 +47,6 @@ ENTRY_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
 )
 """For entries of the cache: their own dates are compared with each other only, so no zone is put on them, which takes
 longer than all the rest of a small entry. The codec gives the dates inside a value their zone."""
-
-TIME_LIMIT = 10.0
-"""Seconds for one coordinating command, its retries and the choice of a server included, at most."""
-LEAST_TIME_LIMIT = 2.0
-"""What such a command gets even where ``serverSelectionTimeoutMS`` asks for less: its answer takes time, too."""
-
-
-def time_limit(database: Any) -> float:
-    """Seconds for one coordinating command: no longer than the client waits for a server, within the two bounds."""
-    patience: float = database.client.options.server_selection_timeout
-    return min(TIME_LIMIT, max(LEAST_TIME_LIMIT, patience))
-
 
 _NOT_A_REPLICA_SET = 123
 _RETRYABLE = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})

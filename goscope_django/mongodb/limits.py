@@ -1,10 +1,23 @@
-"""A bound on how long a piece of code may wait for the server."""
+"""Bounds on how long anybody waits for the server."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import Any, Final
 
 import pymongo
+
+TIME_LIMIT: Final = 10.0
+"""Seconds for one coordinating command, its retries and the choice of a server included, at most."""
+
+LEAST_TIME_LIMIT: Final = 2.0
+"""What such a command gets even where ``serverSelectionTimeoutMS`` asks for less: its answer takes time, too."""
+
+
+def time_limit(database: Any) -> float:
+    """Seconds for one coordinating command: no longer than the client waits for a server, within the two bounds."""
+    patience: float = database.client.options.server_selection_timeout
+    return min(TIME_LIMIT, max(LEAST_TIME_LIMIT, patience))
 
 
 def within(seconds: float) -> AbstractContextManager[None]:
