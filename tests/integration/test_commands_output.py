@@ -1,0 +1,228 @@
+"""What commands show: the same as data and as text, in 80 columns, with nothing from users that steers a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core.cache import cache
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goscope_django import operations, runtime
+from goscope_django.checkpoints import checkpointed, get_task
+from goscope_django.circuits import CircuitBreaker
+from goscope_django.management.output import WIDTH, duration, escaped, tabulated
+from tests.support.operations import fill, own_store, query, soon
+
+HOSTILE = "k\x1b[31m<script>\r\n\u202e" + "ü" * 120
+
+
+@pytest.fixture(params=["mongod", "mongomock"], autouse=True)
+def store(request: pytest.FixtureRequest) -> Iterator[str]:
+    url = "mongomock://" if request.param == "mongomock" else request.getfixturevalue("mongo_url")
+    with own_store(url):
+        yield request.param
+
+
+def run(*arguments: str, **options: Any) -> str:
+    out = io.StringIO()
+    call_command(*arguments, stdout=out, stderr=io.StringIO(), **options)
+    return out.getvalue()
+
+
+def data(*arguments: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(*arguments, "--json"))
+    return found
+
+
+def everything() -> None:
+    """Some of everything, with names that are hard to show."""
+    adapter = runtime.adapter()
+    adapter.lock.acquire(HOSTILE, 60_000, owner=HOSTILE)
+    for number in range(3):
+        adapter.lock.acquire(f"lock-{number}", 60_000, owner=f"worker-{number}")
+    operations.open_circuit(HOSTILE, reason=HOSTILE)
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError):
+            CircuitBreaker("bank").call(lambda: 1 / 0)
+    fill(tasks=4, flights=2, records=3)
+    query("go_goscope_tasks", "update_many", {"token": 1}, {"$set": {"owner": HOSTILE, "error": HOSTILE, "rate": 12.5}})
+    cache.set_many({"user:1": 1, "user:2": 2})
+
+
+SHOWING = [
+    ("goscope_status",),
+    ("goscope_lock", "list"),
+    ("goscope_circuit", "list"),
+    ("goscope_circuit", "show", HOSTILE),
+    ("goscope_checkpoint", "list"),
+    ("goscope_checkpoint", "show", "t0000"),
+    ("goscope_cache", "keys"),
+    ("goscope_cache", "stats"),
+    ("goscope_indexes", "check"),
+]
+
+
+@pytest.mark.parametrize("arguments", SHOWING, ids=lambda arguments: " ".join(arguments[:2]))
+def test_text_fits_80_columns_and_controls_nothing(arguments: tuple[str, ...]) -> None:
+    everything()
+    shown = run(*arguments)
+    assert shown.strip()
+    assert "\x1b" not in shown and "\r" not in shown and "\u202e" not in shown
+    title = (operations.state(limit=1).url, escaped(HOSTILE))
+    for line in shown.splitlines():
+        assert len(line) <= WIDTH or any(one in line for one in title), line
+
+
+@pytest.mark.parametrize("arguments", SHOWING, ids=lambda arguments: " ".join(arguments[:2]))
+def test_json_is_one_document_with_a_version(arguments: tuple[str, ...]) -> None:
+    everything()
+    found = data(*arguments)
+    assert found["schema_version"] == operations.SCHEMA_VERSION
+    assert "secret" not in json.dumps(found)
+
+
+def test_status_shows_what_the_state_has() -> None:
+    everything()
+    found, state = data("goscope_status"), operations.state(limit=10).as_json()
+    moving = {"generated_at", "took", "server", "figures", "waits"}
+    for name in ("locks", "circuits", "tasks", "flights", "idempotency", "cache"):
+        assert still(found[name]) == still(state[name])
+    assert set(found) == set(state) and moving < set(found)
+    text = run("goscope_status")
+    assert "4 held" in text
+    assert "2 open (1 forced)" in text
+    assert "2 running, 2 stalled" in text
+    assert "1 in progress, 2 completed" in text
+
+
+def still(section: dict[str, Any]) -> Any:
+    """A section without what moves with time."""
+    moving = ("expires_in", "held_for", "retry_after", "heartbeat_age", "lease_left", "age")
+    items = section.get("items", ())
+    return {**section, "items": [{name: v for name, v in one.items() if name not in moving} for one in items]}
+
+
+def test_limits_and_searches() -> None:
+    fill(locks=30, circuits=30, tasks=30)
+    for command, kind in (("lock", "locks"), ("circuit", "circuits"), ("checkpoint", "tasks")):
+        found = data(f"goscope_{command}", "list", "--limit", "4")[kind]
+        assert (len(found["items"]), found["total"]) == (4, 30)
+        behind = data(f"goscope_{command}", "list", "--limit", "4", "--after", found["next"])[kind]
+        assert behind["items"][0] != found["items"][-1] and len(behind["items"]) == 4
+        assert data(f"goscope_{command}", "list", "--search", "0007")[kind]["total"] == 1
+    assert len(data("goscope_circuit", "list", "--state", "open")["circuits"]["items"]) == 10
+    assert len(data("goscope_checkpoint", "list", "--status", "stalled")["tasks"]["items"]) == 15
+    out, err = io.StringIO(), io.StringIO()
+    call_command("goscope_lock", "list", "--limit", "4", stdout=out, stderr=err)
+    assert "--after" in err.getvalue() and "30" in err.getvalue()
+
+
+def test_circuits_are_worked_with() -> None:
+    run("goscope_circuit", "open", "bank", "--reason", "maintenance", "--no-input")
+    found = data("goscope_circuit", "show", "bank")["circuit"]
+    assert (found["state"], found["override"]["reason"], found["generation"]) == ("open", "maintenance", 1)
+    assert "maintenance" in run("goscope_circuit", "show", "bank")
+    with pytest.raises(CommandError, match="generation 1 now, not 7") as caught:
+        run("goscope_circuit", "close", "bank", "--generation", "7", "--no-input")
+    assert caught.value.returncode == 1
+    run("goscope_circuit", "close", "bank", "--generation", "1", "--no-input")
+    assert data("goscope_circuit", "show", "bank")["circuit"]["state"] == "closed"
+    run("goscope_circuit", "reset", "bank", "--no-input")
+    assert data("goscope_circuit", "show", "bank")["circuit"]["override"] is None
+    with pytest.raises(CommandError) as caught:
+        run("goscope_circuit", "show", "nix")
+    assert caught.value.returncode == 1
+
+
+def test_tasks_are_worked_with() -> None:
+    with checkpointed("import", keep=None) as task:
+        for number in range(4):
+            task.save({"secret": number}, progress=number * 10)
+    shown = data("goscope_checkpoint", "show", "import")
+    assert shown["task"]["status"] == "completed"
+    assert len(shown["checkpoints"]) >= 4
+    assert set(shown["checkpoints"][0]) == {"id", "sequence", "timestamp", "progress"}
+    removed = data("goscope_checkpoint", "cleanup", "import", "--keep", "1", "--no-input")["done"]
+    assert removed["count"] == len(shown["checkpoints"]) - 1
+    run("goscope_checkpoint", "reset", "import", "--no-input")
+    found = get_task("import")
+    assert found is not None and found.status == "interrupted"
+    run("goscope_checkpoint", "cancel", "import", "--token", str(found.token), "--no-input")
+    found = get_task("import")
+    assert found is not None and found.status == "cancelled"
+    with pytest.raises(CommandError) as caught:
+        run("goscope_checkpoint", "delete", "import", "--token", "1", "--no-input")
+    assert caught.value.returncode == 1
+    run("goscope_checkpoint", "delete", "import", "--no-input")
+    with pytest.raises(CommandError) as caught:
+        run("goscope_checkpoint", "show", "import")
+    assert caught.value.returncode == 1
+
+
+def test_a_stalled_and_an_exhausted_task_say_what_happens_next() -> None:
+    fill(tasks=3)
+    query("go_goscope_tasks", "update_many", {"token": 3}, {"$set": {"tries": 10, "leaseUntil": soon(-1)}})
+    assert "next start goes on" in run("goscope_checkpoint", "show", "t0000")
+    assert "goscope_checkpoint reset" in run("goscope_checkpoint", "show", "t0002")
+
+
+def test_caches_are_worked_with() -> None:
+    cache.set_many({"user:1": 1, "user:2": 2, "cart:1": 3, "a\u202eb": 4})
+    cache.set("user:9", 1, version=7)
+    assert run("goscope_cache", "keys", "user:*").split() == ["user:1", "user:2"]
+    assert "a\\u202eb" in run("goscope_cache", "keys")
+    assert data("goscope_cache", "keys", "--key-version", "7")["keys"] == ["user:9"]
+    assert data("goscope_cache", "keys", "--limit", "2")["more"] is True
+    with pytest.raises(CommandError) as caught:
+        run("goscope_cache", "delete", "user:1", "nix", "--no-input")
+    assert caught.value.returncode == 1
+    assert cache.get("user:1") is None
+    assert data("goscope_cache", "clear", "--pattern", "user:*", "--no-input")["done"]["count"] == 1
+    assert data("goscope_cache", "stats")["aliases"][0]["entries"] == 3
+    assert data("goscope_cache", "clear", "--no-input")["done"]["count"] == 3
+
+
+@pytest.mark.parametrize("answer", ["no", "", "y\x00es"])
+def test_without_a_yes_nothing_is_done(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+    cache.set("a", 1)
+    with pytest.raises(CommandError, match="Nothing was done"):
+        run("goscope_cache", "clear")
+    assert cache.get("a") == 1
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=200), st.text(max_size=200), st.integers()), max_size=5),
+    st.integers(0, 2),
+)
+def test_tables_fit_whatever_is_in_them(rows: list[tuple[str, str, int]], flexible: int) -> None:
+    lines = tabulated(("FIRST", "SECOND", "THIRD"), rows, flexible)
+    assert len(lines) == len(rows) + 1
+    assert all(len(line) <= WIDTH and (line.isprintable() or not line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, "-"),
+        (0.04, "0.0s"),
+        (9.96, "10.0s"),
+        (59.9, "59s"),
+        (61, "1m 01s"),
+        (3_725, "1h 02m"),
+        (90_000, "1d 01h"),
+    ],
+)
+def test_durations_have_two_units(seconds: float | None, shown: str) -> None:
+    assert duration(seconds) == shown
