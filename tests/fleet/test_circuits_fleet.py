@@ -81,7 +81,7 @@ class TestProbes:
         assert heard == {"circuit_half_opened": 1, "circuit_closed": 1}, "each move is told once in the fleet"
 
     def test_a_killed_probe_frees_its_place_at_its_deadline(self, fleet: Fleet) -> None:
-        options: dict[str, Any] = {"failure_threshold": 1, "reset_timeout": 0.2, "probe_timeout": 2.0}
+        options: dict[str, Any] = {"failure_threshold": 1, "reset_timeout": 0.2, "probe_timeout": 5.0}
         killed, other = fleet(2, **options)
         assert killed.ask("fail", 1) == {"failed": 1}
         killed.ask("until", "ok")  # closed again, and known to both as such
