@@ -172,6 +172,17 @@ class TestLease:
             assert by.save(task, 1).sequence == 1
         assert by.operate("get_task", "import").status == "completed"
 
+    def test_nothing_is_renewed_once_the_task_is_let_go(self, by: Colour) -> None:
+        with by.task("import") as completed:
+            assert completed._renewal is not None
+            assert completed._renewal.active
+        with pytest.raises(Boom), by.task("import", restart=True) as failed:
+            raise Boom
+        for task in (completed, failed):
+            assert task._renewal is not None
+            assert not task._renewal.active
+            assert not task.lost
+
     def test_a_save_and_a_report_renew_the_lease(self, by: Colour) -> None:
         def left() -> float:
             until = by.operate("get_task", "import").lease_until

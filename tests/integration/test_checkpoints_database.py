@@ -217,6 +217,15 @@ class TestTransactions:
         with checkpointed("import") as task:
             assert not task.completed
 
+    def test_an_error_inside_a_transaction_around_the_block_saves_nothing_more(self) -> None:
+        with pytest.raises(Boom), transaction.atomic(), checkpointed("import") as task:
+            for item in task.track(range(10), every=100):
+                if item == 6:
+                    raise Boom
+        assert history("import") == []
+        with checkpointed("import") as task:
+            assert list(task.track(range(10))) == list(range(10))
+
     def test_a_decorated_function_inside_a_transaction(self) -> None:
         calls = []
 
