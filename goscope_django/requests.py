@@ -39,7 +39,9 @@ CONDITIONS: Final = (
 NEGOTIATION: Final = ("Accept", "Accept-Language")
 """Headers by which a view may choose a representation even if it forgets to say so in ``Vary``."""
 
-_TRACE: Final = "_goscope_trace"
+_TRACES: Final = "_goscope_traces"
+_LOOKED_AT: Final = "_goscope_user"
+_ALOOKED_AT: Final = "_goscope_auser"
 
 
 def digest(text: str | bytes) -> str:
@@ -168,59 +170,53 @@ class Used:
 
 
 class Trace:
-    """Notes what a view uses of session and user, from ``watch`` to ``end``."""
+    """Notes what a view uses of session and user, from ``watch`` to ``end``. Several may be open on one request."""
 
-    __slots__ = ("_before", "_request", "_session", "_user", "user_used", "watching")
+    __slots__ = ("_before", "_inner", "_user", "user_used")
 
-    def __init__(self) -> None:
-        self._request: Any = None
-        self._session: Any = None
-        self._user: Any = None
-        self._before = False
-        self.user_used = False
-        self.watching = False
-
-    def begin(self, inner: Any) -> None:
-        self._request, self._session = inner, getattr(inner, "session", None)
+    def __init__(self, inner: Any) -> None:
+        session = getattr(inner, "session", None)
+        self._inner = inner
         self._user = inner.__dict__.get("user")
-        self._before = bool(getattr(self._session, "accessed", False))
+        self._before = bool(getattr(session, "accessed", False))
         self.user_used = False
-        self.watching = self._session is not None
-        if self.watching:
-            self._session.accessed = False
-
-    def use(self, session: Any) -> None:
-        """The user was asked for."""
-        self.user_used = True
-        if not self.watching:
-            session.accessed = True
+        if session is not None:
+            session.accessed = False
 
     def end(self) -> Used:
-        """What was used since ``watch``; from now on Django is told of every use at once."""
-        session, inner, self._request, self.watching = self._session, self._request, None, False
-        user = inner.__dict__.get("user")
-        new = user if user is not self._user else None
-        if session is None:
-            return Used(itself=False, either=self.user_used, user=new)
-        itself = bool(session.accessed)
-        session.accessed = self._before or itself or self.user_used
-        return Used(itself, itself or self.user_used, new)
+        """What was used since ``watch``."""
+        inner, traces = self._inner, _traces(self._inner)
+        traces.remove(self)
+        session, user = getattr(inner, "session", None), inner.__dict__.get("user")
+        itself = bool(getattr(session, "accessed", False))
+        if session is not None:
+            # Whoever still watches has noted that the user was used, and is the one to tell Django.
+            session.accessed = self._before or itself or (self.user_used and not traces)
+        return Used(itself, itself or self.user_used, None if user is self._user else user)
 
 
 def watch(request: Any) -> Trace:
     """Begin to note what the view uses; to be ended by ``Trace.end`` whatever happens."""
     inner = plain(request)
-    trace = _trace(inner)
-    trace.begin(inner)
+    trace = Trace(inner)
+    _traces(inner).append(trace)
     return trace
 
 
-def _trace(inner: Any) -> Trace:
-    found = getattr(inner, _TRACE, None)
-    if not isinstance(found, Trace):
-        found = Trace()
-        setattr(inner, _TRACE, found)
+def _traces(inner: Any) -> list[Trace]:
+    found: list[Trace] | None = inner.__dict__.get(_TRACES)
+    if found is None:
+        found = inner.__dict__[_TRACES] = []
     return found
+
+
+def _use(inner: Any) -> None:
+    """The user was asked for: note it, or where nobody watches tell Django at once."""
+    traces = _traces(inner)
+    for trace in traces:
+        trace.user_used = True
+    if not traces:
+        inner.session.accessed = True
 
 
 def _untouched(inner: Any) -> bool:
@@ -237,17 +233,20 @@ def _peek(request: Any) -> Any:
     inner = plain(request)
     if inner is not request or not _untouched(inner):
         return getattr(request, "user", None)
-    session, user = inner.session, inner.user
+    user = inner.user
+    ours, looked_at = inner.__dict__.get(_LOOKED_AT, (None, None))
+    if user is ours:
+        return looked_at
     with contextlib.suppress(AttributeError):
         bool(user.is_authenticated)  # loads it
-    trace = _trace(inner)
-    session.accessed = False
+    inner.session.accessed = False
 
     def use() -> Any:
-        trace.use(session)
+        _use(inner)
         return user._wrapped
 
     inner.user = SimpleLazyObject(use)
+    inner.__dict__[_LOOKED_AT] = (inner.user, user)
     return user
 
 
@@ -256,16 +255,18 @@ async def _apeek(request: Any) -> Any:
     load: Callable[[], Awaitable[Any]] | None = getattr(inner, "auser", None)
     if inner is not request or load is None or not _untouched(inner):
         return getattr(request, "user", None)
-    session = inner.session
+    ours, looked_at = inner.__dict__.get(_ALOOKED_AT, (None, None))
+    if load is ours:
+        return looked_at
     user = await load()
-    trace = _trace(inner)
-    session.accessed = False
+    inner.session.accessed = False
 
     async def auser() -> Any:
-        trace.use(session)
+        _use(inner)
         return user
 
     inner.auser = auser
+    inner.__dict__[_ALOOKED_AT] = (auser, user)
     return user
 
 

@@ -136,11 +136,12 @@ def why_private(request: Any, response: Any, caller: Caller, used: Used) -> str 
         return "cache-control"
     if "*" in vary_on(response):
         return "vary"
-    return _why_bound(plain(request), caller, used)
+    return why_bound(request, caller, used)
 
 
-def _why_bound(inner: Any, caller: Caller, used: Used) -> str | None:
-    """Why the body may hold something of this request's own."""
+def why_bound(request: Any, caller: Caller, used: Used) -> str | None:
+    """Why what a view made, or raised, may come of something that only this very request has; ``None`` if not."""
+    inner = plain(request)
     if getattr(getattr(inner, "session", None), "modified", False) or (used.itself and caller.user is None):
         return "session"
     if inner.META.get("CSRF_COOKIE_NEEDS_UPDATE"):

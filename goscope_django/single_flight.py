@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* It is deduplication, not mutual exclusion. Whenever something is in the way (time, the server, a result that can't be
-  shared) the function runs, for this caller alone; nobody gets an answer that may not be theirs.
+* It is deduplication, not mutual exclusion. Whenever something is in the way (time, the server, an unshareable result)
+  the function runs, for this caller alone; nobody gets an answer that may not be theirs.
 * What a function returned or raised is never replaced by a failure to share it.
 * The two colours differ in ``await`` alone; ``single_flight_plan`` decides.
 """
@@ -152,7 +152,7 @@ def _lead(plan: Plan, entry: Entry, flight: Entered) -> Any:
             _leading.reset(mine)
             used = trace.end() if trace is not None else None
     except Exception as error:
-        _conclude(plan, entry, flight, kept, plan.failed(error, time.monotonic() - began))
+        _conclude(plan, entry, flight, kept, plan.failed(error, used, time.monotonic() - began))
         raise
     except BaseException:
         _conclude(plan, entry, flight, kept, None)
@@ -259,7 +259,7 @@ async def _alead(plan: Plan, entry: Entry, flight: Entered) -> Any:
             _leading.reset(mine)
             used = trace.end() if trace is not None else None
     except Exception as error:
-        await _aconclude(plan, entry, flight, kept, plan.failed(error, time.monotonic() - began))
+        await _aconclude(plan, entry, flight, kept, plan.failed(error, used, time.monotonic() - began))
         raise
     except GeneratorExit:  # nothing can be awaited any more: the lease ends by itself
         kept.stop()
@@ -307,9 +307,6 @@ async def _aconclude(plan: Plan, entry: Entry, flight: Entered, kept: renewal.Re
         plan.not_published(error)
     finally:
         group.conclude(entry, flight, answer)
-
-
-# Both
 
 
 def _alone(plan: Plan, group: single_flight_group.Group) -> bool:

@@ -177,9 +177,11 @@ class Plan:
         value = {"response": packed, "vary": list(names), "varied": varied, "used": used.either}
         return Landed("response", value, took)
 
-    def failed(self, error: Exception, took: float) -> Landed:
+    def failed(self, error: Exception, used: Used | None, took: float) -> Landed:
         """The outcome of a call that raised ``error``."""
         counters.count("flights_led")
+        if used is not None and self.caller is not None and responses.why_bound(self.request, self.caller, used):
+            return Landed("unshared", None, took)
         return Landed("error", single_flight_errors.pack(error), took)
 
     def doomed(self, landed: Landed) -> bool:

@@ -12,7 +12,7 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.messages import get_messages
 from django.contrib.messages import success as message
 from django.contrib.sessions.backends.signed_cookies import SessionStore
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.middleware.csrf import get_token
 from django.template import engines
 from django.template.response import TemplateResponse
@@ -353,6 +353,19 @@ def test_a_response_for_one_client_alone_sets_the_waiters_free(inner: Callable[[
     assert roles(found) == ["bypass"] * 4
 
 
+def test_an_exception_that_came_of_one_client_s_own_session_is_not_shared() -> None:
+    gate = Gate()
+
+    @single_flight()
+    def view(request: HttpRequest) -> HttpResponse:
+        gate.hold()
+        raise Http404(request.session.get("cart", "empty"))
+
+    found = gate.together([lambda: view(request())] * 3)
+    assert [type(one) for one in found] == [Http404] * 3
+    assert gate.entered == 3
+
+
 @pytest.mark.parametrize("inner", [cookie, stream, reads_session], ids=lambda inner: inner.__name__)
 async def test_waiting_tasks_are_set_free_too(inner: Callable[[HttpRequest], Any]) -> None:
     gate = Gate()
@@ -451,13 +464,6 @@ def greets_many(request: HttpRequest) -> HttpResponse:
     return HttpResponse(str(request.user))
 
 
-urlpatterns = [
-    path("ignores/", ignores_everybody),
-    path("greets/", greets),
-    path("many/", greets_many),
-    path("agreets/", agreets),
-    path("aignores/", aignores_everybody),
-]
 signed = override_settings(ROOT_URLCONF=__name__, SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies")
 
 
@@ -467,6 +473,41 @@ def test_a_view_that_asks_for_nobody_does_not_vary_on_cookies() -> None:
     assert answer["X-Single-Flight"] == "leader"
     assert "Cookie" not in answer.get("Vary", "")
     assert "Cookie" in Client().get("/greets/")["Vary"]
+
+
+@single_flight()
+@single_flight(user="everybody")
+def twice(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("x")
+
+
+@single_flight()
+@single_flight(user="everybody")
+def greets_twice(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(str(request.user))
+
+
+@single_flight()
+@single_flight()
+async def agreets_twice(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(str(await request.auser()))
+
+
+@signed
+def test_decorators_may_stand_on_one_another() -> None:
+    answer = Client().get("/twice/")
+    assert (answer.status_code, answer["X-Single-Flight"]) == (200, "leader")
+    assert "Cookie" not in answer.get("Vary", "")
+    answer = Client().get("/greets-twice/")
+    assert (answer.content, answer["X-Single-Flight"]) == (b"AnonymousUser", "leader")
+    assert "Cookie" in answer["Vary"]
+
+
+@signed
+async def test_asynchronous_ones_too() -> None:
+    answer = await AsyncClient().get("/agreets-twice/")
+    assert answer.content == b"AnonymousUser"
+    assert "Cookie" in answer["Vary"]
 
 
 @signed
@@ -500,6 +541,18 @@ def test_the_user_that_was_looked_at_is_still_there() -> None:
     assert made.user == ann()
     assert made.session.accessed
     assert loaded == [1]
+
+
+urlpatterns = [
+    path("ignores/", ignores_everybody),
+    path("greets/", greets),
+    path("many/", greets_many),
+    path("agreets/", agreets),
+    path("twice/", twice),
+    path("greets-twice/", greets_twice),
+    path("agreets-twice/", agreets_twice),
+    path("aignores/", aignores_everybody),
+]
 
 
 # REST framework
