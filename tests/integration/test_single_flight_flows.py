@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.test import override_settings
@@ -184,7 +185,7 @@ def test_a_dead_flight_that_the_ttl_monitor_removed_is_taken_over(scene: Scene, 
 
 
 def test_keys_and_prefixes_are_apart(scene: Scene) -> None:
-    other = MongoDBFlightProvider(scene.provider.store, key_prefix="another:")
+    other = MongoDBFlightProvider(scene.provider.store, key_prefix=f"{uuid4()}:")
     assert scene.enter("a").claim is not None
     assert scene.enter("b").claim is not None
     assert scene.drive(other, "enter", "a", TERMS, None, lambda *_: SOON, 0.0).claim is not None
