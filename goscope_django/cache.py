@@ -7,8 +7,9 @@ timeouts and the server's absence are ``cache_base``'s, what goes beyond Django'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final, cast
 
+from django.core.cache import cache as default_cache
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from goscope_django.cache_base import Timeout
@@ -20,7 +21,7 @@ from goscope_django.mongodb.cache import MISSING
 from goscope_django.mongodb.expressions import Clock
 from goscope_django.mongodb.flow import Flow
 
-__all__ = ["MongoDBCache", "plain_key"]
+__all__ = ["MongoDBCache", "cache", "plain_key"]
 
 
 class MongoDBCache(CacheExtras):
@@ -228,3 +229,7 @@ class MongoDBCache(CacheExtras):
             yield from self._flows.delete(clock, old)
 
         return flow
+
+
+cache: Final = cast(MongoDBCache, default_cache)
+"""``django.core.cache.cache``, for type checkers: where the default cache is ours, they know ``ttl`` and the like."""
