@@ -231,5 +231,5 @@ class MongoDBCache(CacheExtras):
         return flow
 
 
-cache: Final = cast(MongoDBCache, default_cache)
+cache: Final = cast("MongoDBCache", default_cache)
 """``django.core.cache.cache``, for type checkers: where the default cache is ours, they know ``ttl`` and the like."""
