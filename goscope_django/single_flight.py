@@ -142,7 +142,7 @@ def _lead(plan: Plan, entry: Entry, flight: Entered) -> Any:
     group = single_flight_group.group
     kept = renewal.keep(plan.renewable(flight), flight.sent)
     began, mine = time.monotonic(), _leading.set(_leading.get() | {plan.place})
-    trace = requests.watch(plan.request) if plan.request is not None else None
+    trace, used = requests.watch(plan.request) if plan.request is not None else None, None
     try:
         try:
             result = plan.fn(*plan.args, **plan.kwargs)
@@ -249,7 +249,7 @@ async def _alead(plan: Plan, entry: Entry, flight: Entered) -> Any:
     group = single_flight_group.group
     kept = renewal.akeep(plan.renewable(flight), flight.sent)
     began, mine = time.monotonic(), _leading.set(_leading.get() | {plan.place})
-    trace = requests.watch(plan.request) if plan.request is not None else None
+    trace, used = requests.watch(plan.request) if plan.request is not None else None, None
     try:
         try:
             result = await plan.fn(*plan.args, **plan.kwargs)
