@@ -14,7 +14,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import cache_page
 from django.views.decorators.http import require_POST, require_safe
 
-from testproject.shop.caching import cache
+from goscope_django.cache import cache
 from testproject.shop.models import Product, Sale
 from testproject.shop.process import stamp
 

@@ -24,8 +24,8 @@ from django.shortcuts import redirect
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
+from goscope_django.cache import cache
 from goscope_django.checkpoints import Task, TaskInfo, get_task
-from testproject.shop.caching import cache
 from testproject.shop.models import SupplierOffer
 
 ROWS = 50_000

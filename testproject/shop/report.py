@@ -9,8 +9,8 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from goscope_django.cache import cache
 from goscope_django.decorators import single_flight
-from testproject.shop.caching import cache
 from testproject.shop.catalogue import compute_figures
 
 RUNS = "report:runs"

@@ -12,8 +12,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from goscope_django.cache import cache
 from testproject.shop import basket, catalogue, importing, paying, report, supplier
-from testproject.shop.caching import cache
 from testproject.shop.models import Payment, Product
 
 

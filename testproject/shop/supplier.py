@@ -11,8 +11,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonR
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
+from goscope_django.cache import cache
 from goscope_django.circuits import CircuitBreaker, CircuitInfo, CircuitOpen, get_circuit
-from testproject.shop.caching import cache
 from testproject.shop.process import stamp
 
 MODES = ("fine", "slow", "down")
