@@ -28,7 +28,7 @@ from django.core.checks import Warning as CheckWarning
 from django.core.checks import register as register_check
 
 from goscope_django import cache_options, conf, runtime
-from goscope_django.exceptions import GoscopeError
+from goscope_django.exceptions import ConfigurationError, GoscopeError
 from goscope_django.mongodb import inspection, urls
 
 
@@ -42,6 +42,12 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             cache_options.cache_options(entry.get("LOCATION", ""), entry)
         except conf.BadSettings as error:
             found.append(Error(str(error), obj=f"settings.CACHES[{alias!r}]", id="goscope.E002"))
+    if not found:
+        for what, url in conf.store_urls():
+            try:
+                runtime.connection(url, what=what).check()
+            except ConfigurationError as error:
+                found.append(Error(str(error), obj="settings.GOSCOPE", id="goscope.E001"))
     return found
 
 

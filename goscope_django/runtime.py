@@ -64,11 +64,19 @@ def connection(url: str | None = None, options: Mapping[str, Any] | None = None,
         raise conf.BadSettings(str(error)) from None
 
 
+def _usable(make: Callable[[], T]) -> T:
+    """What ``make`` gives. Raises ``ImproperlyConfigured`` (``BadSettings``) if the driver refuses its options."""
+    try:
+        return make()
+    except ConfigurationError as error:
+        raise conf.BadSettings(str(error)) from None
+
+
 class _PreparingStore(Store):
     """A store that sees to the indexes after its first success, where ``ready()`` could not."""
 
     def __init__(self, find: Callable[[], Connection]) -> None:
-        super().__init__(lambda: self._found().sync(), lambda: self._found().asynchronous(), sink=publish)
+        super().__init__(lambda: _usable(self._found().sync), lambda: _usable(self._found().asynchronous), sink=publish)
         self._find = find
         self._known = find()
         self._epoch = clients.epoch()
@@ -119,7 +127,7 @@ def prepare(seconds: float = 2.0) -> None:
     for what, url in conf.store_urls():
         try:
             connection(url, what=what).prepare(seconds)
-        except conf.BadSettings:
+        except ConfigurationError:
             continue
         except GoscopeError as error:
             if settings.fail_fast:

@@ -31,7 +31,7 @@ from goscope_django.mongodb.execute import AsyncExecutor, MockExecutor, SyncExec
 from goscope_django.mongodb.indexes import IndexState, ensure
 from goscope_django.mongodb.inspection import ServerView, mock_view, view
 from goscope_django.mongodb.store import Sink, Store
-from goscope_django.mongodb.urls import Target, parse
+from goscope_django.mongodb.urls import Target, parse, without_secrets
 
 DEFAULTS: Final[Mapping[str, Any]] = {
     "serverSelectionTimeoutMS": 5_000,
@@ -72,11 +72,16 @@ class Connection:
         except (InvalidURI, DriverConfigurationError, TypeError, ValueError) as error:
             raise self._refused(error) from None
 
+    def check(self) -> None:
+        """Raise ``ConfigurationError`` for ``CLIENT_OPTIONS`` that the driver refuses. Opens nothing."""
+        if self.target.place.startswith("mongodb://"):
+            self.client(connect=False).close()
+
     def _refused(self, error: Exception) -> ConfigurationError:
-        text = str(error).replace(self.target.place, self.target.shown)
-        secret = self.target.place.partition("://")[2].rpartition("@")[0].partition(":")[2]
-        if secret:
-            text = text.replace(secret, "***")
+        text = without_secrets(str(error), self.target.place)
+        for name, value in self._options.items():
+            if "pass" in name.lower() and str(value) in text:
+                text = f"{name} can't be used"
         return ConfigurationError(f"{self.target.shown}: PyMongo refuses this URL or CLIENT_OPTIONS: {text[:300]}")
 
     def sync(self) -> SyncExecutor | MockExecutor:

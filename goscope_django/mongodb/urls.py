@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote
 
+from pymongo.errors import ConfigurationError as DriverConfigurationError
+from pymongo.errors import PyMongoError
+from pymongo.uri_parser import parse_uri
+
 from goscope_django.exceptions import ConfigurationError
 
 SCHEMES: Final = ("mongodb", "mongodb+srv", "embedded", "mongomock")
 DEFAULT_DATABASE: Final = "goscope"
 _FORBIDDEN: Final = re.compile(r'[/\\. "$*<>:|?\0]')
+_ESCAPES: Final = "in a user name and a password : / ? # [ ] @ and % are written as %3A %2F %3F %23 %5B %5D %40 and %25"
 _SECRET: Final = re.compile(r"(?i)([?&;][^=&;]*(?:password|passwd|secret|token|mechanismproperties)[^=&;]*=)[^&;]*")
 
 
@@ -32,6 +37,16 @@ def masked(url: object) -> str:
         rest = f"{user}:***@{rest}" if ":" in credentials else f"{user}@{rest}"
     shown = _SECRET.sub(r"\1***", f"{scheme}{mark}{rest}")
     return shown if len(shown) <= 200 else f"{shown[:197]}..."
+
+
+def without_secrets(text: str, url: str) -> str:
+    """What a driver says of ``url``, or less if that quotes a part of what may be a password."""
+    text = text.replace(url, masked(url))
+    credentials = url.partition("://")[2].rpartition("@")[0]
+    parts = re.findall(r"\w{3,}", f"{credentials.partition(':')[2]} {unquote(credentials).partition(':')[2]}")
+    if any(part in text for part in parts):
+        return f"it can't be read; {_ESCAPES}"
+    return text[:300]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +87,8 @@ def parse(url: object, what: str = "URL", *, base: Path | None = None) -> Target
     given = dict(parse_qsl(query, keep_blank_values=True))
     unknown = sorted(set(given) - {"database"})
     if unknown or (query and not given):
-        raise ConfigurationError(
-            f"{what}={shown!r}: unknown option {', '.join(unknown) or query!r}; allowed is database"
-        )
+        names = "" if "@" in url else f" {', '.join(unknown) or query!r}"  # a part of a password, perhaps
+        raise ConfigurationError(f"{what}={shown!r}: unknown option{names}; allowed is database")
     database = given.get("database", DEFAULT_DATABASE)
     if not database:
         raise ConfigurationError(f"{what}={shown!r}: database= is empty; a name is needed")
@@ -90,15 +104,36 @@ def parse(url: object, what: str = "URL", *, base: Path | None = None) -> Target
 
 
 def _server(url: str, place: str, query: str, what: str, shown: str) -> Target:
-    # Slashes in credentials must be escaped, so the first one after the last "@" ends the hosts.
-    hosts, _, path = place.rpartition("@")[2].partition("/")
+    credentials, _, place = place.rpartition("@")
+    if re.search(r"[/@]|:.*:|%(?![0-9a-fA-F]{2})", credentials):
+        raise ConfigurationError(f"{what}={shown!r}: {_ESCAPES}")
+    hosts, _, path = place.partition("/")
     if not hosts:
         raise ConfigurationError(f"{what}={shown!r}: a host is needed: mongodb://host:port/database")
     database = unquote(path)
     if not database:
         raise ConfigurationError(f"{what}={shown!r}: a database is needed as the path: mongodb://host:port/database")
-    options = frozenset(name.lower() for name, _ in parse_qsl(query.replace(";", "&"), keep_blank_values=True))
-    return Target("mongodb", url, _checked_database(database, what, shown), shown, options)
+    database = _checked_database(database, what, shown)
+    given = parse_qsl(query.replace(";", "&"), keep_blank_values=True)
+    if url.startswith("mongodb://"):  # what stands behind mongodb+srv:// only a name server knows
+        _ask_driver(url, query, what, shown)
+    return Target("mongodb", url, database, shown, frozenset(name.lower() for name, _ in given))
+
+
+def _ask_driver(url: str, query: str, what: str, shown: str) -> None:
+    """Raise if the driver refuses the hosts or the value of an option; options that it does not know it passes over."""
+    try:
+        parse_uri(url, validate=False)
+        for option in filter(None, re.split("[&;]", query)):
+            if option.lower().startswith("compressors="):
+                continue  # one that is not installed is passed over with a warning, once, by the client
+            try:
+                parse_uri(f"mongodb://host/?{option}", warn=False)
+            except DriverConfigurationError as error:
+                if "Unknown option" not in str(error):
+                    raise
+    except (PyMongoError, OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"{what}={shown!r}: {without_secrets(str(error), url)}") from None
 
 
 def is_local(url: str) -> bool:
