@@ -1,0 +1,122 @@
+"""The table of actions: who may, what is asked, and which of ``operations`` does it.
+
+Rule of this file: an action is given what the operator saw, never just a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from goscope_django import operations
+from goscope_django.dashboard.forms import Seen
+from goscope_django.operations import Done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One thing that an operator can do. ``permission`` is a codename of the app ``goscope``; ``question`` and
+    ``consequence`` are on the page that asks for confirmation, ``noun`` says what ``Seen.key`` names."""
+
+    name: str
+    label: str
+    permission: str
+    noun: Literal["lock", "circuit", "task", "cache"]
+    question: str
+    consequence: str
+    run: Callable[[Seen, str], Done]
+    destroys: bool = False
+    reason: bool = False
+    """Whether a note can be given that is kept in the circuit's history."""
+
+
+_ALL: Final = (
+    Action(
+        name="release_lock",
+        label="Release",
+        permission="release_lock",
+        noun="lock",
+        question="Take this lock away from its holder?",
+        consequence=(
+            "The holder goes on working until it notices at its next renewal, and somebody else may get the lock "
+            "meanwhile. Do this if you know that the holder is gone."
+        ),
+        run=lambda seen, reason: operations.release_lock(
+            seen.key, seen.mark, seen.owner if seen.mark is None else None
+        ),
+        destroys=True,
+    ),
+    Action(
+        name="open_circuit",
+        label="Force open",
+        permission="change_circuit",
+        noun="circuit",
+        question="Force this circuit open?",
+        consequence="Every process refuses calls through it, from about a second from now until it is reset.",
+        run=lambda seen, reason: operations.open_circuit(seen.key, seen.mark, reason),
+        reason=True,
+    ),
+    Action(
+        name="close_circuit",
+        label="Force closed",
+        permission="change_circuit",
+        noun="circuit",
+        question="Force this circuit closed?",
+        consequence="Every process lets all calls through, however many fail, until it is reset.",
+        run=lambda seen, reason: operations.close_circuit(seen.key, seen.mark, reason),
+        reason=True,
+    ),
+    Action(
+        name="reset_circuit",
+        label="Reset",
+        permission="change_circuit",
+        noun="circuit",
+        question="Reset this circuit?",
+        consequence="It is closed, its failures are forgotten, and nothing forces it any longer.",
+        run=lambda seen, reason: operations.reset_circuit(seen.key, seen.mark, reason),
+        reason=True,
+    ),
+    Action(
+        name="cancel_task",
+        label="Cancel",
+        permission="delete_checkpoint",
+        noun="task",
+        question="Cancel this task?",
+        consequence="Its runner stops at its next save. It does not start again until it is reset; its state is kept.",
+        run=lambda seen, reason: operations.cancel_task(seen.key, seen.mark),
+    ),
+    Action(
+        name="reset_task",
+        label="Allow again",
+        permission="delete_checkpoint",
+        noun="task",
+        question="Let this task be started again?",
+        consequence="Its next run goes on where it stopped, with its attempts counted from the beginning.",
+        run=lambda seen, reason: operations.reset_task(seen.key, seen.mark),
+    ),
+    Action(
+        name="delete_checkpoint",
+        label="Delete",
+        permission="delete_checkpoint",
+        noun="task",
+        question="Delete this task and all its checkpoints?",
+        consequence="What it saved is gone, and its next run begins from the start. This can't be undone.",
+        run=lambda seen, reason: operations.delete_checkpoint(seen.key, seen.mark),
+        destroys=True,
+    ),
+    Action(
+        name="clear_cache",
+        label="Clear",
+        permission="clear_cache",
+        noun="cache",
+        question="Clear this cache?",
+        consequence=(
+            "All its entries are removed, of every version. What they held is computed again, by everybody at once."
+        ),
+        run=lambda seen, reason: operations.clear_cache(seen.key),
+        destroys=True,
+    ),
+)
+
+ACTIONS: Final = {one.name: one for one in _ALL}

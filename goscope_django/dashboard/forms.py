@@ -1,0 +1,131 @@
+"""What comes from the browser: which part of the state to show, and what an action is about.
+
+Rule of this file: a key travels as JSON in ASCII. In a form's field NUL, lone line feeds and the like would arrive
+changed, and in a path slashes and dots would have a meaning.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from django import forms
+from django.http import HttpRequest, QueryDict
+
+from goscope_django.operations import SECTIONS
+
+PAGE: Final = 25
+LARGEST: Final = 200
+LONGEST_LINK: Final = 1_500
+"""Characters of a query that fit in any server's request line; a longer one is posted."""
+
+
+def text_of(params: QueryDict, name: str) -> str:
+    """A parameter, without what UTF-8 can't carry."""
+    value = params.get(name) or ""
+    return value.encode("utf-8", "ignore").decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What part of the state to show."""
+
+    search: str = ""
+    limit: int = PAGE
+    cursors: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, request: HttpRequest) -> Self:
+        """From the address; from the field ``query`` of a form where the address would be too long."""
+        posted = request.POST.get("query") if request.method == "POST" else None
+        return cls.parse(request.GET if posted is None else QueryDict(posted))
+
+    @classmethod
+    def parse(cls, params: QueryDict) -> Self:
+        """Whatever makes no sense is left out."""
+        given = params.get("limit") or ""
+        limit = int(given) if given.isascii() and given.isdigit() and len(given) < 6 else PAGE
+        return cls(
+            search=text_of(params, "q"),
+            limit=min(max(1, limit), LARGEST),
+            cursors={name: text for name in SECTIONS if (text := text_of(params, name))},
+        )
+
+    def encoded(self, **changed: str | None) -> str:
+        """As a query string; ``changed`` are other cursors."""
+        params = QueryDict(mutable=True)
+        if self.search:
+            params["q"] = self.search
+        if self.limit != PAGE:
+            params["limit"] = str(self.limit)
+        for name, cursor in {**self.cursors, **changed}.items():
+            if cursor:
+                params[name] = cursor
+        return params.urlencode()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the operator saw and acts on: a key, and the token or generation that it had."""
+
+    key: str
+    mark: int | None = None
+    owner: str | None = None
+    state: str = ""
+
+    def encoded(self) -> str:
+        """As the value of a form's field."""
+        return json.dumps([self.key, self.mark, self.owner, self.state])
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ``ValueError`` for what ``encoded`` never made."""
+        found: Any = json.loads(text)
+        if not isinstance(found, list) or len(found) != 4:
+            raise ValueError("four things are needed")
+        key, mark, owner, state = found
+        if not isinstance(key, str) or not isinstance(state, str):
+            raise ValueError("text is needed")
+        if mark is not None and (type(mark) is not int or not -(2**63) <= mark < 2**63):
+            raise ValueError("a whole number is needed")
+        if owner is not None and not isinstance(owner, str):
+            raise ValueError("text is needed")
+        for one in (key, owner or "", state):
+            one.encode()  # a lone surrogate can't be stored, or shown
+        return cls(key, mark, owner, state)
+
+
+class SeenField(forms.CharField):
+    """A ``Seen`` as the form's hidden field."""
+
+    widget = forms.HiddenInput
+
+    def __init__(self) -> None:
+        super().__init__(strip=False)
+        self.validators = []  # NUL is escaped in JSON, and the rest is for ``Seen`` to judge
+
+    def clean(self, value: Any) -> Any:
+        """A ``Seen``; raises ``ValidationError``."""
+        try:
+            return Seen.parse(super().clean(value))
+        except (ValueError, RecursionError):
+            raise forms.ValidationError("This does not say what to act on.") from None
+
+
+class SeenForm(forms.Form):
+    """What an action is about."""
+
+    seen = SeenField()
+
+
+class ReasonForm(forms.Form):
+    """A note for the history, for the actions that keep one."""
+
+    reason = forms.CharField(
+        required=False,
+        max_length=200,
+        label="Reason",
+        help_text="Optional. It is kept in the circuit's history, where your colleagues read it.",
+        widget=forms.TextInput(attrs={"class": "vTextField", "autocomplete": "off"}),
+    )

@@ -1,0 +1,33 @@
+"""The one model: it has no table. It carries the dashboard's permissions and its entry in the admin's index.
+
+``django.contrib.admin`` need not be installed for it.
+"""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class Dashboard(models.Model):
+    """What the dashboard is to Django's admin. Never stored: only its permissions and content type are.
+
+    The key is text, since a database without automatic integers (MongoDB) is as good a default as any.
+    """
+
+    id = models.CharField(primary_key=True, max_length=255)
+
+    class Meta:
+        managed = False
+        verbose_name = "dashboard"
+        verbose_name_plural = "dashboard"
+        default_permissions = ()
+        permissions = [
+            ("view_dashboard", "Can view the dashboard"),
+            ("release_lock", "Can release locks"),
+            ("change_circuit", "Can open, close and reset circuits"),
+            ("delete_checkpoint", "Can cancel, reset and delete tasks and their checkpoints"),
+            ("clear_cache", "Can clear caches"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
