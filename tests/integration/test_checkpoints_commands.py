@@ -170,6 +170,25 @@ class TestUnknownOutcomes:
             assert history("import") == [1]
             assert head("import")["data"] == "state"
 
+    def test_a_save_that_arrives_after_it_was_looked_for_is_recognised(
+        self, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        call, confirmations = SyncExecutor.__call__, []
+
+        def too_early(executor: SyncExecutor, command: Command[Any]) -> Any:
+            if isinstance(command, Query) and command.method == "confirm":
+                confirmations.append(command)
+                if len(confirmations) == 1:
+                    return None
+            return call(executor, command)
+
+        with checkpointed("import") as task:
+            monkeypatch.setattr(SyncExecutor, "__call__", too_early)
+            trouble.comes("checkpoints", "insert_one", AutoReconnect("gone"), applied=True)
+            assert task.save("state").sequence == 1
+            assert len(confirmations) == 2
+        assert history("import") == [1]
+
     @pytest.mark.parametrize("applied", [False, True])
     def test_an_end_is_found_out(self, trouble: Trouble, applied: bool) -> None:
         with heard() as told, checkpointed("import"):
