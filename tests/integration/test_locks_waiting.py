@@ -260,10 +260,10 @@ async def test_cancelled_twice_it_gives_back_all_the_same(sent: Recorder, monkey
     entered, go = asyncio.Event(), asyncio.Event()
     real = type(provider).aacquire
 
-    async def slow(self: Any, *args: Any) -> Any:
+    async def slow(self: Any, *args: Any, **more: Any) -> Any:
         entered.set()
         await go.wait()
-        return await real(self, *args)
+        return await real(self, *args, **more)
 
     monkeypatch.setattr(type(provider), "aacquire", slow)
     task = asyncio.create_task(lock("a", blocking=False).aacquire())

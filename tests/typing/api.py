@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, assert_type
 
 from pymongo import AsyncMongoClient, MongoClient
+from pymongo.collection import Collection
 
 from goscope_django.contracts import (
     CacheProvider,
@@ -24,6 +25,9 @@ from goscope_django.contracts import (
     LockInfo,
     LockProvider,
 )
+from goscope_django.decorators import locked
+from goscope_django.fencing import fenced_update_one
+from goscope_django.locks import HeldLock, lock
 from goscope_django.mongodb import MongoDBAdapter, MongoDBIdempotencyAdapter
 
 client: MongoClient[dict[str, Any]] = MongoClient("mongodb://localhost/shop")
@@ -120,3 +124,34 @@ async def the_twins_are_coroutines() -> None:
     assert_type(await twin.cache.ahas("price"), bool)
     assert_type(await twin.checkpoint.aload_latest("import"), Checkpoint | None)
     assert_type(await twin.idempotency.abegin("order", 60_000), IdempotencyClaim)
+
+
+def locks_of_django(things: Collection[dict[str, Any]]) -> None:
+    with lock("stock", timedelta(seconds=5), blocking_timeout=0.5, owner="me") as held:
+        handle: LockHandle = held
+        assert_type(held, HeldLock)
+        assert_type(held.lost.is_set(), bool)
+        assert_type(held.extend(timeout=3), bool)
+        held.on_lost(lambda lost: print(lost.token))
+        assert_type(fenced_update_one(things, {"_id": 1}, {"$set": {"left": 3}}, held).matched_count, int)
+    lock("stock", blocking_timeout="5")  # type: ignore[arg-type]
+    lock("stock", 5, 10)  # type: ignore[misc]  # all but the lease go by name
+    print(handle)
+
+    @locked("report", 30)
+    def report(day: int, *, full: bool = False) -> str:
+        return f"{day} {full}"
+
+    assert_type(report(1, full=True), str)
+    report("1")  # type: ignore[arg-type]
+
+    @locked(lambda day: f"report:{day}")
+    async def areport(day: int) -> bytes:
+        return b""
+
+    async def use() -> None:
+        assert_type(await areport(1), bytes)
+        async with lock("stock") as other:
+            assert_type(await other.wait_lost(), bool)
+
+    print(use)
