@@ -1,4 +1,4 @@
-"""From the ``State`` to what the templates show: rows of text, countdowns, buttons and links.
+"""From the ``State`` to what the templates show: figures, links and rows.
 
 Rule of this file: nothing is read or counted here. A number on the page is a number of the state.
 """
@@ -11,21 +11,10 @@ from typing import Any
 
 from goscope_django.dashboard import text
 from goscope_django.dashboard.actions import ACTIONS
-from goscope_django.dashboard.forms import LONGEST_LINK, Query, Seen
+from goscope_django.dashboard.forms import LONGEST_LINK, Query
+from goscope_django.dashboard.rows import Rows
 from goscope_django.dashboard.sparklines import Sparkline, sparkline
 from goscope_django.operations import State
-from goscope_django.operations.items import CacheFigures, CircuitItem, LockItem, TaskItem
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Button:
-    """Leads to an action's page of confirmation. ``label`` is on it, ``name`` is what a screen reader says."""
-
-    url: str
-    label: str
-    name: str
-    seen: str
-    destroys: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,19 +54,19 @@ class Presented:
 
     def context(self) -> dict[str, Any]:
         """Everything that the templates need."""
-        state = self.state
+        state, rows = self.state, Rows(self.allowed, self.urls)
         return {
             "state": state,
             "as_of": text.moment(state.generated_at),
             "empty": self._empty(),
             "tiles": list(self._tiles()),
-            "locks": [self._lock(one) for one in state.locks.items],
-            "circuits": [self._circuit(one) for one in state.circuits.items],
-            "tasks": [self._task(one) for one in state.tasks.items],
-            "flights": list(self._flights()),
-            "records": list(self._records()),
-            "waits": list(self._waits()),
-            "caches": list(self._caches()),
+            "locks": [rows.lock(one) for one in state.locks.items],
+            "circuits": [rows.circuit(one) for one in state.circuits.items],
+            "tasks": [rows.task(one) for one in state.tasks.items],
+            "flights": [rows.flight(one) for one in state.flights.items],
+            "records": [rows.record(one) for one in state.idempotency.items],
+            "waits": [rows.wait(one) for one in state.waits.items],
+            "caches": [rows.cache(one) for one in state.cache.aliases],
             "lines": list(self._lines()),
             "server": self._server(),
             "may": {one.noun: True for one in ACTIONS.values() if one.permission in self.allowed},
@@ -99,17 +88,6 @@ class Presented:
 
     def _line(self, name: str, label: str) -> Sparkline | None:
         return sparkline(label, self.state.figures.series.get(name, ()))
-
-    def _button(self, action: str, shown: str, seen: Seen) -> Iterator[Button]:
-        one = ACTIONS[action]
-        if one.permission in self.allowed:
-            yield Button(
-                url=self.urls[action],
-                label=one.label,
-                name=f"{one.label}: {one.noun} {shown}",
-                seen=seen.encoded(),
-                destroys=one.destroys,
-            )
 
     def _paging(self, name: str) -> Paging:
         part = getattr(self.state, name)
@@ -179,152 +157,6 @@ class Presented:
             alarm=cache.figures.errors > 0,
         )
 
-    def _lock(self, one: LockItem) -> dict[str, Any]:
-        shown = text.visible(one.key)
-        seen = Seen(one.key, one.token, one.owner, f"held by {one.owner}")
-        return {
-            "id": text.mark("lock", one.key),
-            "key": shown,
-            "owner": text.visible(one.owner),
-            "token": one.token,
-            "held": one.held_for,
-            "held_text": text.duration(one.held_for),
-            "left": one.expires_in,
-            "left_text": "never" if one.expires_in is None else text.duration(one.expires_in),
-            "buttons": list(self._button("release_lock", shown, seen)),
-        }
-
-    def _circuit(self, one: CircuitItem) -> dict[str, Any]:
-        shown = text.visible(one.name)
-        seen = Seen(one.name, one.generation, None, f"{one.state}, in generation {one.generation}")
-        forced = one.override
-        names = ["reset_circuit"]
-        names += ["open_circuit"] if forced is None or forced.state != "open" else []
-        names += ["close_circuit"] if forced is None or forced.state != "closed" else []
-        return {
-            "id": text.mark("circuit", one.name),
-            "name": shown,
-            "state": one.state,
-            "failures": one.failure_count,
-            "generation": one.generation,
-            "retry": one.retry_after,
-            "retry_text": text.duration(one.retry_after),
-            "forced": None
-            if forced is None
-            else {
-                "state": forced.state,
-                "reason": text.visible(forced.reason),
-                "at": text.moment(forced.at),
-            },
-            "probes": [
-                {"left": probe.seconds_left, "left_text": text.duration(probe.seconds_left)} for probe in one.probes
-            ],
-            "history": [
-                {
-                    "at": text.moment(move.at),
-                    "from": move.from_state,
-                    "to": move.to_state,
-                    "reason": text.visible(move.reason),
-                    "note": text.visible(move.note),
-                }
-                for move in reversed(one.history)
-            ],
-            "buttons": [button for name in names for button in self._button(name, shown, seen)],
-        }
-
-    def _task(self, one: TaskItem) -> dict[str, Any]:
-        shown, running = text.visible(one.task_id), one.status in ("running", "stalled")
-        seen = Seen(one.task_id, one.token, one.owner, f"{one.status}, attempt {one.attempt}")
-        names = ["cancel_task"] if one.status not in ("completed", "cancelled") and not one.cancel_requested else []
-        names += ["delete_checkpoint"] if one.status != "running" else []
-        names += ["reset_task"] if one.status in ("cancelled", "failed", "exhausted") else []
-        done = "" if one.done is None else f"{one.done:,}" + ("" if one.total is None else f" of {one.total:,}")
-        return {
-            "id": text.mark("task", one.task_id),
-            "name": shown,
-            "status": one.status,
-            "bad": one.status in ("stalled", "failed", "exhausted"),
-            "owner": text.visible(one.owner) if one.owner else text.NONE,
-            "token": one.token,
-            "attempt": f"{one.attempt}" + ("" if one.max_attempts is None else f" of {one.max_attempts}"),
-            "progress": round(one.progress, 1),
-            "done": done,
-            "rate": None if one.rate is None or not running else f"{one.rate:,.1f} items/s",
-            "remaining": one.estimated_time_remaining if one.status == "running" else None,
-            "remaining_text": text.duration(one.estimated_time_remaining),
-            "heartbeat": one.heartbeat_age if running else None,
-            "heartbeat_text": text.duration(one.heartbeat_age),
-            "stopping": one.cancel_requested and one.status == "running",
-            "failure": text.visible(one.failure, 400) if one.failure else "",
-            "buttons": [button for name in names for button in self._button(name, shown, seen)],
-        }
-
-    def _flights(self) -> Iterator[dict[str, Any]]:
-        for one in self.state.flights.items:
-            yield {
-                "id": text.mark("flight", one.key),
-                "key": text.visible(one.key),
-                "leader": text.visible(one.leader),
-                "token": one.token,
-                "age": one.age,
-                "age_text": text.duration(one.age),
-                "left": one.expires_in,
-                "left_text": text.duration(one.expires_in),
-            }
-
-    def _records(self) -> Iterator[dict[str, Any]]:
-        for one in self.state.idempotency.items:
-            yield {
-                "id": text.mark("record", one.key),
-                "key": text.visible(one.key),
-                "state": one.state.replace("_", " "),
-                "token": one.token,
-                "age": one.age,
-                "age_text": text.duration(one.age),
-                "left": one.expires_in,
-                "left_text": "never" if one.expires_in is None else text.duration(one.expires_in),
-            }
-
-    def _waits(self) -> Iterator[dict[str, Any]]:
-        for one in self.state.waits.items:
-            yield {
-                "id": text.mark("wait", one.kind, one.key, one.process),
-                "kind": one.kind,
-                "key": text.visible(one.key),
-                "process": text.visible(one.process),
-                "count": one.count,
-                "longest": text.duration(one.longest),
-                "held_by": text.visible(one.held_by) if one.held_by is not None else text.NONE,
-                "at": text.moment(one.seen_at),
-            }
-
-    def _caches(self) -> Iterator[dict[str, Any]]:
-        known = {alias.alias for alias in self.state.cache.aliases if alias.entries is not None}
-        for one in self.state.cache.aliases:
-            shown = text.visible(one.alias)
-            entries = None if one.entries is None else text.number(one.entries, at_least=one.at_least)
-            seen = Seen(one.alias, None, None, f"{entries} entries")
-            yield {
-                "id": text.mark("cache", one.alias),
-                "alias": shown,
-                "prefix": text.visible(one.key_prefix),
-                "url": one.url,
-                "error": one.error,
-                "degraded": one.degraded,
-                "entries": text.NONE if entries is None else entries,
-                "most": None if one.max_entries is None else text.number(one.max_entries),
-                "figures": _figures(one.figures),
-                "namespaces": [
-                    {
-                        "id": text.mark("namespace", one.alias, space.namespace),
-                        "name": text.visible(space.namespace),
-                        "figures": _figures(space.figures),
-                    }
-                    for space in one.namespaces
-                ],
-                "buttons": list(self._button("clear_cache", shown, seen)) if one.alias in known else [],
-            }
-
     def _lines(self) -> Iterator[dict[str, Any]]:
         """Every series of the last hour in which something happened."""
         for name, series in self.state.figures.series.items():
@@ -351,18 +183,3 @@ class Presented:
             ],
             "wrong": sum(one.state != "present" for one in server.indexes),
         }
-
-
-def _figures(figures: CacheFigures) -> dict[str, str]:
-    number = text.number
-    return {
-        "ratio": text.percent(figures.hit_ratio),
-        "hits": number(figures.hits),
-        "misses": number(figures.misses),
-        "sets": number(figures.sets),
-        "deletes": number(figures.deletes),
-        "errors": number(figures.errors),
-        "forged": number(figures.forged),
-        "read": text.size(figures.bytes_read),
-        "written": text.size(figures.bytes_written),
-    }

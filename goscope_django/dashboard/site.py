@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, DELETION, LogEntry
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
-from django.db import DatabaseError
+from django.db import DatabaseError, router, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -31,11 +31,16 @@ from goscope_django.exceptions import GoscopeError, InvalidType, InvalidValue, N
 from goscope_django.models import Dashboard
 from goscope_django.operations import State
 
+if TYPE_CHECKING:
+    _Admin = admin.ModelAdmin[Dashboard]
+else:
+    _Admin = admin.ModelAdmin  # Django's own class has no parameters at run time
+
 logger = logging.getLogger("goscope.dashboard")
 LONGEST_MESSAGE = 600
 
 
-class DashboardAdmin(admin.ModelAdmin):
+class DashboardAdmin(_Admin):
     """The entry in the admin's index, whose list of objects is the page itself."""
 
     # Permissions. What a superuser may not either: add, change or delete a thing that does not exist.
@@ -195,11 +200,14 @@ class DashboardAdmin(admin.ModelAdmin):
         target = Dashboard(id=f"{action.noun}:{text.visible(seen.key)}")
         flag = DELETION if action.destroys else CHANGE
         told = text.visible(message, LONGEST_MESSAGE)
-        logger.info("%s by user %s: %s", action.name, request.user.pk, told)
+        user: Any = request.user.pk
+        logger.info("%s by user %s: %s", action.name, user, told)
         try:
-            LogEntry.objects.log_actions(request.user.pk, [target], flag, told, single_object=True)  # type: ignore[arg-type]
+            # In a savepoint, so that a log that is full or missing spoils no transaction of the request.
+            with transaction.atomic(using=router.db_for_write(LogEntry)):
+                LogEntry.objects.log_actions(user, [target], flag, told, single_object=True)
         except DatabaseError:
-            logger.exception("%s by user %s is not in the admin's log", action.name, request.user.pk)
+            logger.exception("%s by user %s is not in the admin's log", action.name, user)
             self._tell(request, messages.ERROR, "The action could not be written to the admin's log.")
 
     # Both
@@ -218,7 +226,7 @@ class DashboardAdmin(admin.ModelAdmin):
         return f"{url}?{encoded}" if encoded and len(encoded) <= 1_500 else url
 
     def _render(self, request: HttpRequest, template: str, context: dict[str, Any], status: int = 200) -> HttpResponse:
-        request.current_app = self.admin_site.name  # type: ignore[attr-defined]
+        request.current_app = self.admin_site.name
         site = self.admin_site.each_context(request)
         return TemplateResponse(request, template, {**site, "opts": self.opts, **context}, status=status)
 

@@ -1,0 +1,211 @@
+"""One thing of the state as a row of a table: text, countdowns and buttons.
+
+Rule of this file: what a user chose goes through ``text.visible``; a button carries what the row shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from goscope_django.dashboard import text
+from goscope_django.dashboard.actions import ACTIONS
+from goscope_django.dashboard.forms import Seen
+from goscope_django.operations.items import (
+    CacheFigures,
+    CircuitItem,
+    FlightItem,
+    IdempotencyItem,
+    LockItem,
+    TaskItem,
+    WaitItem,
+)
+from goscope_django.operations.values import CacheAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Button:
+    """Leads to an action's page of confirmation. ``label`` is on it, ``name`` is what a screen reader says."""
+
+    url: str
+    label: str
+    name: str
+    seen: str
+    destroys: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Makes rows for a user who has the permissions ``allowed`` (codenames of actions). ``urls`` are the actions'
+    addresses."""
+
+    allowed: Collection[str]
+    urls: Mapping[str, str]
+
+    def _button(self, action: str, shown: str, seen: Seen) -> Iterator[Button]:
+        one = ACTIONS[action]
+        if one.permission in self.allowed:
+            yield Button(
+                url=self.urls[action],
+                label=one.label,
+                name=f"{one.label}: {one.noun} {shown}",
+                seen=seen.encoded(),
+                destroys=one.destroys,
+            )
+
+    def lock(self, one: LockItem) -> dict[str, Any]:
+        shown = text.visible(one.key)
+        seen = Seen(one.key, one.token, one.owner, f"held by {one.owner}")
+        return {
+            "id": text.mark("lock", one.key),
+            "key": shown,
+            "owner": text.visible(one.owner),
+            "token": one.token,
+            "held": one.held_for,
+            "held_text": text.duration(one.held_for),
+            "left": one.expires_in,
+            "left_text": "never" if one.expires_in is None else text.duration(one.expires_in),
+            "buttons": list(self._button("release_lock", shown, seen)),
+        }
+
+    def circuit(self, one: CircuitItem) -> dict[str, Any]:
+        shown = text.visible(one.name)
+        seen = Seen(one.name, one.generation, None, f"{one.state}, in generation {one.generation}")
+        forced = one.override
+        names = ["reset_circuit"]
+        names += ["open_circuit"] if forced is None or forced.state != "open" else []
+        names += ["close_circuit"] if forced is None or forced.state != "closed" else []
+        return {
+            "id": text.mark("circuit", one.name),
+            "name": shown,
+            "state": one.state,
+            "failures": one.failure_count,
+            "generation": one.generation,
+            "retry": one.retry_after,
+            "retry_text": text.duration(one.retry_after),
+            "forced": None
+            if forced is None
+            else {
+                "state": forced.state,
+                "reason": text.visible(forced.reason),
+                "at": text.moment(forced.at),
+            },
+            "probes": [
+                {"left": probe.seconds_left, "left_text": text.duration(probe.seconds_left)} for probe in one.probes
+            ],
+            "history": [
+                {
+                    "at": text.moment(move.at),
+                    "from": move.from_state,
+                    "to": move.to_state,
+                    "reason": text.visible(move.reason),
+                    "note": text.visible(move.note),
+                }
+                for move in reversed(one.history)
+            ],
+            "buttons": [button for name in names for button in self._button(name, shown, seen)],
+        }
+
+    def task(self, one: TaskItem) -> dict[str, Any]:
+        shown, running = text.visible(one.task_id), one.status in ("running", "stalled")
+        seen = Seen(one.task_id, one.token, one.owner, f"{one.status}, attempt {one.attempt}")
+        names = ["cancel_task"] if one.status not in ("completed", "cancelled") and not one.cancel_requested else []
+        names += ["delete_checkpoint"] if one.status != "running" else []
+        names += ["reset_task"] if one.status in ("cancelled", "failed", "exhausted") else []
+        done = "" if one.done is None else f"{one.done:,}" + ("" if one.total is None else f" of {one.total:,}")
+        return {
+            "id": text.mark("task", one.task_id),
+            "name": shown,
+            "status": one.status,
+            "bad": one.status in ("stalled", "failed", "exhausted"),
+            "owner": text.visible(one.owner) if one.owner else text.NONE,
+            "token": one.token,
+            "attempt": f"{one.attempt}" + ("" if one.max_attempts is None else f" of {one.max_attempts}"),
+            "progress": round(one.progress, 1),
+            "done": done,
+            "rate": None if one.rate is None or not running else f"{one.rate:,.1f} items/s",
+            "remaining": one.estimated_time_remaining if one.status == "running" else None,
+            "remaining_text": text.duration(one.estimated_time_remaining),
+            "heartbeat": one.heartbeat_age if running else None,
+            "heartbeat_text": text.duration(one.heartbeat_age),
+            "stopping": one.cancel_requested and one.status == "running",
+            "failure": text.visible(one.failure, 400) if one.failure else "",
+            "buttons": [button for name in names for button in self._button(name, shown, seen)],
+        }
+
+    def flight(self, one: FlightItem) -> dict[str, Any]:
+        return {
+            "id": text.mark("flight", one.key),
+            "key": text.visible(one.key),
+            "leader": text.visible(one.leader),
+            "token": one.token,
+            "age": one.age,
+            "age_text": text.duration(one.age),
+            "left": one.expires_in,
+            "left_text": text.duration(one.expires_in),
+        }
+
+    def record(self, one: IdempotencyItem) -> dict[str, Any]:
+        return {
+            "id": text.mark("record", one.key),
+            "key": text.visible(one.key),
+            "state": one.state.replace("_", " "),
+            "token": one.token,
+            "age": one.age,
+            "age_text": text.duration(one.age),
+            "left": one.expires_in,
+            "left_text": "never" if one.expires_in is None else text.duration(one.expires_in),
+        }
+
+    def wait(self, one: WaitItem) -> dict[str, Any]:
+        return {
+            "id": text.mark("wait", one.kind, one.key, one.process),
+            "kind": one.kind,
+            "key": text.visible(one.key),
+            "process": text.visible(one.process),
+            "count": one.count,
+            "longest": text.duration(one.longest),
+            "held_by": text.visible(one.held_by) if one.held_by is not None else text.NONE,
+            "at": text.moment(one.seen_at),
+        }
+
+    def cache(self, one: CacheAlias) -> dict[str, Any]:
+        shown = text.visible(one.alias)
+        entries = None if one.entries is None else text.number(one.entries, at_least=one.at_least)
+        seen = Seen(one.alias, None, None, f"{entries} entries")
+        return {
+            "id": text.mark("cache", one.alias),
+            "alias": shown,
+            "prefix": text.visible(one.key_prefix),
+            "url": one.url,
+            "error": one.error,
+            "degraded": one.degraded,
+            "entries": text.NONE if entries is None else entries,
+            "most": None if one.max_entries is None else text.number(one.max_entries),
+            "figures": _figures(one.figures),
+            "namespaces": [
+                {
+                    "id": text.mark("namespace", one.alias, space.namespace),
+                    "name": text.visible(space.namespace),
+                    "figures": _figures(space.figures),
+                }
+                for space in one.namespaces
+            ],
+            "buttons": list(self._button("clear_cache", shown, seen)) if one.entries is not None else [],
+        }
+
+
+def _figures(figures: CacheFigures) -> dict[str, str]:
+    number = text.number
+    return {
+        "ratio": text.percent(figures.hit_ratio),
+        "hits": number(figures.hits),
+        "misses": number(figures.misses),
+        "sets": number(figures.sets),
+        "deletes": number(figures.deletes),
+        "errors": number(figures.errors),
+        "forged": number(figures.forged),
+        "read": text.size(figures.bytes_read),
+        "written": text.size(figures.bytes_written),
+    }
