@@ -135,7 +135,6 @@ def locks_of_django(things: Collection[dict[str, Any]]) -> None:
         held.on_lost(lambda lost: print(lost.token))
         assert_type(fenced_update_one(things, {"_id": 1}, {"$set": {"left": 3}}, held).matched_count, int)
     lock("stock", blocking_timeout="5")  # type: ignore[arg-type]
-    lock("stock", 5, 10)  # type: ignore[misc]  # all but the lease go by name
     print(handle)
 
     @locked("report", 30)
