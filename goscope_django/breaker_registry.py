@@ -12,7 +12,7 @@ import time
 
 from django.core.signals import setting_changed
 
-from goscope_django import conf, runtime
+from goscope_django import conf, counters, runtime
 from goscope_django.breaker_outcomes import Outcome
 from goscope_django.breaker_reader import Do, Reader, Steps
 from goscope_django.breaker_states import NEW, Options, Snapshot, View, milliseconds, remaining
@@ -38,6 +38,7 @@ class Registry(Reader):
             if left is None:
                 return snap
             if left > 0 or refused > 1:
+                counters.count("circuit_rejections")
                 raise CircuitOpen(
                     f"circuit {name!r} is {'forced open' if snap.forced else snap.state}: "
                     f"try again in {max(left, 0.05):.1f} seconds",

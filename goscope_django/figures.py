@@ -20,6 +20,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 import weakref
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -73,9 +74,8 @@ class _Flusher:
 
     def _work(self) -> None:
         while not self._stop.wait(INTERVAL):
-            counted = Counted()
-            if counted:
-                self._send(counted)
+            if Counted():
+                self._send()
                 continue
             with self._lock:
                 bell.awake = False
@@ -86,7 +86,7 @@ class _Flusher:
 
     # Sending
 
-    def _send(self, counted: Counted) -> None:
+    def _send(self) -> None:
         """Through whichever client is open."""
         try:
             connection = runtime.connection()
@@ -97,14 +97,15 @@ class _Flusher:
         except Exception as error:  # noqa: BLE001 - a thread's edge: it goes on with the next batch
             self._failed(error)
             return
-        self.deliver(counted)
+        self.deliver()
 
-    def deliver(self, counted: Counted | None = None, limit: float = LIMIT) -> bool:
+    def deliver(self, limit: float = LIMIT) -> bool:
         """Send on this thread; whether all is sent. Never raises."""
-        if not self._sending.acquire(blocking=False):
+        # What is being sent must not be counted again, and what is left at a process's end must not be left out.
+        if not self._sending.acquire(timeout=limit):
             return False
+        counted = Counted()
         try:
-            counted = Counted() if counted is None else counted
             if not counted:
                 return True
             store, prefix = self._where()
@@ -112,7 +113,7 @@ class _Flusher:
                 told = store.run(stats.add, prefix, counted.batch(), self._slots, self._moment())
             self._sent(counted, told)
         except OutcomeUnknown:
-            counted.settle() if counted else None
+            counted.settle()
         except Exception as error:  # noqa: BLE001 - figures disturb nobody
             self._failed(error)
             return False
@@ -122,7 +123,7 @@ class _Flusher:
 
     async def deliver_here(self, store: Store | None = None, limit: float = LIMIT) -> bool:
         """Likewise in the running event loop, through ``store`` if it is given."""
-        if not self._sending.acquire(blocking=False):
+        if not self._sending.acquire(blocking=False):  # a thread is about to send the same
             return False
         counted = Counted()
         try:
@@ -166,6 +167,7 @@ class _Flusher:
         logger.log(level, "figures could not be sent: %s: %s", type(error).__name__, error)
         if now - self._failing > FORGET:
             counters.forget()
+            self._failing = None
 
     def stop(self) -> None:
         """End the thread and send what is left, if a client is open; within ``EXIT_LIMIT``."""
@@ -193,7 +195,10 @@ class _Flusher:
                 or (short and time.monotonic() - self.last < INTERVAL)
             ):
                 return
-            await self.deliver_here(Store(None, lambda: executor), EXIT_LIMIT)
+            with warnings.catch_warnings():
+                # asyncio warns of generators that begin while it ends them all; PyMongo's are over within the call.
+                warnings.simplefilter("ignore", ResourceWarning)
+                await self.deliver_here(Store(None, lambda: executor), EXIT_LIMIT)
 
 
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)

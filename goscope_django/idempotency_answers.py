@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from django.http import HttpResponse
 
-from goscope_django import responses, runtime
+from goscope_django import counters, responses, runtime
 from goscope_django.contracts import IdempotencyClaim
 from goscope_django.exceptions import IdempotencyConflict, IdempotencyError, IdempotencyMismatch
 from goscope_django.problems import problem
@@ -55,6 +55,7 @@ def answer(name: str, claim: IdempotencyClaim) -> HttpResponse:
         detail = "This Idempotency-Key was used before with another request. Use a new key for a new request."
         return problem(422, "idempotency-key-reused", "Idempotency-Key is already used", detail)
     if claim.outcome == "in_progress":
+        counters.count("idempotent_conflicts")
         detail = "A request with this Idempotency-Key is being carried out. Try again later to get its response."
         title = "A request is outstanding for this Idempotency-Key"
         return problem(409, "idempotency-in-progress", title, detail, retry_after=claim.retry_after or 1)
@@ -86,6 +87,7 @@ def result_of(name: str, key: str, claim: IdempotencyClaim) -> Any:
     if claim.outcome == "mismatch":
         raise IdempotencyMismatch(f"idempotency key {key!r:.200} was used before with other arguments", key=key)
     if claim.outcome == "in_progress":
+        counters.count("idempotent_conflicts")
         wait = claim.retry_after or 0.0
         raise IdempotencyConflict(
             f"idempotency key {key!r:.200} is being worked on elsewhere", key=key, retry_after=wait

@@ -18,7 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from goscope_django import arguments, conf, runtime
+from goscope_django import arguments, conf, counters, runtime
 from goscope_django.arguments import Duration
 from goscope_django.exceptions import InvalidType, LockNotAcquired
 from goscope_django.held_lock import HeldLock
@@ -169,6 +169,7 @@ class Lock:
 
     def _got(self, handle: HeldLock | None) -> HeldLock:
         if handle is None:
+            counters.count("locks_not_acquired")
             waited = f" after {self.patience:g} s" if self.patience else ""
             raise LockNotAcquired(f"lock {self.key!r}: somebody else holds it{waited}", key=self.key)
         return handle

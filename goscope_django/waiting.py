@@ -25,7 +25,9 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Any, Final, Literal, Protocol
 
+from goscope_django import counters
 from goscope_django.mongodb.flow import Command, Flow, perform
+from goscope_django.mongodb.stats import Wait as Told
 from goscope_django.renewal_lease import now
 
 POLL: Final = 0.027
@@ -108,9 +110,10 @@ class TaskWaiter:
 
 
 class _Line:
-    __slots__ = ("streak", "waiters")
+    __slots__ = ("since", "streak", "waiters")
 
     def __init__(self) -> None:
+        self.since = now()
         self.waiters: deque[Waiter] = deque()
         self.streak = 0
 
@@ -157,6 +160,14 @@ def waiting(place: Hashable) -> int:
         return len(line.waiters) if line is not None else 0
 
 
+def waits() -> list[Told]:
+    """What callers of this process wait for, and since when: for the figures."""
+    with _lock:
+        lines = [(place, len(line.waiters), line.since) for place, line in _lines.items()]
+    # The key is the last part of the place; see ``Lock.where``.
+    return [("lock", str(place[-1]), count, now() - since) for place, count, since in lines if isinstance(place, tuple)]
+
+
 def _join(place: Hashable, waiter: Waiter) -> None:
     with _lock:
         line = _lines.get(place)
@@ -196,6 +207,7 @@ def contend(place: Hashable, waiter: Waiter, seconds: float) -> Flow[Any]:
         found = yield from perform(Attempt(seconds))
         if found is not None or seconds <= 0:
             return found
+    counters.count("locks_contended")
     _join(place, waiter)
     try:
         while True:
@@ -234,4 +246,5 @@ def _forget_parent() -> None:
     _held.clear()
 
 
+counters.announce(waits)
 os.register_at_fork(after_in_child=_forget_parent)
