@@ -78,6 +78,7 @@ setup(
         ],
         "test": [
             "build>=1.2",
+            "celery>=5.4",
             "django-environ>=0.11",
             "django-stubs>=5.2",
             "djangorestframework>=3.16",
