@@ -69,7 +69,7 @@ class Connection:
         place, options = self._arguments({**DEFAULTS, **more})
         try:
             return MongoClient(place, **options)
-        except (InvalidURI, DriverConfigurationError, TypeError, ValueError) as error:
+        except (InvalidURI, DriverConfigurationError, TypeError, ValueError, OSError) as error:
             raise self._refused(error) from None
 
     def check(self) -> None:
@@ -125,7 +125,7 @@ class Connection:
         place, options = self._arguments()
         try:
             return AsyncMongoClient(place, **options)
-        except (InvalidURI, DriverConfigurationError, TypeError, ValueError) as error:
+        except (InvalidURI, DriverConfigurationError, TypeError, ValueError, OSError) as error:
             raise self._refused(error) from None
 
     @property
