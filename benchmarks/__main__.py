@@ -49,13 +49,24 @@ def main() -> int:
             USE_TZ=True,
         )
         django.setup()
-        return _run(chosen, harness.Report(rounds=3 if chosen.quick else chosen.rounds), url)
+        return _run(chosen, harness.Report(rounds=3 if chosen.quick else chosen.rounds), url, port)
 
 
-def _run(chosen: argparse.Namespace, report: object, url: str) -> int:
+def _run(chosen: argparse.Namespace, report: object, url: str, port: int | None) -> int:
     from pymongo import MongoClient
 
-    from benchmarks import abstraction, cache, locks, scale
+    from benchmarks import (
+        abstraction,
+        breaker,
+        cache,
+        checkpoints,
+        flights,
+        handoff,
+        idempotency,
+        locks,
+        renewal,
+        scale,
+    )
     from benchmarks.harness import Report
 
     assert isinstance(report, Report)
@@ -69,6 +80,18 @@ def _run(chosen: argparse.Namespace, report: object, url: str) -> int:
             locks.run(report, client, "bench")
         if not parts or "abstraction" in parts:
             abstraction.report()
+        if not parts or "handoff" in parts:
+            handoff.run(report, url, port, quick=chosen.quick)
+        if not parts or "breaker" in parts:
+            breaker.run(report, url)
+        if not parts or "flights" in parts:
+            flights.run(report, url, quick=chosen.quick)
+        if not parts or "idempotency" in parts:
+            idempotency.run(report, url, client, "bench")
+        if not parts or "checkpoints" in parts:
+            checkpoints.run(report, url, client, "bench", quick=chosen.quick)
+        if not parts or "renewal" in parts:
+            renewal.run(report, url, quick=chosen.quick)
         if chosen.million or "scale" in parts:
             scale.run(report)
     print()

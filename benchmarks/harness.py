@@ -12,7 +12,7 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 Operation = Callable[[], object]
@@ -30,11 +30,12 @@ class Contender:
 
 @dataclass
 class Goal:
-    """What is asked for, as a ratio of ``contender`` to the reference; ``per`` operations count as one call."""
+    """What is asked for, as a ratio of ``contender`` to ``against``, the reference if that is ``None``."""
 
     contender: str
     must: float
     reach: float | None = None
+    against: str | None = None
 
 
 def _slice(operation: Operation, seconds: float, times: list[float]) -> int:
@@ -75,6 +76,18 @@ def _round(contender: Contender, threads: int, seconds: float) -> float:
     return sum(counts) / elapsed
 
 
+def _asked(value: float, limit: str, must: float, reach: float | None, *, met: bool) -> str:
+    if not met:
+        return f"{limit} {must:g}: MISSED"
+    reached = reach is not None and (value <= reach if limit == "at most" else value >= reach)
+    more = "" if reach is None else f", reach {reach:g}"
+    return f"{limit} {must:g}{more}: {'reached' if reached else 'met'}"
+
+
+def _ratio(contender: Contender, reference: Contender) -> float:
+    return statistics.median(mine / theirs for mine, theirs in zip(contender.rates, reference.rates, strict=True))
+
+
 def percentile(times: list[float], share: float) -> float:
     """The value below which ``share`` of ``times`` lie, in microseconds."""
     ordered = sorted(times)
@@ -94,33 +107,77 @@ class Report:
         print(f"\n{title}\n")
         print(f"{'operation':<28} {'contender':<24} {'ops/s':>10} {'p50 us':>9} {'p99 us':>9} {'ratio':>7}  goal")
 
-    def compare(self, title: str, contenders: list[Contender], goal: Goal | None = None, *, threads: int = 1) -> None:
-        """Run the contenders; the first is the reference."""
+    def figures(self, title: str) -> None:
+        """Begin a section of rows by ``figure``."""
+        print(f"\n{title}\n")
+
+    def figure(
+        self,
+        title: str,
+        contender: str,
+        value: float,
+        unit: str,
+        *,
+        most: float | None = None,
+        reach: float | None = None,
+    ) -> None:
+        """A row with a number that is no rate. ``most``: a greater one is a goal missed."""
+        asked = ""
+        if most is not None:
+            met = value <= most
+            asked = _asked(value, "at most", most, reach, met=met)
+            if not met:
+                self.missed.append(f"{title} ({contender}): {value:,.2f} {unit}, at most {most:g}")
+        print(f"{title:<46} {contender:<28} {value:>10,.2f} {unit:<16} {asked}".rstrip(), flush=True)
+
+    def compare(
+        self,
+        title: str,
+        contenders: list[Contender],
+        goal: Goal | None = None,
+        *,
+        threads: int = 1,
+        finer: int = 1,
+        further: Sequence[Goal] = (),
+    ) -> None:
+        """Run the contenders; the first is the reference.
+
+        With ``finer`` there are so many times as many rounds, each so many times shorter. ``further`` are goals
+        against others than the reference; those whose contenders are not there are left out.
+        """
         for contender in contenders:  # warm up, unmeasured
             contender.make(0)()
         gc.collect()
         gc.disable()
         try:
-            for _ in range(self.rounds):
+            for _ in range(self.rounds * finer):
                 for contender in self.random.sample(contenders, len(contenders)):
-                    contender.rates.append(_round(contender, threads, self.seconds))
+                    contender.rates.append(_round(contender, threads, self.seconds / finer))
         finally:
             gc.enable()
         reference = contenders[0]
         for contender in contenders:
-            ratio = statistics.median(
-                mine / theirs for mine, theirs in zip(contender.rates, reference.rates, strict=True)
-            )
+            ratio = _ratio(contender, reference)
             asked = ""
             if goal is not None and goal.contender == contender.name:
-                met = ratio >= goal.must
-                asked = f"must {goal.must:g}" + (f", reach {goal.reach:g}" if goal.reach else "")
-                asked += ": met" if met else ": MISSED"
-                if not met:
-                    self.missed.append(f"{title} ({contender.name}): {ratio:.2f}, must {goal.must:g}")
+                asked = self._judged(title, goal, ratio)
             rate = statistics.median(contender.rates)
             print(
                 f"{title:<28} {contender.name:<24} {rate:>10,.0f} {percentile(contender.times, 0.5):>9,.1f} "
                 f"{percentile(contender.times, 0.99):>9,.1f} {ratio:>7.2f}  {asked}",
                 flush=True,
             )
+        named = {contender.name: contender for contender in contenders}
+        for one in further:
+            mine, other = named.get(one.contender), named.get(one.against or reference.name)
+            if mine is not None and other is not None:
+                ratio = _ratio(mine, other)
+                asked = self._judged(title, one, ratio)
+                print(f"{title:<28} {f'{mine.name} / {other.name}':<45} {ratio:>7.2f}  {asked}", flush=True)
+
+    def _judged(self, title: str, goal: Goal, ratio: float) -> str:
+        met = ratio >= goal.must
+        if not met:
+            against = f" against {goal.against}" if goal.against else ""
+            self.missed.append(f"{title} ({goal.contender}{against}): {ratio:.2f}, must {goal.must:g}")
+        return _asked(ratio, "must", goal.must, goal.reach, met=met)
