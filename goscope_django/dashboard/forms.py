@@ -49,7 +49,7 @@ class Query:
         return cls(
             search=text_of(params, "q"),
             limit=min(max(1, limit), LARGEST),
-            cursors={name: text for name in SECTIONS if (text := text_of(params, name))},
+            cursors={name: text_of(params, name) for name in SECTIONS if name in params},  # "" is a key, too
         )
 
     def encoded(self, **changed: str | None) -> str:
@@ -60,7 +60,7 @@ class Query:
         if self.limit != PAGE:
             params["limit"] = str(self.limit)
         for name, cursor in {**self.cursors, **changed}.items():
-            if cursor:
+            if cursor is not None:
                 params[name] = cursor
         return params.urlencode()
 
