@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +19,7 @@ from goscope_django import counters, figures, operations, runtime
 from goscope_django.checkpoints import checkpointed
 from goscope_django.circuits import CircuitBreaker
 from goscope_django.exceptions import InvalidType, InvalidValue
+from goscope_django.locks import lock
 from goscope_django.operations.collect import COMMANDS
 from goscope_django.operations.values import State
 from tests.support.commands import Recorder
@@ -328,6 +331,29 @@ def test_a_cache_with_a_store_of_its_own_is_looked_at_there(mongo_url: str, by: 
     assert found["default"].url is None and found["default"].entries == 0
     assert found["own"].url is not None and found["own"].entries == 2 and len(found["own"].indexes) == 2
     assert found["away"].error is not None
+
+
+def test_who_waits_for_what_is_in_it_as_far_as_it_was_told(store: str, by: Operators) -> None:
+    holder = runtime.adapter().lock.acquire("invoice", 60_000, owner="worker")
+    assert holder is not None
+    threads = [threading.Thread(target=lambda: lock("invoice").acquire().release()) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        deadline = time.monotonic() + 20
+        while sum(count for _, _, count, _ in counters.waits()) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert figures.flush()
+        state = by.see()
+    finally:
+        holder.release()
+        for thread in threads:
+            thread.join()
+    (wait,) = state.waits.items
+    assert (wait.kind, wait.key, wait.count, wait.held_by) == ("lock", "invoice", 3, "worker")
+    assert state.figures.totals["locks_contended"] >= 3
+    assert counters.waits() == []
 
 
 def test_figures_of_the_fleet_are_in_it(store: str, by: Operators) -> None:
