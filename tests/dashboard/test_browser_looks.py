@@ -1,0 +1,127 @@
+"""What the page is like: narrow, dark, from right to left, for assistive technology, and under a strict policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from goscope_django import figures, operations, runtime
+from tests.support.browser import Operator
+from tests.support.dashboard import PAGE
+from tests.support.operations import fill, own_store
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def store(mongo_url: str) -> Iterator[None]:
+    with own_store(mongo_url):
+        yield
+
+
+def lively() -> None:
+    """Something in every section, with names that do not fit."""
+    fill(locks=30, circuits=6, tasks=8, flights=2, records=4)
+    long = "tenant/0123456789abcdef/" * 20
+    for key in (long, "k" * 5_000, "a key with spaces in it, and no end to them " * 5):
+        runtime.adapter().lock.acquire(key, ttl=600_000, owner=f"worker-{long}")
+    operations.open_circuit("c0000", reason="w" * 150)
+    from django.core.cache import cache
+
+    for number in range(20):
+        cache.set(f"user:{number}", "x" * 100)
+        cache.get(f"user:{number + 5}")
+    figures.flush()
+
+
+def faults(operator: Operator, axe: str) -> list[str]:
+    """What axe finds that is serious or critical."""
+    operator.run(axe)
+    found: Any = operator.driver.execute_async_script(  # type: ignore[no-untyped-call]
+        "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(done, (e) => done({error: String(e)}))"
+    )
+    assert "error" not in found, found["error"]
+    assert len(found["passes"]) > 10
+    return [
+        f"{one['impact']}: {one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes'][:4]]}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1_280, 320])
+def test_axe_finds_nothing_serious(operator: Operator, axe: str, scheme: str, width: int) -> None:
+    operator.scheme(scheme)
+    operator.size(width)
+    operator.open(every=60)
+    assert faults(operator, axe) == []  # the empty page
+    lively()
+    operator.open(f"{PAGE}?limit=5", every=60)
+    assert len(operator.every("section tbody tr")) > 30
+    for summary in operator.every("summary"):
+        summary.click()
+    assert faults(operator, axe) == []
+    for label in ("Release: lock l00000", "Force open: circuit c0001", "Delete: task t0000", "Clear: cache default"):
+        operator.open(f"{PAGE}?limit=5", every=60)
+        operator.press(label)
+        assert faults(operator, axe) == [], label
+    background = operator.run("return getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+@pytest.mark.parametrize("language", ["en", "ar"])
+def test_nothing_is_to_be_scrolled_sideways_at_320_pixels(operator: Operator, settings: Any, language: str) -> None:
+    settings.LANGUAGE_CODE = language
+    lively()
+    operator.size(320, 640)
+    operator.open(every=60)
+    assert operator.run("return document.documentElement.dir") == ("rtl" if language == "ar" else "ltr")
+    for summary in operator.every("summary"):
+        summary.click()
+    wide = (
+        "return [...document.querySelectorAll('body *')].filter((one) => {"
+        "  const box = one.getBoundingClientRect(); const style = getComputedStyle(one);"
+        "  return box.width > 1 && style.visibility != 'hidden' && (box.right > innerWidth + 1 || box.left < -1)"
+        "    && !one.closest('.skip-to-content-link, svg, caption, thead'); })"
+        ".map((one) => one.outerHTML.slice(0, 120))"
+    )
+    assert operator.run("return document.documentElement.scrollWidth") <= 320, operator.run(wide)
+    assert operator.run(wide) == []
+    operator.press("Release: lock l00000")
+    assert operator.run("return document.documentElement.scrollWidth") <= 320, operator.run(wide)
+    assert operator.run(wide) == []
+
+
+def test_nothing_offends_a_strict_policy(operator: Operator) -> None:
+    lively()
+    operator.open()
+    operator.refreshed()
+    operator.press("Pause")
+    operator.press("Pause")
+    operator.press("Force open: circuit c0001")
+    operator.press("Force open")
+    operator.open("/admin/", every=None)
+    assert operator.console() == []
+    # The policy is in force: what it forbids is complained about.
+    operator.run("document.body.setAttribute('style', 'color: red'); document.body.append(new Image())")
+    operator.run("const one = document.createElement('script'); one.text = 'window.ran = 1'; document.body.append(one)")
+    assert operator.run("return window.ran === undefined")
+    assert any("Content Security Policy" in one for one in operator.console())
+
+
+def test_it_looks_like_the_rest_of_the_admin(operator: Operator) -> None:
+    """A skin is another set of the admin's variables: what they say is what the page has."""
+    lively()
+    operator.open(every=60)
+    operator.run(
+        "for (const [name, value] of Object.entries({'--body-bg': 'rgb(1, 2, 3)', '--body-fg': 'rgb(250, 251, 252)',"
+        "  '--darkened-bg': 'rgb(4, 5, 6)', '--link-fg': 'rgb(7, 8, 9)'}))"
+        "  document.documentElement.style.setProperty(name, value)"
+    )
+    look = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    operator.until(lambda: operator.run(look, ".goscope-tiles a", "backgroundColor") == "rgb(4, 5, 6)")
+    assert operator.run(look, ".goscope-tiles a", "color") == "rgb(250, 251, 252)"
+    assert operator.run(look, ".goscope-line", "color") == "rgb(7, 8, 9)"
