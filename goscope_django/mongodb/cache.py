@@ -20,7 +20,7 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, P
 from goscope_django import arguments
 from goscope_django.contracts import Ttl
 from goscope_django.exceptions import InvalidValue, Undecodable
-from goscope_django.mongodb.cache_ranges import BATCH, CacheRanges, batches, key_batches
+from goscope_django.mongodb.cache_ranges import BATCH, CacheRanges, key_batches
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.execute import CACHE
 from goscope_django.mongodb.expressions import Clock, conditions, is_null, literal
@@ -142,7 +142,9 @@ class CacheFlows(CacheRanges):
         Returns the keys that were too large; their previous values are gone.
         """
         refused: builtins.list[str] = []
-        for batch in batches([(full, self.codec.encode(full, value)) for full, value in values.items()]):
+        encoded = {full: self.codec.encode(full, value) for full, value in values.items()}
+        for keys in key_batches(list(encoded)):
+            batch = [(full, encoded[full]) for full in keys]
             try:
                 yield from self._set_batch(clock, batch, ttl)
             except (PyMongoError, DocumentTooLarge) as error:

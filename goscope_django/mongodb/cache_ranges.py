@@ -26,7 +26,7 @@ def batches(items: Sequence[Any], size: int = BATCH) -> Iterable[Sequence[Any]]:
 
 
 def key_batches(keys: Sequence[str]) -> Iterable[Sequence[str]]:
-    """A thousand keys at a time, or as many as fit in a command, which is one document, when they are very long."""
+    """A thousand keys at a time, or as many very long ones as fit in a command and its answer, each one document."""
     for batch in batches(keys):
         if 4 * sum(map(len, batch)) <= MAX_KEY_BYTES * LONG_BATCH:  # a character takes up to four bytes
             yield batch

@@ -158,7 +158,6 @@ def fork_multiprocessing(url: str) -> dict[str, Any]:
 def fork_in_a_loop(url: str) -> dict[str, Any]:
     """``os.fork`` while an event loop with an open asynchronous client runs; the child ends in order."""
     before, children = _parent(url), []
-    logging.getLogger("asyncio").setLevel(logging.ERROR)  # which says how long a fork takes
     from django.core.cache import cache
 
     async def inside() -> None:
@@ -272,6 +271,7 @@ def main(name: str, url: str) -> None:
     warnings.simplefilter("error")
     # From 3.12 on Python warns of any fork of a process with threads; an open client of PyMongo has some.
     warnings.filterwarnings("ignore", "This process .* multi-threaded", DeprecationWarning)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it tells of steps that a slow machine makes long
     task: Callable[[str], dict[str, Any]] = globals()[name]
     print(json.dumps(task(url)))
 

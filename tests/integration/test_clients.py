@@ -135,11 +135,9 @@ def test_a_client_that_was_closed_is_made_anew(made: Made) -> None:
     assert len(made.sync) == 2
 
 
-def test_nothing_is_opened_by_settings_checks_or_cache_objects(made: Made) -> None:
-    from django.core.checks import run_checks
-
+def test_nothing_is_opened_by_settings_providers_or_cache_objects(made: Made) -> None:
     runtime.adapter()
-    run_checks()
+    runtime.store()
     caches["default"].make_key("k")
     assert (made.sync, made.asynchronous) == ([], [])
 

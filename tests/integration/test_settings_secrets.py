@@ -45,6 +45,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     with replica_set(members=1, extra_args=["--setParameter", "enableTestCommands=1"]) as server:
         with server.client() as client:
             client.admin.command("createUser", "me", pwd=RIGHT, roles=["root"])
+            client.admin.command("createUser", "writer", pwd=RIGHT, roles=[{"role": "readWrite", "db": "guarded"}])
             client.admin.command("createUser", "reader", pwd=RIGHT, roles=[{"role": "read", "db": "guarded"}])
         port = server.kill_primary()
         server._extra_args = ("--auth", "--keyFile", str(key))
@@ -67,6 +68,18 @@ def test_the_right_password_works(guarded: Guarded, drive: Drive) -> None:
     with on_server(guarded.url(RIGHT)):
         drive(cache, "set", "k", 1)
         assert drive(cache, "get", "k") == 1
+
+
+def test_rights_to_read_and_write_suffice(guarded: Guarded, drive: Drive) -> None:
+    with on_server(guarded.url(RIGHT, "writer")):
+        adapter = runtime.adapter()
+        adapter.ensure_indexes()
+        drive(cache, "set", "k", 1)
+        drive(cache, "clear")
+        handle = drive(adapter.lock, "acquire", "k", 60_000)
+        assert handle is not None and drive(handle, "release") is True
+        assert drive(adapter.circuit_breaker, "record_failure", "c", 5) >= 1
+        assert checks.check_stores(databases=["default"]) == []
 
 
 def test_a_wrong_password_is_an_error_that_does_not_show_it(

@@ -9,6 +9,8 @@ from typing import Any
 from django.test import override_settings
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
+from goscope_django import conf
+
 OWN = frozenset({"hello", "isMaster", "ismaster", "endSessions", "killCursors", "saslStart", "saslContinue"})
 _ENVELOPE = frozenset(
     {"$db", "lsid", "$clusterTime", "txnNumber", "maxTimeMS", "writeConcern", "$readPreference", "readConcern"}
@@ -70,9 +72,18 @@ def stages(plan: dict[str, Any]) -> set[str]:
 def on_server(
     url: str, *, caches: dict[str, dict[str, Any]] | None = None, client_options: Any = None, **goscope: Any
 ) -> Iterator[None]:
-    """Let the project's settings lead to ``url``: ``goscope`` are more keys of ``GOSCOPE``, ``caches`` entries."""
+    """Let the project's settings lead to ``url``: ``goscope`` are more keys of ``GOSCOPE``, ``caches`` entries.
+
+    Keys have no prefix of the test worker's, as they are looked at here as they are stored: each worker has a server of
+    its own.
+    """
     backend = {"BACKEND": "goscope_django.cache.MongoDBCache"}
     entries = {name: {**backend, **entry} for name, entry in (caches or {"default": {}}).items()}
     settings = {"TEST": {"URL": url}, "CLIENT_OPTIONS": client_options or {}, **goscope}
-    with override_settings(GOSCOPE=settings, CACHES=entries):
-        yield
+    before, conf.test_prefix = conf.test_prefix, ""
+    try:
+        with override_settings(GOSCOPE=settings, CACHES=entries):
+            yield
+    finally:
+        conf.test_prefix = before
+        conf.reset()

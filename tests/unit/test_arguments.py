@@ -15,7 +15,7 @@ from goscope_django import arguments
 from goscope_django.cache_options import Glob, delta_of, milliseconds_of
 from goscope_django.exceptions import InvalidType, InvalidValue
 
-NO_DURATIONS: list[Any] = [True, False, "5", b"5", None, [], {}, object(), 5j]
+NO_DURATIONS: list[Any] = [True, False, "5", b"5", None, [], {}, ..., 5j]
 NEVER: list[Any] = [math.nan, math.inf, -math.inf, -1, timedelta(-1), 10**30, timedelta.max]
 
 

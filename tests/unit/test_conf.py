@@ -17,7 +17,7 @@ from goscope_django.exceptions import GoscopeError
 def test_defaults_are_the_contracts() -> None:
     with override_settings(GOSCOPE={}):
         found = conf.current()
-    assert (found.key_prefix, found.client_options, found.default_lock_timeout) == ("", {}, 30)
+    assert (found.key_prefix, found.client_options, found.default_lock_timeout) == (conf.test_prefix, {}, 30)
     assert (found.connect_on_ready, found.fail_fast, found.on_error) == (True, False, "raise")
     assert found.lock_backend == "goscope_django.locks.MongoDBLockBackend"
     assert conf.DEFAULTS["URL"] == "mongodb://127.0.0.1:27017/goscope"
