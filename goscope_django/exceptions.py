@@ -126,7 +126,8 @@ class NotFound(GoscopeError):
 
 
 class StateChanged(GoscopeError):
-    """What an operator acted on is no longer as it was seen; nothing was done, and the message says what is there now."""
+    """What an operator acted on is no longer as it was seen; nothing was done, and the message says what is there
+    now."""
 
     def __init__(self, message: str, *, target: str) -> None:
         super().__init__(message)

@@ -195,7 +195,7 @@ class MongoDBLockHandle:
         return await self._provider.store.arun(flows.release, self.key, self._claim)
 
     def extend(self, ttl: Ttl) -> bool:
-        """Let the lease end ``ttl`` from now; ``False`` if this acquisition no longer holds the lock. One round trip."""
+        """Let the lease end ``ttl`` from now; ``False`` if this acquisition holds it no more. One round trip."""
         milliseconds, flows = arguments.ttl_milliseconds(ttl), self._provider.flows
         identity = {"claim": self._claim}
         return self._extended(self._provider.store.run(flows.extend, self.key, milliseconds, identity))
