@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ from goscope_django.operations.collect import COMMANDS
 from goscope_django.operations.values import State
 from tests.support.commands import Recorder
 from tests.support.mongod import temporary_mongod
-from tests.support.operations import Operators, fill, own_store, query, soon
+from tests.support.operations import Operators, fill, own_store, query, soon, stopped
 
 SECTIONS = ("server", "locks", "circuits", "tasks", "flights", "idempotency", "cache", "waits", "figures")
 PAGED = {
@@ -301,11 +299,8 @@ def test_a_server_that_is_away_leaves_a_state_that_says_so(by: Operators) -> Non
 def test_a_server_that_hangs_is_not_waited_for(by: Operators) -> None:
     with temporary_mongod() as server, own_store(server.uri.replace("/?", "/x?")):
         assert by.see().reachable
-        os.kill(server.pid, signal.SIGSTOP)
-        try:
+        with stopped(server.pid):
             assert not by.see().reachable
-        finally:
-            os.kill(server.pid, signal.SIGCONT)
         assert by.see().reachable
 
 

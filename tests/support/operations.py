@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import os
+import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from goscope_django import operations, runtime
@@ -61,6 +65,23 @@ class Operators:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 gc.collect()
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process hangs: it takes connections, since the kernel does, and says nothing."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + 20
+        # The last of its threads may still answer for a moment.
+        while any(
+            one.read_text().rpartition(")")[2].split()[0] != "T" for one in Path(f"/proc/{pid}/task").glob("*/stat")
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def query(collection: str, method: str, *args: Any, **kwargs: Any) -> Any:
