@@ -25,14 +25,13 @@ def chrome() -> Iterator[Chrome]:
 
 
 @pytest.fixture
-def operator(chrome: Chrome, live_server: LiveServer, settings: object) -> Iterator[Operator]:
+def operator(chrome: Chrome, live_server: LiveServer) -> Iterator[Operator]:
     """A superuser in front of the browser; the site allows nothing inline and nothing from elsewhere."""
     from django.contrib.auth.models import User
 
-    from tests.support.browser import Operator, one_request_a_connection
+    from tests.support.browser import Operator, strict_server
 
-    settings.MIDDLEWARE = ["tests.support.browser.strict_policy", *settings.MIDDLEWARE]  # type: ignore[attr-defined]
-    with one_request_a_connection():
+    with strict_server():
         someone = Operator(chrome, live_server.url, User.objects.create_superuser("root"))
         someone.size(1_280)
         yield someone

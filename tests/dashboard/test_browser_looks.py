@@ -39,8 +39,9 @@ def lively() -> None:
 def faults(operator: Operator, axe: str) -> list[str]:
     """What axe finds that is serious or critical."""
     operator.run(axe)
-    found: Any = operator.driver.execute_async_script(  # type: ignore[no-untyped-call]
-        "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(done, (e) => done({error: String(e)}))"
+    found: Any = operator.driver.execute_async_script(
+        "const done = arguments[0];"
+        "axe.run(document, {resultTypes: ['violations']}).then(done, (one) => done({error: String(one)}))"
     )
     assert "error" not in found, found["error"]
     assert len(found["passes"]) > 10

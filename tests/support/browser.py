@@ -17,7 +17,6 @@ import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.servers.basehttp import ServerHandler, WSGIRequestHandler
-from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from selenium import webdriver
 from selenium.common.exceptions import JavascriptException, NoSuchElementException, StaleElementReferenceException
@@ -41,6 +40,7 @@ FLAGS = (
     "--disable-sync",
     "--force-device-scale-factor=1",
 )
+POLICY = "default-src 'self'"
 PATIENCE = 20.0
 """Seconds within which whatever a test waits for has to come."""
 
@@ -70,8 +70,8 @@ def chromium() -> Iterator[Chrome]:
 
 
 @contextmanager
-def one_request_a_connection() -> Iterator[None]:
-    """Let Django's server for tests close each connection, and wait at the end until all are closed.
+def strict_server() -> Iterator[None]:
+    """Let Django's server for tests forbid whatever is inline or from elsewhere, and close each connection.
 
     A connection that the browser kept would have a thread, which would look for its database after the test.
     """
@@ -79,6 +79,7 @@ def one_request_a_connection() -> Iterator[None]:
 
     def cleanup_headers(self: Any) -> None:
         self.headers["Connection"] = "close"
+        self.headers["Content-Security-Policy"] = POLICY
         original(self)
 
     WSGIRequestHandler.timeout = 5  # of connections that the browser opened in advance and never used
@@ -116,17 +117,6 @@ def axe_script(cache: Path) -> str:
             assert content is not None
             found.write_bytes(content.read())
     return found.read_text(encoding="utf-8")
-
-
-def strict_policy(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Middleware: nothing inline, nothing from elsewhere."""
-
-    def middleware(request: HttpRequest) -> HttpResponse:
-        response = get_response(request)
-        response.headers["Content-Security-Policy"] = "default-src 'self'"
-        return response
-
-    return middleware
 
 
 class Operator:
