@@ -16,17 +16,13 @@ from django.core.cache import cache, caches
 from goscope_django import outage, signals
 from goscope_django.exceptions import GoscopeError, StoreUnavailable
 from goscope_django.testing.conformance.base import Drive
-from tests.support.commands import on_server
+from tests.support.commands import LEFT_BY_PYMONGO, collected, on_server  # noqa: F401 - a fixture
 from tests.support.mongod import ReplicaSet, replica_set
 
 AWAY = "mongodb://user:hunter2@127.0.0.1:9/goscope"  # the port "discard", on which nobody listens
 BRIEF = {"serverSelectionTimeoutMS": 100, "connectTimeoutMS": 100}
 
-# PyMongo 4.20 leaves a socket to the collector when an event loop ends while it connects, which only happens where
-# nobody answers.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = [pytest.mark.usefixtures("collected"), pytest.mark.filterwarnings(LEFT_BY_PYMONGO)]
 
 
 @pytest.fixture(params=["sync", "async"])
