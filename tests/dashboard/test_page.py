@@ -1,0 +1,211 @@
+"""What a page costs, and what it is without a server, without content, and with very much of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client, override_settings
+
+from goscope_django import conf, operations
+from goscope_django.dashboard import text
+from goscope_django.dashboard.forms import PAGE as PAGE_SIZE
+from goscope_django.dashboard.forms import Query, Seen
+from goscope_django.dashboard.sparklines import sparkline
+from goscope_django.operations.collect import COMMANDS
+from tests.conftest import with_database
+from tests.support.commands import Recorder, on_server
+from tests.support.dashboard import LIVE, PAGE, STATE, browser_of, posted
+from tests.support.dashboard import lock_seen as seen_lock
+from tests.support.mongod import replica_set
+from tests.support.operations import fill, own_store
+
+pytestmark = [pytest.mark.django_db]
+
+
+@pytest.fixture
+def operator() -> Client:
+    return browser_of(User.objects.create_superuser("root"))
+
+
+class Outline(HTMLParser):
+    """Whether the page's tables, sections and controls have names."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tables: list[dict[str, Any]] = []
+        self.ids: list[str] = []
+        self.named_by: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.ids += [given["id"]] if "id" in given else []
+        self.named_by += [given["aria-labelledby"]] if "aria-labelledby" in given else []
+        if tag == "table":
+            self.tables.append({"caption": False, "scopes": 0, "bare": 0})
+        elif tag == "caption":
+            self.tables[-1]["caption"] = True
+        elif tag == "th":
+            self.tables[-1]["scopes" if given.get("scope") in ("col", "row") else "bare"] += 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 300])
+def test_a_page_costs_a_bounded_number_of_commands(operator: Client, mongo_url: str, size: int) -> None:
+    recorder = Recorder()
+    with own_store(mongo_url, client_options={"event_listeners": [recorder]}):
+        fill(locks=size, circuits=size, tasks=size, flights=size, records=size)
+        for url in (PAGE, LIVE, STATE, f"{PAGE}?q=l0", f"{PAGE}?locks=l00025&tasks=t0025&limit=200"):
+            recorder.clear()
+            assert operator.get(url).status_code == 200
+            assert 0 < len(recorder.names) <= COMMANDS + 1, (url, recorder.names)  # one for the cache alias
+
+
+def test_ten_thousand_locks_have_pages(operator: Client, mongo_url: str) -> None:
+    with own_store(mongo_url):
+        fill(locks=10_000)
+        page = operator.get(PAGE).content.decode()
+        assert f"{PAGE_SIZE} of 10,000 shown" in page
+        assert page.count("act/release_lock/") == PAGE_SIZE
+        page = operator.get(PAGE, {"locks": "l09990"}).content.decode()
+        assert "l09991" in page and "l09999" in page and "l09990" not in page.replace("locks=l09990", "")
+        assert "First page" in page and "Next page" not in page
+        page = operator.get(PAGE, {"q": "l0999"}).content.decode()
+        assert page.count("act/release_lock/") == 10
+
+
+def test_the_first_page_explains_how_to_begin(operator: Client, mongo_url: str) -> None:
+    with own_store(mongo_url):
+        page = operator.get(PAGE).content.decode()
+        assert "Nothing has been stored yet" in page
+        assert "from goscope_django.locks import lock" in page
+        assert "Nothing has been stored yet" not in operator.get(PAGE, {"q": "x"}).content.decode()
+        fill(locks=1)
+        assert "Nothing has been stored yet" not in operator.get(PAGE).content.decode()
+
+
+def test_structure_for_assistive_technology(operator: Client, mongo_url: str) -> None:
+    with own_store(mongo_url):
+        fill(locks=30, circuits=30, tasks=30, flights=30, records=30)
+        found = Outline(operator.get(PAGE).content.decode())
+    assert len(found.tables) >= 7
+    for table in found.tables:
+        assert table["caption"] and table["scopes"] and not table["bare"], table
+    assert len(found.ids) == len(set(found.ids))
+    assert set(found.named_by) <= set(found.ids)
+
+
+def test_the_live_part_is_the_pages_own(operator: Client, mongo_url: str) -> None:
+    with own_store(mongo_url):
+        fill(locks=2)
+        live = operator.get(LIVE).content.decode()
+        assert "<html" not in live
+        assert 'id="goscope-state"' in live
+        assert operator.get(PAGE).content.decode().count('id="goscope-state"') == 1
+
+
+def test_without_a_server_the_page_still_comes(operator: Client) -> None:
+    with on_server("mongodb://127.0.0.1:1/never"):
+        for url in (PAGE, LIVE):
+            page = operator.get(url).content.decode()
+            assert "MongoDB can&#x27;t be reached" in page or "MongoDB can't be reached" in page
+            assert "Is the server running, does GOSCOPE" in page
+            assert 'data-reachable="no"' in page
+        answer = operator.get(STATE)
+        assert answer.status_code == 200
+        assert answer.json()["reachable"] is False
+
+
+@pytest.mark.real
+def test_a_server_that_hangs_costs_seconds_and_not_more(operator: Client) -> None:
+    """The time limit is the page's own: it does not depend on what the URL says."""
+    import signal
+
+    with replica_set(members=1) as server, on_server(with_database(server.uri, "hang")):
+        assert 'data-reachable="yes"' in operator.get(PAGE).content.decode()
+        port = server.kill_primary(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            page = operator.get(PAGE).content.decode()
+            assert time.monotonic() - began < 15  # a driver left alone waits 30 seconds for each thing asked
+            assert 'data-reachable="no"' in page
+            answer = posted(operator, "clear_cache", Seen("default"))
+            assert answer.status_code == 302
+        finally:
+            server.resume(port)
+        deadline = time.monotonic() + 30
+        while 'data-reachable="yes"' not in operator.get(PAGE).content.decode():
+            assert time.monotonic() < deadline
+
+
+def test_settings_that_cannot_be_used_are_told(operator: Client) -> None:
+    with override_settings(GOSCOPE={"TEST": {"URL": "redis://u:hunter2@127.0.0.1/0"}}):
+        conf.reset()
+        for url in (PAGE, LIVE):
+            page = operator.get(url).content.decode()
+            assert "The settings can" in page and "manage.py check" in page
+            assert "hunter2" not in page
+        assert operator.get(STATE).status_code == 500
+
+
+def test_a_missing_index_is_told_with_the_command_that_makes_it(operator: Client, mongo_url: str) -> None:
+    from tests.support.operations import query
+
+    with own_store(mongo_url):
+        query("go_goscope_locks", "drop_index", "key_1")
+        try:
+            page = operator.get(PAGE).content.decode()
+            assert "Wrong at the moment" in page
+            assert "manage.py goscope_indexes ensure" in page
+            assert "1 wrong" in page
+        finally:
+            operations.ensure_indexes()
+
+
+@override_settings(USE_THOUSAND_SEPARATOR=True, LANGUAGE_CODE="de")
+def test_numbers_for_machines_stay_plain(operator: Client, mongo_url: str) -> None:
+    with own_store(mongo_url):
+        fill(locks=1_200)
+        page = operator.get(PAGE).content.decode()
+        assert 'value="1200"' in page
+        assert 'data-left="3' in page
+        (seen,) = {seen_lock("l00001").mark}
+        assert f">{seen}<" in page
+
+
+def test_query_strings_survive_a_round_trip() -> None:
+    from django.http import QueryDict
+
+    for encoded in ("", "q=a%26b%3Dc", "limit=50", "q=x&limit=7&locks=a%00b&tasks=", "circuits=%E2%80%AE"):
+        found = Query.parse(QueryDict(encoded))
+        assert Query.parse(QueryDict(found.encoded())) == found
+        assert found.encoded() == encoded
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(None, "\u2013"), (0, "0 s"), (59.9, "59 s"), (60, "1 m 00 s"), (3_661, "1 h 01 m"), (200_000, "2 d 07 h")],
+)
+def test_durations(seconds: float | None, shown: str) -> None:
+    assert text.duration(seconds) == shown
+
+
+def test_a_sparkline_stays_in_its_box() -> None:
+    assert sparkline("Hits", ()) is None
+    for series in ((0,), (0,) * 60, (5,) * 60, tuple(range(60)), (0, 10**12)):
+        found = sparkline("Hits", series)
+        assert found is not None
+        points = [tuple(map(float, point.split(","))) for point in found.points.split()]
+        assert len(points) == len(series)
+        assert all(0 <= x <= found.width and 0 <= y <= found.height for x, y in points)
+        assert found.label == f"Hits in the last hour: {sum(series):,}, at most {max(series):,} in a minute"
+
+
+@pytest.fixture(autouse=True)
+def settings_as_before() -> Iterator[None]:
+    yield
+    conf.reset()
