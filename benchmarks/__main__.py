@@ -52,7 +52,7 @@ def main() -> int:
         return _run(chosen, harness.Report(rounds=3 if chosen.quick else chosen.rounds), url, port)
 
 
-def _run(chosen: argparse.Namespace, report: object, url: str, port: int | None) -> int:
+def _run(chosen: argparse.Namespace, report: object, url: str, port: int | None) -> int:  # noqa: C901 - one line for each part
     from pymongo import MongoClient
 
     from benchmarks import (
@@ -60,6 +60,7 @@ def _run(chosen: argparse.Namespace, report: object, url: str, port: int | None)
         breaker,
         cache,
         checkpoints,
+        dashboard,
         flights,
         handoff,
         idempotency,
@@ -92,6 +93,8 @@ def _run(chosen: argparse.Namespace, report: object, url: str, port: int | None)
             checkpoints.run(report, url, client, "bench", quick=chosen.quick)
         if not parts or "renewal" in parts:
             renewal.run(report, url, quick=chosen.quick)
+        if not parts or "dashboard" in parts:
+            dashboard.run(report, client, "bench")
         if chosen.million or "scale" in parts:
             scale.run(report)
     print()
