@@ -57,7 +57,7 @@ class Presented:
         state, rows = self.state, Rows(self.allowed, self.urls)
         return {
             "state": state,
-            "as_of": text.moment(state.generated_at),
+            "as_of": text.moment(state.generated_at, zone=True),
             "empty": self._empty(),
             "tiles": list(self._tiles()),
             "locks": [rows.lock(one) for one in state.locks.items],

@@ -71,6 +71,7 @@ class DashboardAdmin(_Admin):
             def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
                 return self.admin_site.admin_view(view)(request, *args, **kwargs)
 
+            wrapped.model_admin = self  # type: ignore[attr-defined]  # as Django's own views have it
             return wrapped
 
         return [

@@ -65,10 +65,10 @@ def size(value: int) -> str:
     return f"{amount:.1f} TB"
 
 
-def moment(value: datetime | None) -> str:
-    """An instant in the project's time zone: the time alone if it is of today."""
+def moment(value: datetime | None, *, zone: bool = False) -> str:
+    """An instant in the project's time zone: the time alone if it is of today, with the zone's name if asked for."""
     if value is None:
         return NONE
     local, now = timezone.localtime(value), timezone.localtime()
-    clock = local.strftime("%H:%M:%S")
+    clock = local.strftime("%H:%M:%S %Z" if zone else "%H:%M:%S")
     return clock if local.date() == now.date() else f"{formats.date_format(local, 'SHORT_DATE_FORMAT')} {clock}"
