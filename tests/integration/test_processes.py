@@ -125,18 +125,18 @@ def test_a_server_that_comes_later_gets_its_indexes_on_first_use() -> None:
 
 
 @contextmanager
-def gunicorn(url: str, *arguments: str) -> Iterator[tuple[str, Path]]:
+def gunicorn(url: str, folder: Path, *arguments: str) -> Iterator[tuple[str, Path]]:
     """Serve ``gunicorn_app`` with warnings as errors; yields its address and where its complaints are written."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = Path(f"{os.environ.get('TMPDIR', '/tmp')}/goscope-gunicorn-{os.getpid()}-{port}.log")
+    log = folder / "gunicorn.log"
     # From 3.12 on Python warns of any fork of a process with threads; an open client of PyMongo has some.
     strict = "error,ignore:This process:DeprecationWarning"
     command = [sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", f"127.0.0.1:{port}"]
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [*command, "--worker-tmp-dir", "/dev/shm", *arguments, "tests.integration.gunicorn_app:application"],
+            [*command, *arguments, "tests.integration.gunicorn_app:application"],
             stdout=stream,
             stderr=stream,
             cwd=ROOT,
@@ -158,15 +158,14 @@ def gunicorn(url: str, *arguments: str) -> Iterator[tuple[str, Path]]:
                 process.kill()
                 process.wait(10)
                 raise AssertionError("gunicorn did not end: something hangs at its exit") from None
-    try:
-        assert code == 0, log.read_text()
-    finally:
-        log.unlink()
+    assert code == 0, log.read_text()
 
 
 @pytest.mark.fleet
 @pytest.mark.parametrize("arguments", [("--preload",), (), ("--preload", "--threads", "4")], ids=" ".join)
-def test_under_gunicorn_nothing_warns_and_nothing_hangs(arguments: tuple[str, ...], mongo_url: str) -> None:
+def test_under_gunicorn_nothing_warns_and_nothing_hangs(
+    arguments: tuple[str, ...], mongo_url: str, tmp_path: Path
+) -> None:
     answers: list[dict[str, Any]] = []
 
     def ask(address: str, times: int) -> None:
@@ -174,7 +173,7 @@ def test_under_gunicorn_nothing_warns_and_nothing_hangs(arguments: tuple[str, ..
             with urllib.request.urlopen(address, timeout=30) as response:
                 answers.append(json.load(response))
 
-    with gunicorn(mongo_url, *arguments) as (address, log):
+    with gunicorn(mongo_url, tmp_path, *arguments) as (address, log):
         deadline = time.monotonic() + 30
         while len({answer["pid"] for answer in answers}) < 2 and time.monotonic() < deadline:
             clients = [threading.Thread(target=ask, args=(address, 5)) for _ in range(4)]

@@ -93,7 +93,7 @@ def test_servers() -> None:
         frozenset({"w", "readpreference"}),
     )
     assert parse("mongodb+srv://cluster.example.net/name").scheme == "mongodb"
-    assert parse("mongodb://%2Ftmp%2Fm.sock/name").database == "name"
+    assert parse("mongodb://%2Frun%2Fm.sock/name").database == "name"
     assert parse("mongodb://[::1]:27017/name").database == "name"
     assert parse("mongodb://host/n%C3%A4me").database == "näme"
 
