@@ -103,7 +103,7 @@ def _parent(url: str) -> dict[str, Any]:
     from django.core.cache import cache
 
     cache.set("from-parent", "parent", 60)
-    before = {"connection": _connections(), "sockets": sockets()}
+    before: dict[str, Any] = {"connection": _connections(), "sockets": sockets()}
     established.extend(before["sockets"])
     asyncio.run(cache.aget("from-parent"))
     return before
