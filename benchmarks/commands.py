@@ -23,21 +23,17 @@ class Counter(CommandListener):
 
     def __init__(self) -> None:
         self.sent: list[tuple[float, str]] = []
-        """``time.monotonic()`` and the command's name, in order."""
+        """``time.monotonic()``, and the command's name and collection, in order."""
 
     def started(self, event: CommandStartedEvent) -> None:
         if event.command_name not in _OWN:
-            self.sent.append((time.monotonic(), event.command_name))
+            self.sent.append((time.monotonic(), f"{event.command_name} {event.command.get(event.command_name)}"))
 
     def succeeded(self, event: CommandSucceededEvent) -> None:
         pass
 
     def failed(self, event: CommandFailedEvent) -> None:
         pass
-
-    def since(self, moment: float) -> int:
-        """How many were sent after ``moment``, by ``time.monotonic()``."""
-        return sum(1 for sent, _ in list(self.sent) if sent >= moment)
 
 
 def _goscope(url: str, counter: Counter) -> dict[str, Any]:
