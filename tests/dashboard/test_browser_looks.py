@@ -9,6 +9,7 @@ import pytest
 
 from goscope_django import figures, operations, runtime
 from tests.support.browser import Operator
+from tests.support.commands import on_server
 from tests.support.dashboard import PAGE
 from tests.support.operations import fill, own_store
 
@@ -71,6 +72,15 @@ def test_axe_finds_nothing_serious(operator: Operator, axe: str, scheme: str, wi
         assert faults(operator, axe) == [], label
     background = operator.run("return getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_while_the_server_is_away(operator: Operator, axe: str, scheme: str) -> None:
+    operator.scheme(scheme)
+    with on_server("mongodb://127.0.0.1:1/never"):
+        operator.open()
+        operator.until(lambda: operator.find("#goscope-warning").is_displayed())
+        assert faults(operator, axe) == []
 
 
 @pytest.mark.parametrize("language", ["en", "ar"])
