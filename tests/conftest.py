@@ -50,6 +50,12 @@ def why_no_mongod() -> str:
     return ""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def goscope_worker_prefix() -> str:
+    """No prefix: here each worker has a server of its own, and tests look at documents and start processes."""
+    return ""
+
+
 @pytest.fixture(scope="session")
 def mongod() -> Iterator[Mongod]:
     """A one-node replica set of this test process's own; it ends with the process."""

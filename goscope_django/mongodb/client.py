@@ -12,11 +12,12 @@ Rules of this file:
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -277,6 +278,9 @@ def _forget_parent() -> None:
     _abandoned.append(left_behind)
     _connections.clear()
     _servers.clear()
+    # One reference that nobody gives back: else the end of the child would take its parent's clients apart, aloud.
+    with suppress(Exception):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_abandoned))
 
 
 os.register_at_fork(before=_see_off, after_in_child=_forget_parent)

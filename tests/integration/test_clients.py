@@ -117,6 +117,7 @@ def test_providers_and_caches_of_one_url_share_it_with_each_other(made: Made, mo
     assert len(made.sync) == 1
 
 
+@pytest.mark.django_db
 def test_the_end_of_a_request_keeps_the_pool_open(made: Made) -> None:
     cache.set("k", 1)
     database = runtime.connection().sync().database

@@ -162,6 +162,7 @@ def test_every_response_class_is_tested() -> None:
     assert {type(make()).__name__ for make in RESPONSE_MAKERS.values()} == set(RESPONSES)
 
 
+@pytest.mark.django_db  # closing a response ends a request, at which Django looks at its connections
 def test_a_response_from_the_cache_can_be_used_like_any_other() -> None:
     back = round_trip(full())
     back["X-New"] = "1"
@@ -216,6 +217,7 @@ def test_an_unrendered_response_is_refused_as_by_pickle(by: Codec) -> None:
             by.encode(KEY, {"deep": [response]})
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize("by", [codec, without_pickle], ids=["pickle", "bson"])
 def test_streams_are_refused(by: Codec, tmp_path: Path) -> None:
     class Mine(StreamingHttpResponse):
