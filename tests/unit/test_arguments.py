@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goscope_django import arguments
@@ -64,6 +64,7 @@ def test_a_duration_that_is_none(value: Any) -> None:
             arguments.duration_milliseconds(value, "timeout", zero=True)
 
 
+@settings(deadline=None)
 @given(st.floats(1e-9, 3e10) | st.integers(1, 31_557_600_000))
 def test_no_duration_is_shortened(value: float) -> None:
     found = arguments.duration_milliseconds(value, "timeout")
@@ -97,6 +98,7 @@ def test_summands() -> None:
             delta_of(value)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=50))
 def test_any_text_that_utf8_carries_is_a_key(text: str) -> None:
     assert arguments.key(text) == text

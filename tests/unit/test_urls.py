@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goscope_django.exceptions import ConfigurationError
@@ -58,6 +58,7 @@ def test_no_part_of_a_password_is_ever_shown(scheme: str, monkeypatch: pytest.Mo
             assert not any(part in text for part in PARTS), url
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_masking_never_fails(text: str) -> None:
     for url in (text, f"mongodb://{text}", f"mongodb://user:{text}@host/db"):
@@ -66,6 +67,7 @@ def test_masking_never_fails(text: str) -> None:
             parse(url)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=9, max_size=20))
 def test_a_password_is_masked_wherever_it_stands(password: str) -> None:
     for url in (f"mongodb://u:{password}@h/d", f"u:{password}@h", f"mongodb://h/d?password={password}&w=1"):
