@@ -228,9 +228,11 @@ def ready(url: str) -> dict[str, Any]:
         os._exit(0)
     at_fork = threading.active_count() - threads
     os.waitpid(pid, 0)
+    settle()
     return {
         "seconds": taken,
         "threads": at_fork,
+        "threads in the end": threading.active_count() - threads,
         "sockets": len(sockets()) - len(open_before),
         "clients": sum(one._client is not None for one in clients._connections.values()),
         "heard": heard,

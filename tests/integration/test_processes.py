@@ -88,7 +88,8 @@ def test_ready_does_not_hang_on_a_server_that_accepts_and_says_nothing() -> None
         silent.listen()
         found = run("ready", f"mongodb://127.0.0.1:{silent.getsockname()[1]}/goscope")
     assert len(found["heard"]) == 1
-    assert (found["threads"], found["sockets"]) == (0, 0)
+    # The thread that waits for the answer ends with its time limit; a fork does not wait for it as long as that.
+    assert (found["threads in the end"], found["sockets"]) == (0, 0)
     assert found["seconds"] < 10
 
 
