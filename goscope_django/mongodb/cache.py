@@ -22,8 +22,9 @@ from goscope_django.contracts import Ttl
 from goscope_django.exceptions import InvalidValue, Undecodable
 from goscope_django.mongodb.cache_ranges import BATCH, CacheRanges, key_batches
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
+from goscope_django.mongodb.estimate import tick
 from goscope_django.mongodb.execute import CACHE
-from goscope_django.mongodb.expressions import Clock, conditions, is_null, literal
+from goscope_django.mongodb.expressions import Clock, conditions, instant, is_null, literal
 from goscope_django.mongodb.flow import Emit, Flow, Query, ask, perform
 from goscope_django.mongodb.lease import upsert
 from goscope_django.mongodb.store import Store
@@ -81,14 +82,31 @@ class CacheFlows(CacheRanges):
         return MISSING
 
     def get(self, clock: Clock, full: str) -> Flow[Any]:
-        # Two instants of the server's, compared here: cheaper than an expression in the filter.
-        found = yield from ask(CACHE, "point", {"key": full}, {**_ENTRY, **clock.stamp()})
-        if found is None or clock.lapsed(found):
+        estimate = clock.estimate
+        if estimate is None or estimate.due():
+            found = yield from self._stamped(clock, full)
+        else:
+            found = yield from ask(CACHE, "point", {"key": full})
+            passed = False if found is None else estimate.passed(found.get("expiresAt"))
+            if passed is None:
+                found = yield from self._stamped(clock, full)
+            elif passed:
+                return MISSING
+        if found is None:
             return MISSING
         try:
             return self.codec.decode(full, found.get("value"))
         except Undecodable as error:
             return (yield from self._forged(full, error))
+
+    @staticmethod
+    def _stamped(clock: Clock, full: str) -> Flow[dict[str, Any] | None]:
+        """The live entry, read with the server's time and judged by it."""
+        sent = tick()
+        found = yield from ask(CACHE, "point", {"key": full}, {**_ENTRY, **clock.stamp()})
+        if clock.estimate is not None:
+            clock.estimate.learn(found and found.get("now"), sent)
+        return None if found is None or clock.lapsed(found) else found
 
     def get_many(self, clock: Clock, keys: Sequence[str]) -> Flow[dict[str, Any]]:
         """One command for each thousand keys. Missing keys are left out."""
@@ -234,13 +252,10 @@ class CacheFlows(CacheRanges):
         found = yield from ask(CACHE, "point", self._live(clock, full), fields)
         if found is None:
             return 0
-        expires_at = found.get("expiresAt")
-        if expires_at is None:
+        expires_at, now = instant(found.get("expiresAt")), instant(clock.read_stamp(found))
+        if expires_at is None or now is None:
             return None
-        now = clock.read_stamp(found)
-        left = expires_at - (now if expires_at.tzinfo else now.replace(tzinfo=None))
-        seconds: float = left.total_seconds()
-        return max(1, round(seconds * 1_000))
+        return max(1, round((expires_at - now).total_seconds() * 1_000))
 
 
 class MongoDBCacheProvider:

@@ -14,9 +14,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from goscope_django.mongodb.estimate import Estimate
+
 Expression = Any
 NO_CLUSTER_TIME = 51144
 TOKEN_STEPS = 2**20
+COUNTABLE = 2**62
 
 
 def literal(value: object) -> Expression:
@@ -34,6 +37,18 @@ def is_null(field: str) -> Expression:
     return {"$eq": [or_null(field), None]}
 
 
+def countable(field: str) -> Expression:
+    """The number in the field, 0 where there is none that can be counted on."""
+    # Between two numbers the order of BSON's types has nothing but numbers, and not NaN.
+    counts = {"$and": [{"$gte": [f"${field}", 0]}, {"$lt": [f"${field}", COUNTABLE]}]}
+    return {"$cond": [counts, f"${field}", 0]}
+
+
+def array(field: str) -> Expression:
+    """The array in the field, an empty one where there is none."""
+    return {"$cond": [{"$isArray": or_null(field)}, f"${field}", []]}
+
+
 def is_set(field: str) -> Expression:
     """True if the field is there and not null."""
     return {"$ne": [or_null(field), None]}
@@ -41,6 +56,9 @@ def is_set(field: str) -> Expression:
 
 class Clock:
     """Whose time decides. Each method gives an expression."""
+
+    estimate: Estimate | None = None
+    """What a process knows of the clock without asking; ``None`` where asking costs nothing."""
 
     def now(self) -> Expression:
         raise NotImplementedError
@@ -94,6 +112,7 @@ class ServerClock(Clock):
 
     def __init__(self) -> None:
         self.cluster_time = True
+        self.estimate = Estimate()
 
     def now(self) -> Expression:
         return "$$NOW"
@@ -105,7 +124,8 @@ class ServerClock(Clock):
         return {"$subtract": ["$$NOW", milliseconds]}
 
     def after_field(self, field: str, otherwise: str) -> Expression:
-        return {"$add": ["$$NOW", f"${field}"]}
+        length = countable(field)
+        return {"$cond": [{"$gt": [length, 0]}, {"$add": ["$$NOW", length]}, or_null(otherwise)]}
 
     def live(self, field: str = "expiresAt") -> Expression:
         # Shorter to evaluate than the general form: one comparison on the way of every cache read.

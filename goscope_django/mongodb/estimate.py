@@ -1,0 +1,68 @@
+"""The server's time without asking for it each time.
+
+Rule of this file: it never takes this machine's calendar into account. The server states its time with an answer; what
+has passed since is told by a clock that nobody sets and that goes on while the machine sleeps. A statement holds for a
+second, then the next answer brings a new one along, at no command of its own. Whatever lies within ``MARGIN`` of the
+estimate is not judged by it at all: then the server is asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+HOLDS: Final = 1.0
+"""Seconds for which a statement of the server is built on."""
+
+MARGIN: Final = 0.05
+"""Seconds around the estimate that are left to the server. A statement that took longer than that is not used."""
+
+PATIENCE: Final = 100
+_PAUSE: Final = 0.01
+"""After ``PATIENCE`` answers in a row that stated nothing (misses do not) only some are asked to."""
+
+_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001  compared with what the driver gives, which has no zone either
+
+tick: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds on a clock that only goes forward, the machine's sleep included where the system can tell."""
+
+
+class Estimate:
+    """One server's time as far as it is known. All threads share it: what is written is one tuple."""
+
+    __slots__ = ("_ask_at", "_in_vain", "_known")
+
+    def __init__(self) -> None:
+        self._known: tuple[float, float] | None = None
+        self._ask_at = 0.0
+        self._in_vain = 0
+
+    def due(self) -> bool:
+        """Whether the next answer should bring the server's time along."""
+        return tick() >= self._ask_at
+
+    def learn(self, now: Any, sent: float) -> None:
+        """The server stated ``now`` (without a zone) in answer to what was sent at ``sent``; ``None`` if it did not."""
+        received = tick()
+        if isinstance(now, datetime) and received - sent < MARGIN:
+            self._known = ((now - _EPOCH).total_seconds() - (sent + received) / 2, received + HOLDS)
+            self._ask_at, self._in_vain = received + HOLDS, 0
+        else:
+            self._in_vain += 1
+            if self._in_vain > PATIENCE:
+                self._ask_at = received + _PAUSE
+
+    def passed(self, moment: Any) -> bool | None:
+        """Whether ``moment`` (without a zone; anything else never comes) has passed; ``None`` where that is unsure."""
+        if not isinstance(moment, datetime):
+            return False
+        known, now = self._known, tick()
+        if known is None or now >= known[1]:
+            return None
+        ahead = (moment - _EPOCH).total_seconds() - known[0] - now
+        return None if -MARGIN < ahead < MARGIN else ahead < 0
