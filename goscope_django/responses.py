@@ -79,11 +79,14 @@ def pack(response: Any) -> dict[str, Any]:
 
 def unpack(packed: Mapping[str, Any]) -> HttpResponse:
     """A response made of what ``pack`` gave. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
-    response = HttpResponse(bytes(packed["body"]), status=int(packed["status"]), reason=str(packed["reason"]))
+    body, status, extra = packed["body"], packed["status"], packed["extra"]
+    if not (isinstance(body, bytes) and isinstance(status, int) and isinstance(extra, Mapping)):
+        raise TypeError("not a packed response")
+    response = HttpResponse(body, status=status, reason=str(packed["reason"]))
     del response.headers["Content-Type"]
     for name, value in packed["headers"]:
         response.headers[name] = value  # refuses line breaks
-    for name, value in packed["extra"].items():
+    for name, value in extra.items():
         if name not in _OWN and not hasattr(HttpResponse, name):
             setattr(response, name, value)
     return response

@@ -40,7 +40,7 @@ class TaskState:
         self.total: int | None = started.total
         self._data = started.data
         self._exposed = self._changed = False
-        self._places = {one["name"]: Place.of(one) for one in started.places}
+        self._places = {place.name: place for place in map(Place.of, started.places)}
         self._begun: set[str] = set()
         self._place: Place | None = None
         self._meter = Meter(self.progress)

@@ -21,6 +21,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model, QuerySet
 
 from goscope_django.exceptions import InvalidType, InvalidValue
+from goscope_django.mongodb.reading import whole
 
 PAGE: Final = 2_000
 """Rows that one query of a tracked queryset fetches."""
@@ -41,8 +42,9 @@ class Place:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Place:
-        """The place of which ``stored`` was made."""
-        return cls(stored["name"], int(stored["done"]), stored.get("key"), ended=bool(stored["ended"]))
+        """The place of which ``stored`` was made. What is damaged in it begins anew."""
+        done, ended = max(0, whole(stored.get("done"))), stored.get("ended") is True
+        return cls(str(stored["name"]), done, stored.get("key"), ended=ended)
 
     def stored(self) -> dict[str, Any]:
         """What is saved of it."""

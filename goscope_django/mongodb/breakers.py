@@ -39,7 +39,7 @@ from goscope_django.mongodb.circuit_document import (
     move,
 )
 from goscope_django.mongodb.circuits import CIRCUITS
-from goscope_django.mongodb.expressions import Clock, Expression, conditions, literal, or_null
+from goscope_django.mongodb.expressions import Clock, Expression, conditions, countable, literal, or_null
 from goscope_django.mongodb.flow import Emit, Flow, Query, ask, perform
 from goscope_django.mongodb.lease import new_claim, upsert
 from goscope_django.mongodb.store import Store
@@ -231,7 +231,7 @@ class BreakerFlows:
 
         def make() -> list[dict[str, Any]]:
             mine, now = self._probe(clock, generation, claim), clock.now()
-            successes = {"$add": [{"$ifNull": ["$successes", 0]}, 1]}
+            successes = {"$add": [countable("successes"), 1]}
             done = both(mine, {"$gte": ["$successes", enough]})
             return [
                 {"$set": conditions(mine, {"successes": successes, "lastSuccessTime": now, "updatedAt": now})},

@@ -7,6 +7,7 @@ one checkpoint id. Nothing is overwritten, ever.
 from __future__ import annotations
 
 import builtins
+import contextlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,17 +18,28 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from goscope_django import arguments
 from goscope_django.contracts import Checkpoint
-from goscope_django.exceptions import CheckpointConflict, CheckpointTooLarge, InvalidType, InvalidValue, OutcomeUnknown
+from goscope_django.exceptions import (
+    CheckpointConflict,
+    CheckpointTooLarge,
+    InvalidType,
+    InvalidValue,
+    OutcomeUnknown,
+    Undecodable,
+)
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.expressions import Clock, instant, prefix_range
 from goscope_django.mongodb.failures import may_have_happened
 from goscope_django.mongodb.flow import Flow, Query, ask, perform
 from goscope_django.mongodb.lease import new_claim
+from goscope_django.mongodb.reading import MOST, number, whole_or_none
 from goscope_django.mongodb.store import Store
 
 CHECKPOINTS: Final = "go_goscope_checkpoints"
 MAX_BYTES: Final = 16 * 1024 * 1024 - 16 * 1024
 """The server takes 16 MiB and some; the rest is left to the driver's own fields."""
+
+NUMBERED: Final = {"$gte": 0, "$lte": MOST}
+"""What is in ``sequence``: a document without a number there is nobody's latest."""
 
 
 class CheckpointFlows:
@@ -74,16 +86,17 @@ class CheckpointFlows:
         return RawBSONDocument(encoded)
 
     def checkpoint(self, document: dict[str, Any]) -> Checkpoint:
-        remaining = document.get("estimatedTimeRemaining")
-        timestamp = document.get("timestamp")
-        if isinstance(timestamp, (int, float)):  # another writer's milliseconds
-            timestamp = datetime.fromtimestamp(timestamp / 1_000, UTC)
+        """What a document holds. Raises ``Undecodable`` for one without a number, or whose data can't be decoded."""
+        name, remaining = str(document["_id"])[len(self.prefix) :], number(document.get("estimatedTimeRemaining"))
+        sequence = whole_or_none(document.get("sequence"))
+        if sequence is None:
+            raise Undecodable("damaged", f"checkpoint {name!r}: its sequence is not a number")
         return Checkpoint(
-            id=str(document["_id"])[len(self.prefix) :],
+            id=name,
             task_id=document["taskId"][len(self.prefix) :],
-            sequence=int(document["sequence"]),
-            timestamp=instant(timestamp) or datetime.fromtimestamp(0, UTC),
-            progress=document.get("progress") or 0.0,
+            sequence=sequence,
+            timestamp=instant(document.get("timestamp")) or _of_milliseconds(document.get("timestamp")),
+            progress=number(document.get("progress")) or 0.0,
             data=self.codec.decode(document["taskId"], document.get("data")),
             estimated_time_remaining=None if remaining is None else remaining / 1_000,
         )
@@ -129,18 +142,19 @@ class CheckpointFlows:
         )
 
     def load_latest(self, clock: Clock, task_id: str) -> Flow[Checkpoint | None]:
-        test = {"taskId": self.prefix + task_id}
+        test = {"taskId": self.prefix + task_id, "sequence": NUMBERED}
         found = yield from ask(CHECKPOINTS, "point", test, sort=[("sequence", -1)])
         return self.checkpoint(found) if found else None
 
     def load(self, clock: Clock, checkpoint_id: str) -> Flow[Checkpoint | None]:
         found = yield from ask(CHECKPOINTS, "point", {"_id": self.prefix + checkpoint_id})
-        if not found or not str(found.get("taskId")).startswith(self.prefix):
+        task = found.get("taskId") if found else None
+        if not isinstance(task, str) or not task.startswith(self.prefix):
             return None
         return self.checkpoint(found)
 
     def list(self, clock: Clock, task_id: str) -> Flow[builtins.list[Checkpoint]]:
-        test = {"taskId": self.prefix + task_id}
+        test = {"taskId": self.prefix + task_id, "sequence": NUMBERED}
         found = yield from ask(CHECKPOINTS, "find", test, sort=[("sequence", 1)])
         return [self.checkpoint(one) for one in found]
 
@@ -158,15 +172,22 @@ class CheckpointFlows:
         full = self.prefix + task_id
         test: dict[str, Any] = {"taskId": full}
         if keep_count:
-            fields = {"_id": False, "taskId": True, "sequence": True}
+            fields, numbered = {"_id": False, "taskId": True, "sequence": True}, {"taskId": full, "sequence": NUMBERED}
             oldest = yield from ask(
-                CHECKPOINTS, "find", {"taskId": full}, fields, sort=[("sequence", -1)], skip=keep_count - 1, limit=1
+                CHECKPOINTS, "find", numbered, fields, sort=[("sequence", -1)], skip=keep_count - 1, limit=1
             )
             if not oldest:
                 return 0
             test["sequence"] = {"$lt": oldest[0]["sequence"]}
         removed = yield from ask(CHECKPOINTS, "delete_many", test)
         return int(removed.deleted_count)
+
+
+def _of_milliseconds(value: object) -> datetime:
+    """Another writer's time: JavaScript's milliseconds. 1970 for what is no time."""
+    with contextlib.suppress(OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp((number(value) or 0) / 1_000, UTC)
+    return datetime.fromtimestamp(0, UTC)
 
 
 def _valid(checkpoint: object) -> Checkpoint:

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from goscope_django.contracts import CIRCUIT_STATES, CircuitState
+from goscope_django.mongodb import reading
 from goscope_django.mongodb.breaker_table import (
     DEFAULT_RESET,
     HISTORY_LENGTH,
@@ -26,11 +27,21 @@ from goscope_django.mongodb.breaker_table import (
     CircuitTransition,
     Move,
 )
-from goscope_django.mongodb.expressions import Clock, Expression, conditions, instant, is_null, literal, or_null
+from goscope_django.mongodb.expressions import (
+    Clock,
+    Expression,
+    array,
+    conditions,
+    countable,
+    instant,
+    is_null,
+    literal,
+    or_null,
+)
 
 STATE: Final[Expression] = {"$ifNull": ["$state", "closed"]}
-GENERATION: Final[Expression] = {"$ifNull": ["$generation", 0]}
-FAILURE_COUNT: Final[Expression] = {"$ifNull": ["$failureCount", 0]}
+GENERATION: Final[Expression] = countable("generation")
+FAILURE_COUNT: Final[Expression] = countable("failureCount")
 UNFORCED: Final[Expression] = is_null("override")
 CLOSED: Final[Expression] = {"$cond": [{"$in": [STATE, ["open", "half-open"]]}, False, True]}
 OPEN: Final[Expression] = {"$eq": [STATE, "open"]}
@@ -47,8 +58,8 @@ def both(*tests: Expression) -> Expression:
 
 
 def items(field: str) -> Expression:
-    """The array in ``field``, an empty one where it is missing."""
-    return {"$ifNull": [f"${field}", []]}
+    """The array in ``field``, an empty one where there is none."""
+    return array(field)
 
 
 def kept(field: str, test: Expression) -> Expression:
@@ -125,7 +136,7 @@ def state_of(document: dict[str, Any]) -> CircuitState:
 
 def whole(value: object) -> int:
     """A count, 0 where there is none."""
-    return int(value) if isinstance(value, (int, float)) and value > 0 else 0
+    return max(0, reading.whole(value))
 
 
 def opened_at(document: dict[str, Any]) -> datetime | None:
@@ -147,8 +158,8 @@ def override_of(document: dict[str, Any]) -> CircuitOverride | None:
 def probes_of(document: dict[str, Any], now: datetime) -> tuple[CircuitProbe, ...]:
     """The probes whose lease lasts at ``now``."""
     found = []
-    for one in document.get("probes") or ():
-        until = instant(one.get("until")) if isinstance(one, dict) else None
+    for one in reading.rows(document.get("probes")):
+        until = instant(one.get("until"))
         if until is not None and until > now:
             found.append(CircuitProbe(str(one.get("id")), until))
     return tuple(found)
@@ -163,8 +174,7 @@ def _history(document: dict[str, Any]) -> tuple[CircuitTransition, ...]:
             str(one.get("reason", "")),
             str(one.get("note", "")),
         )
-        for one in document.get("history") or ()
-        if isinstance(one, dict)
+        for one in reading.rows(document.get("history"))
     )
 
 

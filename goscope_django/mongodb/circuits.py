@@ -77,7 +77,7 @@ class CircuitFlows:
         counted = {"failureCount": {"$add": [FAILURE_COUNT, 1]}, "state": STATE, "lastFailureTime": clock.now()}
         full = both({"$ne": [STATE, "open"]}, {"$gte": [FAILURE_COUNT, max_failures]})
         moved = move(clock, full, MOVES["closed", "threshold"], new_claim())
-        return int((yield from self._change(clock, key, counted, moved))["failureCount"])
+        return whole((yield from self._change(clock, key, counted, moved))["failureCount"])
 
     def record_success(self, clock: Clock, key: str) -> Flow[None]:
         moved = move(clock, {"$ne": [STATE, "closed"]}, Move("closed", "success"), new_claim())

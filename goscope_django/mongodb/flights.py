@@ -30,6 +30,7 @@ from goscope_django.mongodb.expressions import Clock, instant, literal, or_null,
 from goscope_django.mongodb.failures import may_have_happened
 from goscope_django.mongodb.flow import Emit, Flow, Pause, Query, ask, perform
 from goscope_django.mongodb.lease import Lease, new_claim, upsert
+from goscope_django.mongodb.reading import number, text, whole
 from goscope_django.mongodb.store import Store
 
 FLIGHTS: Final = "go_goscope_flights"
@@ -121,15 +122,15 @@ class FlightFlows:
             looks += 1
             if found["claim"] == claim:
                 # A flight that we waited for and that is gone altogether was removed once its lease had ended.
-                if found["previous"] == "flying" or (since is not None and found["previous"] is None):
+                if found.get("previous") == "flying" or (since is not None and found.get("previous") is None):
                     yield Emit("flight_taken_over", key=key)
-                return Entered(claim, int(found["token"]), sent, _now(clock, found), sent)
+                return Entered(claim, whole(found["token"]), sent, _now(clock, found), sent)
             if since is None:
-                since = int(found["token"])
+                since = whole(found["token"])
             joined = joined or Entered(None, since, sent, _now(clock, found), sent)
             free_at = sent + LEASE.remaining(clock, found) + 0.001
-            age = max(0.0, (joined.now - (instant(found["startedAt"]) or joined.now)).total_seconds())
-            ready = (found.get("published") or 0) >= since
+            age = max(0.0, (joined.now - (instant(found.get("startedAt")) or joined.now)).total_seconds())
+            ready = whole(found.get("published")) >= since
             if ready:
                 joined = replace(joined, proven=-math.inf)  # published before this command, so it proves nothing
             while ready or time.monotonic() < min(free_at, deadline):
@@ -211,12 +212,13 @@ class FlightFlows:
         return found
 
     def _result(self, clock: Clock, found: dict[str, Any], since: int) -> Result | None:
-        if (found.get("published") or 0) < since:
+        if whole(found.get("published")) < since:
             return None
-        keep, published = instant(found["keepUntil"]), instant(found["publishedAt"])
+        keep, published = instant(found.get("keepUntil")), instant(found.get("publishedAt"))
         if keep is None or published is None or keep <= _now(clock, found):
             return None
-        return Result(found["kind"], found["value"], found["took"] / 1_000, published)
+        took = number(found.get("took")) or 0.0
+        return Result(text(found.get("kind")) or "", found.get("value"), took / 1_000, published)
 
     def publish(
         self, clock: Clock, key: str, flight: Entered, kind: str, value: object, took: float, terms: Terms
@@ -266,7 +268,7 @@ class FlightFlows:
             FlightInfo(
                 key=one["_id"][len(self.prefix) :],
                 leader=str(one.get("leader")),
-                token=int(one["token"]),
+                token=whole(one.get("token")),
                 started_at=instant(one.get("startedAt")),
                 expires_at=instant(one.get("expiresAt")),
             )

@@ -178,7 +178,7 @@ class ClaimFlows:
         self, clock: Clock, full: str, found: dict[str, Any], fingerprint: str | None, lease: int
     ) -> IdempotencyClaim:
         """What stands in the way of a caller with ``fingerprint``."""
-        finished = found.get("claim") is None
+        finished = found["key"] == full  # whatever stands in the way under this key is a result
         if finished:
             self.remember(full)
         known = found.get("fingerprint")

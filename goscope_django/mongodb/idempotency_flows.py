@@ -14,11 +14,12 @@ from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure
 
 from goscope_django.contracts import IdempotencyInfo, IdempotencyRecord
 from goscope_django.exceptions import InvalidValue, OutcomeUnknown, StoreUnavailable
-from goscope_django.mongodb.expressions import Clock, instant, literal, prefix_range
+from goscope_django.mongodb.expressions import Clock, countable, instant, literal, prefix_range
 from goscope_django.mongodb.failures import may_have_happened
 from goscope_django.mongodb.flow import Flow, Query, ask, perform
 from goscope_django.mongodb.idempotency_claims import IDEMPOTENCY, LEASE, ClaimFlows, claim_key
 from goscope_django.mongodb.lease import upsert
+from goscope_django.mongodb.reading import whole_or_none
 
 BATCH: Final = 1_000
 """Documents that ``list`` reads with one command."""
@@ -183,7 +184,7 @@ class IdempotencyFlows(ClaimFlows):
             "expiresAt": None if ttl is None else clock.after(ttl),
             "claim": None,
             "fingerprint": None,
-            "token": {"$add": [{"$ifNull": ["$token", 0]}, 1]},
+            "token": {"$add": [countable("token"), 1]},
             "updatedAt": clock.now(),
         }
 
@@ -239,11 +240,10 @@ class IdempotencyFlows(ClaimFlows):
 
     def _info(self, document: dict[str, Any]) -> IdempotencyInfo:
         running = document.get("claim") is not None
-        token = document.get("token")
         return IdempotencyInfo(
             key=document["key"][len(claim_key(self.prefix) if running else self.prefix) :],
             state="in_progress" if running else "completed",
-            token=None if token is None else int(token),
+            token=whole_or_none(document.get("token")),
             updated_at=instant(document.get("updatedAt")),
             expires_at=instant(document.get("expiresAt")),
         )

@@ -25,6 +25,8 @@ from goscope_django.mongodb.expressions import (
     Expression,
     ServerClock,
     conditions,
+    countable,
+    instant,
     is_null,
     literal,
 )
@@ -76,7 +78,7 @@ class Lease:
         """The fields that a new holder writes."""
         return {
             "claim": literal(claim),
-            "token": {"$max": [{"$add": [{"$ifNull": ["$token", 0]}, 1]}, clock.token()]},
+            "token": {"$max": [{"$add": [countable("token"), 1]}, clock.token()]},
             self.deadline: clock.after(milliseconds),
             **more,
         }
@@ -106,14 +108,11 @@ class Lease:
 
     def remaining(self, clock: Clock, document: dict[str, Any]) -> float:
         """Seconds until the lease of a document read with ``clock.stamp()`` ends; 0 if it has ended."""
-        deadline = document.get(self.deadline)
-        if deadline is None:
+        deadline = instant(document.get(self.deadline))
+        now = instant(clock.read_stamp(document))
+        if deadline is None or now is None:
             return 60.0
-        now = clock.read_stamp(document)
-        if deadline.tzinfo is None:
-            now = now.replace(tzinfo=None)
-        seconds: float = (deadline - now).total_seconds()
-        return max(0.0, seconds)
+        return max(0.0, (deadline - now).total_seconds())
 
 
 def renew_all(

@@ -25,6 +25,7 @@ from goscope_django.mongodb.expressions import Clock, instant, literal, prefix_r
 from goscope_django.mongodb.failures import may_have_happened
 from goscope_django.mongodb.flow import Flow, Query, ask, perform
 from goscope_django.mongodb.lease import Lease, new_claim, upsert
+from goscope_django.mongodb.reading import whole_or_none
 from goscope_django.mongodb.store import Store
 
 LOCKS: Final = "go_goscope_locks"
@@ -142,7 +143,7 @@ class LockFlows:
         return LockInfo(
             key=document["key"][len(self.prefix) :],
             owner=str(document.get("owner")),
-            token=None if document.get("token") is None else int(document["token"]),
+            token=whole_or_none(document.get("token")),
             created_at=instant(document.get("createdAt")),
             expires_at=instant(document.get("expiresAt")),
         )

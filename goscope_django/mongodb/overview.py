@@ -21,7 +21,7 @@ from goscope_django.contracts import Checkpoint, IdempotencyInfo, LockInfo
 from goscope_django.exceptions import StoreError
 from goscope_django.mongodb.breaker_table import CircuitInfo
 from goscope_django.mongodb.breakers import FIELDS
-from goscope_django.mongodb.checkpoints import CHECKPOINTS, CheckpointFlows
+from goscope_django.mongodb.checkpoints import CHECKPOINTS, NUMBERED, CheckpointFlows
 from goscope_django.mongodb.circuit_document import info as circuit_info
 from goscope_django.mongodb.circuit_document import override_of, state_of
 from goscope_django.mongodb.circuits import CIRCUITS
@@ -32,9 +32,10 @@ from goscope_django.mongodb.failures import translated
 from goscope_django.mongodb.flights import FLIGHTS, FlightInfo
 from goscope_django.mongodb.flow import Flow, Query, ask
 from goscope_django.mongodb.locks import LOCKS
+from goscope_django.mongodb.reading import whole, whole_or_none
 from goscope_django.mongodb.task_queries import TaskQueryFlows
 from goscope_django.mongodb.task_start import TASKS
-from goscope_django.mongodb.task_values import TaskInfo
+from goscope_django.mongodb.task_values import TaskInfo, status_of
 
 T = TypeVar("T")
 MOST: Final = 100_000
@@ -132,11 +133,10 @@ def locks(clock: Clock, prefix: str, limit: int, after: str | None, search: str)
         return {**_selected("key", full, behind, search, "owner"), "owner": {"$ne": None}, "$expr": clock.live()}
 
     def read(document: dict[str, Any], now: datetime) -> LockInfo:
-        token = document.get("token")
         return LockInfo(
             key=document["key"][len(full) :],
             owner=str(document.get("owner")),
-            token=None if token is None else int(token),
+            token=whole_or_none(document.get("token")),
             created_at=instant(document.get("createdAt")),
             expires_at=instant(document.get("expiresAt")),
         )
@@ -156,7 +156,7 @@ def flights(clock: Clock, prefix: str, limit: int, after: str | None, search: st
         return FlightInfo(
             key=document["_id"][len(full) :],
             leader=str(document.get("leader")),
-            token=int(document["token"]),
+            token=whole(document.get("token")),
             started_at=instant(document.get("startedAt")),
             expires_at=instant(document.get("expiresAt")),
         )
@@ -229,9 +229,9 @@ class TaskPages(TaskQueryFlows):
 
     @staticmethod
     def _status(head: dict[str, Any], now: datetime | None) -> str:
-        status, until, most = str(head["status"]), instant(head.get("leaseUntil")), head.get("maxAttempts")
+        status, until, most = status_of(head), instant(head.get("leaseUntil")), whole_or_none(head.get("maxAttempts"))
         gone = status == "running" and until is not None and now is not None and until <= now
-        if most is not None and int(head.get("tries") or 0) >= most and (gone or status == "failed"):
+        if most is not None and whole(head.get("tries")) >= most and (gone or status == "failed"):
             return "exhausted"
         return "stalled" if gone else status
 
@@ -240,7 +240,7 @@ def checkpoints(clock: Clock, prefix: str, task_id: str, limit: int) -> Flow[bui
     """The newest checkpoints of a task, without their data. One command."""
     fields = dict.fromkeys(("taskId", "sequence", "timestamp", "progress"), True)
     history = CheckpointFlows(prefix, Codec(pickle=False))
-    test = {"taskId": prefix + task_id}
+    test = {"taskId": prefix + task_id, "sequence": NUMBERED}
     found = yield from ask(CHECKPOINTS, "find", test, fields, sort=[("sequence", -1)], limit=limit)
     return [history.checkpoint(one) for one in found]
 
@@ -261,11 +261,10 @@ def idempotency(clock: Clock, prefix: str, limit: int, after: str | None, search
             return {**_selected("key", full, start, search), "claim": claim, "$expr": clock.live()}
 
         def read(document: dict[str, Any], seen: datetime, full: str = full, kind: Any = kind) -> IdempotencyInfo:
-            token = document.get("token")
             return IdempotencyInfo(
                 key=document["key"][len(full) :],
                 state=kind,
-                token=None if token is None else int(token),
+                token=whole_or_none(document.get("token")),
                 updated_at=instant(document.get("updatedAt")),
                 expires_at=instant(document.get("expiresAt")),
             )

@@ -12,8 +12,9 @@ from typing import Any, Final
 from goscope_django.mongodb.checkpoints import CHECKPOINTS, CheckpointFlows
 from goscope_django.mongodb.expressions import Clock, conditions, instant, literal, prefix_range
 from goscope_django.mongodb.flow import Flow, ask
+from goscope_django.mongodb.reading import number, text, whole, whole_or_none
 from goscope_django.mongodb.task_start import LEASE, TASKS, cancelled
-from goscope_django.mongodb.task_values import TaskInfo
+from goscope_django.mongodb.task_values import TaskInfo, status_of
 
 _HIDDEN: Final = {"data": False, "places": False, "result": False}
 PAGE: Final = 500
@@ -53,33 +54,34 @@ class TaskQueryFlows:
         return [self._info(clock, one) for one in found]
 
     def _info(self, clock: Clock, head: dict[str, Any]) -> TaskInfo:
-        running = head["status"] == "running"
-        full, tries, most = head["_id"], int(head["tries"]), head.get("maxAttempts")
-        left = head.get("estimatedTimeRemaining")
+        status = status_of(head)
+        running = status == "running"
+        full, tries, most = head["_id"], whole(head.get("tries")), whole_or_none(head.get("maxAttempts"))
+        left = number(head.get("estimatedTimeRemaining"))
         stalled = running and LEASE.remaining(clock, head) <= 0
         metadata = self.codec.decode(full, head.get("metadata"))
         return TaskInfo(
             task_id=full[len(self.prefix) :],
-            status=head["status"],
+            status=status,
             stalled=stalled,
-            exhausted=most is not None and tries >= most and (stalled or head["status"] == "failed"),
-            owner=head.get("owner"),
-            token=int(head["token"]),
-            attempt=int(head["attempt"]),
+            exhausted=most is not None and tries >= most and (stalled or status == "failed"),
+            owner=text(head.get("owner")),
+            token=whole(head.get("token")),
+            attempt=whole(head.get("attempt")),
             max_attempts=most,
-            sequence=int(head["sequence"]),
-            progress=float(head.get("progress") or 0),
-            done=head.get("done"),
-            total=head.get("total"),
-            rate=head.get("rate"),
+            sequence=whole(head.get("sequence")),
+            progress=float(number(head.get("progress")) or 0),
+            done=whole_or_none(head.get("done")),
+            total=whole_or_none(head.get("total")),
+            rate=number(head.get("rate")),
             estimated_time_remaining=None if left is None else left / 1_000,
             started_at=instant(head.get("startedAt")),
             heartbeat_at=instant(head.get("heartbeatAt")),
             lease_until=instant(head.get("leaseUntil")),
             finished_at=instant(head.get("finishedAt")),
             cancel_requested=bool(head.get("cancelRequested")),
-            error=head.get("error"),
-            version=head.get("version"),
+            error=text(head.get("error")),
+            version=text(head.get("version")),
             metadata=metadata if isinstance(metadata, dict) else {},
         )
 

@@ -15,11 +15,12 @@ from pymongo.errors import PyMongoError
 
 from goscope_django.contracts import Checkpoint
 from goscope_django.exceptions import CheckpointConflict, InvalidValue, OutcomeUnknown
-from goscope_django.mongodb.checkpoints import CHECKPOINTS, CheckpointFlows
-from goscope_django.mongodb.expressions import Clock, Expression, is_null, literal, or_null
+from goscope_django.mongodb.checkpoints import CHECKPOINTS, NUMBERED, CheckpointFlows
+from goscope_django.mongodb.expressions import Clock, Expression, countable, is_null, literal, or_null
 from goscope_django.mongodb.failures import may_have_happened
 from goscope_django.mongodb.flow import Flow, Query, ask
 from goscope_django.mongodb.lease import Lease, upsert
+from goscope_django.mongodb.reading import number, rows, text, whole, whole_or_none
 from goscope_django.mongodb.task_values import FINISHED, Run, Started
 
 TASKS: Final = "go_goscope_tasks"
@@ -105,10 +106,10 @@ class StartFlows:
         anew: Expression = True if run.restart else {"$or": reasons}
         refusals = [done, {"$eq": [or_null("cancelRequested"), True]}]
         if run.max_attempts is not None:
-            refusals.append({"$gte": [{"$ifNull": ["$tries", 0]}, run.max_attempts]})
+            refusals.append({"$gte": [countable("tries"), run.max_attempts]})
 
-        def keep(field: str, otherwise: Expression = None) -> Expression:
-            return {"$cond": [anew, otherwise, or_null(field)]}
+        def keep(field: str, otherwise: Expression = None, value: Expression = None) -> Expression:
+            return {"$cond": [anew, otherwise, or_null(field) if value is None else value]}
 
         return LEASE.take(
             clock,
@@ -117,14 +118,14 @@ class StartFlows:
             unless={"$cond": [anew, False, {"$or": refusals}]},
             status="running",
             owner=literal(run.owner),
-            attempt={"$add": [keep("attempt", 0), 1]},
+            attempt={"$add": [keep("attempt", 0, countable("attempt")), 1]},
             # Counted when it starts, so that a crash counts; an attempt that ends in order takes it back.
-            tries={"$add": [keep("tries", 0), 1]},
+            tries={"$add": [keep("tries", 0, countable("tries")), 1]},
             maxAttempts=run.max_attempts,
             retention=run.retention,
             version=literal(run.version),
             metadata=literal(self._metadata(run)),
-            sequence={"$ifNull": ["$sequence", 0]},
+            sequence=countable("sequence"),
             saved=keep("saved", False),
             data=keep("data"),
             places=keep("places"),
@@ -175,16 +176,18 @@ class StartFlows:
     ) -> Started:
         return Started(
             outcome=outcome,
-            token=int(found["token"]),
-            attempt=int(found["attempt"]),
-            sequence=int(found["sequence"]),
+            token=whole(found.get("token")),
+            attempt=whole(found.get("attempt")),
+            sequence=whole(found.get("sequence")),
             resumed=bool(found.get("saved")),
             data=self.codec.decode(full, found.get("data")),
-            places=self.codec.decode(full, found.get("places")) or (),  # type: ignore[arg-type]
-            progress=float(found.get("progress") or 0),
-            total=found.get("total"),
+            places=[
+                one for one in rows(self.codec.decode(full, found.get("places"))) if text(one.get("name")) is not None
+            ],
+            progress=float(number(found.get("progress")) or 0),
+            total=whole_or_none(found.get("total")),
             result=self.codec.decode(full, found.get("result")),
-            owner=found.get("owner"),
+            owner=text(found.get("owner")),
             retry_after=retry_after,
             moment=clock.read_stamp(found),
         )
@@ -192,8 +195,10 @@ class StartFlows:
     def _reconciled(self, clock: Clock, full: str, run: Run, head: dict[str, Any]) -> Flow[dict[str, Any]]:
         """Compare the head, just taken, with the history: one command where they agree."""
         fields = {"sequence": True, "token": True, "_id": True}
-        last = yield from ask(CHECKPOINTS, "point", {"taskId": full}, fields, sort=[("sequence", -1)])
-        held, known = int(head["sequence"]), -1 if last is None else int(last["sequence"])
+        last = yield from ask(
+            CHECKPOINTS, "point", {"taskId": full, "sequence": NUMBERED}, fields, sort=[("sequence", -1)]
+        )
+        held, known = whole(head.get("sequence")), -1 if last is None else whole(last.get("sequence"))
         if head["saved"] and known < held:
             yield from self._add_missing(clock, full, run, head)
         foreign = last is not None and last.get("token") is None
@@ -211,13 +216,13 @@ class StartFlows:
         return {**head, "sequence": max(held, known)}
 
     def _add_missing(self, clock: Clock, full: str, run: Run, head: dict[str, Any]) -> Flow[None]:
-        sequence = int(head["sequence"])
+        sequence = whole(head.get("sequence"))
         missing = Checkpoint(
             f"{run.task_id}:{sequence}",
             run.task_id,
             sequence,
             clock.read_stamp(head),
-            float(head.get("progress") or 0),
+            float(number(head.get("progress")) or 0),
         )
         more = {"token": head["token"], "places": head.get("places")}
         document = self.history.document(missing, run.claim, stored=head.get("data"), more=more)
@@ -232,7 +237,7 @@ def let_go(status: str) -> dict[str, Expression]:
     """The fields of a head that nobody holds any more. An attempt that ends in order does not count as a try."""
     fields: dict[str, Expression] = {"claim": None, "leaseUntil": None, "status": status}
     if status == "interrupted":
-        fields["tries"] = {"$max": [0, {"$add": ["$tries", -1]}]}
+        fields["tries"] = {"$max": [0, {"$add": [countable("tries"), -1]}]}
     return fields
 
 

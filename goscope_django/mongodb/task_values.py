@@ -1,4 +1,4 @@
-"""What passes between a task's runner and the store: frozen values, no behaviour."""
+"""What passes between a task's runner and the store: frozen values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 TaskStatus = Literal["running", "interrupted", "failed", "completed", "cancelled"]
+STATUSES: Final[tuple[TaskStatus, ...]] = ("running", "interrupted", "failed", "completed", "cancelled")
 FINISHED: Final[tuple[TaskStatus, ...]] = ("completed", "cancelled")
+
+
+def status_of(head: Mapping[str, Any]) -> TaskStatus:
+    """The status in a task's document; what somebody left odd there reads as interrupted, since it can be started."""
+    found = head.get("status")
+    return next((one for one in STATUSES if one == found), "interrupted")
 
 
 @dataclass(frozen=True, slots=True)

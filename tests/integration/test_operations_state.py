@@ -18,6 +18,7 @@ from goscope_django.checkpoints import checkpointed
 from goscope_django.circuits import CircuitBreaker
 from goscope_django.exceptions import InvalidType, InvalidValue
 from goscope_django.locks import lock
+from goscope_django.mongodb import overview
 from goscope_django.operations.collect import COMMANDS
 from goscope_django.operations.values import State
 from tests.support.commands import Recorder
@@ -181,9 +182,15 @@ def test_other_prefixes_are_never_seen(store: str) -> None:
         assert all(getattr(state, name).total == 0 for name in PAGED)
 
 
-def test_a_section_that_fails_says_so_and_leaves_the_rest(store: str, by: Operators) -> None:
+def test_a_section_that_fails_says_so_and_leaves_the_rest(
+    store: str, by: Operators, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(locks=2, circuits=2)
-    query("go_goscope_locks", "update_many", {"token": 1}, {"$set": {"token": "not a number"}})
+
+    def fails(*_: Any) -> Any:
+        raise ValueError("not a number")
+
+    monkeypatch.setattr(overview, "locks", fails)
     state = by.see()
     assert state.reachable
     assert set(errors(state)) == {"locks"}

@@ -1,0 +1,44 @@
+"""What a field of a stored document holds, whoever wrote it: Node, an operator in a shell, or a fault.
+
+Rule of this file: every function takes anything at all and raises nothing. ``expressions.instant`` does it for times.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+LEAST: Final = -(2**63)
+MOST: Final = 2**63 - 1
+
+
+def whole(value: object, otherwise: int = 0) -> int:
+    """A whole number of 64 bits, ``otherwise`` for what is none; fractions are cut off."""
+    found = whole_or_none(value)
+    return otherwise if found is None else found
+
+
+def whole_or_none(value: object) -> int | None:
+    """A whole number of 64 bits, ``None`` for what is none; fractions are cut off."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return int(value) if LEAST <= int(value) <= MOST else None
+
+
+def number(value: object) -> float | None:
+    """A finite number, ``None`` for what is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return value
+
+
+def text(value: object) -> str | None:
+    """Text, ``None`` for what is none."""
+    return str(value) if isinstance(value, str) else None
+
+
+def rows(value: object) -> list[dict[str, Any]]:
+    """The documents in an array; an empty list for what is no array."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, (list, tuple)) else []

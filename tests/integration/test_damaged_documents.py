@@ -1,0 +1,305 @@
+"""Documents that somebody has damaged by hand, in every collection: no operation fails with an error of another's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from io import StringIO
+from typing import Any
+
+import pytest
+from bson import Decimal128, MaxKey, ObjectId, Regex
+from bson.datetime_ms import DatetimeMS
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+from pymongo import MongoClient
+
+from goscope_django import runtime
+from goscope_django.checkpoints import checkpointed
+from goscope_django.circuits import CircuitBreaker
+from goscope_django.contracts import Checkpoint, CircuitBreakerState
+from goscope_django.exceptions import CircuitOpen, GoscopeError
+from goscope_django.locks import lock
+from goscope_django.mongodb import MongoDBAdapter
+
+JUNK: tuple[Any, ...] = (
+    *(None, "text", -1, 1.5, float("nan"), float("inf"), 2**62, True, [], ["x", {"a": 1}], {}, {"$gt": 1}, b"x"),
+    *(ObjectId(), Decimal128("NaN"), Regex("a"), MaxKey(), datetime(1970, 1, 1, tzinfo=UTC), DatetimeMS(2**62)),
+)
+FEW: tuple[Any, ...] = (None, "text", float("nan"), float("inf"), ["x", {"a": 1}], b"x", MaxKey())
+"""For what takes long: a command looks at everything."""
+
+MISSING = object()
+Operation = Callable[[], object]
+
+
+@pytest.fixture
+def database(mongo_url: str) -> Iterator[Any]:
+    with MongoClient[dict[str, Any]](mongo_url) as client:
+        database = client.get_default_database()
+        for name in database.list_collection_names():
+            database[name].delete_many({})
+        yield database
+
+
+@pytest.fixture
+def adapter(database: Any) -> MongoDBAdapter:
+    adapter = MongoDBAdapter(database)
+    adapter.connect()
+    return adapter
+
+
+@pytest.fixture
+def settings_url(mongo_url: str) -> Iterator[str]:
+    with override_settings(GOSCOPE={"URL": mongo_url, "TEST": {"URL": mongo_url}}):
+        yield mongo_url
+
+
+def failures(
+    collection: Any, documents: list[dict[str, Any]], operations: dict[str, Operation], values: tuple[Any, ...] = JUNK
+) -> dict[str, str]:
+    """What fails, once each field of the last document in turn holds what it should not, or nothing."""
+    found: dict[str, str] = {}
+    *others, damaged = documents
+    for field in damaged:
+        if field in ("_id", "key"):
+            continue
+        for junk in (*values, MISSING):
+            document = {name: value for name, value in damaged.items() if name != field}
+            if junk is not MISSING:
+                document[field] = junk
+            for name, operation in operations.items():
+                collection.delete_many({})
+                collection.insert_many([*others, document])
+                try:
+                    operation()
+                except GoscopeError:
+                    pass
+                except Exception as error:
+                    found.setdefault(f"{name}, {field}: {type(error).__name__}", f"{error} ({junk!r})")
+    return found
+
+
+def no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def command(*arguments: str) -> Operation:
+    """A command with ``--json``, whose output must be JSON that any reader takes."""
+
+    def run() -> None:
+        out = StringIO()
+        try:
+            call_command(*arguments, "--json", stdout=out, stderr=StringIO())
+        except CommandError as error:
+            if error.returncode != 1 or "could not be read" in str(error):  # 1: an unknown key, or a failed check
+                raise
+        if out.getvalue():
+            json.loads(out.getvalue(), parse_constant=no_number)
+
+    return run
+
+
+def test_locks(adapter: MongoDBAdapter, database: Any) -> None:
+    locks, handle = adapter.lock, adapter.lock.acquire("k", 600_000, "me")
+    assert handle is not None
+    document = database.go_goscope_locks.find_one()
+    operations: dict[str, Operation] = {
+        "get": lambda: locks.get("k"),
+        "list": locks.list,
+        "acquire": lambda: locks.acquire("k", 1_000),
+        "extend": lambda: locks.extend("k", 1_000, "me"),
+        "valid": handle.is_valid,
+        "handle extend": lambda: handle.extend(1_000),
+        "release": handle.release,
+        "force": lambda: locks.force_release("k"),
+    }
+    assert not failures(database.go_goscope_locks, [document], operations)
+
+
+def test_an_expired_lock_with_a_damaged_token_can_be_had(adapter: MongoDBAdapter, database: Any) -> None:
+    collection, last = database.go_goscope_locks, 0
+    for junk in (*JUNK, MISSING):
+        collection.delete_many({})
+        document = {"key": "lock:k", "owner": "o", "token": junk, "expiresAt": datetime(2020, 1, 1, tzinfo=UTC)}
+        collection.insert_one({name: value for name, value in document.items() if value is not MISSING})
+        handle = adapter.lock.acquire("k", 60_000)
+        assert handle is not None, junk
+        assert handle.token > (0 if junk == 2**62 else last), junk
+        last = handle.token if junk != 2**62 else last
+        assert handle.is_valid() and handle.release()
+
+
+def test_waiting_for_a_damaged_lock(settings_url: str, database: Any) -> None:
+    held = runtime.adapter().lock.acquire("k", 600_000, "me")
+    assert held is not None
+    document = database.go_goscope_locks.find_one()
+
+    def wait() -> None:
+        with lock("k", 5, blocking_timeout=0.01):
+            pass
+
+    operations = {
+        "wait": wait,
+        "release": command("goscope_lock", "release", "k", "--no-input"),
+        "status": command("goscope_status"),
+    }
+    assert not failures(database.go_goscope_locks, [document], operations, FEW)
+
+
+def test_circuits(adapter: MongoDBAdapter, database: Any, settings_url: str) -> None:
+    circuits = adapter.circuit_breaker
+    for _ in range(3):
+        circuits.record_failure("k", 3)
+    document = {**database.go_goscope_circuit.find_one(), "state": "half-open", "resetTimeout": 1_000}
+    document["probes"] = [{"id": "x", "until": datetime(2020, 1, 1, tzinfo=UTC)}]
+    operations: dict[str, Operation] = {
+        "get": lambda: circuits.get_state("k"),
+        "list": circuits.list,
+        "failure": lambda: circuits.record_failure("k", 3),
+        "success": lambda: circuits.record_success("k"),
+        "set": lambda: circuits.set_state("k", CircuitBreakerState("open", 3)),
+    }
+    assert not failures(database.go_goscope_circuit, [document], operations)
+    operations = {
+        "shown": command("goscope_circuit", "show", "k"),
+        "opened": command("goscope_circuit", "open", "k", "--no-input"),
+        "reset": command("goscope_circuit", "reset", "k", "--no-input"),
+        "status": command("goscope_status"),
+    }
+    assert not failures(database.go_goscope_circuit, [document], operations, FEW)
+
+
+@pytest.mark.parametrize("field", ["failureCount", "generation", "history", "failures", "probes", "successes"])
+def test_a_damaged_circuit_counts_on(adapter: MongoDBAdapter, database: Any, field: str) -> None:
+    for junk in JUNK:
+        database.go_goscope_circuit.delete_many({})
+        database.go_goscope_circuit.insert_one({"key": "circuit:k", "state": "closed", field: junk})
+        counts = [adapter.circuit_breaker.record_failure("k", 10**9) for _ in range(3)]
+        assert counts[1:] == [counts[0] + 1, counts[0] + 2] or junk == 2**62, junk
+        adapter.circuit_breaker.record_success("k")
+        state = adapter.circuit_breaker.get_state("k")
+        assert state is not None and state.failure_count == 0, junk
+
+
+def test_breakers(settings_url: str, database: Any) -> None:
+    def call(name: str) -> None:
+        breaker = CircuitBreaker(name, failure_threshold=2, reset_timeout=0.001, probe_timeout=5)
+        for _ in range(3):
+            with suppress(ZeroDivisionError, CircuitOpen):
+                breaker.call(lambda: 1 / 0)
+        with suppress(CircuitOpen):
+            breaker.call(int)
+
+    found: dict[str, str] = {}
+    fields = ("state", "generation", "failureCount", "failures", "probes", "openedAt", "resetTimeout", "override")
+    for field in (*fields, "history", "successes", "lastFailureTime", "updatedAt"):
+        for number, junk in enumerate(JUNK):
+            name = f"{field}{number}"  # each of its own, since a process remembers what it has read
+            document = {"state": "half-open", "generation": 2, field: junk}
+            database.go_goscope_circuit.insert_one({"_id": f"circuit:{name}", "key": f"circuit:{name}", **document})
+            try:
+                call(name)
+            except Exception as error:
+                found.setdefault(f"{field}: {type(error).__name__}", f"{error} ({junk!r})")
+    assert not found
+
+
+def test_cache_entries(adapter: MongoDBAdapter, database: Any, settings_url: str) -> None:
+    from django.core.cache import caches
+
+    cache = caches["default"]
+    cache.set("k", {"a": 1}, 600)
+    document = database.go_goscope_cache.find_one()
+    operations: dict[str, Operation] = {
+        "get": lambda: cache.get("k"),
+        "ttl": lambda: cache.ttl("k"),  # type: ignore[attr-defined]
+        "touch": lambda: cache.touch("k", 9),
+        "keys": lambda: cache.keys("*"),  # type: ignore[attr-defined]
+        "set": lambda: cache.set("k", 2),
+    }
+    assert not failures(database.go_goscope_cache, [document], operations)
+
+
+def test_checkpoints(adapter: MongoDBAdapter, database: Any) -> None:
+    store, now = adapter.checkpoint, datetime.now(UTC)
+    store.save(Checkpoint("i0", "k", 0, now))
+    store.save(Checkpoint("i1", "k", 1, now, 5.0, {"a": 1}, 3.0))
+    documents = list(database.go_goscope_checkpoints.find().sort("sequence"))
+    operations: dict[str, Operation] = {
+        "load": lambda: store.load("i1"),
+        "latest": lambda: store.load_latest("k"),
+        "list": lambda: store.list("k"),
+        "tasks": store.tasks,
+        "cleanup": lambda: store.cleanup("k", 1),
+        "save": lambda: store.save(Checkpoint("i2", "k", 2, now)),
+        "delete": lambda: store.delete_all("k"),
+    }
+    assert not failures(database.go_goscope_checkpoints, documents, operations)
+
+
+def test_a_checkpoint_without_a_number_hides_no_other(
+    adapter: MongoDBAdapter, database: Any, settings_url: str
+) -> None:
+    store, now = adapter.checkpoint, datetime.now(UTC)
+    store.save(Checkpoint("good", "k", 7, now, data="good"))
+    for number, junk in enumerate(("9", {}, datetime(2020, 1, 1, tzinfo=UTC), float("nan"), MISSING)):
+        bad = {"_id": f"bad{number}", "taskId": "k", "sequence": junk}
+        database.go_goscope_checkpoints.insert_one({k: v for k, v in bad.items() if v is not MISSING})
+    latest = store.load_latest("k")
+    assert latest is not None and latest.data == "good"
+    assert [one.id for one in store.list("k")] == ["good"]
+    store.save(Checkpoint("next", "k", 8, now))
+    assert store.cleanup("k", 1) == 1
+    with checkpointed("k") as task:
+        assert task.sequence >= 8
+    assert store.delete_all("k")
+    assert not database.go_goscope_checkpoints.count_documents({"taskId": "k"})
+
+
+def test_idempotency_records(adapter: MongoDBAdapter, database: Any) -> None:
+    store = adapter.idempotency
+    claim = store.begin("k", 600_000, "print", 600_000)
+    assert claim.token is not None
+    token, collection = claim.token, database.go_goscope_idempotency
+    running = collection.find_one()
+    assert store.complete("k", token, {"a": 1})
+    operations: dict[str, Operation] = {
+        "get": lambda: store.get("k"),
+        "begin": lambda: store.begin("k", 1_000, "print"),
+        "complete": lambda: store.complete("k", token, 5),
+        "abandon": lambda: store.abandon("k", token),
+        "extend": lambda: store.extend("k", token, 1_000),
+        "in progress": lambda: store.in_progress("k"),
+        "list": store.list,
+        "set": lambda: store.set("k", 1),
+        "delete": lambda: store.delete("k"),
+    }
+    assert not failures(collection, [collection.find_one()], operations, FEW)
+    assert not failures(collection, [running], operations, FEW)
+
+
+def test_tasks(settings_url: str, database: Any) -> None:
+    with checkpointed("k") as task:
+        task.save({"a": 1}, progress=20.0)
+        for _ in task.track(range(2)):
+            pass
+    database.go_goscope_tasks.update_one({}, {"$set": {"status": "interrupted", "expiresAt": None}})
+    history = list(database.go_goscope_checkpoints.find())
+
+    def run() -> None:
+        database.go_goscope_checkpoints.delete_many({})
+        database.go_goscope_checkpoints.insert_many(history)
+        with checkpointed("k") as task:
+            task.save({"a": 2}, progress=30.0)
+            for _ in task.track(range(2)):
+                pass
+
+    operations = {
+        "run": run,
+        "show": command("goscope_checkpoint", "show", "k"),
+        "status": command("goscope_status"),
+    }
+    assert not failures(database.go_goscope_tasks, [database.go_goscope_tasks.find_one()], operations, FEW)
