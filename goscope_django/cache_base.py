@@ -41,7 +41,13 @@ class CacheBase(BaseCache):
     """What every method of the cache needs: its store, its keys, its flows, and what happens without a server."""
 
     def __init__(self, location: str, params: Mapping[str, Any]) -> None:
-        self._options: CacheOptions = cache_options(location, params)
+        # Not here: Django's own system checks make every cache, and would end before ours can say what is wrong.
+        self._fault: conf.BadSettings | None = None
+        self._options: CacheOptions
+        try:
+            self._options = cache_options(location, params)
+        except conf.BadSettings as error:
+            self._fault, self._options = error, cache_options("", {})
         super().__init__({**params, "TIMEOUT": None, "OPTIONS": {}})
         self.default_timeout: Timeout = self._options.timeout
         self._flows = CacheFlows(runtime.codec(pickle=self._options.pickle))
@@ -60,9 +66,12 @@ class CacheBase(BaseCache):
         self._headroom: Headroom | None
 
     def _resolve(self) -> Store:
-        """The store that the settings name now."""
+        """The store that the settings name now. Raises ``ImproperlyConfigured`` if they, or the entry in ``CACHES``,
+        can't be used."""
         settings = conf.current()
         if settings is not self._settings:
+            if self._fault is not None:
+                raise conf.BadSettings(str(self._fault))
             url = self._options.location or None
             self._store = runtime.store(url, "CACHES LOCATION")
             self._prefix = f"{settings.key_prefix}cache:"

@@ -114,7 +114,8 @@ def test_client_options_that_the_driver_refuses(options: dict[str, Any]) -> None
 )
 def test_caches(entry: dict[str, Any], parts: list[str]) -> None:
     with override_settings(CACHES={"default": {"BACKEND": BACKEND}, "other": {"BACKEND": BACKEND, **entry}}):
-        (error,) = check_settings()
+        # All checks: Django's own make every cache, and must not stumble.
+        (error,) = [one for one in run_checks() if str(one.id).startswith("goscope.")]
         assert error.id == "goscope.E002" and error.obj == "settings.CACHES['other']"
         with pytest.raises(ImproperlyConfigured) as caught:
             caches["other"].get("k")
