@@ -26,6 +26,7 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Tags
 from django.core.checks import Warning as CheckWarning
 from django.core.checks import register as register_check
+from django.utils.module_loading import import_string
 
 from goscope_django import cache_options, conf, runtime
 from goscope_django.exceptions import ConfigurationError, GoscopeError
@@ -43,6 +44,12 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
         except conf.BadSettings as error:
             found.append(Error(str(error), obj=f"settings.CACHES[{alias!r}]", id="goscope.E002"))
     if not found:
+        path = conf.current().lock_backend
+        try:
+            if not isinstance(import_string(path), type):
+                raise ImportError(f"{path} is not a class")
+        except ImportError as error:
+            found.append(Error(f"GOSCOPE['LOCK_BACKEND']={path!r}: {error}", obj="settings.GOSCOPE", id="goscope.E001"))
         for what, url in conf.store_urls():
             try:
                 runtime.connection(url, what=what).check()

@@ -12,6 +12,7 @@ from django.test import override_settings
 
 from goscope_django import conf, runtime
 from goscope_django.checks import check_settings
+from goscope_django.locks import lock
 
 BACKEND = "goscope_django.cache.MongoDBCache"
 
@@ -122,6 +123,15 @@ def test_caches(entry: dict[str, Any], parts: list[str]) -> None:
         for part in parts:
             assert part in error.msg and part in str(caught.value)
         assert "hunter2" not in error.msg + str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["nowhere.Backend", "goscope_django.locks.Nothing", "os.path.join"])
+def test_a_lock_backend_that_is_not_there(path: str) -> None:
+    with override_settings(GOSCOPE={"LOCK_BACKEND": path}):
+        (error,) = [one for one in run_checks() if str(one.id).startswith("goscope.")]
+        assert error.id == "goscope.E001" and f"GOSCOPE['LOCK_BACKEND']={path!r}" in error.msg
+        with pytest.raises(ImproperlyConfigured, match="LOCK_BACKEND"), lock("k"):
+            pass
 
 
 def test_settings_that_are_right_have_no_errors() -> None:
