@@ -76,14 +76,19 @@ class CacheBase(BaseCache):
             self._store = runtime.store(url, "CACHES LOCATION")
             self._prefix = f"{settings.key_prefix}cache:"
             on_error = self._options.on_error or settings.on_error
-            self._outage = (
-                outage(f"cache.{self.key_prefix}" if self.key_prefix else "cache") if on_error == "ignore" else None
-            )
+            feature = f"cache.{self.key_prefix}" if self.key_prefix else "cache"
+            self._outage = outage(feature, url or settings.url) if on_error == "ignore" else None
             limit = self._options.max_entries
             place = f"{url or settings.url}|{self._clear_prefix()}"
             self._headroom = headroom(place, limit, self._options.cull_frequency) if limit else None
             self._settings = settings
         return self._store
+
+    @property
+    def degraded(self) -> bool:
+        """Whether this process does without the server at the moment (``ON_ERROR="ignore"``)."""
+        self._resolve()
+        return self._outage is not None and self._outage.away
 
     def _run(
         self, absent: D, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs

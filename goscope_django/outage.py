@@ -75,10 +75,11 @@ class Outage:
         self._lock = threading.Lock()
 
 
-def outage(feature: str) -> Outage:
-    """This process's state for ``feature``."""
-    found = _outages.get(feature)
-    return found if found is not None else _outages.setdefault(feature, Outage(feature))
+def outage(feature: str, place: str = "") -> Outage:
+    """This process's state for ``feature`` at ``place`` (a URL; empty for the only one that the feature has)."""
+    key = f"{feature} {place}" if place else feature
+    found = _outages.get(key)
+    return found if found is not None else _outages.setdefault(key, Outage(feature))
 
 
 def _after_fork() -> None:

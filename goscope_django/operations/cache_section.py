@@ -125,20 +125,11 @@ def _alias(here: Place, one: _Alias, hour: Hour | None) -> CacheAlias:
         entries=one.entries,
         at_least=one.at_least,
         max_entries=options.max_entries if options else None,
-        degraded=_degraded(one),
+        degraded=one.cache is not None and one.cache.degraded,
         figures=_of(hour, one.name),
         namespaces=_namespaces(hour, one.name),
         indexes=one.indexes,
     )
-
-
-def _degraded(one: _Alias) -> bool:
-    from goscope_django.outage import outage
-
-    if one.cache is None:
-        return False
-    prefix = one.cache.key_prefix
-    return outage(f"cache.{prefix}" if prefix else "cache").away
 
 
 def _of(hour: Hour | None, alias: str) -> CacheFigures:

@@ -13,7 +13,7 @@ from django.core.cache import cache
 from django.core.management import call_command
 from prometheus_client import CollectorRegistry
 
-from goscope_django import figures, operations
+from goscope_django import counters, figures, operations
 from goscope_django.integrations.prometheus import register
 from tests.support.dashboard import PAGE, STATE, browser_of
 from tests.support.operations import fill, own_store
@@ -44,6 +44,7 @@ class Numbers(HTMLParser):
 
 
 def test_four_faces_of_one_state(mongo_url: str) -> None:
+    counters.forget()  # what other tests counted in this process
     with own_store(mongo_url):
         fill(locks=37, circuits=20, tasks=31, flights=4, records=9)
         for key in ("user:1", "user:2", "user:1"):
