@@ -24,7 +24,7 @@ from asgiref.sync import iscoroutinefunction
 
 from goscope_django import counters, renewal, requests, responses, single_flight_group, transactions
 from goscope_django.exceptions import InvalidType, StoreError
-from goscope_django.mongodb.flights import Entered
+from goscope_django.mongodb.flight_values import Entered
 from goscope_django.single_flight_group import Entry, Signal
 from goscope_django.single_flight_plan import BYPASS, HEADER, Bypass, Landed, Plan, Variant
 from goscope_django.single_flight_policy import Policy, is_async_dispatch, make_policy

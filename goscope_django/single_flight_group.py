@@ -23,7 +23,7 @@ from enum import Enum
 from typing import Any, Final
 
 from goscope_django import counters
-from goscope_django.mongodb.flights import Entered
+from goscope_django.mongodb.flight_values import Entered
 from goscope_django.mongodb.stats import Wait
 
 Place = tuple[int, str]

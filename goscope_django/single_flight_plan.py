@@ -17,7 +17,8 @@ from django.db import connections
 from goscope_django import counters, outage, requests, responses, runtime, single_flight_errors, single_flight_group
 from goscope_django.exceptions import GoscopeError, StoreError
 from goscope_django.mongodb.adapter import MongoDBAdapter
-from goscope_django.mongodb.flights import FLIGHTS, MAX_BODY, Entered, MongoDBFlightProvider, Terms
+from goscope_django.mongodb.flight_values import Entered, Terms
+from goscope_django.mongodb.flights import FLIGHTS, MAX_BODY, MongoDBFlightProvider
 from goscope_django.renewables import Renewable
 from goscope_django.requests import Caller, Used
 from goscope_django.single_flight_group import Entry

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from goscope_django import arguments, conf, outage, requests
 from goscope_django.exceptions import InvalidType
-from goscope_django.mongodb.flights import Terms
+from goscope_django.mongodb.flight_values import Terms
 from goscope_django.requests import Caller
 from goscope_django.single_flight_plan import Plan, flights
 

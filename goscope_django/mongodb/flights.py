@@ -18,8 +18,8 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final, Literal
 
 import pymongo
@@ -28,6 +28,7 @@ from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
 from goscope_django.mongodb.expressions import Clock, instant, literal, or_null, prefix_range
 from goscope_django.mongodb.failures import may_have_happened
+from goscope_django.mongodb.flight_values import Entered, FlightInfo, Result, Terms
 from goscope_django.mongodb.flow import Emit, Flow, Pause, Query, ask, perform
 from goscope_django.mongodb.lease import Lease, new_claim, upsert
 from goscope_django.mongodb.reading import number, text, whole
@@ -44,61 +45,6 @@ _BODY: Final = {**_HEAD, **dict.fromkeys(("kind", "value", "took", "publishedAt"
 Published = Literal["published", "lost", "too large"]
 Pace = Callable[[float, float, int], float]
 """Seconds until the next look: of seconds waited, seconds that the flight has been in the air, and commands sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """``lease`` and ``linger`` in milliseconds, who leads, and the most that one command may take (seconds)."""
-
-    lease: int
-    linger: int
-    leader: str
-    limit: float
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a leader published: ``kind`` and ``value`` are the caller's, ``took`` is in seconds."""
-
-    kind: str
-    value: Any
-    took: float
-    published_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Entered:
-    """What came of entering a flight: to lead it, its result, or neither until the deadline.
-
-    ``sent`` is the monotonic time before the command by which the flight was joined or the lease granted, ``now`` the
-    server's time in that command, ``proven`` the time before the last command that found the flight still in the air.
-    """
-
-    claim: str | None
-    token: int
-    sent: float
-    now: datetime
-    proven: float
-    result: Result | None = None
-
-    def surely_before(self, moment: float, result: Result) -> bool:
-        """Whether ``moment`` (monotonic, in this process) was before ``result`` was published, by the server's time.
-        Our own clock only bridges the time since the server told its own; in doubt the answer is no."""
-        if moment <= self.proven:
-            return True
-        latest = self.now + timedelta(seconds=moment - self.sent, milliseconds=1)
-        return latest <= result.published_at
-
-
-@dataclass(frozen=True, slots=True)
-class FlightInfo:
-    """A flight in the air, as an observer sees it."""
-
-    key: str
-    leader: str
-    token: int
-    started_at: datetime | None
-    expires_at: datetime | None
 
 
 class FlightFlows:

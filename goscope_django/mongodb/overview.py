@@ -29,7 +29,8 @@ from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.execute import CACHE
 from goscope_django.mongodb.expressions import Clock, instant, prefix_range
 from goscope_django.mongodb.failures import translated
-from goscope_django.mongodb.flights import FLIGHTS, FlightInfo
+from goscope_django.mongodb.flight_values import FlightInfo
+from goscope_django.mongodb.flights import FLIGHTS
 from goscope_django.mongodb.flow import Flow, Query, ask
 from goscope_django.mongodb.locks import LOCKS
 from goscope_django.mongodb.reading import whole, whole_or_none

@@ -14,7 +14,7 @@ from goscope_django.contracts import IdempotencyInfo, LockInfo
 from goscope_django.exceptions import GoscopeError
 from goscope_django.figures import SERIES
 from goscope_django.mongodb.breaker_table import CircuitInfo
-from goscope_django.mongodb.flights import FlightInfo
+from goscope_django.mongodb.flight_values import FlightInfo
 from goscope_django.mongodb.inspection import ServerView
 from goscope_django.mongodb.overview import Page
 from goscope_django.mongodb.stats import Hour

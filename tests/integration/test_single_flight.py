@@ -18,7 +18,8 @@ from django.test import RequestFactory
 from pymongo import MongoClient
 
 from goscope_django import runtime, single_flight_group, single_flight_policy
-from goscope_django.mongodb.flights import FLIGHTS, Entered, Terms
+from goscope_django.mongodb.flight_values import Entered, Terms
+from goscope_django.mongodb.flights import FLIGHTS
 from goscope_django.single_flight import single_flight
 from goscope_django.single_flight_group import pause
 from goscope_django.single_flight_plan import flights

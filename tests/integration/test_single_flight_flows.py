@@ -17,7 +17,8 @@ from django.test import override_settings
 
 from goscope_django import runtime
 from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flights import FLIGHTS, Entered, MongoDBFlightProvider, Published, Result, Terms
+from goscope_django.mongodb.flight_values import Entered, Result, Terms
+from goscope_django.mongodb.flights import FLIGHTS, MongoDBFlightProvider, Published
 from goscope_django.mongodb.flow import Flow, ask
 from goscope_django.signals import flight_taken_over
 from goscope_django.testing.conformance.base import Drive

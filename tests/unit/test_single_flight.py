@@ -18,7 +18,7 @@ from django.views import View
 
 from goscope_django import outage, single_flight_group, single_flight_policy
 from goscope_django.exceptions import GoscopeError, InvalidType, InvalidValue, RemoteError, StoreUnavailable
-from goscope_django.mongodb.flights import Terms
+from goscope_django.mongodb.flight_values import Terms
 from goscope_django.signals import degraded, recovered
 from goscope_django.single_flight import single_flight
 from goscope_django.single_flight_plan import flights

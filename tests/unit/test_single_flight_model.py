@@ -20,7 +20,8 @@ from goscope_django import single_flight_group
 from goscope_django.contracts import Event
 from goscope_django.mongodb.execute import MockExecutor
 from goscope_django.mongodb.expressions import LocalClock
-from goscope_django.mongodb.flights import Entered, MongoDBFlightProvider, Terms
+from goscope_django.mongodb.flight_values import Entered, Terms
+from goscope_django.mongodb.flights import MongoDBFlightProvider
 from goscope_django.mongodb.store import Store
 from goscope_django.single_flight import single_flight
 from goscope_django.single_flight_plan import flights
