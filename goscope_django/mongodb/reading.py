@@ -39,6 +39,11 @@ def text(value: object) -> str | None:
     return str(value) if isinstance(value, str) else None
 
 
+def document(value: object) -> dict[str, Any]:
+    """A document, an empty one for what is none."""
+    return value if isinstance(value, dict) else {}
+
+
 def rows(value: object) -> list[dict[str, Any]]:
     """The documents in an array; an empty list for what is no array."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, (list, tuple)) else []

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from pymongo import ReturnDocument
 
+from goscope_django.mongodb import reading
 from goscope_django.mongodb.expressions import Clock, instant, literal
 from goscope_django.mongodb.flow import Flow, Query, ask
 from goscope_django.mongodb.lease import new_claim, upsert
@@ -210,24 +211,33 @@ def read(clock: Clock, prefix: str, now: datetime) -> Flow[Hour]:
                 series.setdefault(f"cache_{name}", [0] * MINUTES)[position] += count
         for book, number, counts in _table(document, "n"):
             pair = _named(known, "pairs", book, number)
-            if pair is not None:
+            if isinstance(pair, list) and len(pair) == 2:
                 _sum(pairs.setdefault((str(pair[0]), str(pair[1])), {}), counts)
-        for name, count in (document.get("e") or {}).items():
-            series.setdefault(name, [0] * MINUTES)[position] += int(count)
+        for name, count in reading.document(document.get("e")).items():
+            series.setdefault(name, [0] * MINUTES)[position] += reading.whole(count)
     waits = _waits([documents.get(_minute_id(prefix, one), {}) for one in minutes[-2:]], now)
     return Hour(minutes, {name: tuple(counts) for name, counts in series.items()}, aliases, pairs, waits)
 
 
 def _table(document: Mapping[str, Any], name: str) -> Iterable[tuple[str, str, dict[str, int]]]:
-    for book, numbers in (document.get(name) or {}).items():
-        for number, counts in numbers.items():
-            named = {CACHE_COUNTERS[_CODES.index(code)]: int(count) for code, count in counts.items() if code in _CODES}
-            yield book, number, named
+    for book, numbers in reading.document(document.get(name)).items():
+        for number, counts in reading.document(numbers).items():
+            yield (
+                book,
+                number,
+                {
+                    counter: reading.whole(counts[code])
+                    for code, counter in zip(_CODES, CACHE_COUNTERS, strict=True)
+                    if code in reading.document(counts)
+                },
+            )
 
 
 def _named(known: Mapping[str, Any], kind: str, book: str, number: str) -> Any:
-    names = known.get(kind) or ()
-    return names[int(number)] if known.get("book") == book and number.isdigit() and int(number) < len(names) else None
+    names = known.get(kind)
+    if not isinstance(names, list) or known.get("book") != book or not number.isdecimal() or len(number) > 9:
+        return None
+    return names[int(number)] if int(number) < len(names) else None
 
 
 def _sum(into: dict[str, int], counts: Mapping[str, int]) -> None:
@@ -237,14 +247,17 @@ def _sum(into: dict[str, int], counts: Mapping[str, int]) -> None:
 
 def _waits(documents: Sequence[Mapping[str, Any]], now: datetime) -> tuple[WaitSeen, ...]:
     """What processes told within the last half minute, each one's last word alone."""
-    told: dict[str, Mapping[str, Any]] = {}
+    told: dict[str, Any] = {}
     for document in documents:
-        told.update(document.get("w") or {})
+        told.update(reading.document(document.get("w")))
     found = []
     for process, word in list(told.items())[-MAX_PROCESSES:]:
-        at = instant(word.get("at"))
-        if at is None or now - at > timedelta(seconds=30):
+        at, waits = instant(reading.document(word).get("at")), reading.document(word).get("waits")
+        if at is None or now - at > timedelta(seconds=30) or not isinstance(waits, list):
             continue
-        for kind, key, count, longest in word.get("waits") or ():
-            found.append(WaitSeen(process, str(kind), str(key), int(count), float(longest), at))
+        for one in waits:
+            if isinstance(one, list) and len(one) == 4:
+                kind, key, count, longest = one
+                longest = float(reading.number(longest) or 0)
+                found.append(WaitSeen(process, str(kind), str(key), reading.whole(count), longest, at))
     return tuple(sorted(found, key=lambda one: (one.kind, one.key, one.process)))

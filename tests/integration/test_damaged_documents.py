@@ -16,7 +16,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 from pymongo import MongoClient
 
-from goscope_django import runtime
+from goscope_django import figures, operations, runtime
 from goscope_django.checkpoints import checkpointed
 from goscope_django.circuits import CircuitBreaker
 from goscope_django.contracts import Checkpoint, CircuitBreakerState
@@ -303,3 +303,23 @@ def test_tasks(settings_url: str, database: Any) -> None:
         "status": command("goscope_status"),
     }
     assert not failures(database.go_goscope_tasks, [database.go_goscope_tasks.find_one()], operations, FEW)
+
+
+def test_figures(settings_url: str, database: Any) -> None:
+    from django.core.cache import caches
+
+    caches["default"].set("ns:k", 1)
+    assert figures.flush()
+    collection = database.go_goscope_stats
+    documents = list(collection.find())
+    assert {"a", "n"} <= set().union(*documents)
+    now = datetime.now(UTC)
+    odd = ({"b": {"c": {"h": "x"}}}, {"p": {"at": now, "waits": [[1], ["k", "k", "many", "long"]]}}, [[1]], "text", 5)
+    for document in documents:
+        for field in ("a", "e", "n", "w", "aliases", "pairs", "book", "at"):
+            for junk in (*FEW, *odd):
+                collection.replace_one({"_id": document["_id"]}, {**document, field: junk})
+                state = operations.state()
+                assert state.figures.error is None, (field, junk, state.figures.error)
+                json.dumps(state.as_json(), allow_nan=False)
+        collection.replace_one({"_id": document["_id"]}, document)
