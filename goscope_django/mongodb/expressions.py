@@ -57,6 +57,9 @@ def is_set(field: str) -> Expression:
 class Clock:
     """Whose time decides. Each method gives an expression."""
 
+    adds = True
+    """Whether the store can add a document's own milliseconds to its time."""
+
     estimate: Estimate | None = None
     """What a process knows of the clock without asking; ``None`` where asking costs nothing."""
 
@@ -160,6 +163,8 @@ class ServerClock(Clock):
 
 class LocalClock(Clock):
     """This process's time as literals, for mongomock: there the process is the server."""
+
+    adds = False
 
     def _moment(self, milliseconds: int = 0) -> datetime:
         moment = datetime.now(UTC).replace(tzinfo=None) + timedelta(milliseconds=milliseconds)
