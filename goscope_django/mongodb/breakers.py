@@ -39,7 +39,7 @@ from goscope_django.mongodb.circuit_document import (
     move,
 )
 from goscope_django.mongodb.circuits import CIRCUITS
-from goscope_django.mongodb.expressions import Clock, Expression, conditions, countable, literal, or_null
+from goscope_django.mongodb.expressions import Clock, Expression, conditions, countable, literal, named, or_null
 from goscope_django.mongodb.flow import Emit, Flow, Query, ask, perform
 from goscope_django.mongodb.lease import new_claim, upsert
 from goscope_django.mongodb.store import Store
@@ -90,7 +90,7 @@ class BreakerFlows:
     ) -> Flow[Reading]:
         """Send the stages that ``make`` gives, and tell of the move that ``claim`` identifies if they made it."""
         full = self.prefix + name
-        key = {"$set": {"_id": {"$ifNull": ["$_id", literal(full)]}}}
+        key = {"$set": named(full)}
 
         def query() -> Query[dict[str, Any] | None]:
             return Query(

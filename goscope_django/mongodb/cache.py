@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import bson
 from pymongo import ReturnDocument
-from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, PyMongoError
+from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
 from goscope_django import arguments
 from goscope_django.contracts import Ttl
@@ -24,13 +24,13 @@ from goscope_django.mongodb.cache_ranges import BATCH, CacheRanges, key_batches
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.estimate import tick
 from goscope_django.mongodb.execute import CACHE
-from goscope_django.mongodb.expressions import Clock, conditions, instant, is_null, literal
+from goscope_django.mongodb.expressions import Clock, conditions, instant, is_null, literal, named
+from goscope_django.mongodb.failures import too_large
 from goscope_django.mongodb.flow import Emit, Flow, Query, ask, perform
 from goscope_django.mongodb.lease import upsert
 from goscope_django.mongodb.store import Store
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-_TOO_LARGE: Final = frozenset({10334, 13548, 16493, 17260, 17419, 17420, 5_054_700})
 _OVERFLOW: Final = 2
 
 
@@ -43,12 +43,6 @@ MISSING: Final = _Missing()
 """What a read gives for no entry; ``None`` is a value."""
 
 
-def _is_too_large(error: Exception) -> bool:
-    if isinstance(error, BulkWriteError):
-        return any(one["code"] in _TOO_LARGE for one in error.details["writeErrors"])
-    return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
-
-
 def _size(stored: object) -> int:
     return len(bson.encode({"value": stored}, codec_options=CODEC_OPTIONS))
 
@@ -58,11 +52,6 @@ def _refusal(full: str, stored: object) -> InvalidValue:
         f"cache key {full!r:.200}: the value takes {_size(stored)} bytes; "
         f"the server holds at most {MAX_BYTES}, key and times included"
     )
-
-
-def _named(full: str) -> dict[str, Any]:
-    """The ``_id`` of a document that is found by ``key``: its own if there is one, else the key."""
-    return {"_id": {"$ifNull": ["$_id", literal(full)]}}
 
 
 _ENTRY: Final = {"_id": False, "value": True, "expiresAt": True}
@@ -139,7 +128,7 @@ class CacheFlows(CacheRanges):
         queries: Iterator[Query[Any]] = itertools.chain(
             (Query(CACHE, "update_one", {"_id": full}, [{"$set": fields}], upsert=True),),
             itertools.repeat(
-                Query(CACHE, "update_one", {"key": full}, [{"$set": {**_named(full), **fields}}], upsert=True)
+                Query(CACHE, "update_one", {"key": full}, [{"$set": {**named(full), **fields}}], upsert=True)
             ),
         )
         return (yield from upsert(clock, lambda: next(queries)))
@@ -148,7 +137,7 @@ class CacheFlows(CacheRanges):
         try:
             yield from self._upsert(clock, full, self._entry(clock, full, stored, ttl))
         except (PyMongoError, DocumentTooLarge) as error:
-            if not _is_too_large(error):
+            if not too_large(error):
                 raise
             # Rather no value than a stale one.
             yield from ask(CACHE, "delete_one", {"key": full})
@@ -166,7 +155,7 @@ class CacheFlows(CacheRanges):
             try:
                 yield from self._set_batch(clock, batch, ttl)
             except (PyMongoError, DocumentTooLarge) as error:
-                if not _is_too_large(error):
+                if not too_large(error):
                     raise
                 # The suspects one by one, since only the server knows; then the rest, in case it is not in.
                 large = {full for full, stored in batch if _size(stored) > MAX_BYTES // 2}
@@ -192,7 +181,7 @@ class CacheFlows(CacheRanges):
             if not collided:
                 return
             entries = [entries[at] for at in collided]
-            changes = [({"key": full}, [{"$set": {**_named(full), **fields}}]) for full, fields in entries]
+            changes = [({"key": full}, [{"$set": {**named(full), **fields}}]) for full, fields in entries]
             collided = yield from ask(CACHE, "upsert_many", changes)
 
     def add(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[bool]:
@@ -202,7 +191,7 @@ class CacheFlows(CacheRanges):
         try:
             result = yield from self._upsert(clock, full, fields)
         except (PyMongoError, DocumentTooLarge) as error:
-            if not _is_too_large(error):
+            if not too_large(error):
                 raise
             raise _refusal(full, stored) from error
         # An entry taken over after its expiry has a new updatedAt, so it always counts as modified.

@@ -15,7 +15,7 @@ from goscope_django.contracts import CircuitBreakerState
 from goscope_django.exceptions import InvalidType
 from goscope_django.mongodb.breaker_table import MOVES, Move
 from goscope_django.mongodb.circuit_document import FAILURE_COUNT, STATE, both, move, state_of, whole
-from goscope_django.mongodb.expressions import Clock, instant, literal, prefix_range
+from goscope_django.mongodb.expressions import Clock, instant, named, prefix_range
 from goscope_django.mongodb.flow import Flow, Query, ask
 from goscope_django.mongodb.lease import new_claim, upsert
 from goscope_django.mongodb.store import Store
@@ -42,7 +42,7 @@ class CircuitFlows:
     def _change(self, clock: Clock, key: str, *stages: dict[str, Any]) -> Flow[dict[str, Any]]:
         """One command: each stage's fields (expressions) are set in the document, which is made if it is missing."""
         full = self.prefix + key
-        first = {"_id": {"$ifNull": ["$_id", literal(full)]}}
+        first = named(full)
         update = [{"$set": fields} for fields in (first, *stages, {"updatedAt": clock.now()})]
 
         def query() -> Query[dict[str, Any]]:

@@ -32,6 +32,11 @@ def or_null(field: str) -> Expression:
     return {"$ifNull": [f"${field}", None]}
 
 
+def named(full: str) -> dict[str, Expression]:
+    """The ``_id`` of a document that is found by ``key``: its own if there is one, else the key ``full``."""
+    return {"_id": {"$ifNull": ["$_id", literal(full)]}}
+
+
 def is_null(field: str) -> Expression:
     """True if the field is missing or null."""
     return {"$eq": [or_null(field), None]}

@@ -6,14 +6,16 @@ Rule of this file: it classifies; nothing is sent and nothing retried here.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
     ConnectionFailure,
+    DocumentTooLarge,
     DuplicateKeyError,
     ExecutionTimeout,
+    OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
     WaitQueueTimeoutError,
@@ -28,6 +30,9 @@ READS = frozenset(
 )
 
 
+_TOO_LARGE: Final = frozenset({10334, 13548, 16493, 17260, 17419, 17420, 5_054_700})
+
+
 def may_have_happened(error: PyMongoError) -> bool:
     """True if a write that failed so may have been applied, or may yet be."""
     if isinstance(error, (ServerSelectionTimeoutError, WaitQueueTimeoutError, DuplicateKeyError)):
@@ -37,6 +42,13 @@ def may_have_happened(error: PyMongoError) -> bool:
     if isinstance(error, BulkWriteError) and error.details.get("writeConcernErrors"):
         return True
     return bool(error.timeout) or error.has_error_label("RetryableWriteError")
+
+
+def too_large(error: Exception) -> bool:
+    """True if a document was refused for its size, by the driver or by the server, alone or within a batch."""
+    if isinstance(error, BulkWriteError):
+        return any(one["code"] in _TOO_LARGE for one in error.details["writeErrors"])
+    return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
 
 
 def _said(error: PyMongoError) -> str:

@@ -24,10 +24,10 @@ from typing import Any, Final, Literal
 
 import pymongo
 from pymongo import ReturnDocument
-from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
 from goscope_django.mongodb.expressions import Clock, instant, literal, or_null, prefix_range
-from goscope_django.mongodb.failures import may_have_happened
+from goscope_django.mongodb.failures import may_have_happened, too_large
 from goscope_django.mongodb.flight_values import Entered, FlightInfo, Result, Terms
 from goscope_django.mongodb.flow import Emit, Flow, Pause, Query, ask, perform
 from goscope_django.mongodb.lease import Lease, new_claim, upsert
@@ -39,7 +39,6 @@ LEASE: Final = Lease()
 MAX_BODY: Final = 16 * 1024 * 1024 - 64 * 1024
 """Bytes of a result that surely fit in one document."""
 
-_TOO_LARGE: Final = frozenset({10334, 16493, 17419, 17420, 13548, 5_054_700})
 _HEAD: Final = dict.fromkeys(("claim", "token", "previous", "published", "startedAt", "expiresAt"), True)
 _BODY: Final = {**_HEAD, **dict.fromkeys(("kind", "value", "took", "publishedAt", "keepUntil"), True)}
 Published = Literal["published", "lost", "too large"]
@@ -189,7 +188,7 @@ class FlightFlows:
             try:
                 held = (yield from perform(query)).matched_count
             except PyMongoError as error:
-                if _is_too_large(error):
+                if too_large(error):
                     return "too large"
                 if not may_have_happened(error):
                     raise
@@ -210,16 +209,7 @@ class FlightFlows:
         """One command: the flights in the air, by key."""
         test = {"_id": prefix_range(self.prefix), "claim": {"$ne": None}, "$expr": clock.live()}
         found = yield from ask(FLIGHTS, "find", test, {"value": False}, sort=[("_id", 1)], limit=limit)
-        return [
-            FlightInfo(
-                key=one["_id"][len(self.prefix) :],
-                leader=str(one.get("leader")),
-                token=whole(one.get("token")),
-                started_at=instant(one.get("startedAt")),
-                expires_at=instant(one.get("expiresAt")),
-            )
-            for one in found
-        ]
+        return [flight_info(one, self.prefix) for one in found]
 
 
 def _now(clock: Clock, document: dict[str, Any]) -> datetime:
@@ -227,8 +217,15 @@ def _now(clock: Clock, document: dict[str, Any]) -> datetime:
     return instant(now) or now
 
 
-def _is_too_large(error: Exception) -> bool:
-    return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
+def flight_info(document: dict[str, Any], prefix: str) -> FlightInfo:
+    """A flight as an observer sees it, of its document under ``prefix``."""
+    return FlightInfo(
+        key=document["_id"][len(prefix) :],
+        leader=str(document.get("leader")),
+        token=whole(document.get("token")),
+        started_at=instant(document.get("startedAt")),
+        expires_at=instant(document.get("expiresAt")),
+    )
 
 
 class MongoDBFlightProvider:

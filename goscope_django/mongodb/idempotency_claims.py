@@ -22,7 +22,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from goscope_django.contracts import IdempotencyClaim
 from goscope_django.exceptions import InvalidValue, OutcomeUnknown
 from goscope_django.mongodb.codec import Codec
-from goscope_django.mongodb.expressions import Clock, ServerClock, instant, literal, or_null
+from goscope_django.mongodb.expressions import Clock, ServerClock, instant, literal, named, or_null
 from goscope_django.mongodb.failures import may_have_happened
 from goscope_django.mongodb.flow import Flow, Query, ask
 from goscope_django.mongodb.lease import Lease, new_claim, upsert
@@ -133,7 +133,7 @@ class ClaimFlows:
                 IDEMPOTENCY,
                 "find_one_and_update",
                 self.either(full),
-                [{"$set": {"_id": {"$ifNull": ["$_id", literal(full)]}, **grant}}],
+                [{"$set": {**named(full), **grant}}],
                 projection={**_FIELDS, **clock.stamp()},
                 sort=self.result_first(full),
                 upsert=True,

@@ -14,8 +14,8 @@ from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure
 
 from goscope_django.contracts import IdempotencyInfo, IdempotencyRecord
 from goscope_django.exceptions import InvalidValue, OutcomeUnknown, StoreUnavailable
-from goscope_django.mongodb.expressions import Clock, countable, instant, literal, prefix_range
-from goscope_django.mongodb.failures import may_have_happened
+from goscope_django.mongodb.expressions import Clock, countable, instant, literal, named, prefix_range
+from goscope_django.mongodb.failures import may_have_happened, too_large
 from goscope_django.mongodb.flow import Flow, Query, ask, perform
 from goscope_django.mongodb.idempotency_claims import IDEMPOTENCY, LEASE, ClaimFlows, claim_key
 from goscope_django.mongodb.lease import upsert
@@ -25,7 +25,6 @@ BATCH: Final = 1_000
 """Documents that ``list`` reads with one command."""
 
 _TRANSIENT: Final = "TransientTransactionError"
-_TOO_LARGE: Final = frozenset({10334, 17419, 17420, 13548, 5_054_700})
 _SHOWN: Final = dict.fromkeys(("key", "claim", "token", "updatedAt", "expiresAt"), True)
 
 
@@ -60,7 +59,7 @@ class IdempotencyFlows(ClaimFlows):
             else:
                 completed = yield from self._complete_within(full, token, query, session)
         except (DocumentTooLarge, OperationFailure) as error:
-            if isinstance(error, OperationFailure) and error.code not in _TOO_LARGE:
+            if not too_large(error):
                 raise
             raise InvalidValue(
                 f"idempotency key {full!r:.200}: its result does not fit in one document of 16 MB: {str(error)[:100]}"
@@ -182,7 +181,7 @@ class IdempotencyFlows(ClaimFlows):
         """One command, two beside a result of Node: the result of ``key``; a claim in progress loses its key."""
         full = self.full(key)
         fields = {
-            "_id": {"$ifNull": ["$_id", literal(full)]},
+            **named(full),
             "key": literal(full),
             "value": literal(self.codec.encode(full, value)),
             "expiresAt": None if ttl is None else clock.after(ttl),

@@ -21,7 +21,7 @@ from pymongo.errors import PyMongoError
 from goscope_django import arguments
 from goscope_django.contracts import LockInfo, Ttl
 from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable
-from goscope_django.mongodb.expressions import Clock, instant, literal, prefix_range
+from goscope_django.mongodb.expressions import Clock, instant, literal, named, prefix_range
 from goscope_django.mongodb.failures import may_have_happened
 from goscope_django.mongodb.flow import Flow, Query, ask, perform
 from goscope_django.mongodb.lease import Lease, new_claim, upsert
@@ -44,7 +44,7 @@ class LockFlows:
 
         def query() -> Query[dict[str, Any]]:
             fields = LEASE.take(clock, claim, ttl, owner=literal(owner), createdAt=clock.now())
-            update = [{"$set": {"_id": {"$ifNull": ["$_id", literal(full)]}, **fields}}]
+            update = [{"$set": {**named(full), **fields}}]
             return Query(
                 LOCKS, "find_one_and_update", {"key": full}, update, upsert=True, return_document=ReturnDocument.AFTER
             )
@@ -126,7 +126,7 @@ class LockFlows:
     def get(self, clock: Clock, key: str) -> Flow[LockInfo | None]:
         test = {"key": self.prefix + key, "$expr": clock.live()}
         found = yield from ask(LOCKS, "find_one", test)
-        return self._info(found) if found and found.get("owner") is not None else None
+        return lock_info(found, self.prefix) if found and found.get("owner") is not None else None
 
     def remaining(self, clock: Clock, key: str) -> Flow[float]:
         """Seconds until the lock can be had if nobody gives it back; 0 if it can be had now. One read."""
@@ -137,16 +137,18 @@ class LockFlows:
     def list(self, clock: Clock, limit: int = 0) -> Flow[Sequence[LockInfo]]:
         test = {"key": prefix_range(self.prefix), "owner": {"$ne": None}, "$expr": clock.live()}
         found = yield from ask(LOCKS, "find", test, sort=[("key", 1)], limit=limit)
-        return [self._info(one) for one in found]
+        return [lock_info(one, self.prefix) for one in found]
 
-    def _info(self, document: dict[str, Any]) -> LockInfo:
-        return LockInfo(
-            key=document["key"][len(self.prefix) :],
-            owner=str(document.get("owner")),
-            token=whole_or_none(document.get("token")),
-            created_at=instant(document.get("createdAt")),
-            expires_at=instant(document.get("expiresAt")),
-        )
+
+def lock_info(document: dict[str, Any], prefix: str) -> LockInfo:
+    """A lock as an observer sees it, of its document under ``prefix``."""
+    return LockInfo(
+        key=document["key"][len(prefix) :],
+        owner=str(document.get("owner")),
+        token=whole_or_none(document.get("token")),
+        created_at=instant(document.get("createdAt")),
+        expires_at=instant(document.get("expiresAt")),
+    )
 
 
 class MongoDBLockHandle:

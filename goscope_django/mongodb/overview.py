@@ -30,9 +30,9 @@ from goscope_django.mongodb.execute import CACHE
 from goscope_django.mongodb.expressions import Clock, instant, prefix_range
 from goscope_django.mongodb.failures import translated
 from goscope_django.mongodb.flight_values import FlightInfo
-from goscope_django.mongodb.flights import FLIGHTS
+from goscope_django.mongodb.flights import FLIGHTS, flight_info
 from goscope_django.mongodb.flow import Flow, Query, ask
-from goscope_django.mongodb.locks import LOCKS
+from goscope_django.mongodb.locks import LOCKS, lock_info
 from goscope_django.mongodb.reading import whole, whole_or_none
 from goscope_django.mongodb.task_queries import TaskQueryFlows
 from goscope_django.mongodb.task_start import TASKS
@@ -134,13 +134,7 @@ def locks(clock: Clock, prefix: str, limit: int, after: str | None, search: str)
         return {**_selected("key", full, behind, search, "owner"), "owner": {"$ne": None}, "$expr": clock.live()}
 
     def read(document: dict[str, Any], now: datetime) -> LockInfo:
-        return LockInfo(
-            key=document["key"][len(full) :],
-            owner=str(document.get("owner")),
-            token=whole_or_none(document.get("token")),
-            created_at=instant(document.get("createdAt")),
-            expires_at=instant(document.get("expiresAt")),
-        )
+        return lock_info(document, full)
 
     fields = dict.fromkeys(("owner", "token", "createdAt", "expiresAt"), True)
     return (yield from _Listing(LOCKS, "key", full, test, fields, read).page(clock, limit, after))
@@ -154,13 +148,7 @@ def flights(clock: Clock, prefix: str, limit: int, after: str | None, search: st
         return {**_selected("_id", full, behind, search, "leader"), "claim": {"$ne": None}, "$expr": clock.live()}
 
     def read(document: dict[str, Any], now: datetime) -> FlightInfo:
-        return FlightInfo(
-            key=document["_id"][len(full) :],
-            leader=str(document.get("leader")),
-            token=whole(document.get("token")),
-            started_at=instant(document.get("startedAt")),
-            expires_at=instant(document.get("expiresAt")),
-        )
+        return flight_info(document, full)
 
     fields = dict.fromkeys(("leader", "token", "startedAt", "expiresAt"), True)
     return (yield from _Listing(FLIGHTS, "_id", full, test, fields, read).page(clock, limit, after))

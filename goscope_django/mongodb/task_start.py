@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 from goscope_django.contracts import Checkpoint
 from goscope_django.exceptions import CheckpointConflict, InvalidValue, OutcomeUnknown
 from goscope_django.mongodb.checkpoints import CHECKPOINTS, NUMBERED, CheckpointFlows
-from goscope_django.mongodb.expressions import Clock, Expression, countable, is_null, literal, or_null
+from goscope_django.mongodb.expressions import Clock, Expression, countable, is_null, literal, named, or_null
 from goscope_django.mongodb.failures import may_have_happened
 from goscope_django.mongodb.flow import Flow, Query, ask
 from goscope_django.mongodb.lease import Lease, upsert
@@ -71,7 +71,7 @@ class StartFlows:
 
     def _take(self, clock: Clock, full: str, run: Run) -> Flow[dict[str, Any]]:
         def query() -> Query[dict[str, Any]]:
-            fields = {"_id": {"$ifNull": ["$_id", literal(full)]}, **self._grant(clock, run)}
+            fields = {**named(full), **self._grant(clock, run)}
             projection = {**_READ, **clock.stamp()}
             return Query(
                 TASKS,
