@@ -91,7 +91,8 @@ def batches(task: Task, source: Source, place: Place, size: int, using: str) -> 
     task._follow(place, source.count(place))
     pairs = source.behind(place)
     while not place.ended:
-        before, count = (place.done, place.key), 0
+        count = 0
+        task._before = task._stand()
         try:
             with transaction.atomic(using=using, durable=True):
                 for item, key in itertools.islice(pairs, size):
@@ -102,9 +103,9 @@ def batches(task: Task, source: Source, place: Place, size: int, using: str) -> 
                 # A runner that lost the task in the meantime rather takes the batch back.
                 task._proceed(done=True)
         except BaseException:
-            place.done, place.key = before
+            task._rolled_back()
             raise
-        place.ended = count < size
+        task._before, place.ended = None, count < size
         task._dirty = True
         task.save()
 

@@ -72,15 +72,23 @@ class Task(TaskSteps):
         """Save ``data`` (else what ``task.data`` is) and the places of tracked loops. Two commands; renews the lease.
 
         ``progress`` is 0 to 100; ``done`` of ``total`` items give it too. With ``on_commit=True`` inside ``atomic()``
-        it waits for the commit, and a rollback drops it. Raises ``TaskLost`` if this runner does not hold the task any
+        it waits for the commit, and a rollback drops it; without, places that a transaction of this thread may still
+        take back are saved as they were before it. Raises ``TaskLost`` if this runner does not hold the task any
         more, ``CheckpointTooLarge`` before anything is sent. Every tenth save or so prunes the history as well.
         """
+        before = self._data
         self._accept(data, progress, done, total)
-        if on_commit:
+        if on_commit and in_transaction():
             # Copies: what the rows being committed account for is the state of now.
-            kept, places = copy.deepcopy(self._data), self._stored_places()
-            if after_commit(lambda: self._save(self._snapshot(kept, places)), lambda: None):
-                return Saved(self.sequence, self._cancelled)
+            kept, places = copy.deepcopy(self._data), self._stored_places(uncommitted=True)
+            over = self._dropping(before)
+
+            def committed() -> None:
+                over(True)
+                self._save(self._snapshot(kept, places))
+
+            after_commit(committed, lambda: over(False))
+            return Saved(self.sequence, self._cancelled)
         return self._save()
 
     def _save(self, snapshot: Snapshot | None = None) -> Saved:

@@ -7,7 +7,7 @@ changed it in the middle of an item, ``consistent`` is false, and the save befor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -46,6 +46,9 @@ class TaskState:
         self._meter = Meter(self.progress)
         self._by_items = False
         self._dirty = False
+        # The places as they were before an open transaction; ``None`` where none has advanced within one.
+        self._before: dict[str, tuple[int, Any, bool]] | None = None
+        self._waiting: list[list[Any]] = []
         self._next = started.sequence
         # From here on time is counted, not read: this machine's wall clock may be wrong.
         self._moment, self._moment_at = started.moment, now()
@@ -148,5 +151,36 @@ class TaskState:
             moment=self._moment + timedelta(seconds=now() - self._moment_at),
         )
 
-    def _stored_places(self) -> list[Mapping[str, Any]]:
-        return [one.stored() for one in self._places.values()]
+    def _stand(self) -> dict[str, tuple[int, Any, bool]]:
+        """Where the loops stand."""
+        return {name: (one.done, one.key, one.ended) for name, one in self._places.items()}
+
+    def _stored_places(self, *, uncommitted: bool = False) -> list[Mapping[str, Any]]:
+        """The places to save: what an open transaction may still take back is left out, unless asked for."""
+        stand = self._stand() if uncommitted or self._before is None else self._before
+        return [Place(name, done, key, ended=ended).stored() for name, (done, key, ended) in stand.items()]
+
+    def _rolled_back(self) -> None:
+        before, self._before = self._before or {}, None
+        for name, place in self._places.items():
+            place.done, place.key, place.ended = before.get(name, (0, None, False))
+
+    def _dropping(self, before: Any) -> Callable[[bool], None]:
+        """To be called at the end of the transaction that the state just accepted waits for: committed, or not.
+
+        Then the state before it is the task's again, unless the body has put another one there since.
+        """
+        mine = [self._data, before]
+        self._waiting.append(mine)
+
+        def over(committed: bool) -> None:
+            self._waiting = [one for one in self._waiting if one is not mine]
+            if committed:
+                return
+            if self._data is mine[0]:
+                self._data = mine[1]
+            for one in self._waiting:
+                if one[1] is mine[0]:
+                    one[1] = mine[1]
+
+        return over

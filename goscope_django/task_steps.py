@@ -67,7 +67,6 @@ class TaskSteps(TaskState):
         self._run = run
         self._renewal: Renewal | None = None
         self._cancelled = self._noticed = self._completing = False
-        self._before: dict[str, tuple[int, Any, bool]] | None = None
         self._unpruned = 0
         self._reported = time.monotonic()
 
@@ -101,7 +100,7 @@ class TaskSteps(TaskState):
     def _advance(self, place: Place, key: Any = None, *, ended: bool = False) -> None:
         """One more item of ``place`` is done, or with ``ended`` all. A rollback of its transaction takes it back."""
         if in_transaction() and self._before is None:
-            self._before = {name: (one.done, one.key, one.ended) for name, one in self._places.items()}
+            self._before = self._stand()
             after_commit(self._committed, self._rolled_back)
         if ended:
             place.ended = self._dirty = True
@@ -110,11 +109,6 @@ class TaskSteps(TaskState):
 
     def _committed(self) -> None:
         self._before = None
-
-    def _rolled_back(self) -> None:
-        before, self._before = self._before or {}, None
-        for name, place in self._places.items():
-            place.done, place.key, place.ended = before.get(name, (0, None, False))
 
     def _held(self) -> None:
         if self.completed:
@@ -134,7 +128,9 @@ class TaskSteps(TaskState):
             self._lose()
             raise
         self._wrote(cancelled, sent)
-        self.sequence, self._dirty = snapshot.sequence, False
+        self.sequence = snapshot.sequence
+        # What it left out, for a transaction is open or went on behind it, is still to be saved.
+        self._dirty = self._dirty and list(snapshot.places) != self._stored_places(uncommitted=True)
         self._unpruned += 1
         if self._run.keep is not None and self._unpruned >= max(PRUNE_EVERY, self._run.keep):
             yield from self._pruning()

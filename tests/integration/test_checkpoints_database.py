@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from django.contrib.auth.models import Group, User
@@ -12,7 +12,7 @@ from django.db import transaction
 
 from goscope_django.checkpoints import checkpointed, get_task
 from goscope_django.exceptions import InvalidType, InvalidValue, TaskLost
-from tests.support.tasks import end_lease, head, history, own_store
+from tests.support.tasks import die, end_lease, head, history, own_store
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -137,6 +137,52 @@ class TestBatches:
                     task._renewal.lose()
         assert Group.objects.filter(name__endswith="!").count() == 4
 
+    @pytest.mark.parametrize("after", [lambda group: group.name == "g06", lambda group: True])
+    def test_a_save_of_the_bodys_own_does_not_claim_what_is_not_committed_yet(
+        self, groups: list[str], after: Callable[[Group], bool]
+    ) -> None:
+        with pytest.raises(Boom), checkpointed("import") as task:
+            for group in task.track(Group.objects.all(), atomic=True, every=4):
+                Group.objects.filter(pk=group.pk).update(name=f"{group.name}!")
+                if after(group):
+                    task.save({"last": group.name})
+                if group.name == "g07":
+                    raise Boom
+        assert Group.objects.filter(name__endswith="!").count() == 4
+        with checkpointed("import") as task:
+            again = [group.name for group in task.track(Group.objects.all(), atomic=True, every=4)]
+        assert again == groups[4:]
+
+    def test_a_worker_that_is_killed_after_such_a_save_repeats_its_batch(self, groups: list[str]) -> None:
+        block = checkpointed("import")
+        task = block.__enter__()
+        loop = task.track(Group.objects.all(), atomic=True, every=4)
+        for _ in range(7):
+            next(loop)
+        task.save("on the way")
+        die(block)
+        transaction.get_connection().close()
+        end_lease("import")
+        with contextlib.suppress(Exception):
+            loop.close()  # type: ignore[attr-defined]
+        with checkpointed("import") as task:
+            assert task.data == "on the way"
+            again = [group.name for group in task.track(Group.objects.all(), atomic=True, every=4)]
+        assert again == groups[4:]
+
+    def test_a_second_loop_inside_a_batch_is_taken_back_with_it(self, groups: list[str]) -> None:
+        seen: list[int] = []
+        with pytest.raises(Boom), checkpointed("import") as task:
+            for group in task.track(Group.objects.all(), atomic=True, every=4):
+                if group.name == "g05":
+                    seen += task.track(range(3), name="inner")
+                    task.save()
+                if group.name == "g06":
+                    raise Boom
+        with checkpointed("import") as task:
+            assert list(task.track(range(3), name="inner")) == [0, 1, 2]
+            assert [group.name for group in task.track(Group.objects.all(), atomic=True, every=4)] == groups[4:]
+
     def test_it_is_refused_inside_another_transaction(self, groups: list[str]) -> None:
         with checkpointed("import") as task, transaction.atomic(), pytest.raises(RuntimeError, match="durable"):
             next(task.track(Group.objects.all(), atomic=True))
@@ -160,6 +206,64 @@ class TestTransactions:
                 task.save(1, on_commit=True)
                 raise Boom
             assert history("import") == []
+
+    def test_a_rollback_takes_back_the_state_that_it_drops(self) -> None:
+        with pytest.raises(Boom), checkpointed("import") as task:
+            task.save({"imported": 1})
+            with contextlib.suppress(KeyError), transaction.atomic():
+                task.save({"imported": 2}, on_commit=True)
+                task.save({"imported": 3}, on_commit=True)
+                raise KeyError
+            assert task.data == {"imported": 1}
+            task.save()
+            raise Boom
+        assert head("import")["data"] == {"imported": 1}
+
+    def test_a_rollback_leaves_a_state_that_was_put_there_since(self) -> None:
+        with checkpointed("import") as task:
+            with contextlib.suppress(KeyError), transaction.atomic():
+                task.save("dropped", on_commit=True)
+                task.data = "newer"
+                raise KeyError
+            task.save()
+        assert head("import")["data"] == "newer"
+
+    def test_a_savepoint_takes_back_its_own_state_alone(self) -> None:
+        with checkpointed("import") as task:
+            with transaction.atomic():
+                task.save("outer", on_commit=True)
+                with contextlib.suppress(KeyError), transaction.atomic():
+                    task.save("inner", on_commit=True)
+                    raise KeyError
+                assert task.data == "outer"
+            assert task.data == head("import")["data"] == "outer"
+
+    def test_a_save_inside_a_transaction_does_not_claim_items_whose_rows_may_be_rolled_back(self) -> None:
+        with pytest.raises(Boom), checkpointed("import") as task:
+            loop = task.track(range(10), every=100)
+            assert [next(loop), next(loop)] == [0, 1]
+            with transaction.atomic():
+                for item in loop:
+                    task.save(item)
+                    if item == 7:
+                        raise Boom
+        assert head("import")["data"] == 7
+        with checkpointed("import") as task:
+            assert list(task.track(range(10))) == list(range(1, 10))
+
+    def test_what_such_a_save_left_out_is_saved_after_the_commit(self) -> None:
+        with pytest.raises(Boom), checkpointed("import") as task:
+            with transaction.atomic():
+                loop = task.track(range(10), every=100)
+                for _ in range(4):
+                    next(loop)
+                task.save("in between")
+                kept = task.save("with the commit", on_commit=True)
+                assert kept.sequence == 1
+            assert head("import")["data"] == "with the commit"
+            raise Boom
+        with checkpointed("import") as task:
+            assert list(task.track(range(10))) == list(range(3, 10))
 
     def test_a_loop_inside_somebody_elses_transaction_saves_nothing_until_it_is_over(self) -> None:
         with pytest.raises(Boom), checkpointed("import") as task, transaction.atomic():
