@@ -69,6 +69,11 @@ def moment(value: datetime | None, *, zone: bool = False) -> str:
     """An instant in the project's time zone: the time alone if it is of today, with the zone's name if asked for."""
     if value is None:
         return NONE
-    local, now = timezone.localtime(value), timezone.localtime()
+    here = timezone.get_current_timezone()
+    now = datetime.now(here)  # Django's own functions for this want USE_TZ
+    try:
+        local = value.astimezone(here)
+    except OverflowError:  # the first and the last day of the calendar, in a zone that is on another one
+        local = value
     clock = local.strftime("%H:%M:%S %Z" if zone else "%H:%M:%S")
     return clock if local.date() == now.date() else f"{formats.date_format(local, 'SHORT_DATE_FORMAT')} {clock}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.contrib.auth.models import User
@@ -209,3 +211,22 @@ def test_a_sparkline_stays_in_its_box() -> None:
 def settings_as_before() -> Iterator[None]:
     yield
     conf.reset()
+
+
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_moments_are_of_the_projects_zone(settings: Any, use_tz: bool) -> None:
+    settings.USE_TZ, settings.TIME_ZONE = use_tz, "Pacific/Kiritimati"
+    assert text.moment(datetime(2020, 1, 31, 12, 0, 1, tzinfo=UTC)) == "02/01/2020 02:00:01"
+    now = datetime.now(UTC)
+    assert text.moment(now, zone=True) == f"{now.astimezone(ZoneInfo('Pacific/Kiritimati')):%H:%M:%S} +14"
+    assert text.moment(datetime(9999, 12, 31, 23, 59, tzinfo=UTC)).endswith("23:59:00")
+    settings.TIME_ZONE = "America/New_York"
+    assert text.moment(datetime(1, 1, 1, tzinfo=UTC)).endswith("00:00:00")
+
+
+def test_the_page_of_a_project_without_time_zones(operator: Client, settings: Any, mongo_url: str) -> None:
+    settings.USE_TZ = False
+    with own_store(mongo_url):
+        fill(locks=1, circuits=3)
+        for url in (PAGE, LIVE, STATE):
+            assert operator.get(url).status_code == 200
