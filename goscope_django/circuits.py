@@ -36,6 +36,7 @@ from goscope_django.breaker_operators import (
 from goscope_django.breaker_outcomes import Exclude, Judge, Outcome, asynchronous
 from goscope_django.breaker_registry import Registry
 from goscope_django.breaker_states import Options, Snapshot, View
+from goscope_django.cancellation import finished
 from goscope_django.exceptions import CircuitOpen, InvalidType, InvalidValue
 from goscope_django.mongodb.breaker_table import (
     CircuitInfo,
@@ -294,7 +295,7 @@ class CircuitBreaker:
 
     async def _aleave(self, snap: Snapshot, outcome: Outcome) -> None:
         registry = self._attached()
-        await arun(registry.leaving(self.name, snap, outcome, self._options), registry.ado)
+        await finished(arun(registry.leaving(self.name, snap, outcome, self._options), registry.ado))
 
 
 def circuit_breaker(name: str, **options: Unpack[BreakerOptions]) -> CircuitBreaker:

@@ -8,13 +8,13 @@ Rules of this file:
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from types import TracebackType
 from typing import Any, Final, Self
 
 from goscope_django import arguments, renewal, runtime, waiting
 from goscope_django.arguments import Duration
+from goscope_django.cancellation import finished
 from goscope_django.contracts import Ttl
 from goscope_django.exceptions import LockLost
 from goscope_django.holding import Holding
@@ -177,14 +177,3 @@ class HeldLock(Holding):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aleave(error)
-
-
-async def finished(awaitable: Any) -> Any:
-    """``await awaitable``, to its end even if this task is cancelled meanwhile."""
-    task = asyncio.ensure_future(awaitable)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if not task.cancelled():
-            await asyncio.wait([task])
-        raise

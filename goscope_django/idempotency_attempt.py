@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 
 from goscope_django import arguments, renewal, runtime
 from goscope_django.arguments import Duration
+from goscope_django.cancellation import finished
 from goscope_django.contracts import IdempotencyClaim
 from goscope_django.exceptions import IdempotencyConflict, StoreError
 from goscope_django.mongodb import flow
@@ -35,20 +36,29 @@ TRANSACTION: Final = 60
 
 
 class Call(Command[Any]):
-    """A call in either colour: ``plain(...)`` or ``await twin(...)``."""
+    """A call in either colour: ``plain(...)`` or ``await twin(...)``, ``last`` if it must not be left half-way."""
 
-    __slots__ = ("args", "kwargs", "plain", "twin")
+    __slots__ = ("args", "kwargs", "last", "plain", "twin")
+    last: bool
 
     def __init__(self, plain: Callable[..., Any], twin: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         self.plain = plain
         self.twin = twin
         self.args = args
         self.kwargs = kwargs
+        self.last = False
 
 
 def call(plain: Callable[..., Any], twin: Callable[..., Any], *args: Any, **kwargs: Any) -> Flow[Any]:
     """``yield`` a call that is made on the spot."""
     return (yield Call(plain, twin, *args, **kwargs))
+
+
+def end(plain: Callable[..., Any], twin: Callable[..., Any], *args: Any) -> Flow[Any]:
+    """``call`` for what ends a claim: a cancelled task makes it all the same. What was done would be done again."""
+    command = Call(plain, twin, *args)
+    command.last = True
+    return (yield command)
 
 
 def _execute(command: Command[Any]) -> Any:
@@ -63,7 +73,9 @@ async def _aexecute(command: Command[Any]) -> Any:
         return await asyncio.sleep(command.seconds)
     assert isinstance(command, Call)
     found = command.twin(*command.args, **command.kwargs)
-    return await found if inspect.isawaitable(found) else found
+    if not inspect.isawaitable(found):
+        return found
+    return await (finished(found) if command.last else found)
 
 
 def run(policy: Generator[Command[Any], Any, T]) -> T:
@@ -184,7 +196,7 @@ class Attempt:
     def _rollback(self) -> Flow[None]:
         session, self._session = self._session, None
         if session is not None:
-            yield from call(self._provider.rollback, self._provider.arollback, session)
+            yield from end(self._provider.rollback, self._provider.arollback, session)
 
     # What the decorator does with it
 
@@ -206,16 +218,16 @@ class Attempt:
         self._stop()
         provider, session, self._session = self._provider, self._session, None
         if session is None:
-            stored = yield from call(provider.complete, provider.acomplete, self.name, self.token, value)
+            stored = yield from end(provider.complete, provider.acomplete, self.name, self.token, value)
         else:
             try:
-                stored = yield from call(
+                stored = yield from end(
                     provider.complete_within, provider.acomplete_within, session, self.name, self.token, value
                 )
             except GeneratorExit:
                 raise
             except BaseException:
-                yield from call(provider.rollback, provider.arollback, session)
+                yield from end(provider.rollback, provider.arollback, session)
                 raise
         if not stored:
             runtime.emit("idempotent_lost", key=self.name, token=self.token)
@@ -226,7 +238,7 @@ class Attempt:
         self._stop()
         try:
             yield from self._rollback()
-            yield from call(self._provider.abandon, self._provider.aabandon, self.name, self.token)
+            yield from end(self._provider.abandon, self._provider.aabandon, self.name, self.token)
         except StoreError as error:
             logger.warning("the claim on %.200r could not be given up and ends with its lease: %s", self.name, error)
 

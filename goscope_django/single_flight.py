@@ -23,6 +23,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 from asgiref.sync import iscoroutinefunction
 
 from goscope_django import counters, renewal, requests, responses, single_flight_group, transactions
+from goscope_django.cancellation import finished
 from goscope_django.exceptions import InvalidType, StoreError
 from goscope_django.mongodb.flight_values import Entered
 from goscope_django.single_flight_group import Entry, Signal
@@ -259,19 +260,19 @@ async def _alead(plan: Plan, entry: Entry, flight: Entered) -> Any:
             _leading.reset(mine)
             used = trace.end() if trace is not None else None
     except Exception as error:
-        await _aconclude(plan, entry, flight, kept, plan.failed(error, used, time.monotonic() - began))
+        await finished(_aconclude(plan, entry, flight, kept, plan.failed(error, used, time.monotonic() - began)))
         raise
     except GeneratorExit:  # nothing can be awaited any more: the lease ends by itself
         kept.stop()
         group.conclude(entry, flight, None)
         raise
     except BaseException:
-        await _aconclude(plan, entry, flight, kept, None)
+        await finished(_aconclude(plan, entry, flight, kept, None))
         raise
     landed = plan.land(result, used, time.monotonic() - began)
     group.close(entry)
     if not _adeferred(plan, entry, flight, kept, landed):
-        await _aconclude(plan, entry, flight, kept, landed)
+        await finished(_aconclude(plan, entry, flight, kept, landed))
     return _marked(result, "bypass" if landed.kind == "unshared" else "leader", plan)
 
 

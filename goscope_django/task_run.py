@@ -13,6 +13,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from typing import Any, TypeVar
 
 from goscope_django import task_loops
+from goscope_django.cancellation import finished
 from goscope_django.interrupts import Interrupts
 from goscope_django.mongodb.flow import arun, run
 from goscope_django.mongodb.store import Store
@@ -206,6 +207,6 @@ class Task(TaskSteps):
         try:
             for loop in filter(None, [reference() for reference in self._loops]):
                 await loop.aclose()
-            await self._ado(self._finishing(self._ending(error), error, save=self._last_save(error)))
+            await finished(self._ado(self._finishing(self._ending(error), error, save=self._last_save(error))))
         finally:
             self._interrupts.restore(error)

@@ -122,6 +122,40 @@ def test_cancellation_gives_the_claim_up(store: Any) -> None:
     assert asyncio.run(scenario()) == "done"
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_cancellation_while_the_result_is_being_stored_does_not_lose_it(
+    store: Any, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    storing = store.idempotency.acomplete
+    begun = asyncio.Event()
+
+    async def slowly(*args: Any, **kwargs: Any) -> Any:
+        begun.set()
+        await asyncio.sleep(0.05)
+        return await storing(*args, **kwargs)
+
+    @idempotent(key="k")
+    async def work() -> str:
+        runs.append(1)
+        return "done"
+
+    async def scenario() -> None:
+        task = asyncio.create_task(work())
+        await begun.wait()
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [one.state for one in await store.idempotency.alist()] == ["completed"]
+        assert await work() == "done"
+
+    monkeypatch.setattr(store.idempotency, "acomplete", slowly)
+    asyncio.run(scenario())
+    assert runs == [1]
+
+
 def test_concurrently_one_runs_and_the_others_are_told(store: Any, colour: str) -> None:
     entered, gate = threading.Event(), threading.Event()
 
