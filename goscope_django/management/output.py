@@ -4,6 +4,7 @@
 0    all is well, and what was asked for is done
 1    a check failed, the named thing is not there, or it has changed since it was seen
 2    wrong usage or settings, or the server can't be reached: nothing can be told
+141  whoever read the output went away (``| head``): as shells report it of a program that a closed pipe ended
 ==== =============================================================================================
 
 With ``--json`` there is exactly one JSON document on stdout, with a ``schema_version``, also for a failure
@@ -14,9 +15,12 @@ can't steer a terminal.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import unicodedata
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Sequence
+from io import TextIOWrapper
 from typing import Any, ClassVar, Final
 
 from django.core.exceptions import ImproperlyConfigured
@@ -35,7 +39,8 @@ from goscope_django.exceptions import (
 from goscope_django.operations import SCHEMA_VERSION, plain
 
 WIDTH: Final = 80
-OK, FAILED, UNKNOWN = 0, 1, 2
+OK, FAILED, UNKNOWN, NO_READER = 0, 1, 2, 141
+LARGEST_LIMIT: Final = 10**9
 _FAILED: Final = (NotFound, StateChanged, IndexConflict)
 _USAGE: Final = (ConfigurationError, InvalidType, InvalidValue, ImproperlyConfigured)
 
@@ -90,6 +95,21 @@ class OperatorCommand(BaseCommand):
             return one
 
         return add
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # what the terminal's encoding lacks is shown as an escape
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            try:
+                super().run_from_argv(argv)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for descriptor in (1, 2):  # so that what is still to be flushed at the end fails no more
+                os.dup2(nowhere, descriptor)
+            sys.exit(NO_READER)
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._as_json = bool(options.get("as_json"))
@@ -168,15 +188,35 @@ def escaped(value: object) -> str:
     return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
+def columns(text: str) -> int:
+    """How many columns of a terminal ``text`` takes: wide characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_columns, text))
+
+
+def _columns(one: str) -> int:
+    if unicodedata.category(one) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(one) in "WF" else 1
+
+
 def cut(text: str, width: int) -> str:
     """``text`` in ``width`` columns, its end cut off if need be."""
-    return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
+    if columns(text) <= width:
+        return text
+    left = width - 1
+    for at, one in enumerate(text):
+        left -= _columns(one)
+        if left < 0:
+            return f"{text[:at]}…"
+    return text
 
 
 def tabulated(headers: Sequence[str], rows: Iterable[Sequence[object]], flexible: int = 0) -> list[str]:
     """The lines of a table of at most ``WIDTH`` columns."""
     cells = [[escaped("-" if cell is None else cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    widths = [max(map(columns, column)) for column in zip(headers, *cells, strict=True)]
     order = [flexible, *(at for at in range(len(widths)) if at != flexible)]
     for at in order:
         over = sum(widths) + 2 * (len(widths) - 1) - WIDTH
@@ -184,8 +224,9 @@ def tabulated(headers: Sequence[str], rows: Iterable[Sequence[object]], flexible
             widths[at] = max(min(8, widths[at]), widths[at] - over)
     lines = []
     for row in ([*headers], *cells):
-        fitted = [cut(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join(fitted).rstrip())
+        fitted = [cut(cell, width) for cell, width in zip(row, widths, strict=True)]
+        padded = [cell + " " * (width - columns(cell)) for cell, width in zip(fitted, widths, strict=True)]
+        lines.append("  ".join(padded).rstrip())
     return lines
 
 
@@ -211,20 +252,20 @@ def percent(part: float | None) -> str:
 
 
 def positive(text: str) -> int:
-    """An argument: a whole number of 1 and more."""
+    """An argument: a whole number from 1 to a thousand millions."""
     try:
         value = int(text)
     except ValueError:
         value = 0
-    if value < 1:
-        raise ArgumentTypeError(f"{text!r}: a whole number of at least 1 is needed")
+    if not 1 <= value <= LARGEST_LIMIT:
+        raise ArgumentTypeError(f"{text!r}: a whole number from 1 to {LARGEST_LIMIT} is needed")
     return value
 
 
 def whole(text: str) -> int:
-    """An argument: a whole number of 0 and more."""
-    if not (text.isascii() and text.isdigit()):
-        raise ArgumentTypeError(f"{text!r}: a whole number is needed")
+    """An argument: a whole number from 0 to 2**63 - 1."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 2**63):
+        raise ArgumentTypeError(f"{text!r}: a whole number from 0 to 2**63 - 1 is needed")
     return int(text)
 
 

@@ -19,6 +19,12 @@ from goscope_django.mongodb.overview import TaskPages
 from goscope_django.operations.place import ACTION_LIMIT, Place, limited, place
 from goscope_django.operations.values import Done
 
+
+def _mark(token: int | None) -> int | None:
+    # A token that somebody wrote by hand may be negative, and must be acted on all the same.
+    return None if token is None else arguments.count(token, "token", least=-(2**63))
+
+
 # Locks
 
 
@@ -41,14 +47,16 @@ def release_lock(key: str, token: int | None = None, owner: str | None = None) -
     command."""
     here = place()
     flows = LockFlows(here.prefix)
-    return _released(key, token, here.run(operators.release_lock, flows, arguments.key(key), token, owner))
+    return _released(key, token, here.run(operators.release_lock, flows, arguments.key(key), _mark(token), owner))
 
 
 async def arelease_lock(key: str, token: int | None = None, owner: str | None = None) -> Done:
     """Asynchronous twin of ``release_lock``."""
     here = place()
     flows = LockFlows(here.prefix)
-    return _released(key, token, await here.arun(operators.release_lock, flows, arguments.key(key), token, owner))
+    return _released(
+        key, token, await here.arun(operators.release_lock, flows, arguments.key(key), _mark(token), owner)
+    )
 
 
 # Circuits
@@ -192,13 +200,13 @@ def delete_checkpoint(task_id: str, token: int | None = None) -> Done:
     Raises ``NotFound``, ``StateChanged`` (it is running, or another run has begun). Three commands at most.
     """
     here = place()
-    return here.run(_delete, here, arguments.key(task_id, "task_id"), token)
+    return here.run(_delete, here, arguments.key(task_id, "task_id"), _mark(token))
 
 
 async def adelete_checkpoint(task_id: str, token: int | None = None) -> Done:
     """Asynchronous twin of ``delete_checkpoint``."""
     here = place()
-    return await here.arun(_delete, here, arguments.key(task_id, "task_id"), token)
+    return await here.arun(_delete, here, arguments.key(task_id, "task_id"), _mark(token))
 
 
 def cancel_task(task_id: str, token: int | None = None) -> Done:
@@ -207,13 +215,13 @@ def cancel_task(task_id: str, token: int | None = None) -> Done:
     Raises ``NotFound``, ``StateChanged`` (it is finished, or another run has begun). One command.
     """
     here = place()
-    return here.run(_cancel, here, arguments.key(task_id, "task_id"), token)
+    return here.run(_cancel, here, arguments.key(task_id, "task_id"), _mark(token))
 
 
 async def acancel_task(task_id: str, token: int | None = None) -> Done:
     """Asynchronous twin of ``cancel_task``."""
     here = place()
-    return await here.arun(_cancel, here, arguments.key(task_id, "task_id"), token)
+    return await here.arun(_cancel, here, arguments.key(task_id, "task_id"), _mark(token))
 
 
 def reset_task(task_id: str, token: int | None = None, discard: bool = False) -> Done:
@@ -222,13 +230,13 @@ def reset_task(task_id: str, token: int | None = None, discard: bool = False) ->
     Raises ``NotFound``, ``StateChanged`` (it is running, or another run has begun). Two commands at most.
     """
     here = place()
-    return here.run(_reset, here, arguments.key(task_id, "task_id"), token, discard)
+    return here.run(_reset, here, arguments.key(task_id, "task_id"), _mark(token), discard)
 
 
 async def areset_task(task_id: str, token: int | None = None, discard: bool = False) -> Done:
     """Asynchronous twin of ``reset_task``."""
     here = place()
-    return await here.arun(_reset, here, arguments.key(task_id, "task_id"), token, discard)
+    return await here.arun(_reset, here, arguments.key(task_id, "task_id"), _mark(token), discard)
 
 
 def cleanup_checkpoints(task_id: str, keep: int) -> Done:
@@ -267,11 +275,11 @@ def delete_idempotency(key: str, token: int | None = None) -> Done:
     command.
     """
     here = place()
-    return _forgotten(key, token, here.run(operators.delete_idempotency, here.prefix, arguments.key(key), token))
+    return _forgotten(key, token, here.run(operators.delete_idempotency, here.prefix, arguments.key(key), _mark(token)))
 
 
 async def adelete_idempotency(key: str, token: int | None = None) -> Done:
     """Asynchronous twin of ``delete_idempotency``."""
     here = place()
-    found = await here.arun(operators.delete_idempotency, here.prefix, arguments.key(key), token)
+    found = await here.arun(operators.delete_idempotency, here.prefix, arguments.key(key), _mark(token))
     return _forgotten(key, token, found)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from django.core.cache import caches
 from django.utils.module_loading import import_string
 
-from goscope_django import figures
+from goscope_django import arguments, figures
 from goscope_django.cache import MongoDBCache
 from goscope_django.exceptions import InvalidValue, NotFound
 from goscope_django.operations.place import ACTION_LIMIT, limited, place
@@ -67,8 +67,9 @@ def cache_keys(alias: str = "default", pattern: str = "*", version: int | None =
 
     Raises ``NotFound`` for an alias that is not ours.
     """
+    most = arguments.count(limit, "limit")
     with limited(LONGEST):
-        return list(itertools.islice(_cache(alias).iter_keys(pattern, version=version), limit))
+        return list(itertools.islice(_cache(alias).iter_keys(pattern, version=version), most))
 
 
 def delete_cache_keys(alias: str, keys: Sequence[str], version: int | None = None) -> Done:

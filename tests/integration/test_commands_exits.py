@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import signal
@@ -120,14 +121,19 @@ def test_settings_that_can_not_be_used_are_named(url: str, more: dict[str, Any],
         ("goscope_lock",),
         ("goscope_lock", "bogus"),
         ("goscope_lock", "list", "--limit", "0"),
+        ("goscope_lock", "list", "--limit", f"{2**63}"),
         ("goscope_lock", "release", "k", "--token", "x"),
+        ("goscope_lock", "release", "k", "--no-input", "--token", f"{2**63}"),
+        ("goscope_checkpoint", "delete", "k", "--no-input", "--token", "9" * 5_000),
+        ("goscope_circuit", "reset", "k", "--no-input", "--generation", f"{2**63}"),
         ("goscope_circuit", "list", "--state", "ajar"),
         ("goscope_status", "--watch", "0"),
         ("goscope_status", "--watch", "1", "--json"),
         ("goscope_cache", "keys", "--alias", "nix"),
+        ("goscope_cache", "keys", "--limit", f"{2**63}"),
         ("goscope_mongod", "status"),
     ],
-    ids=" ".join,
+    ids=lambda arguments: " ".join(arguments)[:60],
 )
 def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
     ended = manage("mongomock://", *arguments)
@@ -189,6 +195,43 @@ def test_on_a_terminal_it_asks_and_an_answer_other_than_yes_does_nothing(
     assert code == 1 and "Nothing was done" in shown and handle.is_valid()
     code, shown = answered(mongo_url, ("goscope_lock", "release", "k"), "yes")
     assert code == 0 and not handle.is_valid()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("goscope_lock", "list", "--limit", "2000"),
+        ("goscope_cache", "keys"),
+        ("goscope_status", "--watch", "0.2"),
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_goes_away_is_no_error(
+    mongo_url: str, adapter: MongoDBAdapter, arguments: tuple[str, ...]
+) -> None:
+    database = adapter.store._sync().database  # type: ignore[misc]
+    keys = [f"lock:{number}" for number in range(1_000)]
+    database["go_goscope_locks"].insert_many({"_id": key, "key": key, "owner": "o" * 100} for key in keys)
+    keys = [f"cache::1:{number:0200}" for number in range(500)]
+    database["go_goscope_cache"].insert_many({"_id": key, "key": key, "value": 1} for key in keys)
+    process = start(mongo_url, *arguments)
+    assert process.stdout is not None and process.stderr is not None
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4_096)  # the output is larger: the writer waits for its reader
+    assert process.stdout.read(20)
+    process.stdout.close()
+    with process.stderr:
+        told = process.stderr.read()
+    assert (process.wait(30), told) == (141, "")
+
+
+def test_what_the_terminals_encoding_lacks_is_escaped(
+    mongo_url: str, adapter: MongoDBAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert adapter.lock.acquire("ключ", 60_000)
+    ended = manage(mongo_url, "goscope_lock", "list")
+    assert (ended.code, ended.err) == (0, "")
+    assert r"\u043a\u043b\u044e\u0447" in ended.out
 
 
 def test_colours_are_for_terminals(mongo_url: str, adapter: MongoDBAdapter) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from goscope_django import operations, runtime
 from goscope_django.checkpoints import checkpointed, get_task
 from goscope_django.circuits import CircuitBreaker
-from goscope_django.management.output import WIDTH, duration, escaped, tabulated
+from goscope_django.management.output import WIDTH, columns, duration, escaped, tabulated
 from tests.support.operations import fill, own_store, query, soon
 
 HOSTILE = "k\x1b[31m<script>\r\n\u202e" + "ü" * 120
@@ -209,7 +209,15 @@ def test_without_a_yes_nothing_is_done(answer: str, monkeypatch: pytest.MonkeyPa
 def test_tables_fit_whatever_is_in_them(rows: list[tuple[str, str, int]], flexible: int) -> None:
     lines = tabulated(("FIRST", "SECOND", "THIRD"), rows, flexible)
     assert len(lines) == len(rows) + 1
-    assert all(len(line) <= WIDTH and (line.isprintable() or not line) for line in lines)
+    assert all(columns(line) <= WIDTH and (line.isprintable() or not line) for line in lines)
+
+
+def test_tables_fit_in_columns_not_in_characters() -> None:
+    rows = [("鍵🔑" * 40, "ключ", 1), ("plain", "e\u0301" * 20, 22)]
+    heading, wide, combining = tabulated(("FIRST", "SECOND", "THIRD"), rows)
+    assert columns(wide) <= WIDTH and "…" in wide
+    assert columns(wide[: wide.index("ключ")]) == heading.index("SECOND") == combining.index("e\u0301")
+    assert columns(wide[: wide.rindex("1")]) == heading.index("THIRD") == columns(combining[: combining.rindex("22")])
 
 
 @pytest.mark.parametrize(
