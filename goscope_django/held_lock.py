@@ -17,7 +17,7 @@ from goscope_django.arguments import Duration
 from goscope_django.cancellation import finished
 from goscope_django.contracts import Ttl
 from goscope_django.exceptions import LockLost
-from goscope_django.holding import Holding
+from goscope_django.holding import HELD, Holding
 from goscope_django.mongodb.limits import within
 
 logger = logging.getLogger("goscope.locks")
@@ -36,7 +36,7 @@ class HeldLock(Holding):
         if self.lost.is_set():
             return False
         with self._guard:
-            if self._state != "held":
+            if self._state not in HELD:
                 return False
             self._state = "releasing"
         self._renewal.stop()
@@ -55,10 +55,14 @@ class HeldLock(Holding):
         runtime.emit("lock_released", key=self.key, owner=self.owner, token=self.token)
         return True
 
+    def _not_given_back(self) -> None:
+        self._state = "unreleased"
+        self._renewal.watch()
+
     def release(self) -> bool:
         """Give the lock back; ``False`` if it was released or lost before. One round trip, bounded by the lease.
 
-        Raises ``StoreError`` if the server can't be reached; it may then be called again.
+        Raises ``StoreError`` if the server can't be reached; it may then be called again, and is not renewed any more.
         """
         if not self._releasing():
             return False
@@ -66,9 +70,12 @@ class HeldLock(Holding):
             with within(self._bound()):
                 freed = self._backend.release(self._inner)
         except BaseException:
-            self._state = "held"
+            self._not_given_back()
             raise
         return self._released(freed)
+
+    async def _give_back(self) -> bool:
+        return self._released(await self._backend.arelease(self._inner))
 
     async def arelease(self) -> bool:
         """Asynchronous twin of ``release``. Cancelled, it finishes first."""
@@ -76,11 +83,12 @@ class HeldLock(Holding):
             return False
         try:
             with within(self._bound()):
-                freed = await finished(self._backend.arelease(self._inner))
+                freed: bool = await finished(self._give_back())
         except BaseException:
-            self._state = "held"
+            if self._state == "releasing":
+                self._not_given_back()
             raise
-        return self._released(freed)
+        return freed
 
     def _length(self, ttl: Ttl | None, timeout: Duration | None) -> int:
         if timeout is not None:
@@ -100,7 +108,7 @@ class HeldLock(Holding):
         With neither, as long from now as it was asked for. ``False`` if the lock is no longer held. One round trip.
         """
         milliseconds = self._length(ttl, timeout)
-        if self._state != "held" or self.lost.is_set():
+        if self._state not in HELD or self.lost.is_set():
             return False
         started = renewal.now()
         return self._extended(self._backend.extend(self._inner, milliseconds / 1_000), started, milliseconds)
@@ -108,7 +116,7 @@ class HeldLock(Holding):
     async def aextend(self, ttl: Ttl | None = None, *, timeout: Duration | None = None) -> bool:
         """Asynchronous twin of ``extend``."""
         milliseconds = self._length(ttl, timeout)
-        if self._state != "held" or self.lost.is_set():
+        if self._state not in HELD or self.lost.is_set():
             return False
         started = renewal.now()
         return self._extended(await self._backend.aextend(self._inner, milliseconds / 1_000), started, milliseconds)
@@ -121,13 +129,13 @@ class HeldLock(Holding):
 
     def is_valid(self) -> bool:
         """Ask the server whether this acquisition holds the lock now: one round trip. Only a fenced write proves it."""
-        if self._state != "held" or self.lost.is_set():
+        if self._state not in HELD or self.lost.is_set():
             return False
         return self._valid(self._backend.get(self.key))
 
     async def ais_valid(self) -> bool:
         """Asynchronous twin of ``is_valid``."""
-        if self._state != "held" or self.lost.is_set():
+        if self._state not in HELD or self.lost.is_set():
             return False
         return self._valid(await self._backend.aget(self.key))
 

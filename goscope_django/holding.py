@@ -20,7 +20,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Hashable
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from goscope_django import renewal, runtime, waiting
 from goscope_django.contracts import LockHandle
@@ -28,6 +28,8 @@ from goscope_django.exceptions import LockLost
 from goscope_django.renewal import Extendable, Lost
 
 logger = logging.getLogger("goscope.locks")
+HELD: Final = frozenset({"held", "unreleased"})
+"""States of a handle that may hold its lock. ``unreleased``: a release failed, so its lease is not renewed any more."""
 
 
 class Holding:
@@ -105,7 +107,9 @@ class Holding:
     def __del__(self) -> None:
         if sys.is_finalizing() or getattr(self, "_renewal", None) is None:
             return
-        if self._state == "held" and self._pid == os.getpid() and self._renewal.active:
+        if self._state == "unreleased":
+            self._renewal.abandon()
+        elif self._state == "held" and self._pid == os.getpid() and self._renewal.active:
             self._renewal.abandon()
             warnings.warn(
                 f"{self!r} was dropped without release; it ends with its lease", ResourceWarning, stacklevel=2
@@ -177,6 +181,7 @@ class Holding:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.001, self._renewal.deadline - renewal.now())):
                         await over.wait()
+                        over.clear()  # a release that failed is not the end
         finally:
             self._renewal.forget(wake)
         return self.lost.is_set()

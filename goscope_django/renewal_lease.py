@@ -194,6 +194,15 @@ class Renewal:
             self._stopped = True
         self._end()
 
+    def watch(self) -> None:
+        """After a ``stop`` whose release failed: no more renewals, but the end of the lease counts as a loss."""
+        with _guard:
+            if self._lost:
+                return
+            self.paused, self._stopped, self._over = True, False, None
+        if self.renewer is not None:
+            self.renewer.hurry(self)
+
     def abandon(self) -> None:
         """``stop`` for finalizers. They may run while any lock is held: it takes none, the renewer tidies up."""
         self._stopped = True

@@ -209,6 +209,32 @@ async def test_l10_a_handle_can_be_handed_to_another_thread(colour: Colour) -> N
     assert not await colour.release(handle)  # nor was leaving the block an error
 
 
+async def test_l7_after_a_release_that_failed_the_end_of_the_lease_is_told_all_the_same(
+    colour: Colour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(handle: Any) -> bool:
+        raise StoreUnavailable("away")
+
+    async def afail(handle: Any) -> bool:
+        raise StoreUnavailable("away")
+
+    told: list[Any] = []
+    handle = await colour.acquire(lock("stock", 0.4))
+    handle.on_lost(told.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(locks.backend(), "release", fail)
+        patch.setattr(locks.backend(), "arelease", afail)
+        with pytest.raises(StoreUnavailable):
+            await colour.release(handle)
+    assert not handle.lost.is_set()
+    handle.ensure_held()
+    assert await handle.wait_lost()  # it is not renewed any more
+    with pytest.raises(LockLost):
+        handle.ensure_held()
+    assert told == [handle]
+    assert not await colour.release(handle)
+
+
 async def test_l10_a_release_that_failed_can_be_tried_again(colour: Colour, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = locks.backend()
     handle = await colour.acquire(lock("stock"))

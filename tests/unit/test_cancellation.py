@@ -116,11 +116,14 @@ class TestEnds:
 
     async def test_a_lock_is_given_back(self, times: int) -> None:
         async def work(done: Callable[[], None]) -> None:
-            async with lock("stock"):
+            async with lock("stock") as handle:
+                handles.append(handle)
                 done()
 
+        handles: list[Any] = []
         await cancelled_at_the_end(work, times)
         assert runtime.adapter().lock.get("stock") is None
+        assert handles[0].released
 
 
 async def test_an_error_that_nobody_waits_for_is_not_reported_as_forgotten(caplog: pytest.LogCaptureFixture) -> None:
