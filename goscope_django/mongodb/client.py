@@ -31,6 +31,7 @@ from goscope_django.mongodb import embedded, loops
 from goscope_django.mongodb.execute import AsyncExecutor, MockExecutor, SyncExecutor
 from goscope_django.mongodb.indexes import IndexState, ensure
 from goscope_django.mongodb.inspection import ServerView, mock_view, view
+from goscope_django.mongodb.revival import Revival
 from goscope_django.mongodb.store import Sink, Store
 from goscope_django.mongodb.urls import Target, parse, without_secrets
 
@@ -52,6 +53,7 @@ class Connection:
         self._lock = threading.RLock()
         self._executor: SyncExecutor | MockExecutor | None = None
         self._client: MongoClient[Any] | None = None
+        self._revival: Revival | None = None
         self._loops = loops.LoopClients(self._async_client, target.database, target.place)
 
     def __repr__(self) -> str:
@@ -60,10 +62,13 @@ class Connection:
     def _arguments(self, defaults: Mapping[str, Any] = DEFAULTS) -> tuple[str, dict[str, Any]]:
         given = {name.lower() for name in self._options} | self.target.options
         options = {name: value for name, value in defaults.items() if name.lower() not in given}
+        options.update(self._options)
         place = self.target.place
         if self.target.scheme == "embedded":
-            place = _embedded_uri(self.target.place)
-        return place, {**options, **self._options}
+            self._revival = _private_server(place)
+            place = self._revival.mongod.uri
+            options["event_listeners"] = [*(options.get("event_listeners") or ()), self._revival]
+        return place, options
 
     def client(self, **more: Any) -> MongoClient[Any]:
         """A new synchronous client that the caller closes."""
@@ -86,7 +91,9 @@ class Connection:
         return ConfigurationError(f"{self.target.shown}: PyMongo refuses this URL or CLIENT_OPTIONS: {text[:300]}")
 
     def sync(self) -> SyncExecutor | MockExecutor:
-        """The executor of this process."""
+        """The executor of this process. Raises ``StoreUnavailable`` for a private server that can't be started."""
+        if self._revival is not None:
+            self._revival.complain()
         executor = self._executor
         if executor is None:
             with self._lock:
@@ -115,7 +122,9 @@ class Connection:
         return self._executor is not None
 
     def asynchronous(self) -> AsyncExecutor | MockExecutor:
-        """The executor of the running event loop."""
+        """The executor of the running event loop. Raises as ``sync`` does."""
+        if self._revival is not None:
+            self._revival.complain()
         if self.target.scheme == "mongomock":
             executor = self.sync()
             assert isinstance(executor, MockExecutor)
@@ -200,16 +209,16 @@ def _see_off() -> None:
         _leaving.pop().join(max(0.0, deadline - time.monotonic()))
 
 
-def _embedded_uri(folder: str) -> str:
-    """The URI of the private server over ``folder``, started or joined once by this process. Stopped at its exit."""
+def _private_server(folder: str) -> Revival:
+    """The private server over ``folder``, started or joined once by this process. Stopped at its exit."""
     with _lock:
         found = _servers.get(folder)
         if found is None:
-            found = _servers[folder] = embedded.start(folder)
-        return found.uri
+            found = _servers[folder] = Revival(embedded.start(folder))
+        return found
 
 
-_servers: dict[str, embedded.Mongod] = {}
+_servers: dict[str, Revival] = {}
 _epoch = 0
 _prepared: set[tuple[str, str]] = set()
 _connections: dict[tuple[str, str], Connection] = {}
@@ -252,7 +261,7 @@ def close_all() -> None:
         servers = list(_servers.values())
         _servers.clear()
     for server in servers:
-        server.release()
+        server.mongod.release()
 
 
 def epoch() -> int:

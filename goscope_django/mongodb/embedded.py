@@ -12,6 +12,8 @@ Rules of this module and of ``mongod_folder``, which does the work:
   it into ``SystemExit``, as those of runserver and gunicorn do) leaves the server running: the next process joins it
   and ends it when it leaves, or :func:`stop` does. The same holds for ``os._exit``, with which children of
   ``multiprocessing`` and of Celery's prefork pool end.
+- A server that *died* under its users (``kill -9``, the OOM killer, a crash) any of them may start again with
+  :func:`revive`; one that was ended on purpose stays away until somebody calls :func:`start` or :func:`launch`.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ from goscope_django.mongodb import mongod_process
 from goscope_django.mongodb.mongod_folder import Folder, members_of_this_process
 
 logger = logging.getLogger("goscope_django.embedded")
+
+RETRY_AFTER = 3.0
+"""Seconds between two attempts to start a server that died, whichever of its users makes them."""
 
 _LEAVE_TIMEOUT = 10.0  # seconds that a leaving process waits for the lock, and then for the server to end in order
 
@@ -138,6 +143,7 @@ def _running(
         pid, launched = folder.find_or_launch(deadline, extra_args=extra_args, standalone=standalone)
         try:
             if folder.wait_until_writable(pid, deadline, standalone=standalone):
+                folder.stay_away(False)
                 then(pid)
                 return pid
             if launched:
@@ -146,6 +152,43 @@ def _running(
             if launched and not folder.users():
                 mongod_process.end(pid, folder.data, timeout=5.0)
             raise
+
+
+def revive(directory: Path | str, *, timeout: float = 30.0) -> str:
+    """Start the server over ``directory`` again if it died while this process was its user, or find it started again.
+
+    Returns an empty text, or why it stays away: it was stopped on purpose, or its data are gone. ``timeout`` is in
+    seconds. At most one launch in ``RETRY_AFTER`` seconds over all its users: a call in between does nothing. A server
+    that was to stay (:func:`launch`) does so again. Safe in any number of threads and processes at once. Raises
+    ``MongodError`` if it does not start, and ``ConfigurationError`` for a folder that can't be used any more.
+    """
+    deadline = time.monotonic() + timeout
+    folder = Folder(directory)
+    with folder.translated_errors():
+        if not folder.path.is_dir():
+            return "its folder was removed."
+        with folder.locked(timeout):
+            if not folder.is_used_here():
+                return ""
+            living = folder.living_pid()
+            if living is not None:
+                if living:
+                    folder.join(living, uses=0)
+                return ""
+            reason = folder.why_it_stays_away()
+            if reason or folder.tried_within(RETRY_AFTER):
+                return reason
+            stays = folder.stays(mongod_process.pid_in_lock_file(folder.data))
+
+            def join(launched: int) -> None:
+                folder.join(launched, uses=0)
+                if stays:
+                    folder.keep(launched)
+
+            folder.note_attempt()
+            pid = _running(folder, deadline, (), standalone=False, then=join)
+    logger.warning("The embedded mongod over %s had died and was started again (process %d).", folder.path, pid)
+    return ""
 
 
 def stop(directory: Path | str, *, timeout: float = 30.0) -> bool:
@@ -160,6 +203,7 @@ def stop(directory: Path | str, *, timeout: float = 30.0) -> bool:
             return False
         with folder.locked(max(timeout, _LEAVE_TIMEOUT)):
             folder.forget_the_dead()
+            folder.stay_away(True)
             return folder.end(timeout)
 
 

@@ -21,6 +21,7 @@ from goscope_django.mongodb import folder_lock, mongod_process, mongod_wire
 
 _ALREADY_INITIALIZED = 23  # error code of replSetInitiate
 _COMMAND_TIMEOUT = 10.0  # seconds for a command that writes the configuration; a slow disk takes one of them
+_DYING = 2.0  # seconds that a killed mongod may take until the kernel has cleared up after it
 _OTHERS_MAY_WRITE = 0o002
 
 
@@ -112,18 +113,21 @@ class Folder:
             if not folder_lock.is_held(file):
                 file.unlink(missing_ok=True)
 
-    def join(self, pid: int) -> None:
-        """Count one more use by this process, of the server ``pid``."""
+    def is_used_here(self) -> bool:
+        """Whether this process is a user."""
+        return self.path in _memberships
+
+    def join(self, pid: int, *, uses: int = 1) -> None:
+        """Count so many more uses by this process, of the server ``pid``."""
         membership = _memberships.get(self.path)
         if membership is not None and membership.file.exists():
             membership.pid = pid
-            membership.uses += 1
+            membership.uses += uses
             return
         file = self.path / "users" / f"{os.getpid()}.{secrets.token_hex(4)}"
         descriptor = folder_lock.acquire(file, timeout=5.0)
         if descriptor is None:
             raise MongodError(f"{str(file)!r} stayed locked by another process.")
-        uses = 1
         if membership is not None:  # the folder was removed with a server in it, and made anew
             uses += membership.uses
             self._drop(membership)
@@ -148,20 +152,20 @@ class Folder:
                 return
             self._drop(membership)
             self.forget_the_dead()
-            if not self.users() and not self.stays():
+            if not self.users() and not self.stays(mongod_process.running_pid(self.data)):
                 self.end(timeout)
 
     def keep(self, pid: int) -> None:
         """Let the server ``pid`` stay when its last user leaves, until it is ended on purpose."""
         (self.path / "keep").write_text(str(pid), encoding="utf-8")
 
-    def stays(self) -> bool:
-        """Whether the server that runs now is to stay without users."""
+    def stays(self, pid: int | None) -> bool:
+        """Whether the server ``pid`` is to stay without users."""
         try:
             kept = (self.path / "keep").read_text(encoding="utf-8")
         except FileNotFoundError:
             return False
-        return kept == str(mongod_process.running_pid(self.data))
+        return kept == str(pid)
 
     def _drop(self, membership: _Membership) -> None:
         _memberships.pop(self.path, None)
@@ -185,6 +189,44 @@ class Folder:
     def command(self, document: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
         """Run a command on the server; ``timeout`` in seconds. Raises ``OSError`` if there is no answer."""
         return mongod_wire.command(self.socket_path(), document, timeout=timeout)
+
+    def living_pid(self) -> int | None:
+        """Return the process id of the server if one runs, also one that hangs; 0 if it has not told its id yet."""
+        deadline = time.monotonic() + _DYING
+        while self._is_running():
+            # Of one that was killed just now the kernel has taken the memory, and may not have closed all files yet.
+            if mongod_process.running_pid(self.data) is not None or time.monotonic() >= deadline:
+                return mongod_process.pid_in_lock_file(self.data) or 0
+            time.sleep(0.02)
+        return None
+
+    def stay_away(self, wanted: bool) -> None:
+        """Note that its users must not start the server again by themselves, or that they may."""
+        with suppress(OSError):  # a full disk must not keep anybody from stopping it
+            if wanted:
+                (self.path / "stopped").touch()
+            else:
+                (self.path / "stopped").unlink(missing_ok=True)
+
+    def why_it_stays_away(self) -> str:
+        """Return why the server, which does not run, is not to be started again by its users; empty if it died."""
+        if not (self.data / "mongod.lock").exists():
+            return "its data were removed."
+        # mongod empties this file when it ends in order.
+        if (self.path / "stopped").exists() or mongod_process.pid_in_lock_file(self.data) is None:
+            return "it was stopped on purpose. A new process that uses it starts it, or `goscope_mongod start`."
+        return ""
+
+    def tried_within(self, seconds: float) -> bool:
+        """Whether an attempt to revive the server was made so short a time ago, by any of its users."""
+        with suppress(FileNotFoundError):
+            return abs(time.time() - (self.path / "revived").stat().st_mtime) < seconds
+        return False
+
+    def note_attempt(self) -> None:
+        """Note that an attempt to revive the server begins, for :meth:`tried_within`."""
+        with suppress(OSError):  # if the disk is full, mongod says so better
+            (self.path / "revived").touch()
 
     def find_or_launch(self, deadline: float, *, extra_args: Sequence[str], standalone: bool) -> tuple[int, bool]:
         """Return the process id of a server that accepts connections, and whether it was launched here."""
@@ -260,7 +302,7 @@ class Folder:
         """End the server, by force after so many seconds; ``False`` if none runs. Raises ``MongodError``."""
         pid = mongod_process.running_pid(self.data)
         if pid is None:
-            if self._is_running():
+            if self.living_pid() is not None:
                 raise MongodError(
                     f"A mongod over {str(self.path)!r} runs where this process can't see it (in another container?)."
                 )

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Any, Self
 
 from pymongo import MongoClient
 
+from goscope_django.mongodb import client as clients
 from goscope_django.mongodb import embedded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,6 +118,17 @@ class Commands:
 
     def insert(self) -> int:
         return insert_and_count(self.uses[-1].uri)
+
+    def write(self, count: str) -> int:
+        """Write as any user of the URL does, from so many threads at once; return how many did."""
+        store = clients.connection(f"embedded://{self.directory}")
+
+        def insert(_: int) -> int:
+            store.sync().database["things"].insert_one({})
+            return 1
+
+        with ThreadPoolExecutor(int(count)) as pool:
+            return sum(pool.map(insert, range(int(count))))
 
     def rounds(self, count: str) -> str:
         """Start, write and leave so many times; a server that dies under a fresh user fails the write."""
