@@ -18,7 +18,7 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
 from goscope_django.exceptions import InvalidType
-from goscope_django.requests import Caller, Used, plain
+from goscope_django.requests import Caller, Used, found_out, plain
 
 _OWN: Final = {
     *("headers", "cookies", "status_code", "closed", "text"),
@@ -154,6 +154,6 @@ def why_bound(request: Any, caller: Caller, used: Used) -> str | None:
     messages = getattr(inner, "_messages", None)
     if getattr(messages, "used", False) or getattr(messages, "added_new", False):
         return "messages"
-    if not caller.known and getattr(used.user, "is_authenticated", False):
+    if not caller.known and found_out(caller, used):
         return "user"  # the view has found out who asks, by something that the scope does not hold
     return None

@@ -174,6 +174,9 @@ class Plan:
             logger.debug("the response of %s is not shared: %s", self.name, why)
             return Landed("unshared", None, took)
         names = responses.vary_on(response)
+        if requests.found_out(caller, used):
+            # The same Authorization may be everybody's, as before a site that is not public yet.
+            names = tuple(sorted({"cookie", *names, *requests.credentials(self.request)}))
         varied = requests.identity(*requests.header_values(self.request, names))
         value = {"response": packed, "vary": list(names), "varied": varied, "used": used.either}
         return Landed("response", value, took)
@@ -181,8 +184,10 @@ class Plan:
     def failed(self, error: Exception, used: Used | None, took: float) -> Landed:
         """The outcome of a call that raised ``error``."""
         counters.count("flights_led")
-        if used is not None and self.caller is not None and responses.why_bound(self.request, self.caller, used):
-            return Landed("unshared", None, took)
+        if used is not None and self.caller is not None:
+            bound = responses.why_bound(self.request, self.caller, used)
+            if bound or (requests.found_out(self.caller, used) and requests.credentials(self.request)):
+                return Landed("unshared", None, took)
         return Landed("error", single_flight_errors.pack(error), took)
 
     def doomed(self, landed: Landed) -> bool:

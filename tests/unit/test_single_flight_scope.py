@@ -617,6 +617,56 @@ def test_callers_whom_the_view_itself_authenticates_are_never_mixed(kind: Any) -
         assert f'"u{who}"' in response.content.decode()
 
 
+GATE_PASS = {"Authorization": "Basic c3RhZ2luZzpwYXNz"}  # of the site, the same for everybody
+
+
+class ByCookie(BaseAuthentication):
+    """Authenticates by a cookie of its own, as many do who keep a JWT in one."""
+
+    def authenticate(self, request: Request) -> tuple[User, None] | None:
+        found = request.COOKIES.get("jwt")
+        return (User(pk=int(found), username=f"u{found}"), None) if found else None
+
+
+class Fails(Base):
+    def get(self, request: Request) -> Response:
+        self.gate.hold()
+        raise LookupError(request.user.username)
+
+
+@pytest.mark.parametrize("way", ["header", "cookie"])
+def test_an_authorization_header_that_all_send_does_not_mix_whom_the_view_authenticates(way: str) -> None:
+    OnDispatch.gate = Base.gate = Gate()
+    view = OnDispatch.as_view(
+        authentication_classes=[ByKey if way == "header" else ByCookie], renderer_classes=[JSONRenderer]
+    )
+    made = {who: {"X-Key": who} if way == "header" else {"Cookie": f"jwt={who}"} for who in "12"}
+    found = Base.gate.together([lambda w=who: view(api.get("/a", headers=made[w] | GATE_PASS)) for who in "121122"])
+    for who, response in zip("121122", found, strict=True):
+        assert f'"u{who}"' in response.content.decode()
+    assert roles([one for who, one in zip("121122", found, strict=True) if who == "1"]) == ["follower"] * 2 + ["leader"]
+
+
+def test_nor_does_what_the_view_raises() -> None:
+    Fails.gate = Gate()
+    view = single_flight()(Fails.as_view(authentication_classes=[ByCookie]))
+    calls = [lambda w=who: view(api.get("/a", headers={"Cookie": f"jwt={w}"} | GATE_PASS)) for who in "121"]
+    assert [str(error) for error in Fails.gate.together(calls)] == ["u1", "u2", "u1"]
+
+
+class ByToken(BaseAuthentication):
+    def authenticate(self, request: Request) -> tuple[User, None] | None:
+        return User(pk=1, username=request.headers["Authorization"]), None
+
+
+def test_callers_whom_the_view_authenticates_by_authorization_share() -> None:
+    OnDispatch.gate = Base.gate = Gate()
+    view = OnDispatch.as_view(authentication_classes=[ByToken], renderer_classes=[JSONRenderer])
+    headers = [{"Authorization": "Bearer x", "X-Request-Id": str(number)} for number in range(3)]
+    found = Base.gate.together([lambda h=one: view(api.get("/a", headers=h)) for one in headers])
+    assert roles(found) == ["follower"] * 2 + ["leader"]
+
+
 @pytest.mark.parametrize("outer", [True, False], ids=["outside", "inside"])
 def test_rest_function_views(outer: bool) -> None:
     gate = Gate()
