@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -39,13 +38,6 @@ CONDITIONS: Final = (
 
 NEGOTIATION: Final = ("Accept", "Accept-Language")
 """Headers by which a view may choose a representation even if it forgets to say so in ``Vary``."""
-
-_CREDENTIAL: Final = re.compile(
-    r"(?!user-agent$|idempotency-key$|x-csrf|sec-)"
-    r".*(auth|token|key|user|session|secret|cred|jwt|sso|oidc|saml|ident|account|cert)",
-    re.IGNORECASE,
-)
-"""Names of headers that may say who asks."""
 
 _TRACES: Final = "_goscope_traces"
 _LOOKED_AT: Final = "_goscope_user"
@@ -295,17 +287,6 @@ def header_values(request: Any, names: Iterable[str]) -> list[str | None]:
     """The values of headers, ``None`` where there is none."""
     headers = plain(request).headers
     return [headers.get(name) for name in names]
-
-
-def found_out(caller: Caller, used: Used) -> bool:
-    """Whether a view has found out by itself who asks, by something that may not be in the scope."""
-    return caller.user is None and bool(getattr(used.user, "is_authenticated", False))
-
-
-def credentials(request: Any) -> list[str]:
-    """The headers of ``request`` by which a view may have found out who asks, beside the one that is in every scope."""
-    names = [name for name in plain(request).headers if _CREDENTIAL.match(name) or name == "Cookie"]
-    return [name.lower() for name in names if name != "Authorization"]
 
 
 def representation(request: Any) -> str:

@@ -17,8 +17,9 @@ from asgiref.sync import sync_to_async
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
+from goscope_django.credentials import found_out
 from goscope_django.exceptions import InvalidType
-from goscope_django.requests import Caller, Used, found_out, plain
+from goscope_django.requests import Caller, Used, plain
 
 _OWN: Final = {
     *("headers", "cookies", "status_code", "closed", "text"),

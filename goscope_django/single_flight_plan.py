@@ -14,7 +14,16 @@ from weakref import WeakKeyDictionary
 
 from django.db import connections
 
-from goscope_django import counters, outage, requests, responses, runtime, single_flight_errors, single_flight_group
+from goscope_django import (
+    counters,
+    credentials,
+    outage,
+    requests,
+    responses,
+    runtime,
+    single_flight_errors,
+    single_flight_group,
+)
 from goscope_django.exceptions import GoscopeError, StoreError
 from goscope_django.mongodb.adapter import MongoDBAdapter
 from goscope_django.mongodb.flight_values import Entered, Terms
@@ -174,9 +183,9 @@ class Plan:
             logger.debug("the response of %s is not shared: %s", self.name, why)
             return Landed("unshared", None, took)
         names = responses.vary_on(response)
-        if requests.found_out(caller, used):
+        if credentials.found_out(caller, used):
             # The same Authorization may be everybody's, as before a site that is not public yet.
-            names = tuple(sorted({"cookie", *names, *requests.credentials(self.request)}))
+            names = tuple(sorted({"cookie", *names, *credentials.sent(self.request)}))
         varied = requests.identity(*requests.header_values(self.request, names))
         value = {"response": packed, "vary": list(names), "varied": varied, "used": used.either}
         return Landed("response", value, took)
@@ -186,7 +195,7 @@ class Plan:
         counters.count("flights_led")
         if used is not None and self.caller is not None:
             bound = responses.why_bound(self.request, self.caller, used)
-            if bound or (requests.found_out(self.caller, used) and requests.credentials(self.request)):
+            if bound or (credentials.found_out(self.caller, used) and credentials.sent(self.request)):
                 return Landed("unshared", None, took)
         return Landed("error", single_flight_errors.pack(error), took)
 

@@ -27,7 +27,9 @@ RINGS: tuple[tuple[str, ...], ...] = (
         "counters",
         "figures",
         "transactions",
+        "cancellation",
         "requests",
+        "credentials",
         "responses",
     ),
     (),  # whatever is named in no other ring: the public modules and operations

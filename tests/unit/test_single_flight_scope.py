@@ -628,6 +628,10 @@ class ByCookie(BaseAuthentication):
         return (User(pk=int(found), username=f"u{found}"), None) if found else None
 
 
+def _in_staging(view: Any, headers: dict[str, str]) -> Any:
+    return view(api.get("/a", headers=headers | GATE_PASS))
+
+
 class Fails(Base):
     def get(self, request: Request) -> Response:
         self.gate.hold()
@@ -641,7 +645,7 @@ def test_an_authorization_header_that_all_send_does_not_mix_whom_the_view_authen
         authentication_classes=[ByKey if way == "header" else ByCookie], renderer_classes=[JSONRenderer]
     )
     made = {who: {"X-Key": who} if way == "header" else {"Cookie": f"jwt={who}"} for who in "12"}
-    found = Base.gate.together([lambda w=who: view(api.get("/a", headers=made[w] | GATE_PASS)) for who in "121122"])
+    found = Base.gate.together([partial(_in_staging, view, made[who]) for who in "121122"])
     for who, response in zip("121122", found, strict=True):
         assert f'"u{who}"' in response.content.decode()
     assert roles([one for who, one in zip("121122", found, strict=True) if who == "1"]) == ["follower"] * 2 + ["leader"]
@@ -650,7 +654,7 @@ def test_an_authorization_header_that_all_send_does_not_mix_whom_the_view_authen
 def test_nor_does_what_the_view_raises() -> None:
     Fails.gate = Gate()
     view = single_flight()(Fails.as_view(authentication_classes=[ByCookie]))
-    calls = [lambda w=who: view(api.get("/a", headers={"Cookie": f"jwt={w}"} | GATE_PASS)) for who in "121"]
+    calls = [partial(_in_staging, view, {"Cookie": f"jwt={who}"}) for who in "121"]
     assert [str(error) for error in Fails.gate.together(calls)] == ["u1", "u2", "u1"]
 
 
@@ -661,9 +665,9 @@ class ByToken(BaseAuthentication):
 
 def test_callers_whom_the_view_authenticates_by_authorization_share() -> None:
     OnDispatch.gate = Base.gate = Gate()
-    view = OnDispatch.as_view(authentication_classes=[ByToken], renderer_classes=[JSONRenderer])
+    view: Any = OnDispatch.as_view(authentication_classes=[ByToken], renderer_classes=[JSONRenderer])
     headers = [{"Authorization": "Bearer x", "X-Request-Id": str(number)} for number in range(3)]
-    found = Base.gate.together([lambda h=one: view(api.get("/a", headers=h)) for one in headers])
+    found = Base.gate.together([partial(view, api.get("/a", headers=one)) for one in headers])
     assert roles(found) == ["follower"] * 2 + ["leader"]
 
 
