@@ -148,6 +148,13 @@ class CacheBase(BaseCache):
     def _fulls(self, keys: Iterable[Any], version: int | None) -> dict[str, Any]:
         self._resolve()
         start, made = self._start(version), self._made
+        if start is not None:
+            # All at a glance first: a sum of lengths and one search, where none is odd.
+            names = {f"{start}{key}": key for key in keys}
+            cut, text = len(self._prefix), "".join(names)
+            if max(map(len, names), default=0) - cut <= 250 and text.isascii() and not _ODD.search(text):
+                return names
+            keys = names.values()
         return {made(key, version, start): key for key in keys}
 
     def _start(self, version: int | None) -> str | None:
@@ -182,7 +189,8 @@ class CacheBase(BaseCache):
 
     def _set_flow(self, full: str, value: Any, ttl: int | None) -> Callable[[Clock], Flow[None]]:
         def flow(clock: Clock) -> Flow[None]:
-            yield from self._make_room(clock, 1)
+            if self._headroom is not None:
+                yield from self._make_room(clock, 1)
             if ttl == 0:
                 yield from self._flows.delete(clock, full)
             else:
@@ -196,7 +204,8 @@ class CacheBase(BaseCache):
 
     def _add_flow(self, full: str, value: Any, ttl: int | None) -> Callable[[Clock], Flow[bool]]:
         def flow(clock: Clock) -> Flow[bool]:
-            yield from self._make_room(clock, 1)
+            if self._headroom is not None:
+                yield from self._make_room(clock, 1)
             if ttl == 0:
                 return not (yield from self._flows.has(clock, full))
             return (yield from self._flows.add(clock, full, value, ttl))

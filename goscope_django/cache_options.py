@@ -25,6 +25,7 @@ OPTIONS: Final = ("MAX_ENTRIES", "CULL_FREQUENCY", "SERIALIZER", "ON_ERROR")
 SERIALIZERS: Final = ("auto", "bson")
 DEFAULT_CULL_FREQUENCY: Final = 3
 INT64: Final = 2**63
+_ORDINARY_SECONDS: Final = 10**9
 
 
 def plain_key(key: Any, key_prefix: str, version: int | None) -> str:
@@ -111,6 +112,8 @@ def milliseconds_of(timeout: object, name: str = "timeout") -> int | None:
     """
     if timeout is None:
         return None
+    if type(timeout) is int and 0 < timeout < _ORDINARY_SECONDS:  # nearly always
+        return timeout * 1_000
     if isinstance(timeout, timedelta):
         return 0 if timeout <= timedelta(0) else arguments.duration_milliseconds(timeout, name)
     if (

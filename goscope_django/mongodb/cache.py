@@ -9,13 +9,11 @@ the index, never by regular expressions.
 from __future__ import annotations
 
 import builtins
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import bson
-from pymongo import ReturnDocument
-from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
+from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 
 from goscope_django import arguments
 from goscope_django.contracts import Ttl
@@ -119,19 +117,17 @@ class CacheFlows(CacheRanges):
         }
 
     def set(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[None]:
-        yield from self._set(clock, full, self.codec.encode(full, value), ttl)
+        yield from self._set(clock, full, self.codec.pack(full, value), ttl)
 
     @staticmethod
     def _upsert(clock: Clock, full: str, fields: dict[str, Any]) -> Flow[Any]:
         """Send an upsert: by ``_id``, which costs the server less; by ``key`` where a document of another package,
         whose ``_id`` is its own, collides with that."""
-        queries: Iterator[Query[Any]] = itertools.chain(
-            (Query(CACHE, "update_one", {"_id": full}, [{"$set": fields}], upsert=True),),
-            itertools.repeat(
-                Query(CACHE, "update_one", {"key": full}, [{"$set": {**named(full), **fields}}], upsert=True)
-            ),
-        )
-        return (yield from upsert(clock, lambda: next(queries)))
+        try:
+            return (yield from ask(CACHE, "update", {"_id": full}, [{"$set": fields}], upsert=True))
+        except DuplicateKeyError:
+            change = [{"$set": {**named(full), **fields}}]
+            return (yield from upsert(clock, lambda: Query(CACHE, "update", {"key": full}, change, upsert=True)))
 
     def _set(self, clock: Clock, full: str, stored: object, ttl: int | None) -> Flow[None]:
         try:
@@ -140,7 +136,7 @@ class CacheFlows(CacheRanges):
             if not too_large(error):
                 raise
             # Rather no value than a stale one.
-            yield from ask(CACHE, "delete_one", {"key": full})
+            yield from ask(CACHE, "delete", {"key": full})
             raise _refusal(full, stored) from error
 
     def set_many(self, clock: Clock, values: Mapping[str, object], ttl: int | None) -> Flow[builtins.list[str]]:
@@ -149,7 +145,7 @@ class CacheFlows(CacheRanges):
         Returns the keys that were too large; their previous values are gone.
         """
         refused: builtins.list[str] = []
-        encoded = {full: self.codec.encode(full, value) for full, value in values.items()}
+        encoded = {full: self.codec.pack(full, value) for full, value in values.items()}
         for keys in key_batches(list(encoded)):
             batch = [(full, encoded[full]) for full in keys]
             try:
@@ -172,7 +168,8 @@ class CacheFlows(CacheRanges):
 
     def _set_batch(self, clock: Clock, batch: Sequence[tuple[str, object]], ttl: int | None) -> Flow[None]:
         # By _id, which is faster; a document whose _id is not its key collides and is then set by key.
-        entries = [(full, self._entry(clock, full, stored, ttl)) for full, stored in batch]
+        shared = {"expiresAt": None if ttl is None else clock.after(ttl), "updatedAt": clock.now()}
+        entries = [(full, {"key": literal(full), "value": literal(stored), **shared}) for full, stored in batch]
         changes: builtins.list[tuple[dict[str, str], Any]] = [
             ({"_id": full}, [{"$set": fields}]) for full, fields in entries
         ]
@@ -185,17 +182,17 @@ class CacheFlows(CacheRanges):
             collided = yield from ask(CACHE, "upsert_many", changes)
 
     def add(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[bool]:
-        stored = self.codec.encode(full, value)
+        stored = self.codec.pack(full, value)
         free = {"$or": [is_null("updatedAt"), clock.passed()]}
         fields = conditions(free, self._entry(clock, full, stored, ttl))
         try:
-            result = yield from self._upsert(clock, full, fields)
+            reply = yield from self._upsert(clock, full, fields)
         except (PyMongoError, DocumentTooLarge) as error:
             if not too_large(error):
                 raise
             raise _refusal(full, stored) from error
         # An entry taken over after its expiry has a new updatedAt, so it always counts as modified.
-        return result.upserted_id is not None or bool(result.modified_count)
+        return "upserted" in reply or bool(reply["nModified"])
 
     def incr(self, clock: Clock, full: str, delta: int) -> Flow[int | None]:
         """The sum; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow."""
@@ -203,16 +200,8 @@ class CacheFlows(CacheRanges):
         # A list with a number in it is of that type, too, in a filter's eyes.
         test = {**self._live(clock, full), "$or": number, "value.0": {"$exists": False}}
         update = {"$inc": {"value": delta}, "$currentDate": {"updatedAt": True}}
-        query: Query[Any] = Query(
-            CACHE,
-            "find_one_and_update",
-            test,
-            update,
-            projection={"value": True, "_id": False},
-            return_document=ReturnDocument.AFTER,
-        )
         try:
-            found = yield from perform(query)
+            found = yield from ask(CACHE, "modify", test, update, {"value": True, "_id": False})
         except OperationFailure as error:
             if error.code != _OVERFLOW:
                 raise
@@ -223,13 +212,12 @@ class CacheFlows(CacheRanges):
 
     def touch(self, clock: Clock, full: str, ttl: int | None) -> Flow[bool]:
         update = [{"$set": {"expiresAt": None if ttl is None else clock.after(ttl)}}]
-        changed = yield from ask(CACHE, "update_one", self._live(clock, full), update)
-        return bool(changed.matched_count)
+        reply = yield from ask(CACHE, "update", self._live(clock, full), update)
+        return bool(reply["n"])
 
     def delete(self, clock: Clock, full: str) -> Flow[bool]:
         """``True`` if there was a live entry. A dead one is left to the TTL monitor: nothing reads it."""
-        removed = yield from ask(CACHE, "delete_one", self._live(clock, full))
-        return bool(removed.deleted_count)
+        return bool((yield from ask(CACHE, "delete", self._live(clock, full))))
 
     def has(self, clock: Clock, full: str) -> Flow[bool]:
         found = yield from ask(CACHE, "point", self._live(clock, full), {"_id": True})

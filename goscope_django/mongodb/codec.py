@@ -39,6 +39,7 @@ from goscope_django.mongodb.codec_plain import (
     RESERVED,
     TooDeep,
     encodable,
+    packed,
     plain_keys,
     settle,
     settled,
@@ -46,7 +47,7 @@ from goscope_django.mongodb.codec_plain import (
 )
 from goscope_django.mongodb.codec_types import BUILTIN_TYPES, UNKNOWN, TypeCodec
 
-__all__ = ["BUILTIN_TYPES", "CODEC_OPTIONS", "MAX_DEPTH", "Codec", "Signer", "TypeCodec"]
+__all__ = ["BUILTIN_TYPES", "CODEC_OPTIONS", "ENTRY_OPTIONS", "MAX_DEPTH", "Codec", "Signer", "TypeCodec"]
 
 FORMAT: Final = 1
 """Version of the envelope and of what is signed. Another one is read as ``Undecodable("format")``."""
@@ -61,6 +62,13 @@ CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
     unicode_decode_error_handler="surrogateescape",
 )
 """For all reads and writes. Int64 is left to ``Codec.decode``: a type registry would cost each command more."""
+
+ENTRY_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
+    datetime_conversion=CODEC_OPTIONS.datetime_conversion,
+    unicode_decode_error_handler=CODEC_OPTIONS.unicode_decode_error_handler,
+)
+"""For entries of the cache: their own dates are compared with each other only, so no zone is put on them, which takes
+longer than all the rest of a small entry. The codec gives the dates inside a value their zone."""
 
 
 class Signer(Protocol):
@@ -127,6 +135,14 @@ class Codec:
         if writer.leaves and self._signer is not None:  # leaf() has refused without a signer
             root["p"], root["s"] = self._pickle(self._signer, key, writer.leaves)
         return root
+
+    def pack(self, key: str, value: object) -> object:
+        """``encode``, where a plain dict comes as its BSON, which the driver does not encode once more."""
+        if type(value) is dict:
+            data = packed(value)
+            if data is not None:
+                return data
+        return self.encode(key, value)
 
     def decode(self, key: str, stored: object) -> object:
         """The value of which ``encode`` made ``stored``; for a foreign document what PyMongo makes of it.

@@ -1,24 +1,29 @@
 """What BSON holds without loss, so that the codec leaves it as it is.
 
-The quick paths of the codec are here, since most values are plain: ``surely_plain`` before writing and ``settle``
-after reading look at a whole dict or list without building anything.
+The quick paths of the codec are here, since most values are plain: ``packed`` and ``surely_plain`` before writing and
+``settle`` after reading look at a whole dict or list at once.
 """
 
 from __future__ import annotations
 
+import gc
 import marshal
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import NoneType
 from typing import Any, Final
 
+import bson
 from bson.binary import Binary
 from bson.code import Code
 from bson.decimal128 import Decimal128
+from bson.errors import InvalidDocument
 from bson.int64 import Int64
 from bson.max_key import MaxKey
 from bson.min_key import MinKey
 from bson.objectid import ObjectId
+from bson.raw_bson import RawBSONDocument
 from bson.regex import Regex
 from bson.timestamp import Timestamp
 
@@ -33,6 +38,15 @@ MAX_DEPTH: Final = 80
 
 READY: Final = frozenset({NoneType, bool, int, float, bytes, str})
 """Types that PyMongo gives back exactly as they were."""
+
+
+_BUILT_IN: Final = READY | {dict, list} if sys.implementation.name == "cpython" else frozenset()
+"""Types of which the collector of this Python shows all that is inside."""
+
+_MOST_AT_ONCE: Final = 2_000
+"""Items of one level. A list that holds itself many times over has a million on the next."""
+
+_RESERVED_BYTES: Final = RESERVED.encode()
 
 
 class TooDeep(Exception):
@@ -140,6 +154,32 @@ def _all_plain(value: Any, keys: list[Any], depth: int) -> bool:
             if check is None or not check(item):
                 return False
     return True
+
+
+def packed(value: dict[str, Any]) -> RawBSONDocument | None:
+    """The BSON of a dict that is plain throughout; ``None`` if it is not, or not surely.
+
+    Python's garbage collector and PyMongo's encoder between them know all that ``surely_plain`` looks for, and what
+    was encoded here need not be encoded again: half the time for a dict of 10 KB.
+    """
+    # Everything inside, level by level, without a loop over it: exact types that hold nothing but what they hold.
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        if len(level) > _MOST_AT_ONCE or not _BUILT_IN.issuperset(map(type, level)):
+            return None
+        level = gc.get_referents(*level)
+        if not level:
+            break
+    else:
+        return None
+    try:
+        # Refuses keys that are no text or hold NUL, text that is not Unicode and integers over 64 bits.
+        data = bson.encode(value)
+    except (InvalidDocument, OverflowError, UnicodeError):
+        return None
+    if _RESERVED_BYTES in data or (b"$" in data and b"$ref" in data):
+        return None
+    return RawBSONDocument(data)
 
 
 def settled(stored: object) -> object:

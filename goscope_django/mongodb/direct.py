@@ -1,0 +1,267 @@
+"""The cache's commands, sent without the driver's models and cursors, and what is lost by that brought back.
+
+Half of what an operation costs is Python inside the driver. ``Database.command`` leaves out most of that, and with it
+the driver's retries and its judgement of a reply. Rules of this file:
+
+* A read is sent again once, as the driver would. A write is sent again once under the transaction number that it had:
+  the server then knows it and carries it out once, whatever happened in between (retryable writes, MongoDB's
+  specification). Where there are no such numbers (a standalone server, ``retryWrites=false``) it is sent once.
+* A reply is not taken for a success until ``written`` has looked at it.
+* The sessions are ours alone and never go back to the driver, whose own numbers in them begin again at 1.
+
+Everything here is a flow of ``Send``; what the driver does better is left to it by a ``Query``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from bson.codec_options import CodecOptions
+from pymongo import ReadPreference, UpdateOne
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    DocumentTooLarge,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
+)
+
+from goscope_django.mongodb.codec import ENTRY_OPTIONS
+from goscope_django.mongodb.estimate import tick
+from goscope_django.mongodb.flow import Command, Flow, ask
+from goscope_django.mongodb.replies import DUPLICATE_KEY, RETRYABLE_WRITE, recent, recent_command, row, written
+
+T = TypeVar("T")
+Reply = Mapping[str, Any]
+Change = tuple[Mapping[str, Any], Any]
+
+DIRECT: Final = frozenset({"point", "many", "recent", "update", "delete", "modify", "upsert_many"})
+"""The methods of ``Direct``, as a ``Query`` names them."""
+
+_FIRST_NUMBER: Final = 2**40
+"""Ours begin where no session of the driver has come to: a session may have been the driver's before."""
+
+_MOST_IDLE: Final = 25 * 60.0
+"""Seconds after which a session is left alone: servers forget one after 30 minutes."""
+
+_RETRYABLE_READ: Final = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+_ILLEGAL_OPERATION: Final = 20
+
+
+class Send(Command[Reply]):
+    """One command of the server, as it is, to ``Database.command``."""
+
+    __slots__ = ("codec", "command", "preference", "session")
+
+    def __init__(self, command: dict[str, Any], session: Any, codec: CodecOptions[Any], preference: Any) -> None:
+        self.command = command
+        self.session = session
+        self.codec = codec
+        self.preference = preference
+
+
+class _Session:
+    """A session of the driver's, the number of its last write, and when it was in use."""
+
+    __slots__ = ("number", "session", "used")
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.number = _FIRST_NUMBER
+        self.used = 0.0
+
+
+def _retry_read(error: PyMongoError) -> bool:
+    if isinstance(error, OperationFailure) and not isinstance(error, NotPrimaryError):
+        return error.code in _RETRYABLE_READ
+    return isinstance(error, ConnectionFailure) and not isinstance(error, ServerSelectionTimeoutError)
+
+
+def _retry_write(error: PyMongoError) -> bool:
+    if error.has_error_label(RETRYABLE_WRITE):
+        return True
+    # What the driver would have labelled itself, had it known of the number.
+    unsent = (ServerSelectionTimeoutError, WaitQueueTimeoutError, NotPrimaryError)
+    return isinstance(error, ConnectionFailure) and not isinstance(error, unsent)
+
+
+def _numbers_refused(error: PyMongoError) -> bool:
+    return (
+        isinstance(error, OperationFailure) and error.code == _ILLEGAL_OPERATION and "Transaction numbers" in str(error)
+    )
+
+
+class Sessions:
+    """The sessions of one client that are kept for such commands. One is one operation's at a time."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._idle: list[_Session] = []  # append and pop are atomic
+        self.retry_reads: bool = client.options.retry_reads
+        self.numbers: bool = client.options.retry_writes
+
+    def take(self) -> _Session:
+        try:
+            kept = self._idle.pop()
+            if tick() - kept.used < _MOST_IDLE:
+                return kept
+        except IndexError:
+            pass
+        return _Session(self._client.start_session(causal_consistency=False))
+
+    def give_back(self, kept: _Session) -> None:
+        """Not to be called after a broken connection, a time-out or a cancellation: it may still be at work."""
+        kept.used = tick()
+        self._idle.append(kept)
+
+
+class Direct:
+    """The commands of one collection."""
+
+    def __init__(self, collection: Any, sessions: Sessions) -> None:
+        self._name: str = collection.name
+        self._sessions = sessions
+        self._codec: CodecOptions[Any] = collection.codec_options
+        self._preference = collection.read_preference
+        read, write = collection.read_concern.document, collection.write_concern
+        self._read_concern: dict[str, Any] = {"readConcern": read} if read else {}
+        # Every operation here has an outcome, so an unacknowledged write is none of them.
+        concern = write.document if write.acknowledged else {"w": 1}
+        self._write_concern: dict[str, Any] = {"writeConcern": concern} if concern else {}
+
+    def _read(
+        self, command: dict[str, Any], outcome: Callable[[Reply], T], codec: CodecOptions[Any] | None = None
+    ) -> Flow[T]:
+        sessions = self._sessions
+        kept = sessions.take()
+        send = Send(command, kept.session, codec or self._codec, self._preference)
+        try:
+            reply = yield send
+        except PyMongoError as error:
+            if not (sessions.retry_reads and _retry_read(error)):
+                raise
+            reply = yield send
+        sessions.give_back(kept)
+        return outcome(reply)
+
+    def _write(self, command: dict[str, Any], outcome: Callable[[Reply], T]) -> Flow[T]:
+        sessions = self._sessions
+        kept = sessions.take()
+        if sessions.numbers:
+            kept.number += 1
+            command["txnNumber"] = kept.number
+        command.update(self._write_concern)
+        send = Send(command, kept.session, self._codec, ReadPreference.PRIMARY)
+        try:
+            reply = yield send
+            if "errorLabels" in reply and sessions.numbers and RETRYABLE_WRITE in reply["errorLabels"]:
+                reply = yield send
+        except PyMongoError as error:
+            if not self._may_repeat(error, command):
+                if isinstance(error, OperationFailure):
+                    sessions.give_back(kept)
+                raise
+            try:
+                reply = yield send
+            except ServerSelectionTimeoutError:
+                raise error from None  # the other one would say that nothing was sent
+        sessions.give_back(kept)
+        return outcome(reply)
+
+    def _may_repeat(self, error: PyMongoError, command: dict[str, Any]) -> bool:
+        if _numbers_refused(error):
+            self._sessions.numbers = False
+            command.pop("txnNumber", None)
+            return True
+        return self._sessions.numbers and _retry_write(error)
+
+    def point(self, test: Any, projection: Mapping[str, Any] | None = None, sort: Any = None) -> Flow[Any]:
+        """One document or ``None``."""
+        command = {"find": self._name, "filter": test, "limit": 1, "singleBatch": True, **self._read_concern}
+        if projection:
+            command["projection"] = projection
+        if sort:
+            command["sort"] = dict(sort)
+        return self._read(command, row)
+
+    def many(self, test: Mapping[str, Any], most: int) -> Flow[list[Any]]:
+        """All documents that match, of which there are at most ``most``."""
+        command = {"find": self._name, "filter": test, "batchSize": most + 1, **self._read_concern}
+        cursor = yield from self._read(command, _cursor)
+        if cursor["id"]:  # more than one reply holds: the driver's own cursor fetches the rest as well
+            kill = {"killCursors": self._name, "cursors": [cursor["id"]]}
+            yield from self._read(kill, lambda reply: reply)
+            rows: list[Any] = yield from ask(self._name, "find", test)
+            return rows
+        rows = cursor["firstBatch"]
+        return rows
+
+    def recent(self, test: Mapping[str, Any]) -> Flow[tuple[Any, datetime | None]]:
+        """One document that no failover takes back, and the server's time of its last operation, which a write moves
+        on, or else every ten seconds. ``None`` on a standalone server."""
+        return self._read(recent_command(self._name, test), recent, ENTRY_OPTIONS)
+
+    def update(self, test: Mapping[str, Any], change: Any, *, upsert: bool = False) -> Flow[Mapping[str, Any]]:
+        """Change one document. The reply has ``n``, ``nModified`` and, where one was made, ``upserted``."""
+        statement = {"q": test, "u": change, "upsert": upsert}
+        return self._write({"update": self._name, "updates": [statement]}, written)
+
+    def delete(self, test: Mapping[str, Any]) -> Flow[int]:
+        """Remove one document; how many were removed."""
+        return self._write({"delete": self._name, "deletes": [{"q": test, "limit": 1}]}, _removed)
+
+    def modify(self, test: Mapping[str, Any], change: Any, fields: Mapping[str, Any]) -> Flow[dict[str, Any] | None]:
+        """Change one document; what it is then, or ``None`` if none matches."""
+        command = {"findAndModify": self._name, "query": test, "update": change, "fields": fields, "new": True}
+        return self._write(command, _found)
+
+    def upsert_many(self, changes: Sequence[Change]) -> Flow[list[int]]:
+        """Make or change one document each; the positions of those that collided with another document."""
+        statements = [{"q": test, "u": change, "upsert": True} for test, change in changes]
+        command = {"update": self._name, "updates": statements, "ordered": False}
+        try:
+            yield from self._write(command, _all_written)
+        except DocumentTooLarge:
+            # The driver divides what one message does not hold.
+            try:
+                yield from ask(self._name, "bulk_write", _models(changes), ordered=False)
+            except BulkWriteError as error:
+                return _collided(error)
+        except BulkWriteError as error:
+            return _collided(error)
+        return []
+
+
+def _cursor(reply: Reply) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = reply["cursor"]
+    return found
+
+
+def _removed(reply: Reply) -> int:
+    return int(written(reply)["n"])
+
+
+def _found(reply: Reply) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = written(reply)["value"]
+    return found
+
+
+def _all_written(reply: Reply) -> None:
+    written(reply, many=True)
+
+
+def _models(changes: Sequence[Change]) -> list[UpdateOne]:
+    return [UpdateOne(test, change, upsert=True) for test, change in changes]
+
+
+def _collided(error: BulkWriteError) -> list[int]:
+    """Positions of the upserts that collided with another document; any other failure is raised."""
+    failed = error.details["writeErrors"]
+    if error.details.get("writeConcernErrors") or any(one["code"] != DUPLICATE_KEY for one in failed):
+        raise error
+    return [one["index"] for one in failed]
