@@ -6,6 +6,7 @@ names the argument, the value and what is allowed.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from datetime import timedelta
@@ -98,6 +99,21 @@ def key(value: object, name: str = "key") -> str:
             raise InvalidValue(f"{name}={_shown(value)}: text with lone surrogates can't be stored") from None
     if size > MAX_KEY_BYTES:
         raise InvalidValue(f"{name}={_shown(value)}: {size} bytes; at most {MAX_KEY_BYTES} are allowed")
+    return value
+
+
+def function(value: object, decorator: str) -> None:
+    """Raise ``InvalidType`` unless ``value`` can be decorated: a generator's work is not done when its call returns."""
+    if not callable(value):
+        raise InvalidType(f"{decorator}: {_shown(value)} was decorated; a function is needed")
+    if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
+        raise InvalidType(f"{decorator}: {_shown(value)} was decorated; its work goes on after the call: no generators")
+
+
+def flag(value: object, name: str) -> bool:
+    """``value`` if it is ``True`` or ``False``."""
+    if not isinstance(value, bool):
+        raise InvalidType(f"{name}={_shown(value)}: True or False is needed")
     return value
 
 

@@ -19,6 +19,7 @@ from goscope_django.breaker_states import NEW, Options, Snapshot, View, millisec
 from goscope_django.exceptions import CircuitOpen, StoreError
 from goscope_django.mongodb.breakers import Reading
 from goscope_django.mongodb.lease import new_claim
+from goscope_django.mongodb.reading import rows
 
 
 class Registry(Reader):
@@ -26,10 +27,10 @@ class Registry(Reader):
 
     def entering(self, name: str, options: Options, lease: float | None) -> Steps:
         """Whether a call may run now: the snapshot that it runs under. Raises ``CircuitOpen``."""
-        view = self.view(name)
-        view.used = time.monotonic()
         refused = 0
         while True:
+            view = self.view(name)  # each time: it may have been dropped in favour of a new one meanwhile
+            view.used = time.monotonic()
             yield from self.refreshed(view)
             snap, now = view.snap, time.monotonic()
             if snap is NEW:
@@ -64,7 +65,7 @@ class Registry(Reader):
             self.degrade(error)
             return None
         new = self.learn(view.name, reading, asked)
-        probes = (reading.document or {}).get("probes") or ()
+        probes = rows((reading.document or {}).get("probes"))
         return new.admitted(claim) if any(one.get("id") == claim for one in probes) else None
 
     # ---- outcomes ----

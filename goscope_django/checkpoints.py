@@ -136,13 +136,13 @@ class checkpointed(Decorates):  # noqa: N801 - used like a function, as contextl
         self._lease = None if lease is None else arguments.duration_milliseconds(lease, "lease")
         self._max_attempts = None if max_attempts is None else arguments.count(max_attempts, "max_attempts")
         self._retention = None if retention is None else arguments.duration_milliseconds(retention, "retention")
-        self._restart = restart
+        self._restart = arguments.flag(restart, "restart")
         self._version = None if version is None else arguments.key(version, "version")
         self._owner = None if owner is None else arguments.key(owner, "owner")
         if metadata is not None and not isinstance(metadata, Mapping):
             raise InvalidType(f"metadata={type(metadata).__name__}: a mapping is needed")
         self._metadata = dict(metadata or {})
-        self._on_sigterm = on_sigterm
+        self._on_sigterm = arguments.flag(on_sigterm, "on_sigterm")
         self._entered: tuple[Task, Token[Task | None]] | None = None
 
     def _run(self, task_id: str) -> Run:

@@ -214,7 +214,11 @@ class CircuitBreaker:
         return value
 
     def __call__(self, fn: F) -> F:
-        """Decorate ``fn``, a function or ``async def`` function; its signature stays."""
+        """Decorate ``fn``, a function or ``async def`` function; its signature stays.
+
+        Raises ``InvalidType`` for a generator function, whose call says nothing: put a ``with`` of the breaker inside.
+        """
+        arguments.function(fn, f"circuit breaker {self.name!r}")
         if asynchronous(fn):
 
             @functools.wraps(fn)

@@ -15,6 +15,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
+from goscope_django import arguments
 from goscope_django.arguments import Duration
 from goscope_django.conf import OnError
 from goscope_django.idempotency_attempt import Attempt, arun, run, running
@@ -75,6 +76,7 @@ def idempotent(
     )
 
     def decorate(func: Callable[P, R]) -> Callable[P, R]:
+        arguments.function(func, "idempotent()")
         if _is_async(func):
 
             @wraps(func)

@@ -71,7 +71,7 @@ class Policy:
             conf.on_error(on_error, "on_error")
         if on_conflict not in ("reject", "wait"):
             raise InvalidValue(f"on_conflict={on_conflict!r:.80}: 'reject' or 'wait' is allowed")
-        self.required = required
+        self.required = arguments.flag(required, "required")
         self.key = key
         self.user = user
         self.ignore = on_error == "ignore"

@@ -20,7 +20,7 @@ from django.utils.module_loading import import_string
 
 from goscope_django import arguments, conf, counters, runtime
 from goscope_django.arguments import Duration
-from goscope_django.exceptions import InvalidType, LockNotAcquired
+from goscope_django.exceptions import LockNotAcquired
 from goscope_django.held_lock import HeldLock
 from goscope_django.lock_backends import LockBackend, MongoDBLockBackend
 from goscope_django.lock_calls import decorated
@@ -78,14 +78,11 @@ class Lock:
         self.key = arguments.key(key)
         self.timeout = None if timeout is None else arguments.duration_milliseconds(timeout, "timeout")
         self.owner = None if owner is None else arguments.key(owner, "owner")
-        for name, value in (("blocking", blocking), ("auto_extend", auto_extend)):
-            if not isinstance(value, bool):
-                raise InvalidType(f"{name}={value!r:.80}: True or False is needed")
-        self.auto_extend = auto_extend
+        self.auto_extend = arguments.flag(auto_extend, "auto_extend")
         self.patience = math.inf
         if blocking_timeout is not None:
             self.patience = arguments.duration_seconds(blocking_timeout, "blocking_timeout", zero=True)
-        if not blocking:
+        if not arguments.flag(blocking, "blocking"):
             self.patience = 0.0
         self._entered: dict[Hashable, list[HeldLock]] = {}
 

@@ -22,9 +22,9 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
-from goscope_django import counters, renewal, requests, responses, single_flight_group, transactions
+from goscope_django import arguments, counters, renewal, requests, responses, single_flight_group, transactions
 from goscope_django.cancellation import finished
-from goscope_django.exceptions import InvalidType, StoreError
+from goscope_django.exceptions import StoreError
 from goscope_django.mongodb.flight_values import Entered
 from goscope_django.single_flight_group import Entry, Signal
 from goscope_django.single_flight_plan import BYPASS, HEADER, Bypass, Landed, Plan, Variant
@@ -67,8 +67,7 @@ def single_flight(
     policy = make_policy(timeout, blocking_timeout, key, user, linger, on_error)
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
-        if not callable(fn):
-            raise InvalidType(f"single_flight()({fn!r:.80}): a function is needed")
+        arguments.function(fn, "single_flight()")
         if iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
 
             @functools.wraps(fn)

@@ -20,6 +20,7 @@ from typing import Any, Final
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model, QuerySet
 
+from goscope_django import arguments
 from goscope_django.exceptions import InvalidType, InvalidValue
 from goscope_django.mongodb.reading import whole
 
@@ -101,8 +102,8 @@ class Source:
                     "say by which unique field, such as key='pk'"
                 )
         self.items = items
-        self.page = page
-        self.total = total
+        self.page = arguments.count(page, "page")
+        self.total = None if total is None else arguments.count(total, "total", least=0)
         self.rows = _Rows(items, key) if isinstance(items, QuerySet) and isinstance(key, str) else None
         if self.rows is None and key is not None and not (callable(items) and callable(key)):
             raise InvalidType(

@@ -318,6 +318,7 @@ def test_a_damaged_result_is_done_all_the_same(store: Any, colour: str) -> None:
     [
         ({"timeout": 0}, InvalidValue),
         ({"timeout": True}, InvalidType),
+        ({"required": "no"}, InvalidType),
         ({"timeout": float("nan")}, InvalidValue),
         ({"timeout": "1"}, InvalidType),
         ({"lease": -1}, InvalidValue),

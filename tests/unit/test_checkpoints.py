@@ -55,6 +55,9 @@ class TestArguments:
             {"version": 1},
             {"owner": 1},
             {"metadata": [1]},
+            {"restart": "false"},
+            {"restart": None},
+            {"on_sigterm": 0},
         ],
     )
     def test_what_is_not_allowed_is_refused_and_named(self, bad: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ from goscope_django import breaker_registry, circuits
 from goscope_django.breaker_outcomes import Judge
 from goscope_django.circuits import CircuitBreaker, CircuitOpen, circuit_breaker
 from goscope_django.exceptions import InvalidType, InvalidValue
+from goscope_django.idempotency import idempotent
+from goscope_django.single_flight import single_flight
 from tests.support.circuits import Boom, own_store
 
 
@@ -262,6 +264,37 @@ def test_a_change_of_settings_forgets_what_was_known() -> None:
         assert breaker.call(lambda: "fresh") == "fresh"
     with pytest.raises(CircuitOpen):
         breaker.call(lambda: None)
+
+
+@pytest.mark.parametrize("while_waiting", [True, False])
+def test_a_call_whose_circuit_is_dropped_before_it_was_read_looks_again(while_waiting: bool) -> None:
+    registry, options = breaker_registry.current(), CircuitBreaker("supplier")._options
+    if while_waiting:
+        registry._reading.acquire()
+    steps = registry.entering("supplier", options, None)
+    command = next(steps)
+    registry.retire()
+    if while_waiting:
+        registry._reading.release()
+    with pytest.raises(StopIteration) as ended:  # noqa: PT012 - a flow is driven here
+        for _ in range(5):
+            command = steps.send(registry.do(command))
+    assert ended.value.value.state == "closed"
+
+
+def _odd() -> Any:
+    yield 1
+
+
+async def _aodd() -> Any:
+    yield 1
+
+
+@pytest.mark.parametrize("fn", [_odd, _aodd, functools.partial(_odd), 5, None])
+def test_generators_are_not_decorated(fn: Any) -> None:
+    for decorate in (CircuitBreaker("supplier"), single_flight(key="k"), idempotent(key="k")):
+        with pytest.raises(InvalidType, match=r"generator|function"):
+            decorate(fn)
 
 
 def test_the_registry_drops_circuits_that_nobody_calls(monkeypatch: pytest.MonkeyPatch) -> None:

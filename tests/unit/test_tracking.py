@@ -85,6 +85,11 @@ class TestSource:
         with pytest.raises(InvalidType):
             Source(items, key, None)
 
+    @pytest.mark.parametrize("bad", [{"page": 0}, {"page": -1}, {"page": True}, {"total": "4"}, {"total": -1}])
+    def test_numbers_that_are_none_are_refused_and_named(self, bad: dict[str, Any]) -> None:
+        with pytest.raises((InvalidType, InvalidValue), match=next(iter(bad))):
+            Source([1], None, **{"total": None, **bad})
+
     async def test_asynchronous_iterables(self) -> None:
         async def letters() -> Any:
             for letter in "abc":
