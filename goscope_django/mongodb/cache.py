@@ -30,6 +30,7 @@ from goscope_django.mongodb.store import Store
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 _OVERFLOW: Final = 2
+_TYPE_MISMATCH: Final = 14
 
 
 class _Missing:
@@ -196,13 +197,13 @@ class CacheFlows(CacheRanges):
 
     def incr(self, clock: Clock, full: str, delta: int) -> Flow[int | None]:
         """The sum; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow."""
-        number = [{"value": {"$type": "int"}}, {"value": {"$type": "long"}}]
-        # A list with a number in it is of that type, too, in a filter's eyes.
-        test = {**self._live(clock, full), "$or": number, "value.0": {"$exists": False}}
+        test = {**self._live(clock, full), **clock.whole_number("value")}
         update = {"$inc": {"value": delta}, "$currentDate": {"updatedAt": True}}
         try:
             found = yield from ask(CACHE, "modify", test, update, {"value": True, "_id": False})
         except OperationFailure as error:
+            if error.code == _TYPE_MISMATCH:  # a list with a number in it, which passes as one in a filter
+                return None
             if error.code != _OVERFLOW:
                 raise
             raise InvalidValue(

@@ -103,6 +103,10 @@ class Clock:
         """A filter for documents whose instant in ``field`` is not ahead, in a form that an index on it serves."""
         raise NotImplementedError
 
+    def whole_number(self, field: str) -> dict[str, Any]:
+        """A filter for documents with an integer in ``field``. A server lets a list with one in it pass as well."""
+        raise NotImplementedError
+
     # Both tests below are written so that a missing or null instant means "never expires" and mongomock, which can not
     # compare a missing field, agrees.
 
@@ -141,6 +145,9 @@ class ServerClock(Clock):
 
     def expired_filter(self, field: str) -> dict[str, Any]:
         return {field: {"$type": "date"}, "$expr": {"$lte": [f"${field}", "$$NOW"]}}
+
+    def whole_number(self, field: str) -> dict[str, Any]:
+        return {field: {"$type": ["int", "long"]}}
 
     def token(self) -> Expression:
         if self.cluster_time:
@@ -192,6 +199,10 @@ class LocalClock(Clock):
 
     def expired_filter(self, field: str) -> dict[str, Any]:
         return {field: {"$ne": None, "$lte": self.now()}}
+
+    def whole_number(self, field: str) -> dict[str, Any]:
+        number = [{field: {"$type": "int"}}, {field: {"$type": "long"}}]  # it knows no list of types
+        return {"$or": number, f"{field}.0": {"$exists": False}}
 
     def token(self) -> Expression:
         microseconds = int(datetime.now(UTC).timestamp() * 1_000_000)
