@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import django
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, DELETION, LogEntry
 from django.contrib.admin.utils import unquote
@@ -38,6 +39,8 @@ else:
 
 logger = logging.getLogger("goscope.dashboard")
 LONGEST_MESSAGE = 600
+LISTED_CRUMBS = django.VERSION >= (6, 1)
+"""Whether the admin's own breadcrumbs, and so its styles for them, are a list."""
 
 
 class DashboardAdmin(_Admin):
@@ -228,8 +231,10 @@ class DashboardAdmin(_Admin):
 
     def _render(self, request: HttpRequest, template: str, context: dict[str, Any], status: int = 200) -> HttpResponse:
         request.current_app = self.admin_site.name
-        site = self.admin_site.each_context(request)
-        return TemplateResponse(request, template, {**site, "opts": self.opts, **context}, status=status)
+        own = {"opts": self.opts, "listed_crumbs": LISTED_CRUMBS}
+        return TemplateResponse(
+            request, template, {**self.admin_site.each_context(request), **own, **context}, status=status
+        )
 
 
 def _may(request: HttpRequest, permission: str) -> bool:

@@ -83,27 +83,48 @@ def test_axe_finds_nothing_serious_while_the_server_is_away(operator: Operator, 
         assert faults(operator, axe) == []
 
 
+WIDE = (
+    "return [...document.querySelectorAll('body *')].filter((one) => {"
+    "  const box = one.getBoundingClientRect(); const style = getComputedStyle(one);"
+    "  return box.width > 1 && style.visibility != 'hidden' && (box.right > innerWidth + 1 || box.left < -1)"
+    "    && !one.closest('.skip-to-content-link, svg, caption, thead, #nav-sidebar'); })"
+    ".map((one) => one.outerHTML.slice(0, 120))"
+)
+
+
 @pytest.mark.parametrize("language", ["en", "ar"])
-def test_nothing_is_to_be_scrolled_sideways_at_320_pixels(operator: Operator, settings: Any, language: str) -> None:
+@pytest.mark.parametrize("width", [320, 768, 1_024, 1_440])
+def test_nothing_is_to_be_scrolled_sideways(operator: Operator, settings: Any, language: str, width: int) -> None:
+    """Also beside the admin's sidebar, which is there from 768 pixels on."""
     settings.LANGUAGE_CODE = language
     lively()
-    operator.size(320, 640)
+    operations.open_circuit("c0001", reason="as long as a reason may be " * 7)
+    operator.size(width, 640)
     operator.open(every=60)
     assert operator.run("return document.documentElement.dir") == ("rtl" if language == "ar" else "ltr")
     for summary in operator.every("summary"):
         summary.click()
-    wide = (
-        "return [...document.querySelectorAll('body *')].filter((one) => {"
-        "  const box = one.getBoundingClientRect(); const style = getComputedStyle(one);"
-        "  return box.width > 1 && style.visibility != 'hidden' && (box.right > innerWidth + 1 || box.left < -1)"
-        "    && !one.closest('.skip-to-content-link, svg, caption, thead'); })"
-        ".map((one) => one.outerHTML.slice(0, 120))"
-    )
-    assert operator.run("return document.documentElement.scrollWidth") <= 320, operator.run(wide)
-    assert operator.run(wide) == []
+    assert operator.run("return document.documentElement.scrollWidth") <= width, operator.run(WIDE)
+    assert operator.run(WIDE) == []
     operator.press("Release: lock l00000")
-    assert operator.run("return document.documentElement.scrollWidth") <= 320, operator.run(wide)
-    assert operator.run(wide) == []
+    assert operator.run("return document.documentElement.scrollWidth") <= width, operator.run(WIDE)
+    assert operator.run(WIDE) == []
+
+
+@pytest.mark.parametrize("language", ["en", "ar"])
+@pytest.mark.parametrize("width", [320, 1_440])
+def test_english_reads_from_left_to_right(operator: Operator, settings: Any, language: str, width: int) -> None:
+    """``12 s ago``, not ``ago 12 s``, also in a card on a page that runs from right to left."""
+    settings.LANGUAGE_CODE = language
+    lively()
+    operator.size(width)
+    operator.open(every=60)
+    number, word = operator.run(
+        "const cell = document.querySelector('td[data-label=\"Last heard of\"]:has([data-age])');"
+        "const range = document.createRange(); range.selectNodeContents(cell.lastChild);"
+        "return [cell.querySelector('[data-age]').getBoundingClientRect().right, range.getBoundingClientRect().right]"
+    )
+    assert number < word
 
 
 def test_nothing_offends_a_strict_policy(operator: Operator) -> None:

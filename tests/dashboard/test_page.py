@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -230,3 +231,17 @@ def test_the_page_of_a_project_without_time_zones(operator: Client, settings: An
         fill(locks=1, circuits=3)
         for url in (PAGE, LIVE, STATE):
             assert operator.get(url).status_code == 200
+
+
+def test_breadcrumbs_are_what_the_admins_styles_are_for(operator: Client, mongo_url: str) -> None:
+    """Django 6.1 made a list of them."""
+    (tag,) = re.findall(r'<(\w+) class="breadcrumbs"', operator.get("/admin/auth/").content.decode())
+    with own_store(mongo_url):
+        fill(locks=1)
+        seen = {"seen": seen_lock("l00000").encoded()}
+        for page in (operator.get(PAGE), operator.get(f"{PAGE}act/release_lock/", seen)):
+            shown = page.content.decode()
+            (crumbs,) = re.findall(rf'<{tag} class="breadcrumbs">(.*?)</{tag}>', shown, re.DOTALL)
+            assert 'href="/admin/"' in crumbs and 'href="/admin/goscope/"' in crumbs
+            assert (f'href="{PAGE}"' in crumbs) == ("goscope-confirm" in shown)
+            assert page.context["title"] in crumbs
