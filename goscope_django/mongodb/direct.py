@@ -128,11 +128,9 @@ class Direct:
         self._sessions = sessions
         self._codec: CodecOptions[Any] = collection.codec_options
         self._preference = collection.read_preference
-        read, write = collection.read_concern.document, collection.write_concern
+        read, write = collection.read_concern.document, collection.write_concern.document
         self._read_concern: dict[str, Any] = {"readConcern": read} if read else {}
-        # Every operation here has an outcome, so an unacknowledged write is none of them.
-        concern = write.document if write.acknowledged else {"w": 1}
-        self._write_concern: dict[str, Any] = {"writeConcern": concern} if concern else {}
+        self._write_concern: dict[str, Any] = {"writeConcern": write} if write else {}
 
     def _read(
         self, command: dict[str, Any], outcome: Callable[[Reply], T], codec: CodecOptions[Any] | None = None

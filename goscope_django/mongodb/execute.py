@@ -46,7 +46,9 @@ class _Base:
 
     def collection(self, name: str) -> Any:
         if name == CACHE:
-            return self.database.get_collection(name, codec_options=ENTRY_OPTIONS)
+            # Every operation of a cache has an outcome, so an unacknowledged write (w=0) is none of them.
+            acknowledged = None if self.database.write_concern.acknowledged else WriteConcern(1)
+            return self.database.get_collection(name, codec_options=ENTRY_OPTIONS, write_concern=acknowledged)
         return self.database.get_collection(
             name,
             codec_options=CODEC_OPTIONS,

@@ -211,6 +211,18 @@ def test_where_entries_of_node_are_overwritten_set_many_is_two_commands(scene: S
     assert database.go_goscope_cache.count_documents({"key": {"$regex": f"^{prefix}"}}) == 100
 
 
+def test_nothing_of_the_cache_is_sent_unacknowledged(mongo_url: str, recorder: Recorder) -> None:
+    with on_server(f"{mongo_url}&w=0", client_options={"event_listeners": [recorder]}):
+        recorder.clear()
+        cache.set("a", 1)
+        assert cache.incr("a") == 2
+        assert cache.delete_many(["a"]) is None
+        assert cache.set_many({"a": 1, "b": 2}) == []
+        assert cache.delete("a") is True
+        writes = [command for command in recorder.commands if command.keys() & {"update", "findAndModify", "delete"}]
+        assert [command["writeConcern"] for command in writes] == [{"w": 1}] * 5
+
+
 def _coordinating(adapter: MongoDBAdapter, drive: Drive) -> Iterator[Callable[[], Any]]:
     locks, circuits, idempotency = adapter.lock, adapter.circuit_breaker, adapter.idempotency
     handle = drive(locks, "acquire", "a", 60_000, "me")

@@ -260,11 +260,6 @@ class TestReplies:
         server.update()
         assert server.sent[0].get("writeConcern") == stated
 
-    def test_nothing_is_sent_unacknowledged(self) -> None:
-        server = Script(DONE, w=0)
-        server.update()
-        assert server.sent[0]["writeConcern"] == {"w": 1}
-
 
 @pytest.fixture(scope="module", params=[False, True], ids=["replica set", "standalone"])
 def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
