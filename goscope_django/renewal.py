@@ -42,6 +42,8 @@ SHORTEST: Final = 0.1
 LONGEST: Final = 10.0
 BATCH: Final = 1_000
 _IDLE: Final = 30.0
+_LONGEST_SLEEP: Final = 3_600.0
+"""Seconds; threads can't be told to sleep for centuries."""
 
 
 def _batches(due: list[Renewal]) -> list[list[Renewal]]:
@@ -174,7 +176,11 @@ class _Thread:
                 except Exception as error:  # noqa: BLE001 - whatever it was: tried again
                     _failed(group, error)
                 _settle(group, started, held)
-            if not groups and not self.wake.wait(_IDLE if pause is None else pause) and pause is None:
+            if (
+                not groups
+                and not self.wake.wait(_IDLE if pause is None else min(pause, _LONGEST_SLEEP))
+                and pause is None
+            ):
                 with self.book.lock:
                     if not self.book.entries:
                         self.thread = None

@@ -228,14 +228,14 @@ class Renewal:
         return resume
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, but not longer than it is active."""
+        """Sleep for an hour at most, and not longer than it is active."""
         with _guard:
             if self._over is None:
                 self._over = threading.Event()
                 if not self.active:
                     self._over.set()
             over = self._over
-        over.wait(seconds)
+        over.wait(min(seconds, 3_600.0))
 
 
 def _call(callback: Callable[[], object]) -> None:

@@ -141,7 +141,7 @@ class Group:
     def answer(self, entry: Entry, waiter: Waiter, deadline: float) -> Any:
         """The answer that ``waiter`` gets until ``deadline`` (monotonic), or ``None``."""
         try:
-            return waiter.future.result(max(0.0, deadline - time.monotonic()))
+            return waiter.future.result(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
         except TimeoutError:
             return self._late(entry, waiter)
         except BaseException:

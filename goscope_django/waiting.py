@@ -85,7 +85,7 @@ class ThreadWaiter:
         self._event.clear()
 
     def wait(self, seconds: float | None) -> None:
-        self._event.wait(seconds)
+        self._event.wait(None if seconds is None else min(seconds, threading.TIMEOUT_MAX))
 
 
 class TaskWaiter:

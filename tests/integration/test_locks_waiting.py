@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -181,6 +182,16 @@ def test_a_waiter_whose_time_is_up_makes_way(sent: Recorder) -> None:
     raw().delete_many({})
     long.join()
     assert long.errors == []
+
+
+def test_who_has_the_patience_of_centuries_waits(sent: Recorder) -> None:
+    take_over("a")
+    waiters = Waiters("a", 3, blocking_timeout=timedelta(days=900 * 365))
+    until(lambda: in_line("a") == 3 or waiters.errors)
+    raw().delete_many({})
+    waiters.join()
+    assert waiters.errors == []
+    assert len(waiters.tokens) == 3
 
 
 def test_an_attempt_without_waiting_does_not_stand_in_line(sent: Recorder) -> None:

@@ -204,6 +204,25 @@ def test_l7_a_renewer_that_starves_hides_no_loss(monkeypatch: pytest.MonkeyPatch
     assert one.lost.wait()
 
 
+def test_a_lease_of_centuries_harms_no_other() -> None:
+    forever = start(Fake(milliseconds=900 * 365 * 86_400_000))
+    assert not forever.lost.wait(0.1)
+    thread = renewal._threads["renewal"].thread
+    assert thread is not None
+    waited = threading.Thread(target=forever.lost.wait, daemon=True)  # without a timeout
+    waited.start()
+    fake = Fake(milliseconds=300)
+    other = start(fake)
+    assert fake.called.wait(10)
+    assert renewal._threads["renewal"].thread is thread
+    assert thread.is_alive()
+    assert waited.is_alive()
+    other.stop()
+    forever.stop()
+    waited.join(10)
+    assert not waited.is_alive()
+
+
 def test_attempts_are_bounded_by_the_lease() -> None:
     fake = Fake(milliseconds=400)
     one = start(fake)

@@ -220,6 +220,18 @@ def test_a_function_that_calls_itself_does_not_wait_for_itself() -> None:
     assert down(3) == 0
 
 
+def test_who_has_the_patience_of_centuries_waits() -> None:
+    gate = Gate()
+
+    @single_flight(key="long", blocking_timeout=timedelta(days=900 * 365))
+    def value() -> int:
+        gate.hold()
+        return 7
+
+    assert gate.together([value] * 3) == [7] * 3
+    assert gate.entered == 1
+
+
 # Only GET and HEAD, unless told otherwise
 
 
