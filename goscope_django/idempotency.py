@@ -10,13 +10,14 @@ and ends it, ``idempotency_payload`` reads requests, ``idempotency_answers`` mak
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
 from goscope_django import arguments
 from goscope_django.arguments import Duration
+from goscope_django.colours import is_async_dispatch
 from goscope_django.conf import OnError
 from goscope_django.idempotency_attempt import Attempt, arun, run, running
 from goscope_django.idempotency_policy import Policy
@@ -77,7 +78,7 @@ def idempotent(
 
     def decorate(func: Callable[P, R]) -> Callable[P, R]:
         arguments.function(func, "idempotent()")
-        if _is_async(func):
+        if iscoroutinefunction(func):
 
             @wraps(func)
             async def awrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -87,18 +88,10 @@ def idempotent(
 
         @wraps(func)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            if is_async_dispatch(func, args):
+                return cast("R", arun(policy.of(func, args, kwargs)))
             return cast("R", run(policy.of(func, args, kwargs)))
 
         return wrapper
 
     return decorate
-
-
-def _is_async(func: Any) -> bool:
-    if iscoroutinefunction(func):
-        return True
-    while isinstance(func, partial):
-        func = func.func
-    # A class-based view's dispatch() is a plain function that gives a coroutine if the handlers are coroutines.
-    is_dispatch = getattr(func, "__name__", "") == "dispatch"
-    return is_dispatch and bool(getattr(getattr(func, "__self__", None), "view_is_async", False))

@@ -267,7 +267,11 @@ def _working(attempt: Attempt, work: Flow[Any]) -> Flow[Any]:
     """The work's result; the claim is given up if it raises."""
     token = running.set(attempt)
     try:
-        return (yield from work)
+        result = yield from work
+        if inspect.iscoroutine(result):
+            result.close()  # its body has not even begun
+            raise InvalidType(f"idempotent(): {attempt.name:.200} gave a coroutine, but is no coroutine function")
+        return result
     except GeneratorExit:
         raise
     except BaseException:

@@ -24,11 +24,12 @@ from asgiref.sync import iscoroutinefunction
 
 from goscope_django import arguments, counters, renewal, requests, responses, single_flight_group, transactions
 from goscope_django.cancellation import finished
+from goscope_django.colours import is_async_dispatch
 from goscope_django.exceptions import StoreError
 from goscope_django.mongodb.flight_values import Entered
 from goscope_django.single_flight_group import Entry, Signal
 from goscope_django.single_flight_plan import BYPASS, HEADER, Bypass, Landed, Plan, Variant
-from goscope_django.single_flight_policy import Policy, is_async_dispatch, make_policy
+from goscope_django.single_flight_policy import Policy, make_policy
 
 __all__ = ["HEADER", "single_flight"]
 

@@ -9,7 +9,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import socket
@@ -20,6 +19,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from goscope_django import arguments, conf, outage, requests
+from goscope_django.colours import unwrapped
 from goscope_django.exceptions import InvalidType
 from goscope_django.mongodb.flight_values import Terms
 from goscope_django.requests import Caller
@@ -142,15 +142,9 @@ def make_policy(
     )
 
 
-def _inner(fn: Any) -> Any:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return fn
-
-
 def name_of(fn: Callable[..., Any], args: tuple[Any, ...], request: Any) -> str:
     """A name for the function: two functions never share a flight."""
-    instance = getattr(_inner(fn), "__self__", None)
+    instance = getattr(unwrapped(fn), "__self__", None)
     if instance is None and request is not None and args and args[0] is not request:
         instance = args[0]  # a method that was decorated in its class
     kind = instance if isinstance(instance, type) or instance is None else type(instance)
@@ -160,11 +154,3 @@ def name_of(fn: Callable[..., Any], args: tuple[Any, ...], request: Any) -> str:
     # A spawned child calls the module that was run by another name.
     full = f"{module.replace('__mp_main__', '__main__')}.{name}"
     return full if len(full) <= LONGEST_NAME else f"{full[:LONGEST_NAME]}:{requests.digest(full)}"
-
-
-def is_async_dispatch(fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    """Whether it is ``dispatch`` of a class-based view with asynchronous handlers, which only makes the coroutine."""
-    if getattr(fn, "__name__", "") != "dispatch":
-        return False
-    instance = getattr(_inner(fn), "__self__", None) or (args[0] if args else None)
-    return getattr(instance, "view_is_async", False) is True

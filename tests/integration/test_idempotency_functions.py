@@ -366,3 +366,16 @@ def test_it_keeps_name_and_documentation() -> None:
 
     assert (work.__name__, work.__doc__) == ("work", "What it does.")
     assert list(inspect.signature(work).parameters) == ["number"]
+
+
+def test_a_function_that_only_makes_a_coroutine_is_refused_and_nothing_recorded(store: Any) -> None:
+    async def work() -> None:
+        raise AssertionError("it never runs")
+
+    @idempotent(key="k")
+    def makes() -> Any:
+        return work()
+
+    with pytest.raises(InvalidType, match="coroutine"):
+        makes()
+    assert store.idempotency.list() == []

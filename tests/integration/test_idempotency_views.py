@@ -334,7 +334,10 @@ class TestRequest:
 
 @pytest.mark.parametrize(
     "name",
-    ["class", "aclass", "as-view", "aas-view", "method", "plain-method", "aplain-method", "nested", "twice", "atwice"],
+    [
+        *("class", "aclass", "as-view", "aas-view", "own-dispatch", "aown-dispatch"),
+        *("method", "plain-method", "aplain-method", "nested", "twice", "atwice"),
+    ],
 )
 def test_views_of_every_form(store: Any, name: str) -> None:
     send = Caller("async" if name.startswith("a") and name != "as-view" else "sync")

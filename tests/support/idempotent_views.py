@@ -121,6 +121,18 @@ class APayPlainMethod(View):
         return answer(request)
 
 
+class OwnDispatchPay(Pay):
+    @idempotent()
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().dispatch(request, *args, **kwargs)
+
+
+class OwnDispatchAPay(APay):
+    @idempotent()
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().dispatch(request, *args, **kwargs)
+
+
 def rest_answer(request: Request) -> Response:
     ran["pay"] += 1
     seen.append(request.idempotency)  # type: ignore[attr-defined]
@@ -199,6 +211,8 @@ views: dict[str, Callable[..., Any]] = {
     "aas-view": idempotent()(APay.as_view()),
     "twice": idempotent()(PayPlainMethod.as_view()),
     "atwice": idempotent()(APayPlainMethod.as_view()),
+    "own-dispatch": OwnDispatchPay.as_view(),
+    "aown-dispatch": OwnDispatchAPay.as_view(),
     "method": PayMethod.as_view(),
     "plain-method": PayPlainMethod.as_view(),
     "aplain-method": APayPlainMethod.as_view(),

@@ -1,0 +1,25 @@
+"""Which colour a call has, where the function itself does not tell.
+
+Rule of this file: it looks, and calls nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+
+def unwrapped(fn: Any) -> Any:
+    """What the ``partial`` objects around it call in the end."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn
+
+
+def is_async_dispatch(fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether it is ``dispatch`` of a class-based view with asynchronous handlers, which only makes the coroutine."""
+    if getattr(fn, "__name__", "") != "dispatch":
+        return False
+    instance = getattr(unwrapped(fn), "__self__", None) or (args[0] if args else None)
+    return getattr(instance, "view_is_async", False) is True
