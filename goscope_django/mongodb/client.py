@@ -26,7 +26,7 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import ConfigurationError as DriverConfigurationError
 from pymongo.errors import InvalidURI, PyMongoError
 
-from goscope_django.exceptions import ConfigurationError
+from goscope_django.exceptions import ConfigurationError, GoscopeError
 from goscope_django.mongodb import embedded, loops
 from goscope_django.mongodb.execute import AsyncExecutor, MockExecutor, SyncExecutor
 from goscope_django.mongodb.indexes import IndexState, ensure
@@ -292,5 +292,11 @@ def _forget_parent() -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(_abandoned))
 
 
-os.register_at_fork(before=_see_off, after_in_child=_forget_parent)
-atexit.register(close_all)
+def _close_all_at_exit() -> None:
+    with suppress(GoscopeError):  # a server that can't be left now is tried again, and told of, by embedded
+        close_all()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_see_off, after_in_child=_forget_parent)
+atexit.register(_close_all_at_exit)

@@ -144,6 +144,8 @@ def _running(
         try:
             if folder.wait_until_writable(pid, deadline, standalone=standalone):
                 folder.stay_away(False)
+                # While it started, its file may still have named one that was killed.
+                pid = mongod_process.pid_in_lock_file(folder.data) or pid
                 then(pid)
                 return pid
             if launched:
@@ -199,7 +201,7 @@ def stop(directory: Path | str, *, timeout: float = 30.0) -> bool:
     """
     folder = Folder(directory)
     with folder.translated_errors():
-        if not folder.path.is_dir():
+        if not folder.was_used():
             return False
         with folder.locked(max(timeout, _LEAVE_TIMEOUT)):
             folder.forget_the_dead()

@@ -6,6 +6,8 @@ Rules of this module:
   processes do.
 - A forked child shares its parent's descriptions. It closes its copies at once and never unlocks them: so neither does
   the child hold what a killed parent held, nor does its end free what a living parent holds.
+- A lock is handed over to a program that was started with the descriptor (:func:`hand_over`): it then holds it for as
+  long as it lives, whatever becomes of its starter.
 - Only the holder of a folder's main lock removes files that serve as locks.
 """
 
@@ -81,6 +83,11 @@ def release(descriptor: int) -> None:
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
         _close(descriptor)
+
+
+def hand_over(descriptor: int) -> None:
+    """Close what :func:`acquire` returned and unlock nothing: programs that were started with it go on holding it."""
+    _close(descriptor)
 
 
 def is_held(path: Path) -> bool:

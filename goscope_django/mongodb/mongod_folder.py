@@ -1,12 +1,13 @@
 """The folder of a private ``mongod``: who uses it, and the server over it. The rules stand in ``embedded``.
 
-In it stand ``data/`` (the database), ``mongod.log``, ``lock``, ``socket`` (a text file that says where the socket is)
-and ``users/``, with one file per process that uses the server.
+In it stand ``data/`` (the database), ``mongod.log``, ``lock``, ``server`` (locked by the server from its launch to its
+end), ``users/`` with one file per process that uses the server, and the marks of ``mongod_marks``.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +19,13 @@ from urllib.parse import quote
 
 from goscope_django.exceptions import ConfigurationError, MongodError
 from goscope_django.mongodb import folder_lock, mongod_process, mongod_wire
+from goscope_django.mongodb.mongod_marks import Marks
 
 _ALREADY_INITIALIZED = 23  # error code of replSetInitiate
 _COMMAND_TIMEOUT = 10.0  # seconds for a command that writes the configuration; a slow disk takes one of them
+_USER_FILE = re.compile(r"[0-9]+\.[0-9a-f]{8}")
+_OURS = frozenset({"data", "users", "lost+found"})  # what a folder may hold that was never used: made by us or by mkfs
+_MADE_BY_MONGOD = ("mongod.lock", "WiredTiger", "storage.bson")
 _DYING = 2.0  # seconds that a killed mongod may take until the kernel has cleared up after it
 _OTHERS_MAY_WRITE = 0o002
 
@@ -46,7 +51,7 @@ def members_of_this_process() -> list[Path]:
     return list(_memberships)
 
 
-class Folder:
+class Folder(Marks):
     """The paths in one folder and what is done with them. Whoever changes anything must hold :meth:`locked`.
 
     Raises ``ConfigurationError`` for a path that can't be used.
@@ -56,8 +61,7 @@ class Folder:
         text = os.fspath(directory)
         if not text or "\0" in text:
             raise ConfigurationError(f"{text!r} can't be the folder of an embedded mongod: it is not a path.")
-        self.path = Path(os.path.realpath(text))
-        self.data = self.path / "data"
+        super().__init__(Path(os.path.realpath(text)))
         self.log = self.path / "mongod.log"
         with self.translated_errors():
             if self.path.parent == self.path:
@@ -79,11 +83,22 @@ class Folder:
             raise self._unusable(f"{error.strerror or error} ({error.filename!r})") from error
 
     def make(self) -> None:
-        """Make the folder if it is missing; refuse one in which every user of the machine may write."""
-        for path in (self.path, self.data, self.path / "users"):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Make the folder if it is missing. Refuse one to which all may write, and one that holds other files."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.path.stat().st_mode & _OTHERS_MAY_WRITE:
-            raise self._unusable("all users of this machine may write to it (chmod o-w)")
+            raise self._unusable("all users of this machine may write to it; name one of your own, or chmod o-w")
+        # Listed first, judged then: others may be making all this at this moment, the file that counts before the rest.
+        others = [file for file in self.path.iterdir() if file.name not in _OURS]
+        inside = list(self.data.iterdir()) if self.data.is_dir() else []
+        if self.was_used():
+            others.clear()
+        if not any((self.data / name).exists() for name in _MADE_BY_MONGOD):
+            others += inside
+        names = sorted(str(file.relative_to(self.path)) for file in others if not file.name.startswith("."))
+        if names:
+            raise self._unusable(f"it holds other files ({', '.join(names[:5])}), name a folder of its own")
+        for path in (self.data, self.path / "users"):
+            path.mkdir(mode=0o700, exist_ok=True)
 
     @contextmanager
     def locked(self, timeout: float) -> Iterator[None]:
@@ -100,12 +115,11 @@ class Folder:
 
     def _user_files(self) -> Iterator[Path]:
         with suppress(FileNotFoundError):
-            yield from (self.path / "users").iterdir()
+            yield from (file for file in (self.path / "users").iterdir() if _USER_FILE.fullmatch(file.name))
 
     def users(self) -> tuple[int, ...]:
         """Return the process ids of the living users, this process included if it is one."""
-        alive = (file.name.partition(".")[0] for file in self._user_files() if folder_lock.is_held(file))
-        return tuple(sorted(int(pid) for pid in alive if pid.isdigit()))
+        return tuple(sorted(int(file.stem) for file in self._user_files() if folder_lock.is_held(file)))
 
     def forget_the_dead(self) -> None:
         """Remove the files of users that are gone."""
@@ -155,31 +169,12 @@ class Folder:
             if not self.users() and not self.stays(mongod_process.running_pid(self.data)):
                 self.end(timeout)
 
-    def keep(self, pid: int) -> None:
-        """Let the server ``pid`` stay when its last user leaves, until it is ended on purpose."""
-        (self.path / "keep").write_text(str(pid), encoding="utf-8")
-
-    def stays(self, pid: int | None) -> bool:
-        """Whether the server ``pid`` is to stay without users."""
-        try:
-            kept = (self.path / "keep").read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return False
-        return kept == str(pid)
-
     def _drop(self, membership: _Membership) -> None:
         _memberships.pop(self.path, None)
         membership.file.unlink(missing_ok=True)
         folder_lock.release(membership.descriptor)
 
     # ------------------------------------------------------------------------------------------------- the server
-
-    def socket_path(self) -> Path:
-        """Return where the server that was started last listens."""
-        try:
-            return Path((self.path / "socket").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return self.path / mongod_process.SOCKET_NAME
 
     def uri(self) -> str:
         """Return the server's URL, without a database."""
@@ -200,34 +195,6 @@ class Folder:
             time.sleep(0.02)
         return None
 
-    def stay_away(self, wanted: bool) -> None:
-        """Note that its users must not start the server again by themselves, or that they may."""
-        with suppress(OSError):  # a full disk must not keep anybody from stopping it
-            if wanted:
-                (self.path / "stopped").touch()
-            else:
-                (self.path / "stopped").unlink(missing_ok=True)
-
-    def why_it_stays_away(self) -> str:
-        """Return why the server, which does not run, is not to be started again by its users; empty if it died."""
-        if not (self.data / "mongod.lock").exists():
-            return "its data were removed."
-        # mongod empties this file when it ends in order.
-        if (self.path / "stopped").exists() or mongod_process.pid_in_lock_file(self.data) is None:
-            return "it was stopped on purpose. A new process that uses it starts it, or `goscope_mongod start`."
-        return ""
-
-    def tried_within(self, seconds: float) -> bool:
-        """Whether an attempt to revive the server was made so short a time ago, by any of its users."""
-        with suppress(FileNotFoundError):
-            return abs(time.time() - (self.path / "revived").stat().st_mtime) < seconds
-        return False
-
-    def note_attempt(self) -> None:
-        """Note that an attempt to revive the server begins, for :meth:`tried_within`."""
-        with suppress(OSError):  # if the disk is full, mongod says so better
-            (self.path / "revived").touch()
-
     def find_or_launch(self, deadline: float, *, extra_args: Sequence[str], standalone: bool) -> tuple[int, bool]:
         """Return the process id of a server that accepts connections, and whether it was launched here."""
         while self._is_running():  # its starter may have been killed half-way, or it may be ending: give it time
@@ -235,29 +202,42 @@ class Folder:
             if pid is not None and mongod_process.accepts_connections(self.socket_path()):
                 return pid, False
             if time.monotonic() >= deadline:
-                raise MongodError(f"The mongod over {str(self.path)!r} does not answer. {self.log_lines()}")
+                raise MongodError(
+                    f"The mongod over {str(self.path)!r} does not answer on {str(self.socket_path())!r}; "
+                    f"`goscope_mongod stop` ends it. {self.log_lines()}"
+                )
             time.sleep(0.02)
         binary = mongod_process.find_mongod()
-        socket_path = mongod_process.choose_socket(self.path)
-        (self.path / "socket").write_text(str(socket_path), encoding="utf-8")
-        mongod_process.launch(
-            binary,
-            data=self.data,
-            log=self.log,
-            socket_path=socket_path,
-            standalone=standalone,
-            extra_args=extra_args,
-            timeout=max(1.0, deadline - time.monotonic()),
-        )
+        self.keep(None)
+        socket_path = mongod_process.choose_socket(self.path, self.socket_path())
+        self.note_socket(socket_path)
+        held = folder_lock.acquire(self.path / "server", timeout=1.0)
+        if held is None:
+            raise MongodError(f"{str(self.path / 'server')!r} stayed locked by another process.")
+        try:
+            mongod_process.launch(
+                binary,
+                data=self.data,
+                log=self.log,
+                socket_path=socket_path,
+                standalone=standalone,
+                extra_args=extra_args,
+                timeout=max(1.0, deadline - time.monotonic()),
+                held=held,
+            )
+        finally:
+            folder_lock.hand_over(held)
         pid = mongod_process.running_pid(self.data)
         if pid is None:
             raise MongodError(f"mongod ended right after its start. {self.log_lines()}")
         return pid, True
 
     def _is_running(self) -> bool:
-        # mongod locks this file for as long as it lives. Only looked at under the folder's lock: a look is a lock for a
-        # moment, in which a mongod that starts would believe that another one is there.
-        return folder_lock.is_held(self.data / "mongod.lock")
+        # Its starter may be dead, and it not yet so far that it has locked its data: a second mongod would take the
+        # first one's socket away before it found the data in use. So the lock that it was launched with counts; its own
+        # is that of one which something else launched. Only looked at under the folder's lock, and last: a look is a
+        # lock for a moment, in which a mongod that starts would believe that another one is there.
+        return folder_lock.is_held(self.path / "server") or folder_lock.is_held(self.data / "mongod.lock")
 
     def wait_until_writable(self, pid: int, deadline: float, *, standalone: bool) -> bool:
         """Initiate the replica set if that was not done, and wait until writes are accepted; ``False`` if it ended.
@@ -304,7 +284,8 @@ class Folder:
         if pid is None:
             if self.living_pid() is not None:
                 raise MongodError(
-                    f"A mongod over {str(self.path)!r} runs where this process can't see it (in another container?)."
+                    f"A mongod over {str(self.path)!r} is just starting, or runs where this process can't see it (in "
+                    "another container?)."
                 )
             return False
         mongod_process.end(pid, self.data, timeout=timeout)

@@ -70,16 +70,20 @@ def _executable(path: Path) -> Path:
     return path
 
 
-def choose_socket(folder: Path) -> Path:
+def choose_socket(folder: Path, last: Path | None) -> Path:
     """Return a path for the socket: in ``folder`` if the path is short and plain and its file system has sockets.
 
     Otherwise it lies in a folder of its own below the system's folder for temporary files, which is made here with mode
-    0700. Raises ``MongodError`` if that one belongs to somebody else.
+    0700; if possible where it was at ``last``, since clients look for it there. Raises ``MongodError`` if that one
+    belongs to somebody else.
     """
     if _can_bind(folder):
         return folder / SOCKET_NAME
     name = f"goscope-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
-    for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # noqa: S108 - the name is checked to be ours
+    parents = [tempfile.gettempdir(), "/tmp"]  # noqa: S108 - the name is checked to be ours
+    if last is not None and last.parent.name == name:
+        parents.insert(0, str(last.parent.parent))
+    for parent in dict.fromkeys(parents):
         path = Path(parent) / name
         try:
             path.mkdir(mode=0o700, exist_ok=True)
@@ -128,10 +132,12 @@ def launch(
     standalone: bool,
     extra_args: Sequence[str],
     timeout: float,
+    held: int,
 ) -> None:
     """Start ``mongod`` over the folder ``data`` and return when it accepts connections.
 
-    ``timeout`` is in seconds. Raises ``MongodError`` with the reason from its log if it ends at once or takes too long.
+    It keeps the descriptor ``held`` open while it lives. ``timeout`` is in seconds. Raises ``MongodError`` with the
+    reason from its log if it ends at once or takes too long.
     """
     with suppress(FileNotFoundError):
         if log.stat().st_size > _MAX_LOG:
@@ -157,6 +163,7 @@ def launch(
                 cwd="/",
                 # A LANG whose locale is not installed makes mongod refuse to start.
                 env={**os.environ, "LC_ALL": "C"},
+                pass_fds=(held,),
                 start_new_session=True,  # a Ctrl-C while it starts must not reach it either
             )
         except OSError as error:

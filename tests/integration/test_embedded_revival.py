@@ -295,6 +295,31 @@ async def test_why_it_can_not_be_started_is_told_at_once_and_tried_now_and_then(
     assert impatient.sync() is not None
 
 
+def test_a_start_that_mongod_itself_gives_up_is_tried_again(
+    folder: Path, impatient: clients.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "RETRY_AFTER", 0.5)
+    things(impatient).insert_one({"_id": 1})
+    metadata = folder / "data" / "storage.bson"
+    kept = metadata.read_bytes()
+    metadata.write_bytes(b"no BSON")  # it is read at the start only
+    kill(folder)
+    eventually(lambda: "can't be started again: mongod did not start" in _trouble(impatient))
+    tried = starts_in_log(folder)
+    eventually(lambda: not _works(impatient) and starts_in_log(folder) >= tried + 2)
+    assert "Unable to read the storage engine metadata file" in str(clients._servers[str(folder)].trouble)
+    metadata.write_bytes(kept)
+    eventually(lambda: _works(impatient))
+
+
+def _trouble(store: clients.Connection) -> str:
+    try:
+        store.sync()
+    except StoreUnavailable as error:
+        return str(error)
+    return ""
+
+
 def _works(store: clients.Connection) -> bool:
     try:
         things(store).insert_one({})
