@@ -6,6 +6,7 @@ names the argument, the value and what is allowed.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -108,6 +109,15 @@ def function(value: object, decorator: str) -> None:
         raise InvalidType(f"{decorator}: {_shown(value)} was decorated; a function is needed")
     if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
         raise InvalidType(f"{decorator}: {_shown(value)} was decorated; its work goes on after the call: no generators")
+
+
+def named_function(value: object, decorator: str) -> None:
+    """``function`` for decorators that tell functions apart by their names, which a bare ``partial`` lacks."""
+    function(value, decorator)
+    if isinstance(value, functools.partial) and not hasattr(value, "__qualname__"):
+        raise InvalidType(
+            f"{decorator}: {_shown(value)} was decorated, which has no name; update_wrapper() gives it one"
+        )
 
 
 def flag(value: object, name: str) -> bool:

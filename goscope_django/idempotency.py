@@ -77,7 +77,7 @@ def idempotent(
     )
 
     def decorate(func: Callable[P, R]) -> Callable[P, R]:
-        arguments.function(func, "idempotent()")
+        arguments.named_function(func, "idempotent()")
         if iscoroutinefunction(func):
 
             @wraps(func)

@@ -68,7 +68,10 @@ def fingerprint(request: Any) -> str:
     Raises what Django raises for a body that it refuses, and ``RawPostDataException`` if somebody has consumed it.
     """
     inner = requests.plain(request)
-    query = sorted(parse_qsl(inner.META.get("QUERY_STRING", ""), keep_blank_values=True), key=lambda pair: pair[0])
+    query = sorted(
+        parse_qsl(inner.META.get("QUERY_STRING", ""), keep_blank_values=True, errors="surrogateescape"),
+        key=lambda pair: pair[0],
+    )
     kind, parameters = inner.content_type or "", dict(inner.content_params or {})
     parameters.pop("boundary", None)
     parts = [inner.method, inner.path, repr(query), kind, repr(sorted(parameters.items()))]

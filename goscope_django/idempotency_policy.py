@@ -177,7 +177,7 @@ class Policy:
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], work: Flow[Any]
     ) -> Flow[Any]:
         key, seen = self._call_of(func, args, kwargs)
-        name = f"{func.__module__}.{func.__qualname__} {key}"
+        name = f"{func.__module__}.{getattr(func, '__qualname__', type(func).__qualname__)} {key}"
         try:
             found = yield from self._begin(name, key, seen)
         except Undecodable as error:

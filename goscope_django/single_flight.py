@@ -68,7 +68,7 @@ def single_flight(
     policy = make_policy(timeout, blocking_timeout, key, user, linger, on_error)
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
-        arguments.function(fn, "single_flight()")
+        arguments.named_function(fn, "single_flight()")
         if iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
 
             @functools.wraps(fn)

@@ -151,6 +151,10 @@ def name_of(fn: Callable[..., Any], args: tuple[Any, ...], request: Any) -> str:
     module, name = getattr(fn, "__module__", ""), getattr(fn, "__qualname__", type(fn).__qualname__)
     if kind is not None:
         module, name = kind.__module__, f"{kind.__qualname__}.{getattr(fn, '__name__', name)}"
+    code = getattr(fn, "__code__", None)
+    if code is not None and code.co_name == "<lambda>":
+        plain = [one for one in code.co_consts if isinstance(one, (str, int, float, bytes))]
+        name = f"{name}:{requests.identity(code.co_firstlineno, code.co_code.hex(), code.co_names, plain)}"
     # A spawned child calls the module that was run by another name.
     full = f"{module.replace('__mp_main__', '__main__')}.{name}"
     return full if len(full) <= LONGEST_NAME else f"{full[:LONGEST_NAME]}:{requests.digest(full)}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -356,6 +357,22 @@ def test_no_transaction_on_mongomock(store: Any, request: pytest.FixtureRequest)
     with pytest.raises(ConfigurationError, match="transactions"):
         work()
     assert store.idempotency.list() == []
+
+
+def test_an_object_that_can_be_called_is_named_by_its_class(store: Any) -> None:
+    class Charge:
+        runs = 0
+
+        def __call__(self, order: int) -> int:
+            self.runs += 1
+            return order
+
+    charge = Charge()
+    decorated = idempotent(key="{order}")(charge)
+    assert [decorated(5), decorated(5)] == [5, 5]
+    assert charge.runs == 1
+    with pytest.raises(InvalidType, match="name"):
+        idempotent(key="k")(partial(charge, 5))
 
 
 def test_it_keeps_name_and_documentation() -> None:

@@ -85,6 +85,10 @@ class TestStoredKey:
     def test_the_query_belongs_to_the_payload(self) -> None:
         assert stored_key(self.request(path="/pay/?a=1"), "k", "") == stored_key(self.request(), "k", "")
 
+    def test_bytes_that_are_no_text_belong_to_it_as_they_are(self) -> None:
+        assert fingerprint(post(path="/pay/?a=%ff")) != fingerprint(post(path="/pay/?a=%fe"))
+        assert fingerprint(post(path="/pay/?a=%ff")) == fingerprint(post(path="/pay/?a=%FF"))
+
     def test_a_secret_in_the_path_is_not_shown(self) -> None:
         assert "s3cret" not in stored_key(self.request(path="/reset/s3cret/"), "k", "")
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial, update_wrapper
 from typing import Any
 
 import pytest
@@ -218,6 +219,28 @@ def test_a_function_that_calls_itself_does_not_wait_for_itself() -> None:
         return number if number == 0 else down(number - 1)
 
     assert down(3) == 0
+
+
+def test_two_functions_without_a_name_never_share() -> None:
+    gate = Gate()
+    decorate = single_flight(key="k")
+    one, two = decorate(lambda: [gate.hold(), 1][1]), decorate(lambda: [gate.hold(), 2][1])  # type: ignore[func-returns-value]
+    assert gate.together([one, two]) == [1, 2]
+    for nameless in (partial(int, "1"), partial(int, "2")):
+        with pytest.raises(InvalidType, match="name"):
+            single_flight(key="k")(nameless)
+
+
+def test_a_partial_that_was_given_a_name_may_be_shared() -> None:
+    gate = Gate()
+
+    def add(one: int, other: int) -> int:
+        gate.hold()
+        return one + other
+
+    three = single_flight(key="three")(update_wrapper(partial(add, 1), add))
+    assert gate.together([partial(three, 2)] * 2) == [3, 3]
+    assert gate.entered == 1
 
 
 def test_who_has_the_patience_of_centuries_waits() -> None:
