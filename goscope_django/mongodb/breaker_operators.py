@@ -14,7 +14,7 @@ from goscope_django.mongodb.breaker_table import COMMANDS, CircuitInfo, Command
 from goscope_django.mongodb.breakers import FIELDS, BreakerFlows, Reading
 from goscope_django.mongodb.circuit_document import info, move
 from goscope_django.mongodb.circuits import CIRCUITS
-from goscope_django.mongodb.expressions import Clock, literal, prefix_range
+from goscope_django.mongodb.expressions import COUNTABLE, Clock, literal, prefix_range
 from goscope_django.mongodb.flow import Flow, ask
 from goscope_django.mongodb.lease import new_claim
 
@@ -28,7 +28,9 @@ class OperatorFlows(BreakerFlows):
         """Carry out ``command``: what came of it. ``None`` if the generation is not ``expected``, or nothing is there
         to reset."""
         claim, to = new_claim(), COMMANDS[command]
-        test = {} if expected is None else {"generation": expected or {"$in": [0, None]}}
+        # Whatever is no generation reads as 0.
+        unmoved = {"$not": {"$gte": 1, "$lt": COUNTABLE}}
+        test = {} if expected is None else {"generation": expected or unmoved}
 
         def make() -> list[dict[str, Any]]:
             said = {"state": to.to, "reason": literal(note), "at": clock.now()}

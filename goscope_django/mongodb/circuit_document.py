@@ -13,7 +13,7 @@ of the other's clock and holds nobody up.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from goscope_django.contracts import CIRCUIT_STATES, CircuitState
@@ -185,10 +185,10 @@ def info(name: str, document: dict[str, Any], now: datetime) -> CircuitInfo:
     if override is not None:
         state = override.state
     elif state == "open":
-        milliseconds = whole(document.get("resetTimeout"))
-        reset = timedelta(milliseconds=milliseconds) if milliseconds else timedelta(seconds=DEFAULT_RESET)
-        left = (opening + reset - now).total_seconds() if opening else 0.0
-        retry_after = left if 0 < left <= 2 * reset.total_seconds() else 0.0
+        # In seconds: what somebody else wrote may be more than instants and timedeltas hold.
+        reset = whole(document.get("resetTimeout")) / 1_000 or DEFAULT_RESET
+        left = (opening - now).total_seconds() + reset if opening else 0.0
+        retry_after = left if 0 < left <= 2 * reset else 0.0
     return CircuitInfo(
         name=name,
         state=state,

@@ -184,6 +184,21 @@ def test_a_damaged_circuit_counts_on(adapter: MongoDBAdapter, database: Any, fie
         assert state is not None and state.failure_count == 0, junk
 
 
+@pytest.mark.parametrize("field", ["resetTimeout", "openedAt", "lastFailureTime", "generation"])
+def test_a_damaged_open_circuit_hides_no_other_and_can_be_reset(
+    settings_url: str, adapter: MongoDBAdapter, database: Any, field: str
+) -> None:
+    for junk in (*JUNK, 2**63 - 1, 10**15, datetime(9999, 12, 31, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)):
+        database.go_goscope_circuit.delete_many({})
+        opened = {"state": "open", "openedAt": datetime.now(UTC), "resetTimeout": 60_000, "generation": 3, field: junk}
+        database.go_goscope_circuit.insert_many([{"key": "circuit:k", **opened}, {"key": "circuit:l"}])
+        found = operations.state().circuits
+        assert found.error is None and [one.name for one in found.items] == ["k", "l"], junk
+        if junk != 1.5:  # between two generations
+            operations.reset_circuit("k", found.items[0].generation)
+            assert operations.get_circuit("k").state == "closed", junk
+
+
 def test_breakers(settings_url: str, database: Any) -> None:
     def call(name: str) -> None:
         breaker = CircuitBreaker(name, failure_threshold=2, reset_timeout=0.001, probe_timeout=5)
