@@ -20,7 +20,7 @@ from asgiref.sync import iscoroutinefunction
 
 from goscope_django.exceptions import InvalidType
 from goscope_django.held_lock import HeldLock
-from goscope_django.transactions import after_commit, in_transaction
+from goscope_django.transactions import after_commit, in_transaction, open_on
 
 if TYPE_CHECKING:
     from goscope_django.locks import Lock
@@ -29,11 +29,40 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class _Held:
+    """A lock that is held until the last of the transactions that it covers has ended."""
+
+    __slots__ = ("aliases", "handle", "place")
+
+    def __init__(self, handle: HeldLock, place: Hashable) -> None:
+        self.handle = handle
+        self.place = place
+        self.aliases: set[str] = set()
+
+    def cover(self, using: str | None) -> bool:
+        """Hold it until the transactions that are open on ``using`` have ended, too; ``False`` if there are none."""
+        found = open_on(using)
+        for alias in found - self.aliases:
+            self.aliases.add(alias)
+            over = functools.partial(self._over, alias)
+            after_commit(over, over, alias)
+        return bool(found)
+
+    def _over(self, alias: str) -> None:
+        self.aliases.discard(alias)
+        if self.aliases:
+            return
+        if _deferred.held.get(self.place) is self:
+            del _deferred.held[self.place]
+        if not self.handle.lost.is_set():
+            self.handle.leave(None)
+
+
 class _Deferred(threading.local):
     """The locks that this thread's transactions hold until their end, by place."""
 
     def __init__(self) -> None:
-        self.handles: dict[Hashable, HeldLock] = {}
+        self.held: dict[Hashable, _Held] = {}
 
 
 _deferred = _Deferred()
@@ -46,9 +75,9 @@ class _Call:
         self.lock = one
         self.using = using
         self.handle: HeldLock | None = None
-        self.joined: HeldLock | None = None
-        if _deferred.handles and in_transaction(using):
-            self.joined = _deferred.handles.get(one.where()[1])
+        self.joined: _Held | None = None
+        if _deferred.held and in_transaction(using):
+            self.joined = _deferred.held.get(one.where()[1])
 
     def begin(self) -> None:
         if self.joined is None:
@@ -63,20 +92,14 @@ class _Call:
         handle = self.handle
         if handle is None:
             assert self.joined is not None
+            self.joined.cover(self.using)
             if error is None:
-                self.joined.ensure_held()
+                self.joined.handle.ensure_held()
             return True
-        place = self.lock.where()[1]
-
-        def over() -> None:
-            if _deferred.handles.get(place) is handle:
-                del _deferred.handles[place]
-            if not handle.lost.is_set():
-                handle.leave(None)
-
-        if handle.released or not after_commit(over, over, self.using):
+        held = _Held(handle, self.lock.where()[1])
+        if handle.released or not held.cover(self.using):
             return False
-        _deferred.handles[place] = handle
+        _deferred.held[held.place] = held
         if error is None:
             handle.ensure_held()
         return True

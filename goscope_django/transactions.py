@@ -42,6 +42,11 @@ def in_transaction(using: str | None = None) -> bool:
     return bool(_open(using))
 
 
+def open_on(using: str | None = None) -> frozenset[str]:
+    """The databases on which this thread is inside ``atomic()``: of all, or of ``using`` alone. Sends nothing."""
+    return frozenset(one.alias for one in _open(using))
+
+
 def after_commit(done: Callable[[], object], undone: Callable[[], object], using: str | None = None) -> bool:
     """Call ``done`` after the transaction has been committed, ``undone`` if it is rolled back.
 

@@ -208,6 +208,35 @@ def test_a_transaction_does_not_wait_for_itself(store: None) -> None:
     assert not held("f")
 
 
+@pytest.fixture
+def other_database(transactional_db: None) -> Iterator[str]:
+    """The alias of a second SQL database."""
+    connections.databases["other"] = {**connections["default"].settings_dict, "NAME": ":memory:"}
+    connections["other"].connect()  # Django's test case knows only the databases of the settings, and forbids others
+    yield "other"
+    connections["other"].close()
+    del connections["other"], connections.databases["other"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_of_another_database_that_goes_on_keeps_the_lock(store: None, other_database: str) -> None:
+    in_default = locked("two", using="default")(lambda: held("two"))
+    in_other = locked("two", using=other_database)(lambda: held("two"))
+    with transaction.atomic(using=other_database):
+        with transaction.atomic():
+            assert in_default()
+            assert [in_other(), in_other()] == [True, True]
+        assert held("two")  # what in_other() wrote is not committed yet
+    assert not held("two")
+    with transaction.atomic():
+        with suppress(KeyError), transaction.atomic(using=other_database):
+            in_default()
+            in_other()
+            raise KeyError
+        assert held("two")
+    assert not held("two")
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_lock_lost_while_the_transaction_runs_rolls_it_back(store: None) -> None:
     with pytest.raises(LockLost), transaction.atomic():
@@ -224,7 +253,7 @@ def test_a_lock_lost_while_the_transaction_runs_rolls_it_back(store: None) -> No
 def runtime_deferred() -> dict[Any, Any]:
     from goscope_django.lock_calls import _deferred
 
-    return _deferred.handles
+    return {place: one.handle for place, one in _deferred.held.items()}
 
 
 @pytest.mark.django_db(transaction=True)
