@@ -37,6 +37,7 @@ SOCKET_NAME = "mongodb-27017.sock"  # what mongod calls the socket in --unixSock
 _SAFE_SOCKET_PATH = re.compile(r"/[A-Za-z0-9._/-]+")  # what --bind_ip and a member's host take without quoting
 _MAX_SOCKET_PATH = 100  # bytes; the kernel's limit is 107 on Linux, 103 on macOS
 _MAX_LOG = 8 * 1024 * 1024  # bytes
+_NEEDED_ON_DISK = 64 * 1024 * 1024  # bytes: what a new journal file takes, and a little more
 _EXIT_NEED_UPGRADE = 62
 
 HOW_TO_INSTALL = (
@@ -186,14 +187,19 @@ def launch(
         if code != 0:
             output.seek(0)
             said = output.read().decode(errors="replace")
-            raise MongodError(f"mongod did not start {_meaning(code, said)}. {why_it_failed(log, log_start, said)}")
+            meaning = _meaning(code, said, data)
+            raise MongodError(f"mongod did not start {meaning}. {why_it_failed(log, log_start, said)}")
 
 
-def _meaning(code: int, said: str) -> str:
+def _meaning(code: int, said: str, data: Path) -> str:
     if "error while loading shared libraries" in said or "Library not loaded" in said:
         return "(a library is missing; on Debian and Ubuntu: apt-get install libcurl4 liblzma5 openssl)"
     if code == -signal.SIGILL:
         return "(illegal instruction: MongoDB 5 and later need a CPU with AVX)"
+    with suppress(OSError):
+        free = shutil.disk_usage(data).free
+        if free < _NEEDED_ON_DISK:  # then it often ends without a word
+            return f"(exit code {code}: only {free // 1024**2} MB are free on its disk)"
     if code == _EXIT_NEED_UPGRADE:
         return "(exit code 62: another version of MongoDB made these data; use that mongod, or another folder)"
     if code < 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +205,15 @@ def test_a_program_that_does_not_run_is_explained(folder: Path, program: str, sa
     printed = run(START.format(directory=str(folder), timeout=2), PYTHONPATH=str(site))
     for part in said:
         assert part in printed
+
+
+def test_a_full_disk_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_wheel(folder.parent / "site", "exit 1")
+    monkeypatch.syspath_prepend(str(folder.parent / "site"))
+    usage = shutil.disk_usage(folder.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * 1024**2))
+    with pytest.raises(MongodError, match="only 3 MB are free on its disk"):
+        embedded.start(folder)
 
 
 def test_a_loader_that_is_missing_is_explained(folder: Path) -> None:

@@ -12,6 +12,9 @@ from goscope_django import operations
 from goscope_django.management.output import FAILED, OperatorCommand, escaped
 from goscope_django.operations import MongodStatus
 
+_LOOK = 4
+"""Half seconds between two looks whether it still runs."""
+
 
 class Command(OperatorCommand):
     """See ``help``."""
@@ -27,7 +30,8 @@ class Command(OperatorCommand):
         start.add_argument(
             "--foreground",
             action="store_true",
-            help="Stay and use it until Ctrl-C or SIGTERM; then it ends, unless somebody else uses it.",
+            help="Stay and use it until Ctrl-C or SIGTERM; then it ends, unless somebody else uses it. Exits 1 if it "
+            "is stopped, or dies and nobody starts it again.",
         )
         add("stop", "End it, whoever uses it. Its data stay.")
         add("status", "Show what runs. Exits 1 if it does not run.")
@@ -72,8 +76,13 @@ class Command(OperatorCommand):
                 self.stdout.flush()
                 self.note("Ctrl-C ends.")
                 # In slices: a signal's handler runs between them whatever the platform's wait does.
+                missed = slices = 0
                 while not over.wait(0.5):
-                    pass
+                    slices += 1
+                    if slices % _LOOK == 0:
+                        missed = 0 if operations.mongod_status().running else missed + 1
+                    if missed == 2:  # one that died its other users start again within a second
+                        raise self.failed("It does not run any more: it was stopped, or it died.", FAILED)
         except KeyboardInterrupt:
             pass
         finally:
