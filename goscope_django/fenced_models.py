@@ -26,10 +26,13 @@ class FencedQuerySet(models.QuerySet[Any]):
         transaction. Raises ``StaleFence``, and updates no row, if one has seen a newer token.
         """
         token = token_of(handle)
-        with transaction.atomic(using=self.db):
-            count = self.filter(fence__lte=token).update(**{**values, "fence": token})
+        # All of it where writes go: a replica knows of a newer token too late, and its transaction is another one.
+        self._for_write = True
+        rows = self.using(self.db)
+        with transaction.atomic(using=rows.db):
+            count = rows.filter(fence__lte=token).update(**{**values, "fence": token})
             # What was refused still matches: it has not been changed.
-            stale = self.filter(fence__gt=token).values_list("pk", flat=True).first()
+            stale = rows.filter(fence__gt=token).values_list("pk", flat=True).first()
             if stale is not None:
                 raise StaleFence(f"{self.model._meta.label} {stale!r}: token {token} is older than what it has seen")
         return count

@@ -117,6 +117,7 @@ def database(atomic: bool | str, items: Any) -> str:
     if atomic is not True:
         raise InvalidType(f"atomic={atomic!r}: True, False or the alias of a database is needed")
     if isinstance(items, QuerySet):
-        alias: str = router.db_for_write(items.model)
+        # Where an object of it is saved: the database that the queryset names, before any router is asked.
+        alias: str = items._db or router.db_for_write(items.model, **items._hints)
         return alias
     return DEFAULT_DB_ALIAS

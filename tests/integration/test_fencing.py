@@ -12,7 +12,8 @@ from typing import Any
 
 import mongomock
 import pytest
-from django.db import DatabaseError, connection, models, transaction
+from django.db import DatabaseError, connection, connections, models, transaction
+from django.test import override_settings
 from django.test.utils import isolate_apps
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -203,6 +204,36 @@ def item(transactional_db: None) -> Iterator[Any]:
         with connection.schema_editor() as editor:
             editor.delete_model(Special)
             editor.delete_model(Item)
+
+
+class Replicated:
+    """A router that reads elsewhere than it writes."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return "replica"
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return "default"
+
+
+def test_where_reads_go_to_a_replica_the_primary_decides(item: Any) -> None:
+    one, two = item.objects.create(name="a", left=10), item.objects.create(name="b", left=10)
+    two.save_fenced(9)
+    connections.databases["replica"] = {**connection.settings_dict, "NAME": ":memory:"}
+    connections["replica"].connect()  # Django's test case forbids databases that it does not know
+    try:
+        with connections["replica"].schema_editor() as editor:
+            editor.create_model(item)  # empty: nothing has been replicated yet
+        with override_settings(DATABASE_ROUTERS=[Replicated()]):
+            with pytest.raises(StaleFence):
+                item.objects.filter(name__in="ab").fenced_update(8, left=1)
+            assert item.objects.filter(name="a").fenced_update(8, left=5) == 1
+            assert item.objects.using("replica").fenced_update(8, left=5) == 0
+    finally:
+        connections["replica"].close()
+        del connections["replica"], connections.databases["replica"]
+    rows = item.objects.using("default").values_list("pk", "left", "fence")
+    assert sorted(rows) == [(one.pk, 5, 8), (two.pk, 10, 9)]
 
 
 def test_a_row_refuses_an_older_token(item: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Group
 
 from goscope_django import task_loops
 from goscope_django.exceptions import InvalidType, InvalidValue
@@ -105,6 +106,12 @@ class TestSource:
         assert [item async for item, _ in Source("abc", None, None).abehind(Place("", 1))] == ["b", "c"]
         with pytest.raises(InvalidType, match="atrack"):
             next(Source(letters(), None, None).behind(Place("")))
+
+
+def test_a_batch_is_a_transaction_on_the_database_of_its_queryset() -> None:
+    assert task_loops.database(True, Group.objects.using("legacy").all()) == "legacy"
+    assert task_loops.database(True, Group.objects.all()) == "default"
+    assert task_loops.database("other", Group.objects.using("legacy")) == "other"
 
 
 class TestPolicy:
