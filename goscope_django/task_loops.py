@@ -118,6 +118,7 @@ def database(atomic: bool | str, items: Any) -> str:
         raise InvalidType(f"atomic={atomic!r}: True, False or the alias of a database is needed")
     if isinstance(items, QuerySet):
         # Where an object of it is saved: the database that the queryset names, before any router is asked.
-        alias: str = items._db or router.db_for_write(items.model, **items._hints)
+        queryset: Any = items
+        alias: str = queryset._db or router.db_for_write(queryset.model, **queryset._hints)
         return alias
     return DEFAULT_DB_ALIAS
