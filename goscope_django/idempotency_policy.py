@@ -285,17 +285,20 @@ def _stored(attempt: Attempt, value: Any) -> Flow[bool]:
     """Whether the result was recorded. One that can't be kept is recorded without its value, for it was done."""
     together = attempt.in_transaction
     try:
-        return (yield from attempt.complete(value))
+        try:
+            return (yield from attempt.complete(value))
+        except StoreError:
+            raise
+        except Exception as error:
+            if together:
+                yield from attempt.abandon()
+                raise
+            logger.exception("the result of %.200r can't be kept", attempt.name)
+            return (yield from attempt.complete({"dropped": type(error).__name__}))
     except StoreError as error:
         logger.error("the result of %.200r was not recorded: %s", attempt.name, error)
         runtime.emit("idempotent_lost", key=attempt.name, token=attempt.token)
         return False
-    except Exception as error:
-        if together:
-            yield from attempt.abandon()
-            raise
-        logger.exception("the result of %.200r can't be kept", attempt.name)
-        return (yield from attempt.complete({"dropped": type(error).__name__}))
 
 
 def _condensed(payload: Any) -> str:

@@ -24,6 +24,7 @@ from goscope_django.exceptions import (
     IdempotencyMismatch,
     InvalidType,
     InvalidValue,
+    StoreUnavailable,
 )
 from goscope_django.idempotency import Attempt, current, idempotent
 from goscope_django.mongodb.flow import ask
@@ -294,6 +295,22 @@ def test_a_result_that_can_not_be_kept_is_done_all_the_same(store: Any, colour: 
     with pytest.raises(IdempotencyError, match="not kept"):
         decorated()
     assert runs == [1]
+
+
+def test_nor_is_it_lost_to_the_caller_if_the_server_goes_away_then(
+    store: Any, colour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def complete(name: str, token: int, value: Any) -> bool:
+        if "dropped" in value:
+            raise StoreUnavailable("away")
+        raise TypeError("can't be stored")
+
+    async def acomplete(*args: Any) -> bool:
+        return complete(*args)
+
+    monkeypatch.setattr(store.idempotency, "complete", complete)
+    monkeypatch.setattr(store.idempotency, "acomplete", acomplete)
+    assert in_colour(colour, lambda: "done", key="k")() == "done"
 
 
 def test_a_result_over_the_limit_of_a_document(store: Any, colour: str, request: pytest.FixtureRequest) -> None:
