@@ -21,10 +21,11 @@ import unicodedata
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 
 from goscope_django.exceptions import (
     ConfigurationError,
@@ -97,8 +98,12 @@ class OperatorCommand(BaseCommand):
         return add
 
     def run_from_argv(self, argv: list[str]) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, TextIOWrapper):  # what the terminal's encoding lacks is shown as an escape
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None:  # it was closed by whoever started us
+                setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (open as long as the process runs)
+                setattr(self, name, OutputWrapper(getattr(sys, name)))
+            elif isinstance(stream, TextIOWrapper):  # what the terminal's encoding lacks is shown as an escape
                 stream.reconfigure(errors="backslashreplace")
         try:
             try:
@@ -166,15 +171,19 @@ class OperatorCommand(BaseCommand):
     # Questions
 
     def confirm(self, question: str, *, interactive: bool) -> None:
-        """Ask, unless ``--no-input``. Raises ``Error`` with code 1 for any answer but yes, with 2 where nobody can
-        answer."""
+        """Ask, unless ``--no-input``. Raises ``Error`` with code 1 for any answer but yes (Ctrl-C is one), with 2
+        where nobody can answer."""
         if not interactive:
             return
         if not sys.stdin.isatty():
             raise Error(f"{question} There is nobody to ask here: say --no-input to go ahead.", UNKNOWN)
         self.stderr.write(f"{question} Type 'yes' to go ahead: ", ending="")
         self.stderr.flush()
-        answer = sys.stdin.readline()
+        try:
+            answer = sys.stdin.readline()
+        except KeyboardInterrupt:
+            answer = ""
+            self.stderr.write("")
         if answer.strip().lower() not in ("y", "yes"):
             raise Error("Nothing was done.", FAILED)
 

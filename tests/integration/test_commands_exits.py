@@ -20,6 +20,7 @@ from goscope_django.mongodb import client as clients
 from tests.support.manage import ROOT, Ended, environment, manage, script, start
 from tests.support.mongod import process_exists
 
+CTRL_C = "Ctrl-C"
 AWAY = "mongodb://me:secret@127.0.0.1:1/x?serverSelectionTimeoutMS=60000"
 
 
@@ -180,7 +181,10 @@ def answered(url: str, arguments: tuple[str, ...], answer: str) -> tuple[int, st
             break
         shown += part
         if b"Type 'yes'" in shown and not typed:
-            os.write(master, f"{answer}\n".encode())
+            if answer == CTRL_C:
+                process.send_signal(signal.SIGINT)
+            else:
+                os.write(master, f"{answer}\n".encode())
             typed = True
     os.close(master)
     return process.wait(30), shown.decode()
@@ -191,8 +195,9 @@ def test_on_a_terminal_it_asks_and_an_answer_other_than_yes_does_nothing(
 ) -> None:
     handle = adapter.lock.acquire("k", 60_000)
     assert handle is not None
-    code, shown = answered(mongo_url, ("goscope_lock", "release", "k"), "no")
-    assert code == 1 and "Nothing was done" in shown and handle.is_valid()
+    for answer in ("no", CTRL_C):
+        code, shown = answered(mongo_url, ("goscope_lock", "release", "k"), answer)
+        assert code == 1 and "Nothing was done" in shown and "Traceback" not in shown and handle.is_valid()
     code, shown = answered(mongo_url, ("goscope_lock", "release", "k"), "yes")
     assert code == 0 and not handle.is_valid()
 
@@ -232,6 +237,19 @@ def test_what_the_terminals_encoding_lacks_is_escaped(
     ended = manage(mongo_url, "goscope_lock", "list")
     assert (ended.code, ended.err) == (0, "")
     assert r"\u043a\u043b\u044e\u0447" in ended.out
+
+
+def test_closed_streams_are_no_error(mongo_url: str, adapter: MongoDBAdapter) -> None:
+    def ended(*arguments: str) -> int:
+        shell = 'exec "$0" -W error -m django "$@" >&- 2>&-'
+        command = ["sh", "-c", shell, sys.executable, *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment(mongo_url), timeout=60, check=False).returncode
+
+    assert adapter.lock.acquire("k", 60_000)
+    assert ended("goscope_status") == 0
+    assert ended("goscope_lock", "release", "k", "--no-input", "--json") == 0
+    assert ended("goscope_lock", "release", "k", "--no-input", "--json") == 1
+    assert ended("goscope_lock", "release", "k") == 2
 
 
 def test_colours_are_for_terminals(mongo_url: str, adapter: MongoDBAdapter) -> None:
