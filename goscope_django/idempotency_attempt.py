@@ -213,6 +213,10 @@ class Attempt:
         if self._renewal is not None:
             self._renewal.stop()
 
+    def forget(self) -> None:
+        """Leave the claim to the end of its lease. Sends nothing."""
+        self._stop()
+
     def complete(self, value: Any) -> Flow[bool]:
         """Store the result, in the open transaction if there is one. ``False``, and an event, if the claim was lost."""
         self._stop()

@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import random
@@ -272,13 +273,15 @@ def _working(attempt: Attempt, work: Flow[Any]) -> Flow[Any]:
             result.close()  # its body has not even begun
             raise InvalidType(f"idempotent(): {attempt.name:.200} gave a coroutine, but is no coroutine function")
         return result
-    except GeneratorExit:
+    except GeneratorExit:  # nothing can be awaited any more: the lease ends by itself
+        attempt.forget()
         raise
     except BaseException:
         yield from attempt.abandon()
         raise
     finally:
-        running.reset(token)
+        with contextlib.suppress(ValueError):  # closed in another context than it ran in
+            running.reset(token)
 
 
 def _stored(attempt: Attempt, value: Any) -> Flow[bool]:

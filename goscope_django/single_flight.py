@@ -11,6 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
@@ -257,7 +258,8 @@ async def _alead(plan: Plan, entry: Entry, flight: Entered) -> Any:
             if plan.request is not None:
                 result = await responses.arender(plan.request, result)
         finally:
-            _leading.reset(mine)
+            with contextlib.suppress(ValueError):  # closed in another context than it ran in
+                _leading.reset(mine)
             used = trace.end() if trace is not None else None
     except Exception as error:
         await finished(_aconclude(plan, entry, flight, kept, plan.failed(error, used, time.monotonic() - began)))

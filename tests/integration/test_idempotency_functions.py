@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import threading
 from collections.abc import Callable, Iterator
@@ -122,6 +123,35 @@ def test_cancellation_gives_the_claim_up(store: Any) -> None:
         return await work(False)
 
     assert asyncio.run(scenario()) == "done"
+
+
+def test_a_coroutine_that_is_closed_does_not_keep_its_claim(request: pytest.FixtureRequest) -> None:
+    attempts: list[Any] = []
+
+    @idempotent(key="k", lease=0.3)
+    async def work(hang: bool) -> str:
+        attempts.append(current())
+        if hang:
+            await asyncio.sleep(60)
+        return "done"
+
+    async def scenario() -> None:
+        closed: Any = work(True)
+        while not attempts:
+            closed.send(None)
+        contextvars.Context().run(closed.close)
+        assert not attempts[0]._renewal.active
+        while True:
+            try:
+                assert await work(False) == "done"
+            except IdempotencyConflict:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+    with override_settings(GOSCOPE={"TEST": {"URL": "mongomock://"}}):
+        runtime.adapter().wipe()
+        asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
 @pytest.mark.parametrize("times", [1, 2])
