@@ -23,13 +23,13 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
-from goscope_django import arguments, counters, renewal, requests, responses, single_flight_group, transactions
+from goscope_django import arguments, renewal, requests, responses, single_flight_group, transactions
 from goscope_django.cancellation import finished
 from goscope_django.colours import is_async_dispatch
 from goscope_django.exceptions import StoreError
 from goscope_django.mongodb.flight_values import Entered
 from goscope_django.single_flight_group import Entry, Signal
-from goscope_django.single_flight_plan import BYPASS, HEADER, Bypass, Landed, Plan, Variant
+from goscope_django.single_flight_plan import BYPASS, HEADER, Bypass, Landed, Plan, Variant, marked
 from goscope_django.single_flight_policy import Policy, make_policy
 
 __all__ = ["HEADER", "single_flight"]
@@ -89,14 +89,6 @@ def single_flight(
     return decorate
 
 
-def _marked(result: Any, role: str, plan: Plan | None) -> Any:
-    if plan is not None:
-        counters.count("flights_led" if role == "leader" else "flights_bypassed")
-    if responses.is_response(result):
-        result.headers[HEADER] = role
-    return result
-
-
 # Synchronous
 
 
@@ -108,7 +100,7 @@ def _call(policy: Policy, fn: Callable[..., Any], args: tuple[Any, ...], kwargs:
             plan = plan.variant(answer)
             answer = _fly(plan)
     if isinstance(answer, (Variant, Bypass)):
-        return _marked(fn(*args, **kwargs), "bypass", plan)
+        return marked(fn(*args, **kwargs), "bypass", plan)
     return answer
 
 
@@ -163,7 +155,7 @@ def _lead(plan: Plan, entry: Entry, flight: Entered) -> Any:
     group.close(entry)
     if not _deferred(plan, entry, flight, kept, landed):
         _conclude(plan, entry, flight, kept, landed)
-    return _marked(result, "bypass" if landed.kind == "unshared" else "leader", plan)
+    return marked(result, "bypass" if landed.kind == "unshared" else "leader", plan)
 
 
 def _deferred(plan: Plan, entry: Entry, flight: Entered, kept: renewal.Renewal, landed: Landed) -> bool:
@@ -216,7 +208,7 @@ async def _acall(policy: Policy, fn: Callable[..., Any], args: tuple[Any, ...], 
             plan = plan.variant(answer)
             answer = await _afly(plan)
     if isinstance(answer, (Variant, Bypass)):
-        return _marked(await fn(*args, **kwargs), "bypass", plan)
+        return marked(await fn(*args, **kwargs), "bypass", plan)
     return answer
 
 
@@ -275,7 +267,7 @@ async def _alead(plan: Plan, entry: Entry, flight: Entered) -> Any:
     group.close(entry)
     if not _adeferred(plan, entry, flight, kept, landed):
         await finished(_aconclude(plan, entry, flight, kept, landed))
-    return _marked(result, "bypass" if landed.kind == "unshared" else "leader", plan)
+    return marked(result, "bypass" if landed.kind == "unshared" else "leader", plan)
 
 
 def _adeferred(plan: Plan, entry: Entry, flight: Entered, kept: renewal.Renewal, landed: Landed) -> bool:

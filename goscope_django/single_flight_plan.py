@@ -247,3 +247,12 @@ class Plan:
         if self.ignore:
             self.outage.failed(error)
         logger.warning("the end of flight %r could not be told: %s", self.key, error)
+
+
+def marked(result: Any, role: str, plan: Plan | None) -> Any:
+    """``result``, which says in a header what part its caller had. Counts it."""
+    if plan is not None:
+        counters.count("flights_led" if role == "leader" else "flights_bypassed")
+    if responses.is_response(result):
+        result.headers[HEADER] = role
+    return result
