@@ -142,6 +142,16 @@ def make_policy(
     )
 
 
+def _view_name(fn: Any, view: type) -> str:
+    """Of what ``as_view()`` gave: all of them have one name, that of the function inside it."""
+    options = getattr(fn, "view_initkwargs", None) or getattr(fn, "initkwargs", None) or {}
+    said = [
+        (name, repr(value) if isinstance(value, (str, int, float)) else type(value)) for name, value in options.items()
+    ]
+    more = requests.identity(sorted(said, key=str), sorted((getattr(fn, "actions", None) or {}).items()))
+    return f"{view.__qualname__}.{view.__name__}:{more}"
+
+
 def name_of(fn: Callable[..., Any], args: tuple[Any, ...], request: Any) -> str:
     """A name for the function: two functions never share a flight."""
     instance = getattr(unwrapped(fn), "__self__", None)
@@ -151,8 +161,11 @@ def name_of(fn: Callable[..., Any], args: tuple[Any, ...], request: Any) -> str:
     module, name = getattr(fn, "__module__", ""), getattr(fn, "__qualname__", type(fn).__qualname__)
     if kind is not None:
         module, name = kind.__module__, f"{kind.__qualname__}.{getattr(fn, '__name__', name)}"
+    view = getattr(fn, "view_class", None) or getattr(fn, "cls", None)
     code = getattr(fn, "__code__", None)
-    if code is not None and code.co_name == "<lambda>":
+    if kind is None and isinstance(view, type):
+        module, name = view.__module__, _view_name(fn, view)
+    elif code is not None and code.co_name == "<lambda>":
         plain = [one for one in code.co_consts if isinstance(one, (str, int, float, bytes))]
         name = f"{name}:{requests.identity(code.co_firstlineno, code.co_code.hex(), code.co_names, plain)}"
     # A spawned child calls the module that was run by another name.

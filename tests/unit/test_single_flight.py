@@ -536,6 +536,29 @@ def test_class_based_views(kind: Any) -> None:
     assert roles(responses) == ["follower"] * 3 + ["leader"] * 2
 
 
+class Named(View):
+    gate = Gate()
+    kind = ""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        self.gate.hold()
+        return HttpResponse(f"{type(self).__name__} {self.kind}")
+
+
+class OtherNamed(Named):
+    pass
+
+
+def test_two_views_of_classes_under_one_key_never_share() -> None:
+    Named.gate = gate = Gate()
+    decorate = single_flight(key="k")
+    views: list[Any] = [Named.as_view(), OtherNamed.as_view(), Named.as_view(kind="b"), Named.as_view(kind="c")]
+    calls = [partial(decorate(view), rf.get("/x")) for view in (*views, Named.as_view())]
+    answers = [response.content.decode() for response in gate.together(calls)]
+    assert answers == ["Named ", "OtherNamed ", "Named b", "Named c", "Named "]
+    assert gate.entered == 4
+
+
 @method_decorator(single_flight(), name="dispatch")
 class AsyncPlain(View):
     gate = Gate()
