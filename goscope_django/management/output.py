@@ -136,7 +136,7 @@ class OperatorCommand(BaseCommand):
         if isinstance(error, (*_FAILED, CommandError)):
             return str(error)
         if isinstance(error, ImproperlyConfigured):
-            return f"{error}. `manage.py check` shows all that is wrong with the settings."
+            return f"{str(error).rstrip('.')}. `manage.py check` shows all that is wrong with the settings."
         if isinstance(error, _USAGE) or not isinstance(error, StoreError):
             return str(error)
         return f"{error}. Is the server running and reachable? `manage.py goscope_status` tells more."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from goscope_django.mongodb.stats import OTHER, Hour
 from goscope_django.operations import convert
 from goscope_django.operations.caches import cache_entries, strict
 from goscope_django.operations.items import CacheFigures, IndexItem, NamespaceItem
-from goscope_django.operations.place import Place, place
+from goscope_django.operations.place import TIME_LIMIT, Place, limited, place
 from goscope_django.operations.servers import index_item
 from goscope_django.operations.values import Cache, CacheAlias
 
@@ -43,8 +43,9 @@ def _aliases(here: Place) -> list[_Alias]:
         one = _Alias(name, entry)
         found.append(one)
         try:
-            one.cache = strict(entry, name)
-            one.cache._resolve()
+            cache = strict(entry, name)
+            cache._resolve()
+            one.cache = cache
             location = entry.get("LOCATION", "")
             own = place(location, "CACHES LOCATION") if location else here
             one.where = here if own.connection is here.connection else own
@@ -68,27 +69,36 @@ def _asked(here: Place, one: _Alias, lost: GoscopeError | None) -> bool:
     return one.error is None
 
 
+def _turns(here: Place, aliases: list[_Alias], lost: GoscopeError | None) -> Iterator[tuple[_Alias, Place, float]]:
+    """Who is asked, where, and for how long at most: those of the main store first, and of the others each for a part
+    of the time, so that one that is away takes it from none."""
+    asked = [(one, one.where) for one in aliases if _asked(here, one, lost) and one.where is not None]
+    others = sum(where is not here for _, where in asked)
+    for one, where in sorted(asked, key=lambda pair: pair[1] is not here):
+        yield one, where, TIME_LIMIT if where is here else TIME_LIMIT / (1 + others)
+
+
 def read(here: Place, parts: Mapping[str, Any], lost: GoscopeError | None) -> Cache:
     """One command for each alias, two for one with a store of its own."""
     aliases = _aliases(here)
-    for one in aliases:
-        if _asked(here, one, lost) and one.where is not None:
-            try:
-                one.where.store.run(_read, one, one.where is not here)
-            except GoscopeError as error:
-                one.error = str(error)
+    for one, where, seconds in _turns(here, aliases, lost):
+        try:
+            with limited(seconds):
+                where.store.run(_read, one, where is not here)
+        except GoscopeError as error:
+            one.error = str(error)
     return _cache(here, aliases, parts)
 
 
 async def aread(here: Place, parts: Mapping[str, Any], lost: GoscopeError | None) -> Cache:
     """Asynchronous twin of ``read``."""
     aliases = _aliases(here)
-    for one in aliases:
-        if _asked(here, one, lost) and one.where is not None:
-            try:
-                await one.where.store.arun(_read, one, one.where is not here)
-            except GoscopeError as error:
-                one.error = str(error)
+    for one, where, seconds in _turns(here, aliases, lost):
+        try:
+            with limited(seconds):
+                await where.store.arun(_read, one, where is not here)
+        except GoscopeError as error:
+            one.error = str(error)
     return _cache(here, aliases, parts)
 
 

@@ -254,10 +254,10 @@ def problems(
         return
     yield from index_problems(url, server.indexes)
     for alias in cache.aliases:
-        if alias.url is not None:
-            yield from index_problems(f"cache {alias.alias!r} ({alias.url})", alias.indexes)
-            if alias.error is not None:
-                yield f"cache {alias.alias!r} ({alias.url}) can't be read: {alias.error}"
+        where = f"cache {alias.alias!r}" if alias.url is None else f"cache {alias.alias!r} ({alias.url})"
+        yield from index_problems(where, alias.indexes)
+        if alias.error is not None:
+            yield f"{where} can't be read: {alias.error}"
     if server.topology == "standalone":
         yield (
             f"{url} is a standalone server: fencing tokens may repeat once a lock's document is gone. Make it a "

@@ -335,6 +335,29 @@ def test_a_cache_with_a_store_of_its_own_is_looked_at_there(mongo_url: str, by: 
     assert found["away"].error is not None
 
 
+def test_a_cache_that_can_not_be_read_leaves_the_others(mongo_url: str, by: Operators) -> None:
+    backend = {"BACKEND": "goscope_django.cache.MongoDBCache"}
+    away = "mongodb://me:secret@127.0.0.1:1/x?serverSelectionTimeoutMS=60000"
+    entries = {
+        "away": {**backend, "LOCATION": away},
+        "default": backend,
+        "scheme": {**backend, "LOCATION": "bogus://me:secret@h/x"},
+        "option": {**backend, "OPTIONS": {"NIX": 1}},
+        "other": {**backend, "LOCATION": "mongomock://another"},
+        "last": {**backend, "KEY_PREFIX": "last"},
+    }
+    with own_store(mongo_url), override_settings(CACHES=entries):
+        caches["last"].set("a", 1)
+        state = by.see()
+    found = {one.alias: one for one in state.cache.aliases}
+    assert {name for name, one in found.items() if one.error} == {"away", "scheme", "option"}
+    assert state.reachable
+    assert (found["default"].entries, found["last"].entries, found["other"].entries) == (0, 1, 0)
+    for name, wrong in (("away", "no server was reached"), ("scheme", "the scheme must be"), ("option", "NIX")):
+        assert any(f"cache {name!r}" in problem and wrong in problem for problem in state.problems)
+    assert "secret" not in str(state)
+
+
 def test_who_waits_for_what_is_in_it_as_far_as_it_was_told(store: str, by: Operators) -> None:
     holder = runtime.adapter().lock.acquire("invoice", 60_000, owner="worker")
     assert holder is not None
