@@ -58,6 +58,7 @@ class Presented:
         return {
             "state": state,
             "as_of": text.moment(state.generated_at, zone=True),
+            "searched": text.visible(state.search),
             "empty": self._empty(),
             "tiles": list(self._tiles()),
             "locks": [rows.lock(one) for one in state.locks.items],

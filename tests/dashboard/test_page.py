@@ -245,3 +245,12 @@ def test_breadcrumbs_are_what_the_admins_styles_are_for(operator: Client, mongo_
             assert 'href="/admin/"' in crumbs and 'href="/admin/goscope/"' in crumbs
             assert (f'href="{PAGE}"' in crumbs) == ("goscope-confirm" in shown)
             assert page.context["title"] in crumbs
+
+
+def test_a_search_says_that_its_counts_are_of_what_matches(operator: Client, mongo_url: str) -> None:
+    with own_store(mongo_url):
+        fill(locks=12)
+        assert "only where they match" not in operator.get(PAGE).content.decode()
+        for url in (PAGE, LIVE):
+            page = operator.get(url, {"q": "l0001\u202e"}).content.decode()
+            assert r"only where they match <bdi>l0001\u202e</bdi>" in page
