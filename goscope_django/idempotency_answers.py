@@ -34,11 +34,15 @@ _PER_CONNECTION: Final = frozenset(
 
 def is_kept(response: Any) -> bool:
     """Whether the response is the request's outcome."""
-    return responses.is_response(response) and response.status_code < 500 and response.status_code not in NOT_KEPT
+    if not responses.is_response(response):
+        return True  # what others make a response of, as frameworks on top of Django do
+    return response.status_code < 500 and response.status_code not in NOT_KEPT
 
 
 def kept(response: Any) -> dict[str, Any]:
     """What is recorded of a response."""
+    if not responses.is_response(response):
+        return {"result": response}
     if response.streaming:
         return {"dropped": "stream"}
     if len(response.content) > MAX_BODY:
@@ -49,8 +53,8 @@ def kept(response: Any) -> dict[str, Any]:
     return {"response": packed}
 
 
-def answer(name: str, claim: IdempotencyClaim) -> HttpResponse:
-    """What a repeat gets."""
+def answer(name: str, claim: IdempotencyClaim) -> Any:
+    """What a repeat gets: a response, or the result that others make one of."""
     if claim.outcome == "mismatch":
         detail = "This Idempotency-Key was used before with another request. Use a new key for a new request."
         return problem(422, "idempotency-key-reused", "Idempotency-Key is already used", detail)
@@ -59,6 +63,9 @@ def answer(name: str, claim: IdempotencyClaim) -> HttpResponse:
         detail = "A request with this Idempotency-Key is being carried out. Try again later to get its response."
         title = "A request is outstanding for this Idempotency-Key"
         return problem(409, "idempotency-in-progress", title, detail, retry_after=claim.retry_after or 1)
+    if isinstance(claim.value, dict) and "result" in claim.value:
+        runtime.emit("idempotent_replayed", key=name)
+        return claim.value["result"]
     try:
         response = responses.unpack(claim.value["response"])
     except (KeyError, TypeError, ValueError):

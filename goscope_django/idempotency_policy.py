@@ -19,8 +19,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from django.http import HttpResponse
-
 from goscope_django import arguments, conf, idempotency_payload, requests, responses, runtime, transactions
 from goscope_django import idempotency_answers as answers
 from goscope_django.arguments import Duration
@@ -163,13 +161,14 @@ class Policy:
             return (yield from call(responses.render, responses.arender, request, response))
         return response
 
-    def _record(self, attempt: Attempt, value: Any, response: HttpResponse) -> Flow[HttpResponse]:
+    def _record(self, attempt: Attempt, value: Any, response: Any) -> Flow[Any]:
         together = attempt.in_transaction
         if (yield from _stored(attempt, value)):
             return response
         if together:
             return answers.undone()
-        response[answers.STORED] = "false"
+        if responses.is_response(response):
+            response[answers.STORED] = "false"
         return response
 
     # Functions

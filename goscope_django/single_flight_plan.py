@@ -167,6 +167,8 @@ class Plan:
         try:
             if used is not None and self.caller is not None and responses.is_response(result):
                 return self._landed_response(result, self.caller, used, took)
+            if self._bound(used):
+                return Landed("unshared", None, took)
             stored = runtime.codec().encode(self.provider.stored(self.key), result)
             # A copy: what the function gave is its caller's, to change at once.
             return Landed("value", copy.deepcopy(stored), took)
@@ -190,13 +192,18 @@ class Plan:
         value = {"response": packed, "vary": list(names), "varied": varied, "used": used.either}
         return Landed("response", value, took)
 
+    def _bound(self, used: Used | None) -> bool:
+        """Whether what is no response (an exception, what others make a response of) may be for this caller alone."""
+        if used is None or self.caller is None:
+            return False
+        bound = responses.why_bound(self.request, self.caller, used)
+        return bool(bound or (credentials.found_out(self.caller, used) and credentials.sent(self.request)))
+
     def failed(self, error: Exception, used: Used | None, took: float) -> Landed:
         """The outcome of a call that raised ``error``."""
         counters.count("flights_led")
-        if used is not None and self.caller is not None:
-            bound = responses.why_bound(self.request, self.caller, used)
-            if bound or (credentials.found_out(self.caller, used) and credentials.sent(self.request)):
-                return Landed("unshared", None, took)
+        if self._bound(used):
+            return Landed("unshared", None, took)
         return Landed("error", single_flight_errors.pack(error), took)
 
     def doomed(self, landed: Landed) -> bool:

@@ -15,7 +15,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.test import override_settings
+from django.http import HttpRequest
+from django.test import RequestFactory, override_settings
 
 from goscope_django import runtime
 from goscope_django.exceptions import (
@@ -430,6 +431,24 @@ def test_it_keeps_name_and_documentation() -> None:
 
     assert (work.__name__, work.__doc__) == ("work", "What it does.")
     assert list(inspect.signature(work).parameters) == ["number"]
+
+
+@pytest.mark.parametrize("value", [{"paid": 5}, (201, {"paid": 5}), None])
+def test_a_view_whose_result_others_make_a_response_of_is_idempotent_too(
+    store: Any, colour: str, value: Any, rf: RequestFactory
+) -> None:
+    runs: list[int] = []
+
+    def pay(request: HttpRequest) -> Any:
+        runs.append(1)
+        return value
+
+    decorated = in_colour(colour, pay)
+    for _ in range(2):
+        assert decorated(rf.post("/pay/", {"a": 1}, headers={"Idempotency-Key": "k"})) == value
+    assert runs == [1]
+    other = decorated(rf.post("/pay/", {"a": 2}, headers={"Idempotency-Key": "k"}))
+    assert other.status_code == 422
 
 
 def test_a_function_that_only_makes_a_coroutine_is_refused_and_nothing_recorded(store: Any) -> None:

@@ -353,6 +353,32 @@ def test_a_response_for_one_client_alone_sets_the_waiters_free(inner: Callable[[
     assert roles(found) == ["bypass"] * 4
 
 
+@pytest.mark.parametrize("inner", [reads_session, csrf, leaves_a_message, finds_out_who_asks])
+def test_nor_is_what_others_make_a_response_of(inner: Callable[[HttpRequest], Any]) -> None:
+    gate = Gate()
+
+    @single_flight()
+    def view(made: HttpRequest) -> dict[str, Any]:
+        gate.hold()
+        inner(made)
+        return {"any": "data"}
+
+    assert gate.together([lambda: view(request(X_Key="1"))] * 3) == [{"any": "data"}] * 3
+    assert gate.entered == 3
+
+
+def test_what_others_make_a_response_of_is_shared_like_one() -> None:
+    gate = Gate()
+
+    @single_flight()
+    def view(made: HttpRequest) -> dict[str, Any]:
+        gate.hold()
+        return {"any": "data"}
+
+    assert gate.together([lambda: view(request())] * 3) == [{"any": "data"}] * 3
+    assert gate.entered == 1
+
+
 def test_an_exception_that_came_of_one_client_s_own_session_is_not_shared() -> None:
     gate = Gate()
 
