@@ -19,12 +19,11 @@ from urllib.parse import quote
 
 from goscope_django.exceptions import ConfigurationError, MongodError
 from goscope_django.mongodb import folder_lock, mongod_process, mongod_wire
-from goscope_django.mongodb.mongod_marks import Marks
+from goscope_django.mongodb.mongod_marks import MARKS, Marks
 
 _ALREADY_INITIALIZED = 23  # error code of replSetInitiate
 _COMMAND_TIMEOUT = 10.0  # seconds for a command that writes the configuration; a slow disk takes one of them
 _USER_FILE = re.compile(r"[0-9]+\.[0-9a-f]{8}")
-_OURS = frozenset({"data", "users", "lost+found"})  # what a folder may hold that was never used: made by us or by mkfs
 _MADE_BY_MONGOD = ("mongod.lock", "WiredTiger", "storage.bson")
 _DYING = 2.0  # seconds that a killed mongod may take until the kernel has cleared up after it
 _OTHERS_MAY_WRITE = 0o002
@@ -83,20 +82,24 @@ class Folder(Marks):
             raise self._unusable(f"{error.strerror or error} ({error.filename!r})") from error
 
     def make(self) -> None:
-        """Make the folder if it is missing. Refuse one to which all may write, and one that holds other files."""
+        """Make the folder if it is missing. Refuse one to which all may write, or with other things under our names.
+
+        Other files beside ours do no harm.
+        """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.path.stat().st_mode & _OTHERS_MAY_WRITE:
             raise self._unusable("all users of this machine may write to it; name one of your own, or chmod o-w")
         # Listed first, judged then: others may be making all this at this moment, the file that counts before the rest.
-        others = [file for file in self.path.iterdir() if file.name not in _OURS]
-        inside = list(self.data.iterdir()) if self.data.is_dir() else []
+        inside = {name: list((self.path / name).glob("*")) for name in ("data", "users")}
+        others = [self.path / name for name in MARKS if (self.path / name).exists()]
+        others += [file for file in inside["users"] if not _USER_FILE.fullmatch(file.name)]
         if self.was_used():
             others.clear()
         if not any((self.data / name).exists() for name in _MADE_BY_MONGOD):
-            others += inside
+            others += inside["data"]
         names = sorted(str(file.relative_to(self.path)) for file in others if not file.name.startswith("."))
         if names:
-            raise self._unusable(f"it holds other files ({', '.join(names[:5])}), name a folder of its own")
+            raise self._unusable(f"it holds files of something else ({', '.join(names[:5])}), name a folder of its own")
         for path in (self.data, self.path / "users"):
             path.mkdir(mode=0o700, exist_ok=True)
 

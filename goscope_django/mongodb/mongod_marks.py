@@ -13,6 +13,8 @@ from pathlib import Path
 
 from goscope_django.mongodb import mongod_process
 
+MARKS = ("socket", "keep", "stopped", "died", "revived", "server")
+
 
 class Marks:
     """The marks in the folder ``path``, whose database is in ``data``."""

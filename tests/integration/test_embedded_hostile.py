@@ -133,13 +133,15 @@ def test_the_url_stays_whatever_the_folder_for_temporary_files(tmp_path: Path) -
 # ------------------------------------------------------------------------------------------------ places
 
 
-def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_folder_where_ours_would_mix_with_other_things_is_refused_and_left_alone(tmp_path: Path) -> None:
     for name in ("manage.py", "users/models.py", "data/fixture.json", "keep", "socket"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     before = everything_in(tmp_path)
     for function in (embedded.start, embedded.launch):
-        with pytest.raises(ConfigurationError, match=r"holds other files \(.*manage\.py.*\), name a folder of its own"):
+        with pytest.raises(
+            ConfigurationError, match=r"holds files of something else \(.*users/models\.py\), name a folder of its own"
+        ):
             function(tmp_path)
     assert not embedded.stop(tmp_path)
     assert not embedded.status(tmp_path).running
@@ -148,7 +150,8 @@ def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(tmp_path: Pa
 
 def test_files_that_are_not_ours_are_never_removed(folder: Path) -> None:
     folder.mkdir()
-    (folder / ".gitignore").write_text("*")
+    for name in (".gitignore", "secret-key"):
+        (folder / name).write_text(name)
     with embedded.start(folder):
         pass
     (folder / "users" / "models.py").write_text("class User: ...")
@@ -161,7 +164,7 @@ def test_files_that_are_not_ours_are_never_removed(folder: Path) -> None:
 def test_data_that_no_mongod_made_are_refused(folder: Path) -> None:
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "fixture.json").touch()
-    with pytest.raises(ConfigurationError, match="holds other files"):
+    with pytest.raises(ConfigurationError, match="holds files of something else"):
         embedded.start(folder)
 
 
