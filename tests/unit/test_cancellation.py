@@ -85,7 +85,7 @@ class TestEnds:
         assert found is not None
         assert (found.state, found.probes) == ("closed", ())
 
-    async def test_a_flight_lands(self, times: int) -> None:
+    async def test_a_flight_lands(self, times: int, prefix: str) -> None:
         runs = []
 
         async def work(done: Callable[[], None]) -> int:
@@ -98,7 +98,8 @@ class TestEnds:
             return 7
 
         await cancelled_at_the_end(work, times)
-        found = runtime.connection().sync().database["go_goscope_flights"].find_one({})
+        flights = runtime.connection().sync().database["go_goscope_flights"]
+        found = flights.find_one({"_id": {"$gte": prefix, "$lt": f"{prefix}~"}})
         assert (found["state"], found["claim"], found["value"]) == ("landed", None, 7)
 
     async def test_a_task_is_completed(self, times: int) -> None:
