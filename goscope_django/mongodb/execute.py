@@ -27,7 +27,7 @@ from goscope_django.mongodb.codec import CODEC_OPTIONS, ENTRY_OPTIONS
 from goscope_django.mongodb.direct import DIRECT, Direct, Send, Sessions
 from goscope_django.mongodb.expressions import Clock, LocalClock, ServerClock
 from goscope_django.mongodb.flow import Command, Flow, Pause, Query, arun, run
-from goscope_django.mongodb.limits import TIME_LIMIT, time_limit
+from goscope_django.mongodb.limits import RANGE_LIMIT, TIME_LIMIT, time_limit
 from goscope_django.mongodb.sessions import AsyncSessions, MockSessions, SyncSessions
 
 CACHE = "go_goscope_cache"
@@ -76,12 +76,17 @@ class _Base:
             call = self._direct(getattr(Direct(collection, self._sessions), method))
         else:
             call = getattr(collection, method)
-        return self._limited(call) if name != CACHE and name else call
+        if name and name != CACHE:
+            return self._limited(call, self.limit)
+        if method == "delete_many" and self.database.client.options.timeout is None:
+            # Millions of entries: the socket's time limit is for answers that come at once. timeoutMS is for all.
+            return self._limited(call, RANGE_LIMIT)
+        return call
 
     def _direct(self, steps: Callable[..., Flow[Any]]) -> Callable[..., Any]:
         raise NotImplementedError
 
-    def _limited(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _limited(self, call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
         raise NotImplementedError
 
 
@@ -111,9 +116,9 @@ class SyncExecutor(SyncSessions, _Base):
     def _direct(self, steps: Callable[..., Flow[Any]]) -> Callable[..., Any]:
         return lambda *args, **kwargs: run(steps(*args, **kwargs), self)
 
-    def _limited(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _limited(self, call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
         def limited(*args: Any, **kwargs: Any) -> Any:
-            with pymongo.timeout(self.limit):
+            with pymongo.timeout(seconds):
                 return call(*args, **kwargs)
 
         return limited
@@ -161,9 +166,9 @@ class AsyncExecutor(AsyncSessions, _Base):
     def _direct(self, steps: Callable[..., Flow[Any]]) -> Callable[..., Awaitable[Any]]:
         return lambda *args, **kwargs: arun(steps(*args, **kwargs), self)
 
-    def _limited(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def _limited(self, call: Callable[..., Awaitable[Any]], seconds: float) -> Callable[..., Awaitable[Any]]:
         async def limited(*args: Any, **kwargs: Any) -> Any:
-            with pymongo.timeout(self.limit):
+            with pymongo.timeout(seconds):
                 return await call(*args, **kwargs)
 
         return limited

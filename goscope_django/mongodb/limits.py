@@ -13,6 +13,9 @@ TIME_LIMIT: Final = 10.0
 LEAST_TIME_LIMIT: Final = 2.0
 """What such a command gets even where ``serverSelectionTimeoutMS`` asks for less: its answer takes time, too."""
 
+RANGE_LIMIT: Final = 3_600.0
+"""Seconds for one command that removes a range of keys, which takes the server about 20 for each million."""
+
 
 def time_limit(database: Any) -> float:
     """Seconds for one coordinating command: no longer than the client waits for a server, within the two bounds."""

@@ -335,6 +335,30 @@ class TestCache:
         assert direct.go_goscope_cache.find_one({})["value"] == 2
 
 
+@pytest.mark.parametrize(("limit", "enough"), [("socketTimeoutMS", True), ("timeoutMS", False)])
+def test_the_deletion_of_a_range_may_take_longer_than_an_answer(
+    limit: str, enough: bool, server: ReplicaSet, drive: Drive, direct: Any
+) -> None:
+    url = f"mongodb://127.0.0.1:{server.ports[0]}/?directConnection=true&appname=tested&{limit}=400"
+
+    def cleared(provider: Any) -> Any:
+        with failing(direct, "delete", blockConnection=True, blockTimeMS=900):
+            return drive(provider, "clear")
+
+    with MongoClient[dict[str, Any]](url) as client:
+        native = AsyncMongoClient[dict[str, Any]](url)
+        executor, aexecutor = SyncExecutor(client["unknown"]), AsyncExecutor(native["unknown"])
+        provider = MongoDBAdapter.on(Store(lambda: executor, lambda: aexecutor)).cache
+        drive(provider, "set", "k", 1)
+        if enough:
+            assert cleared(provider) == 1
+        else:
+            with pytest.raises(OutcomeUnknown):
+                cleared(provider)
+        if drive._runner is not None:
+            drive._runner.run(native.close())
+
+
 class TestRecords:
     def test_a_claim_whose_answer_was_lost_is_found(
         self, adapter: MongoDBAdapter, drive: Drive, proxy: Proxy, direct: Any
