@@ -51,6 +51,8 @@ _MOST_IDLE: Final = 25 * 60.0
 
 _RETRYABLE_READ: Final = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 _ILLEGAL_OPERATION: Final = 20
+_UNSENT: Final = (ServerSelectionTimeoutError, WaitQueueTimeoutError)
+"""Errors of commands that never left this process."""
 
 
 class Send(Command[Reply]):
@@ -86,8 +88,7 @@ def _retry_write(error: PyMongoError) -> bool:
     if error.has_error_label(RETRYABLE_WRITE):
         return True
     # What the driver would have labelled itself, had it known of the number.
-    unsent = (ServerSelectionTimeoutError, WaitQueueTimeoutError, NotPrimaryError)
-    return isinstance(error, ConnectionFailure) and not isinstance(error, unsent)
+    return isinstance(error, ConnectionFailure) and not isinstance(error, (*_UNSENT, NotPrimaryError))
 
 
 def _numbers_refused(error: PyMongoError) -> bool:
@@ -158,7 +159,7 @@ class Direct:
         try:
             reply = yield send
             if "errorLabels" in reply and sessions.numbers and RETRYABLE_WRITE in reply["errorLabels"]:
-                reply = yield send
+                written(reply)
         except PyMongoError as error:
             if not self._may_repeat(error, command):
                 if isinstance(error, OperationFailure):
@@ -166,7 +167,7 @@ class Direct:
                 raise
             try:
                 reply = yield send
-            except ServerSelectionTimeoutError:
+            except _UNSENT:
                 raise error from None  # the other one would say that nothing was sent
         sessions.give_back(kept)
         return outcome(reply)

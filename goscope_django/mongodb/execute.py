@@ -78,15 +78,24 @@ class _Base:
             call = getattr(collection, method)
         if name and name != CACHE:
             return self._limited(call, self.limit)
-        if method == "delete_many" and self.database.client.options.timeout is None:
+        limit: float | None = self.database.client.options.timeout
+        if limit is not None:
+            # The driver would begin it anew for each attempt of ours.
+            return self._limited(call, limit) if method in DIRECT else call
+        if method == "delete_many":
             # Millions of entries: the socket's time limit is for answers that come at once. timeoutMS is for all.
-            return self._limited(call, RANGE_LIMIT)
+            return self._reached(self._limited(call, RANGE_LIMIT))
         return call
 
     def _direct(self, steps: Callable[..., Flow[Any]]) -> Callable[..., Any]:
         raise NotImplementedError
 
     def _limited(self, call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        raise NotImplementedError
+
+    def _reached(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """``call`` once a server is found, which is waited for as ever: under a time limit for all it would be for as
+        long as that. Sends nothing."""
         raise NotImplementedError
 
 
@@ -122,6 +131,13 @@ class SyncExecutor(SyncSessions, _Base):
                 return call(*args, **kwargs)
 
         return limited
+
+    def _reached(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def reached(*args: Any, **kwargs: Any) -> Any:
+            _ = self.database.client.is_primary
+            return call(*args, **kwargs)
+
+        return reached
 
     def _find(self, collection: Any, *args: Any, **kwargs: Any) -> list[Any]:
         rows: list[Any] = collection.find(*args, **kwargs).to_list()
@@ -172,6 +188,13 @@ class AsyncExecutor(AsyncSessions, _Base):
                 return await call(*args, **kwargs)
 
         return limited
+
+    def _reached(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def reached(*args: Any, **kwargs: Any) -> Any:
+            await self.database.client.is_primary
+            return await call(*args, **kwargs)
+
+        return reached
 
     async def _find(self, collection: Any, *args: Any, **kwargs: Any) -> list[Any]:
         rows: list[Any] = await collection.find(*args, **kwargs).to_list()

@@ -26,7 +26,10 @@ from goscope_django.exceptions import OutcomeUnknown, StoreError, StoreUnavailab
 from goscope_django.mongodb.flow import Query
 
 READS = frozenset(
-    {"find_one", "find", "point", "recent", "aggregate", "confirm", "count_documents", "index_information", "command"}
+    {
+        *("find_one", "find", "point", "many", "recent", "aggregate", "confirm", "count_documents"),
+        *("index_information", "command"),
+    }
 )
 
 

@@ -14,7 +14,7 @@ import pytest
 from django.core.cache import cache, caches
 
 from goscope_django import outage, signals
-from goscope_django.exceptions import GoscopeError, StoreUnavailable
+from goscope_django.exceptions import GoscopeError, OutcomeUnknown, StoreUnavailable
 from goscope_django.testing.conformance.base import Drive
 from tests.support.commands import LEFT_BY_PYMONGO, collected, on_server  # noqa: F401 - a fixture
 from tests.support.mongod import ReplicaSet, replica_set
@@ -190,6 +190,30 @@ def test_when_the_pause_ends_one_of_many_threads_tries(clock: Clock, monkeypatch
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(read, range(8))) == ["default"] * 8
         assert counting.tries == 2, "the others need not wait for a server that is not there"
+
+
+@pytest.mark.parametrize(
+    ("error", "method", "argument"),
+    [
+        (StoreUnavailable, "get", "k"),
+        (StoreUnavailable, "get_many", ["k"]),
+        (OutcomeUnknown, "incr", "k"),
+        (OutcomeUnknown, "set_many", {"k": 2}),
+    ],
+)
+def test_what_became_of_it_is_unknown_for_writes_only(
+    server: ReplicaSet, drive: Drive, error: type[GoscopeError], method: str, argument: Any
+) -> None:
+    with on_server(url_of(server), client_options={"timeoutMS": 500}):
+        drive(cache, "set", "k", 1)
+        port = server.primary_port()
+        os.kill(server.pids[port], signal.SIGSTOP)
+        try:
+            with pytest.raises(error) as caught:
+                drive(cache, method, argument)
+        finally:
+            server.resume(port)
+    assert type(caught.value) is error
 
 
 @pytest.mark.parametrize("kind", ["killed", "stopped"])

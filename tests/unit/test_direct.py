@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import pymongo
 import pytest
 from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.errors import (
@@ -29,6 +30,7 @@ from goscope_django.mongodb.codec import ENTRY_OPTIONS
 from goscope_django.mongodb.direct import Direct, Send, Sessions
 from goscope_django.mongodb.execute import CACHE, SyncExecutor
 from goscope_django.mongodb.flow import Flow, Query
+from goscope_django.mongodb.limits import RANGE_LIMIT
 from tests.support.commands import Recorder
 from tests.support.mongod import temporary_mongod
 
@@ -183,10 +185,25 @@ class TestRetries:
             server.update()
         assert len(server.sent) == 1
 
-    def test_where_no_server_is_found_for_the_second_attempt_the_first_ones_error_is_raised(self) -> None:
-        server = Script(LOST, ServerSelectionTimeoutError("none"))
+    @pytest.mark.parametrize("unsent", [ServerSelectionTimeoutError("none"), WaitQueueTimeoutError("full")], ids=str)
+    def test_where_the_second_attempt_is_never_sent_the_first_ones_error_is_raised(self, unsent: PyMongoError) -> None:
+        server = Script(LOST, unsent)
         with pytest.raises(AutoReconnect, match="connection closed"):
             server.update()  # "no server was found" would mean that nothing was sent
+        unconfirmed = {**DONE, "writeConcernError": {"code": 91}, "errorLabels": ["RetryableWriteError"]}
+        server = Script(unconfirmed, unsent)
+        with pytest.raises(WriteConcernError):
+            server.update()
+
+    def test_an_unconfirmed_write_goes_out_twice_at_most(self) -> None:
+        unconfirmed = {**DONE, "writeConcernError": {"code": 91}, "errorLabels": ["RetryableWriteError"]}
+        server = Script(unconfirmed, unconfirmed, DONE)
+        with pytest.raises(WriteConcernError):
+            server.update()
+        server = Script(unconfirmed, LOST, DONE)
+        with pytest.raises(AutoReconnect):
+            server.update()
+        assert len(server.sent) == 2
 
     def test_after_a_broken_connection_the_session_is_left_alone(self) -> None:
         server = Script(LOST, LOST, DONE)
@@ -276,6 +293,26 @@ class TestOnAServer:
                 executor(Query(CACHE, "update", {"_id": "k"}, {"$set": {"a": number}}, upsert=True))
             assert client["direct"][CACHE].find_one({}) == {"_id": "k", "a": 2}
             assert client["direct"]["other"].find_one({}) == {"_id": 1, "a": 2}
+
+    @pytest.mark.parametrize("milliseconds", [5_000, None])
+    def test_both_attempts_together_have_the_clients_time_limit(
+        self, server_url: str, monkeypatch: pytest.MonkeyPatch, milliseconds: int | None
+    ) -> None:
+        limits: list[float] = []
+        within = pymongo.timeout
+
+        def told(seconds: float) -> Any:
+            limits.append(seconds)
+            return within(seconds)
+
+        monkeypatch.setattr(pymongo, "timeout", told)
+        with MongoClient[dict[str, Any]](server_url, timeoutMS=milliseconds) as client:
+            executor = SyncExecutor(client["limits"])
+            executor(Query(CACHE, "point", {"_id": 1}))
+            executor(Query(CACHE, "update", {"_id": 1}, {"$set": {"a": 1}}))
+            assert limits == ([5.0, 5.0] if milliseconds else [])
+            executor(Query(CACHE, "delete_many", {"_id": {"$gt": 5}}))
+            assert limits == ([5.0, 5.0] if milliseconds else [RANGE_LIMIT]), "the driver sees to what is sent once"
 
     def test_threads_together_lose_nothing_and_keep_few_sessions(self, server_url: str) -> None:
         recorder = Recorder()
