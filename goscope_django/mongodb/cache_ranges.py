@@ -94,7 +94,10 @@ class CacheRanges:
         return int((yield from ask(CACHE, "count_documents", {"key": prefix_range(prefix)})))
 
     def cull(self, clock: Clock, prefix: str, number: int) -> Flow[int]:
-        """Remove ``number`` entries under ``prefix``, those that expire soonest first, in bounded batches."""
+        """Remove ``number`` entries under ``prefix``, those that expire soonest first, in bounded batches.
+
+        Those that somebody else removes in the same moment count: they made room as well.
+        """
         removed = 0
         for timed in ({"$type": "date"}, None):
             while removed < number:
@@ -106,5 +109,6 @@ class CacheRanges:
                 )
                 if not found:
                     break
-                removed += yield from self.delete_many(clock, [one["key"] for one in found])
+                yield from self.delete_many(clock, [one["key"] for one in found])
+                removed += len(found)
         return removed

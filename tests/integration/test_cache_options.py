@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.core.cache import cache, caches
 
-from goscope_django import runtime
+from goscope_django import cache_options, runtime
 from goscope_django.cache import plain_key
+from goscope_django.cache_options import Headroom, headroom
+from goscope_django.mongodb.cache import CacheFlows
+from goscope_django.mongodb.codec import Codec
+from goscope_django.mongodb.expressions import ServerClock
+from goscope_django.mongodb.flow import Query
 from goscope_django.testing.conformance.base import Drive
 from tests.support.commands import Recorder, on_server
 
@@ -60,6 +70,59 @@ def test_room_is_bounded(url: str, drive: Drive, frequency: int) -> None:
         assert len(drive(cache, "keys")) <= LIMIT + LIMIT // 2
         assert drive(cache, "add", "one-more", 1) is True
         assert drive(cache, "get", "one-more") == 1
+
+
+def _write(turn: int, number: int) -> tuple[Any, str, tuple[Any, ...]]:
+    return cache, "set", (f"{turn}-{number}", 1)
+
+
+@pytest.mark.parametrize("writers", [2, 12])
+def test_many_that_find_no_room_do_not_empty_it_together(mongo_url: str, drive: Drive, writers: int) -> None:
+    limit = 300
+    entry = {"OPTIONS": {"MAX_ENTRIES": limit}, "KEY_PREFIX": f"crowd{drive.colour}{writers}"}
+    with on_server(mongo_url, caches={"default": entry}):
+        drive(cache, "set_many", {f"k{number}": number for number in range(limit)})
+        for turn in range(3):
+            drive.together(writers, partial(_write, turn))
+            assert len(drive(cache, "keys")) >= limit // 2
+
+
+def test_entries_that_somebody_else_removes_made_room_as_well(mongo_url: str) -> None:
+    flows, clock = CacheFlows(Codec()), ServerClock()
+    cull = flows.cull(clock, "p:", 5)
+    asked = [next(cull)]
+    for answer in ([{"key": f"p:{number}"} for number in range(5)], SimpleNamespace(deleted_count=0)):
+        with suppress(StopIteration):
+            asked.append(cull.send(answer))
+    assert [query.method for query in asked if isinstance(query, Query)] == ["find", "delete_many"]
+
+
+def test_who_makes_room_may_fail_or_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(cache_options, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    room = Headroom(10, 3)
+    assert room.take(1) is False
+    assert room.take(1) is True, "one is at it"
+    failing = room.cull(ServerClock(), CacheFlows(Codec()), "p:")
+    next(failing)
+    with pytest.raises(OSError, match="lost"):
+        failing.throw(OSError("lost"))
+    assert room.take(1) is False, "the next one tries"
+    now[0] += cache_options.PATIENCE
+    assert room.take(1) is False
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent() -> None:
+    room = headroom("forked", 10, 3)
+    with room._lock:
+        child = multiprocessing.get_context("fork").Process(target=room.take, args=(1,))
+        child.start()
+        child.join(10)
+        if child.is_alive():
+            child.kill()
+            child.join()
+    assert child.exitcode == 0
 
 
 def test_what_ends_soonest_goes_first(url: str, drive: Drive) -> None:
