@@ -90,7 +90,16 @@ def session_cookie_name() -> str:
 def suggestion(name: str, allowed: Mapping[str, Any] | tuple[str, ...]) -> str:
     """A hint for a misspelt key."""
     near = difflib.get_close_matches(str(name).upper(), list(allowed), n=1)
-    return f"Did you mean {near[0]!r}?" if near else f"Allowed are {', '.join(allowed)}."
+    return f"{f'Did you mean {near[0]!r}? ' if near else ''}Allowed are {', '.join(allowed)}."
+
+
+def not_a_dict(value: object, what: str, needed: str = "a dict") -> str:
+    """What is wrong with ``value``, which is no dict. It may hold a password: of a container only the type is told."""
+    if isinstance(value, str):
+        what = f"{what}={urls.masked(value)!r}"
+    elif value is None or isinstance(value, int | float):
+        what = f"{what}={value!r:.80}"
+    return f"{what}: {needed} is needed, not {type(value).__name__}"
 
 
 def _url(value: object, what: str) -> None:
@@ -110,9 +119,11 @@ def _prefix(value: object, what: str) -> None:
 
 
 def _options(value: object, what: str) -> None:
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        # Not shown: it may hold a password.
-        raise ConfigurationError(f"{what}: a dict of keyword arguments for MongoClient is needed")
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(not_a_dict(value, what, "a dict of keyword arguments for MongoClient"))
+    for name in value:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{what}: its keys are names (str), and {name!r:.80} is none")
 
 
 def _timeout(value: object, what: str) -> None:
@@ -127,7 +138,7 @@ def on_error(value: object, what: str) -> None:
 
 def _test(value: object, what: str) -> None:
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"{what}: a dict is needed, not {type(value).__name__}")
+        raise ConfigurationError(not_a_dict(value, what))
     for name in value:
         if name not in TEST_KEYS:
             raise ConfigurationError(f"{what}[{name!r}] is unknown. {suggestion(name, TEST_KEYS)}")
@@ -157,7 +168,7 @@ def faults(given: object = None) -> list[Fault]:
     """Everything that is wrong with ``GOSCOPE``; empty if it can be used. Opens nothing."""
     given = getattr(settings, "GOSCOPE", {}) if given is None else given
     if not isinstance(given, Mapping):
-        return [Fault("GOSCOPE", f"GOSCOPE: a dict is needed, not {type(given).__name__}")]
+        return [Fault("GOSCOPE", not_a_dict(given, "GOSCOPE"))]
     found = [
         Fault(str(name), f"GOSCOPE[{name!r}] is unknown.", suggestion(name, DEFAULTS))
         for name in given

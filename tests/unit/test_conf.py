@@ -40,7 +40,7 @@ def test_a_fault_is_improperly_configured_and_ours() -> None:
 
 
 def test_suggestions() -> None:
-    assert conf.suggestion("key_prefx", conf.DEFAULTS) == "Did you mean 'KEY_PREFIX'?"
+    assert conf.suggestion("b_", ("AA", "BB", "B")) == "Did you mean 'B'? Allowed are AA, BB, B."
     assert conf.suggestion("zzz", ("A", "B")) == "Allowed are A, B."
 
 
