@@ -225,8 +225,9 @@ class MongoDBCache(CacheExtras):
             left = yield from self._flows.remaining(clock, old)
             if value is MISSING or left == 0:
                 raise InvalidValue(f"Key {key!r} not found")
-            yield from self._flows.set(clock, new, value, left)
-            yield from self._flows.delete(clock, old)
+            if new != old:
+                yield from self._flows.set(clock, new, value, left)
+                yield from self._flows.delete(clock, old)
 
         return flow
 

@@ -150,7 +150,7 @@ class CacheBase(BaseCache):
         start, made = self._start(version), self._made
         if start is not None:
             # All at a glance first: a sum of lengths and one search, where none is odd.
-            names = {f"{start}{key}": key for key in keys}
+            names = {f"{start}{key!s}": key for key in keys}
             cut, text = len(self._prefix), "".join(names)
             if max(map(len, names), default=0) - cut <= 250 and text.isascii() and not _ODD.search(text):
                 return names
@@ -167,7 +167,7 @@ class CacheBase(BaseCache):
         # Django makes the key, warns and checks in three calls and a loop over its characters. Here a key that is short
         # and has nothing odd in it is known to be good at a glance; any other goes Django's way.
         if start is not None:
-            full = f"{start}{key}"
+            full = f"{start}{key!s}"
             if len(full) - len(self._prefix) <= 250 and full.isascii() and not _ODD.search(full, len(self._prefix)):
                 return full
         return stored_key(self._prefix, self.make_and_validate_key(key, version=version))

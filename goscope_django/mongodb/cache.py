@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from types import NoneType
 from typing import Any, Final
 
 import bson
@@ -87,13 +89,15 @@ class CacheFlows(CacheRanges):
         except Undecodable as error:
             return (yield from self._forged(full, error))
 
-    @staticmethod
-    def _stamped(clock: Clock, full: str) -> Flow[dict[str, Any] | None]:
+    def _stamped(self, clock: Clock, full: str) -> Flow[Any]:
         """The live entry, read with the server's time and judged by it."""
         sent = tick()
         found = yield from ask(CACHE, "point", {"key": full}, {**_ENTRY, **clock.stamp()})
         if clock.estimate is not None:
             clock.estimate.learn(found and found.get("now"), sent)
+            if found and not isinstance(found.get("expiresAt"), (datetime, NoneType)):
+                # Damaged, or beyond Python's calendar: the server orders all types, as it does for every other method.
+                return (yield from ask(CACHE, "point", self._live(clock, full), _ENTRY))
         return None if found is None or clock.lapsed(found) else found
 
     def get_many(self, clock: Clock, keys: Sequence[str]) -> Flow[dict[str, Any]]:
@@ -107,6 +111,8 @@ class CacheFlows(CacheRanges):
                     values[full] = decode(full, entry.get("value"))
                 except Undecodable as error:
                     yield from self._forged(full, error)
+                except TypeError:  # damaged: a list of keys, of which one was asked for
+                    continue
         return values
 
     def _entry(self, clock: Clock, full: str, stored: object, ttl: int | None) -> dict[str, Any]:

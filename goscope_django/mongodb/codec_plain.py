@@ -179,6 +179,8 @@ def packed(value: dict[str, Any]) -> RawBSONDocument | None:
         return None
     if _RESERVED_BYTES in data or (b"$" in data and b"$ref" in data):
         return None
+    if "_id" in value and next(iter(value)) != "_id":  # PyMongo puts it first in what it takes for a whole document
+        return None
     return RawBSONDocument(data)
 
 

@@ -58,9 +58,10 @@ class Estimate:
                 self._ask_at = received + _PAUSE
 
     def passed(self, moment: Any) -> bool | None:
-        """Whether ``moment`` (without a zone; anything else never comes) has passed; ``None`` where that is unsure."""
+        """Whether ``moment`` (a date without a zone, or ``None``, which never comes) has passed; ``None`` where that is
+        unsure, as it is of anything else."""
         if not isinstance(moment, datetime):
-            return False
+            return False if moment is None else None
         known, now = self._known, tick()
         if known is None or now >= known[1]:
             return None

@@ -198,6 +198,8 @@ def test_versions(url: str, drive: Drive) -> None:
         assert drive(caches["second"], "get", "moving") == 1
         assert 90 < drive(caches["second"], "ttl", "moving") <= 100, "it keeps the time that it has left"
         assert drive(caches["second"], "decr_version", "moving") == 1
+        assert drive(cache, "incr_version", "moving", 0) == 1
+        assert drive(cache, "get", "moving") == 1, "it was there already"
         with pytest.raises(ValueError, match="not found"):
             drive(cache, "incr_version", "missing")
         drive(caches["named"], "set", "k", 1)
@@ -205,6 +207,21 @@ def test_versions(url: str, drive: Drive) -> None:
         assert drive(caches["named"], "get", "k") is None
         assert drive(cache, "delete_pattern", "*", version=2) == 1
         assert drive(cache, "get", "k") == "one"
+
+
+def test_a_key_is_made_of_what_str_makes_of_it(url: str, drive: Drive) -> None:
+    class Name:
+        def __str__(self) -> str:
+            return "text"
+
+        def __format__(self, spec: str) -> str:
+            return "format"
+
+    with on_server(url, caches={"default": {}}):
+        drive(cache, "set", Name(), 1)
+        assert drive(cache, "get", "text") == 1, "as Django's own key function has it"
+        name = Name()
+        assert drive(cache, "get_many", [name]) == {name: 1}
 
 
 @pytest.mark.parametrize("function", [plain_key, "goscope_django.cache.plain_key"], ids=["function", "dotted"])
@@ -215,6 +232,8 @@ def test_plain_keys_are_nodes_keys(url: str, drive: Drive, function: Any) -> Non
         assert entries().find_one({"key": "cache:foo"})["value"] == "bar"
         assert runtime.adapter().cache.get("foo") == "bar"
         assert drive(cache, "keys", "f*") == ["foo"]
+        drive(cache, "incr_version", "foo")
+        assert drive(cache, "get", "foo") == "bar", "one key has all versions"
         runtime.adapter().cache.set("from the provider", 1)
         drive(cache, "clear")
         assert runtime.adapter().cache.keys() == [], "with a foreign key function everything goes"

@@ -10,8 +10,9 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from bson import Decimal128, MaxKey, ObjectId, Regex
+from bson import Decimal128, MaxKey, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
+from django.core.cache import caches
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 from pymongo import MongoClient
@@ -23,6 +24,7 @@ from goscope_django.contracts import Checkpoint, CircuitBreakerState
 from goscope_django.exceptions import CircuitOpen, GoscopeError
 from goscope_django.locks import lock
 from goscope_django.mongodb import MongoDBAdapter
+from goscope_django.testing.conformance.base import Drive
 
 JUNK: tuple[Any, ...] = (
     *(None, "text", -1, 1.5, float("nan"), float("inf"), 2**62, True, [], ["x", {"a": 1}], {}, {"$gt": 1}, b"x"),
@@ -223,8 +225,6 @@ def test_breakers(settings_url: str, database: Any) -> None:
 
 
 def test_cache_entries(adapter: MongoDBAdapter, database: Any, settings_url: str) -> None:
-    from django.core.cache import caches
-
     cache = caches["default"]
     cache.set("k", {"a": 1}, 600)
     document = database.go_goscope_cache.find_one()
@@ -236,6 +236,40 @@ def test_cache_entries(adapter: MongoDBAdapter, database: Any, settings_url: str
         "set": lambda: cache.set("k", 2),
     }
     assert not failures(database.go_goscope_cache, [document], operations)
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_all_agree_whether_a_cache_entry_is_alive(database: Any, settings_url: str, colour: str) -> None:
+    drive, cache, entries = Drive(colour), caches["default"], database.go_goscope_cache
+    for junk in (
+        *JUNK,
+        Timestamp(1, 1),
+        DatetimeMS(-(2**62)),
+        datetime(2999, 1, 1, tzinfo=UTC),
+        [datetime(2999, 1, 1, tzinfo=UTC)],
+    ):
+        for warm in (False, True):
+            entries.delete_many({})
+            drive(cache, "set", "k", 7, 600)
+            drive(cache, "set", "warm", 7, 600)
+            entries.update_one({"_id": {"$regex": "k$"}}, {"$set": {"expiresAt": junk}})
+            if warm:
+                drive(cache, "get", "warm")
+            alive = drive(cache, "has_key", "k")
+            assert drive(cache, "get", "k", "none") == (7 if alive else "none"), junk
+            assert drive(cache, "get_many", ["k"]) == ({"k": 7} if alive else {}), junk
+            assert drive(cache, "add", "k", 8) is not alive, junk
+    drive.close()
+
+
+def test_a_list_of_keys_is_not_an_entry_of_many(database: Any, settings_url: str) -> None:
+    cache = caches["default"]
+    cache.set_many({"k": 1, "other": 2})
+    full = next(one["key"] for one in database.go_goscope_cache.find() if one["value"] == 1)
+    database.go_goscope_cache.update_one({"key": full}, {"$set": {"key": [full, "x"]}})
+    assert cache.get_many(["k", "other"]) == {"other": 2}
+    cache.set("k", 3)
+    assert cache.get_many(["k", "other"]) == {"k": 3, "other": 2}
 
 
 def test_checkpoints(adapter: MongoDBAdapter, database: Any) -> None:
@@ -321,8 +355,6 @@ def test_tasks(settings_url: str, database: Any) -> None:
 
 
 def test_figures(settings_url: str, database: Any) -> None:
-    from django.core.cache import caches
-
     caches["default"].set("ns:k", 1)
     assert figures.flush()
     collection = database.go_goscope_stats

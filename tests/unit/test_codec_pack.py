@@ -98,3 +98,10 @@ def test_what_holds_itself_many_times_over_is_not_followed() -> None:
     wide: dict[str, Any] = {}
     wide["a"] = [wide, [[wide] * 1_000] * 1_000]
     assert packed(wide) is None
+
+
+@pytest.mark.parametrize("value", [{"b": 1, "_id": 2, "a": 3}, {"_id": 2, "a": 3}, {"x": {"b": 1, "_id": 2}}], ids=str)
+def test_fields_keep_their_order(value: dict[str, Any]) -> None:
+    """PyMongo puts ``_id`` first in a document, and a value is not one."""
+    read: Any = signing.decode(KEY, wire(signing.pack(KEY, value)))
+    assert [list(one) for one in (read, read.get("x", {}))] == [list(one) for one in (value, value.get("x", {}))]

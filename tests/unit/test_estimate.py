@@ -88,9 +88,13 @@ def test_answers_without_a_statement_are_asked_for_less_in_the_end(ticks: Ticks)
     assert found.due()
 
 
-@pytest.mark.parametrize("moment", [None, "2031", 5, b""], ids=repr)
-def test_what_is_no_instant_never_comes(ticks: Ticks, moment: object) -> None:
-    assert learned(ticks).passed(moment) is False
+def test_what_is_not_set_never_comes(ticks: Ticks) -> None:
+    assert learned(ticks).passed(None) is False
+
+
+@pytest.mark.parametrize("moment", ["2031", 5, b""], ids=repr)
+def test_what_is_no_instant_is_left_to_the_server(ticks: Ticks, moment: object) -> None:
+    assert learned(ticks).passed(moment) is None
 
 
 def test_a_sleeping_machine_forgets(ticks: Ticks) -> None:
