@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
@@ -17,6 +18,19 @@ from goscope_django.cache_base import CacheBase, Timeout
 from goscope_django.cache_options import Glob
 from goscope_django.exceptions import InvalidValue, LockLost, LockNotAcquired, StoreError
 from goscope_django.mongodb.cache_ranges import BATCH
+
+_computed_here: Final[ContextVar[frozenset[str]]] = ContextVar("goscope_computed_here", default=frozenset())
+
+
+@contextlib.contextmanager
+def _computing(full: str) -> Iterator[None]:
+    """Let what is called inside know whose value it computes."""
+    before = _computed_here.get()
+    _computed_here.set(before | {full})
+    try:
+        yield
+    finally:
+        _computed_here.set(before)  # not by token: a coroutine may be closed in another context
 
 
 class CacheExtras(CacheBase):
@@ -50,7 +64,9 @@ class CacheExtras(CacheBase):
                 found = self.get(key, self._missing_key, version=version)
                 if found is not self._missing_key:
                     return found
-            return self._kept(key, default(), timeout, version)
+            with _computing(self._full(key, version)):
+                value = default()
+            return self._kept(key, value, timeout, version)
         finally:
             if turn is not None and entered:
                 with contextlib.suppress(LockLost, StoreError):
@@ -81,9 +97,10 @@ class CacheExtras(CacheBase):
                 found = await self.aget(key, self._missing_key, version=version)
                 if found is not self._missing_key:
                     return found
-            value = default()
-            if inspect.isawaitable(value):
-                value = await value
+            with _computing(self._full(key, version)):
+                value = default()
+                if inspect.isawaitable(value):
+                    value = await value
             return await self._akept(key, value, timeout, version)
         finally:
             if turn is not None and entered:
@@ -91,13 +108,14 @@ class CacheExtras(CacheBase):
                     await turn.__aexit__(None, None, None)
 
     def _turn(self, key: Any, version: int | None) -> Any:
-        """The lock under which a value is computed; ``None`` while the server is known to be away."""
-        if self._outage is not None and self._outage.away:
+        """The lock under which a value is computed; ``None`` while the server is known to be away, and for whoever asks
+        for a value while computing it, who would wait for itself."""
+        full = self._full(key, version)
+        if full in _computed_here.get() or (self._outage is not None and self._outage.away):
             return None
         from goscope_django import locks
 
-        name = f"get_or_set:{self._full(key, version)}"
-        return locks.lock(name, blocking_timeout=conf.current().default_lock_timeout)
+        return locks.lock(f"get_or_set:{full}", blocking_timeout=conf.current().default_lock_timeout)
 
     def _kept(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> Any:
         if self.add(key, value, timeout, version=version):

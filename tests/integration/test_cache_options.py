@@ -16,6 +16,7 @@ from django.core.cache import cache, caches
 
 from goscope_django import cache_options, runtime
 from goscope_django.cache import plain_key
+from goscope_django.cache_extras import _computed_here
 from goscope_django.cache_options import Headroom, headroom
 from goscope_django.mongodb.cache import CacheFlows
 from goscope_django.mongodb.codec import Codec
@@ -347,3 +348,33 @@ def test_a_sum_that_does_not_fit_is_an_error(mongo_url: str, drive: Drive) -> No
                 drive(cache, "incr", "k", wrong)
         with pytest.raises(ValueError, match="delta"):
             drive(cache, "incr", "k", 2**63)
+
+
+def test_who_computes_a_value_does_not_wait_for_it(mongo_url: str, drive: Drive) -> None:
+    recorder = Recorder()
+    wait = {"DEFAULT_LOCK_TIMEOUT": 2}
+    with on_server(mongo_url, caches={"default": {}}, client_options={"event_listeners": [recorder]}, **wait):
+        drive(cache, "delete", "own")
+        recorder.clear()
+
+        def layers() -> int:
+            assert cache.get_or_set("own", lambda: 1) == 1
+            return cache.get_or_set("own", lambda: 2) or 0
+
+        async def alayers() -> int:
+            assert await cache.aget_or_set("own", lambda: 1) == 1
+            return await cache.aget_or_set("own", lambda: 2) or 0
+
+        assert drive(cache, "get_or_set", "own", layers if drive.colour == "sync" else alayers) == 1
+        locked = [one for one in recorder.commands if one.get("findAndModify") == "go_goscope_locks"]
+        assert len(locked) == 1, "one attempt at the lock, the outer one's"
+
+
+def test_who_computed_a_value_waits_for_others_again(url: str, drive: Drive) -> None:
+    def fail() -> None:
+        raise LookupError("no value")
+
+    with on_server(url, caches={"default": {}}):
+        with pytest.raises(LookupError):
+            drive(cache, "get_or_set", "failing", fail)
+        assert _computed_here.get() == frozenset()
