@@ -25,7 +25,7 @@ from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.estimate import tick
 from goscope_django.mongodb.execute import CACHE
 from goscope_django.mongodb.expressions import Clock, conditions, instant, is_null, literal, named
-from goscope_django.mongodb.failures import too_large
+from goscope_django.mongodb.failures import no_shard_key, too_large
 from goscope_django.mongodb.flow import Emit, Flow, Query, ask, perform
 from goscope_django.mongodb.lease import upsert
 from goscope_django.mongodb.store import Store
@@ -129,12 +129,18 @@ class CacheFlows(CacheRanges):
     @staticmethod
     def _upsert(clock: Clock, full: str, fields: dict[str, Any]) -> Flow[Any]:
         """Send an upsert: by ``_id``, which costs the server less; by ``key`` where a document of another package,
-        whose ``_id`` is its own, collides with that."""
-        try:
-            return (yield from ask(CACHE, "update", {"_id": full}, [{"$set": fields}], upsert=True))
-        except DuplicateKeyError:
-            change = [{"$set": {**named(full), **fields}}]
-            return (yield from upsert(clock, lambda: Query(CACHE, "update", {"key": full}, change, upsert=True)))
+        whose ``_id`` is its own, collides with that, and in a sharded collection."""
+        if clock.by_id:
+            try:
+                return (yield from ask(CACHE, "update", {"_id": full}, [{"$set": fields}], upsert=True))
+            except DuplicateKeyError:
+                pass
+            except OperationFailure as error:
+                if not no_shard_key(error):
+                    raise
+                clock.by_id = False
+        change = [{"$set": {**named(full), **fields}}]
+        return (yield from upsert(clock, lambda: Query(CACHE, "update", {"key": full}, change, upsert=True)))
 
     def _set(self, clock: Clock, full: str, stored: object, ttl: int | None) -> Flow[None]:
         try:
@@ -177,10 +183,16 @@ class CacheFlows(CacheRanges):
         # By _id, which is faster; a document whose _id is not its key collides and is then set by key.
         shared = {"expiresAt": None if ttl is None else clock.after(ttl), "updatedAt": clock.now()}
         entries = [(full, {"key": literal(full), "value": literal(stored), **shared}) for full, stored in batch]
-        changes: builtins.list[tuple[dict[str, str], Any]] = [
-            ({"_id": full}, [{"$set": fields}]) for full, fields in entries
-        ]
-        collided = yield from ask(CACHE, "upsert_many", changes)
+        collided: Sequence[int] = range(len(entries))
+        changes: builtins.list[tuple[dict[str, str], Any]]
+        if clock.by_id:
+            changes = [({"_id": full}, [{"$set": fields}]) for full, fields in entries]
+            try:
+                collided = yield from ask(CACHE, "upsert_many", changes)
+            except OperationFailure as error:
+                if not no_shard_key(error):
+                    raise
+                clock.by_id = False
         for _ in range(5):
             if not collided:
                 return

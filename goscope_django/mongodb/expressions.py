@@ -65,6 +65,9 @@ class Clock:
     adds = True
     """Whether the store can add a document's own milliseconds to its time."""
 
+    by_id = True
+    """Whether an upsert may name a document by its ``_id`` alone; not where a router needs the shard key, ``key``."""
+
     estimate: Estimate | None = None
     """What a process knows of the clock without asking; ``None`` where asking costs nothing."""
 

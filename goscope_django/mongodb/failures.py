@@ -33,6 +33,7 @@ READS = frozenset(
 )
 
 
+_SHARD_KEY_NOT_FOUND: Final = 61
 _TOO_LARGE: Final = frozenset({10334, 13548, 16493, 17260, 17419, 17420, 5_054_700})
 
 
@@ -52,6 +53,14 @@ def too_large(error: Exception) -> bool:
     if isinstance(error, BulkWriteError):
         return any(one["code"] in _TOO_LARGE for one in error.details["writeErrors"])
     return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
+
+
+def no_shard_key(error: OperationFailure) -> bool:
+    """True if a router did not know where to send an upsert, alone or within a batch. Of those nothing was written."""
+    codes = {error.code}
+    if isinstance(error, BulkWriteError):
+        codes.update(one["code"] for one in error.details["writeErrors"])
+    return _SHARD_KEY_NOT_FOUND in codes
 
 
 def _said(error: PyMongoError) -> str:
