@@ -165,6 +165,29 @@ class Glob:
         return self.only_prefix or self._match(key, start) is not None
 
 
+def _end_of_class(pattern: str, at: int) -> int:
+    """Where the ``]`` is that ends what begins at ``at``, behind one that is its first character; 0 for nowhere."""
+    at += pattern[at : at + 1] == "^"
+    first = at
+    while at < len(pattern) and (pattern[at] != "]" or at == first):
+        at += 2 if pattern[at] == "\\" else 1
+    return at if at < len(pattern) else 0
+
+
+def _class(inner: str) -> str:
+    negated = inner.startswith("^")
+    parts, at = [], int(negated)
+    while at < len(inner):
+        at += inner[at] == "\\" and at + 1 < len(inner)
+        if inner[at + 1 : at + 2] == "-" and at + 2 < len(inner):
+            parts.append(f"{re.escape(inner[at])}-{re.escape(inner[at + 2])}")
+            at += 3
+        else:
+            parts.append(re.escape(inner[at]))
+            at += 1
+    return f"[{'^' if negated else ''}{''.join(parts)}]"
+
+
 def _regex(pattern: str) -> str:
     parts, at = [], 0
     while at < len(pattern):
@@ -176,11 +199,8 @@ def _regex(pattern: str) -> str:
         elif char == "\\" and at < len(pattern):
             parts.append(re.escape(pattern[at]))
             at += 1
-        elif char == "[" and (end := pattern.find("]", at + 1 + (pattern[at : at + 1] == "^"))) > 0:
-            inner, negated = pattern[at:end], pattern[at] == "^"
-            inner = inner[1:] if negated else inner
-            escaped = inner.replace("\\", r"\\").replace("[", r"\[").replace("]", r"\]").replace("^", r"\^")
-            parts.append(f"[{'^' if negated else ''}{escaped}]")
+        elif char == "[" and (end := _end_of_class(pattern, at)):
+            parts.append(_class(pattern[at:end]))
             at = end + 1
         else:
             parts.append(re.escape(char))

@@ -150,3 +150,27 @@ def test_patterns() -> None:
 def test_what_a_glob_begins_with(pattern: str, prefix: str, only: bool) -> None:
     glob = Glob(pattern)
     assert (glob.prefix, glob.only_prefix) == (prefix, only)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        (r"a[\]]b", ["a]b"], [r"a\]b", r"a\b"]),
+        (r"a[^\]]b", ["axb", r"a\b"], ["a]b"]),
+        (r"a[\\]b", [r"a\b"], ["a]b"]),
+        (r"a[\-x]b", ["a-b", "axb"], ["a.b"]),
+        ("a[]]b", ["a]b"], ["axb"]),
+        ("a[^]]b", ["axb"], ["a]b"]),
+        ("a[x-]b", ["axb", "a-b"], ["ayb"]),
+        ("a[x-z]b", ["ayb"], ["a-b"]),
+        ("a[&&||[[]b", ["a&b", "a|b", "a[b"], ["axb"]),
+        ("a[+--]b", ["a,b", "a-b"], ["a.b"]),
+        ("a[^^]b", ["axb"], ["a^b"]),
+        ("a[b", ["a[b"], ["ab"]),
+        ("[^", ["[^"], ["x"]),
+        ("[\\", ["[\\"], ["["]),
+    ],
+)
+def test_classes_of_a_glob(pattern: str, matching: list[str], others: list[str]) -> None:
+    glob = Glob(pattern)
+    assert [text for text in (*matching, *others) if glob.matches(text)] == matching
