@@ -7,16 +7,19 @@ the driver's retries and its judgement of a reply. Rules of this file:
   the server then knows it and carries it out once, whatever happened in between (retryable writes, MongoDB's
   specification). Where there are no such numbers (a standalone server, ``retryWrites=false``) it is sent once.
 * A reply is not taken for a success until ``written`` has looked at it.
-* The sessions are ours alone and never go back to the driver, whose own numbers in them begin again at 1.
+* The sessions are ours alone, and this process's alone: a number that was seen is not carried out again. They never go
+  back to the driver, whose own numbers in them begin again at 1.
 
 Everything here is a flow of ``Send``; what the driver does better is left to it by a ``Query``.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 from bson.codec_options import CodecOptions
 from pymongo import ReadPreference, UpdateOne
@@ -105,6 +108,7 @@ class Sessions:
         self._idle: list[_Session] = []  # append and pop are atomic
         self.retry_reads: bool = client.options.retry_reads
         self.numbers: bool = client.options.retry_writes
+        _all.add(self)
 
     def take(self) -> _Session:
         try:
@@ -119,6 +123,22 @@ class Sessions:
         """Not to be called after a broken connection, a time-out or a cancellation: it may still be at work."""
         kept.used = tick()
         self._idle.append(kept)
+
+    def begin_anew(self) -> None:
+        """In a forked child: the parent goes on with its sessions, and a number counts once."""
+        self._idle = []
+
+
+_all: Final[WeakSet[Sessions]] = WeakSet()
+
+
+def _after_fork() -> None:
+    for one in _all:
+        one.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Direct:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -313,6 +315,26 @@ class TestOnAServer:
             assert limits == ([5.0, 5.0] if milliseconds else [])
             executor(Query(CACHE, "delete_many", {"_id": {"$gt": 5}}))
             assert limits == ([5.0, 5.0] if milliseconds else [RANGE_LIMIT]), "the driver sees to what is sent once"
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    @pytest.mark.filterwarnings("ignore:MongoClient opened before fork")
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+    def test_a_forked_child_and_its_parent_share_no_session(self, server_url: str) -> None:
+        """Of a client that somebody else owns and forks with: one of the two writes would be taken for a repetition."""
+        with MongoClient[dict[str, Any]](server_url) as client:
+            executor, collection = SyncExecutor(client["forks"]), client["forks"][CACHE]
+            collection.delete_many({})
+
+            def write(name: str) -> None:
+                executor(Query(CACHE, "update", {"_id": name}, {"$set": {"a": 1}}, upsert=True))
+
+            write("before")
+            child = multiprocessing.get_context("fork").Process(target=write, args=("child",))
+            child.start()
+            child.join(20)
+            assert child.exitcode == 0
+            write("parent")
+            assert sorted(collection.distinct("_id")) == ["before", "child", "parent"]
 
     def test_threads_together_lose_nothing_and_keep_few_sessions(self, server_url: str) -> None:
         recorder = Recorder()
