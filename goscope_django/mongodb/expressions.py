@@ -113,6 +113,10 @@ class Clock:
     # Both tests below are written so that a missing or null instant means "never expires" and mongomock, which can not
     # compare a missing field, agrees.
 
+    def new(self) -> Expression:
+        """True in an upsert's pipeline if the document is about to be inserted: that one has no ``_id`` yet."""
+        return is_null("_id")
+
     def live(self, field: str = "expiresAt") -> Expression:
         """True if the instant in ``field`` is still ahead, or there is none."""
         return {"$or": [is_null(field), {"$gt": [or_null(field), self.now()]}]}
@@ -196,6 +200,10 @@ class LocalClock(Clock):
 
     def after_field(self, field: str, otherwise: str) -> Expression:
         return or_null(otherwise)
+
+    def new(self) -> Expression:
+        # mongomock gives it an _id beforehand. So a document of which nothing but its key is left counts as new here.
+        return {"$and": [is_null("owner"), is_null("expiresAt")]}
 
     def live(self, field: str = "expiresAt") -> Expression:
         return {"$gt": [{"$ifNull": [f"${field}", FAR.replace(tzinfo=None)]}, self.now()]}

@@ -4,8 +4,9 @@ Rule of this file: it alone says who owns a document. Every peer's worst bug is 
 complete, save, publish) without a predicate on the owner; here that predicate is made in one place.
 
 A leased document has a *claim* (random, made anew for each attempt, null when nobody holds it), a *deadline* and a
-*fencing token*. It is held while there is a claim (or, on documents that Node wrote, an owner) and the deadline is
-ahead by the server's clock; a deadline that is missing or null is ahead forever. An attempt is judged by whether its
+*fencing token*. It is held while there is a claim (a lock, whose document is gone once it is released: while there is
+a document at all) and the deadline is ahead by the server's clock; a deadline that is missing or null is ahead
+forever. An attempt is judged by whether its
 own claim stands in the document afterwards, never by counts: a driver may have sent it twice, and two callers may
 share a name.
 """
@@ -64,15 +65,17 @@ def upsert(clock: Clock, query: Callable[[], Query[Any]]) -> Flow[Any]:
 class Lease:
     """The predicate of one kind of leased document.
 
-    ``holder`` is the field that tells whether anybody holds it at all, ``deadline`` the field with the lease's end.
+    ``holder`` is the field that tells whether anybody holds it at all, ``None`` where every document is held that is
+    there; ``deadline`` is the field with the lease's end.
     """
 
-    holder: str = "claim"
+    holder: str | None = "claim"
     deadline: str = "expiresAt"
 
     def free(self, clock: Clock) -> Expression:
         """True if nobody holds the document now: a new one, a released one or one whose lease has ended."""
-        return {"$or": [is_null(self.holder), clock.passed(self.deadline)]}
+        nobody = clock.new() if self.holder is None else is_null(self.holder)
+        return {"$or": [nobody, clock.passed(self.deadline)]}
 
     def grant(self, clock: Clock, claim: str, milliseconds: int, **more: Expression) -> dict[str, Expression]:
         """The fields that a new holder writes."""

@@ -2,8 +2,8 @@
 
 Acquiring is one ``findAndModify`` by the unique key whose pipeline decides, by server time, whether the lock is free
 (after madelson/DistributedLock's MongoDB lock); each attempt is judged by a random claim of its own. The fencing
-token is Kleppmann's (2016): see ``expressions`` for why it grows. Another package's locks (Node's) have no claim;
-they are held by their ``owner``, which is why that is the field that tells whether anybody holds a lock.
+token is Kleppmann's (2016): see ``expressions`` for why it grows. A released lock's document is gone, and other
+packages' locks (Node's) have no claim: whatever stands under the key holds the lock until it expires.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from goscope_django.mongodb.reading import whole_or_none
 from goscope_django.mongodb.store import Store
 
 LOCKS: Final = "go_goscope_locks"
-LEASE: Final = Lease(holder="owner")
+LEASE: Final = Lease(holder=None)
 
 
 class LockFlows:
@@ -77,7 +77,7 @@ class LockFlows:
                 f"ends with its lease"
             ) from error
         if found is None or found.get("claim") != claim:
-            if found is not None and found.get("owner") is not None:
+            if found is not None:
                 return None
             raise StoreUnavailable(f"lock {full!r}: the server did not carry out the acquisition: {error}") from error
         return found
@@ -126,25 +126,26 @@ class LockFlows:
     def get(self, clock: Clock, key: str) -> Flow[LockInfo | None]:
         test = {"key": self.prefix + key, "$expr": clock.live()}
         found = yield from ask(LOCKS, "find_one", test)
-        return lock_info(found, self.prefix) if found and found.get("owner") is not None else None
+        return lock_info(found, self.prefix) if found else None
 
     def remaining(self, clock: Clock, key: str) -> Flow[float]:
         """Seconds until the lock can be had if nobody gives it back; 0 if it can be had now. One read."""
-        projection = {"owner": True, "expiresAt": True, **clock.stamp()}
+        projection = {"expiresAt": True, **clock.stamp()}
         found = yield from ask(LOCKS, "find_one", {"key": self.prefix + key}, projection)
-        return LEASE.remaining(clock, found) if found and found.get("owner") is not None else 0.0
+        return LEASE.remaining(clock, found) if found else 0.0
 
     def list(self, clock: Clock, limit: int = 0) -> Flow[Sequence[LockInfo]]:
-        test = {"key": prefix_range(self.prefix), "owner": {"$ne": None}, "$expr": clock.live()}
+        test = {"key": prefix_range(self.prefix), "$expr": clock.live()}
         found = yield from ask(LOCKS, "find", test, sort=[("key", 1)], limit=limit)
         return [lock_info(one, self.prefix) for one in found]
 
 
 def lock_info(document: dict[str, Any], prefix: str) -> LockInfo:
-    """A lock as an observer sees it, of its document under ``prefix``."""
+    """A lock as an observer sees it, of its document under ``prefix``. One without an owner has ``""`` for it."""
+    owner = document.get("owner")
     return LockInfo(
         key=document["key"][len(prefix) :],
-        owner=str(document.get("owner")),
+        owner="" if owner is None else str(owner),
         token=whole_or_none(document.get("token")),
         created_at=instant(document.get("createdAt")),
         expires_at=instant(document.get("expiresAt")),

@@ -26,7 +26,7 @@ def release_lock(
     if token is not None:
         identity["token"] = token
     if owner is not None:
-        identity["owner"] = owner
+        identity["owner"] = owner or {"$in": ["", None]}  # as it was seen: one without an owner has "" for it
     removed = yield from ask(LOCKS, "delete_one", LEASE.mine(clock, **identity))
     if removed.deleted_count:
         return True, None

@@ -131,7 +131,7 @@ def locks(clock: Clock, prefix: str, limit: int, after: str | None, search: str)
     full = f"{prefix}lock:"
 
     def test(behind: str | None) -> dict[str, Any]:
-        return {**_selected("key", full, behind, search, "owner"), "owner": {"$ne": None}, "$expr": clock.live()}
+        return {**_selected("key", full, behind, search, "owner"), "$expr": clock.live()}
 
     def read(document: dict[str, Any], now: datetime) -> LockInfo:
         return lock_info(document, full)

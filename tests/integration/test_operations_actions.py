@@ -78,6 +78,17 @@ def test_a_lock_of_node_has_no_token_and_is_known_by_its_owner(store: str, by: O
     assert by.see().locks.total == 0
 
 
+def test_a_lock_without_an_owner_is_seen_and_released(store: str, by: Operators) -> None:
+    prefix = runtime.adapter().key_prefix
+    query("go_goscope_locks", "insert_one", {"key": f"{prefix}lock:n"})
+    (seen,) = by.see().locks.items
+    assert (seen.owner, seen.token, seen.expires_at) == ("", None, None)
+    with pytest.raises(StateChanged):
+        by.release_lock("n", None, "node-1")
+    by.release_lock("n", seen.token, seen.owner)
+    assert by.see().locks.total == 0
+
+
 # Circuits
 
 
