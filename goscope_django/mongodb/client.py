@@ -68,6 +68,9 @@ class Connection:
             self._revival = _private_server(place)
             place = self._revival.mongod.uri
             options["event_listeners"] = [*(options.get("event_listeners") or ()), self._revival]
+        if place.startswith("mongodb+srv:"):
+            # A name server that is away is like a server that is: met at each use, until it is back.
+            options.setdefault("connect", False)
         return place, options
 
     def client(self, **more: Any) -> MongoClient[Any]:

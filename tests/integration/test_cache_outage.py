@@ -14,7 +14,7 @@ import pytest
 from django.core.cache import cache, caches
 
 from goscope_django import outage, signals
-from goscope_django.exceptions import GoscopeError, OutcomeUnknown, StoreUnavailable
+from goscope_django.exceptions import GoscopeError, OutcomeUnknown, StoreError, StoreUnavailable
 from goscope_django.testing.conformance.base import Drive
 from tests.support.commands import LEFT_BY_PYMONGO, collected, on_server  # noqa: F401 - a fixture
 from tests.support.mongod import ReplicaSet, replica_set
@@ -85,6 +85,18 @@ def test_raise_is_an_error_that_says_what_and_hides_the_password(drive: Drive) -
                 drive(cache, method, *args)
             assert "hunter2" not in f"{caught.value}{caught.value!r}{caught.value.__cause__!r}"
             assert caught.value.__cause__ is not None
+
+
+def test_a_name_server_that_does_not_know_the_host_is_an_outage_too(
+    drive: Drive, clock: Clock, told: list[str]
+) -> None:
+    url = "mongodb+srv://user:hunter2@cluster.invalid/goscope"
+    with on_server(url, client_options=BRIEF, ON_ERROR="ignore"):
+        assert drive(cache, "get", "k", "default") == "default"
+        assert told == ["degraded cache"]
+    with on_server(url, client_options=BRIEF), pytest.raises(StoreError) as caught:
+        drive(cache, "get", "k")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_ignored_every_method_does_without(drive: Drive, clock: Clock, told: list[str]) -> None:
