@@ -78,6 +78,12 @@ def url_of(server: ReplicaSet) -> str:
     return f"mongodb://127.0.0.1:{server.ports[0]}/outage?directConnection=true"
 
 
+def stop(server: ReplicaSet, port: int) -> None:
+    """Stop the member, and wait until all of its threads have: until then it still answers."""
+    os.kill(server.pids[port], signal.SIGSTOP)
+    os.waitpid(server.pids[port], os.WUNTRACED)
+
+
 def test_raise_is_an_error_that_says_what_and_hides_the_password(drive: Drive) -> None:
     with on_server(AWAY, client_options=BRIEF):
         for method, args in (("get", ("k",)), ("set", ("k", 1)), ("get_many", (["k"],)), ("clear", ()), ("keys", ())):
@@ -219,7 +225,7 @@ def test_what_became_of_it_is_unknown_for_writes_only(
     with on_server(url_of(server), client_options={"timeoutMS": 500}):
         drive(cache, "set", "k", 1)
         port = server.primary_port()
-        os.kill(server.pids[port], signal.SIGSTOP)
+        stop(server, port)
         try:
             with pytest.raises(error) as caught:
                 drive(cache, method, argument)
@@ -241,7 +247,7 @@ def test_it_comes_back(kind: str, server: ReplicaSet, clock: Clock, told: list[s
             port = server.kill_primary()
         else:
             port = server.ports[0]
-            os.kill(server.pids[port], signal.SIGSTOP)
+            stop(server, port)
         try:
             for _ in range(20):
                 assert await cache.aget("k", "default") == "default"
