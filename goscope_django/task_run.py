@@ -19,6 +19,7 @@ from goscope_django.mongodb.flow import arun, run
 from goscope_django.mongodb.store import Store
 from goscope_django.mongodb.task_values import Ending, Run, Snapshot, Started
 from goscope_django.mongodb.tasks import TaskFlows
+from goscope_django.task_pruning import AsyncPruning, Pruning
 from goscope_django.task_state import KEEP
 from goscope_django.task_steps import Saved, Steps, TaskSteps
 from goscope_django.tracking import PAGE, Source
@@ -47,6 +48,8 @@ class Task(TaskSteps):
         self._loops: list[weakref.ref[Any]] = []
         self._lock = threading.RLock()
         self._alock = asyncio.Lock()
+        self._pruner = Pruning(lambda: self._do(self._pruning_while_held()))
+        self._apruner = AsyncPruning(lambda: self._ado(self._pruning_while_held()))
 
     def __repr__(self) -> str:
         return f"<task {self.id!r}, attempt {self.attempt}, sequence {self.sequence}, {self.progress:g} %>"
@@ -75,7 +78,7 @@ class Task(TaskSteps):
         ``progress`` is 0 to 100; ``done`` of ``total`` items give it too. With ``on_commit=True`` inside ``atomic()``
         it waits for the commit, and a rollback drops it; without, places that a transaction of this thread may still
         take back are saved as they were before it. Raises ``TaskLost`` if this runner does not hold the task any
-        more, ``CheckpointTooLarge`` before anything is sent. Every tenth save or so prunes the history as well.
+        more, ``CheckpointTooLarge`` before anything is sent. About every tenth has the history pruned a moment later.
         """
         before = self._data
         self._accept(data, progress, done, total)
@@ -94,7 +97,16 @@ class Task(TaskSteps):
 
     def _save(self, snapshot: Snapshot | None = None) -> Saved:
         with self._interrupts.deferred():
-            return self._do(self._saving(snapshot))
+            saved = self._do(self._saving(snapshot))
+            if self._prunable:
+                self._pruner.soon()
+            return saved
+
+    async def _asave(self) -> Saved:
+        saved = await self._ado(self._saving(None))
+        if self._prunable:
+            self._apruner.soon()
+        return saved
 
     async def asave(
         self,
@@ -107,7 +119,7 @@ class Task(TaskSteps):
     ) -> Saved:
         """Asynchronous twin of ``save``. A coroutine has no ``atomic()``, so there ``on_commit`` saves at once."""
         self._accept(data, progress, done, total)
-        return await self._ado(self._saving(None))
+        return await self._asave()
 
     def report(self, *, progress: float | None = None, done: int | None = None, total: int | None = None) -> None:
         """Tell how far it is. Written with the next save, and by itself (one command) at most every five seconds."""
@@ -182,7 +194,7 @@ class Task(TaskSteps):
 
     async def _aautosave(self) -> None:
         if not in_transaction():
-            await self._ado(self._saving(None))
+            await self._asave()
 
     def _finish(self, ending: Ending, error: BaseException | None = None, *, save: bool) -> None:
         self._do(self._finishing(ending, error, save=save))
@@ -190,6 +202,7 @@ class Task(TaskSteps):
     def _leave(self, error: BaseException | None) -> None:
         """The block is left with ``error``. Inside ``atomic()`` its completion waits for the commit."""
         self._interrupts.leave()
+        self._pruner.stop()
         try:
             for loop in filter(None, [reference() for reference in self._loops]):
                 loop.close()
@@ -201,12 +214,16 @@ class Task(TaskSteps):
         finally:
             self._interrupts.restore(error)
 
+    async def _aend(self, error: BaseException | None) -> None:
+        await self._apruner.stop()
+        await self._ado(self._finishing(self._ending(error), error, save=self._last_save(error)))
+
     async def _aleave(self, error: BaseException | None) -> None:
         """Asynchronous twin of ``_leave``."""
         self._interrupts.leave()
         try:
             for loop in filter(None, [reference() for reference in self._loops]):
                 await loop.aclose()
-            await finished(self._ado(self._finishing(self._ending(error), error, save=self._last_save(error))))
+            await finished(self._aend(error))
         finally:
             self._interrupts.restore(error)

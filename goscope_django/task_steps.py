@@ -132,8 +132,6 @@ class TaskSteps(TaskState):
         # What it left out, for a transaction is open or went on behind it, is still to be saved.
         self._dirty = self._dirty and list(snapshot.places) != self._stored_places(uncommitted=True)
         self._unpruned += 1
-        if self._run.keep is not None and self._unpruned >= max(PRUNE_EVERY, self._run.keep):
-            yield from self._pruning()
         return Saved(snapshot.sequence, self._cancelled)
 
     def _reporting(self) -> Steps[None]:
@@ -148,6 +146,14 @@ class TaskSteps(TaskState):
             self._lose()
             raise
         self._wrote(cancelled, sent)
+
+    def _pruning_while_held(self) -> Steps[None]:
+        if not self.lost:
+            yield from self._pruning()
+
+    @property
+    def _prunable(self) -> bool:
+        return self._run.keep is not None and self._unpruned >= max(PRUNE_EVERY, self._run.keep)
 
     def _pruning(self) -> Steps[None]:
         if self._run.keep is not None and self._unpruned:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect, ServerSelectionTimeoutError
 
-from goscope_django import runtime
+from goscope_django import runtime, task_pruning
 from goscope_django.checkpoints import checkpointed, get_task, list_tasks, task_result
 from goscope_django.contracts import Checkpoint
 from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable, TaskLost
@@ -48,11 +48,24 @@ def test_a_task_costs_two_commands_to_enter_two_a_save_and_one_to_leave(by: Colo
         sent.clear()
         for number in range(40):
             by.save(task, number)
-        assert len(sent.names) <= 2 * 40 + 4
-        assert sent.names.count("delete") == 4
-        task._unpruned = 0
+        assert sent.names == ["update", "insert"] * 40
         sent.clear()
-    assert sent.names == ["update"]
+    assert sent.names == ["update", "delete"]
+    assert len(history("import")) == 10
+
+
+def test_the_history_is_pruned_behind_the_saves(by: Colour, sent: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_pruning, "DELAY", 0.5)
+    with by.task("import") as task:
+        for number in range(25):
+            by.save(task, number)
+        assert sent.names.count("insert") == 25
+        by.wait(lambda: len(history("import")) == 10)
+        sent.clear()
+        for number in range(9):
+            by.save(task, number)
+        by.idle(0.7)
+        assert "delete" not in sent.names, "nine are not worth a command"
 
 
 def test_a_task_that_is_completed_or_held_costs_one(by: Colour, sent: Recorder) -> None:
@@ -233,8 +246,8 @@ class TestAway:
                 task.save(number)
             trouble.comes("checkpoints", "delete_many", ServerSelectionTimeoutError("nobody there"), applied=False)
             assert task.save(9).sequence == 10
-            assert not trouble.plan
-            assert len(history("import")) == 10
+        assert not trouble.plan
+        assert len(history("import")) == 10
 
     def test_a_start_that_can_not_read_the_history_gives_the_task_back(self, trouble: Trouble) -> None:
         trouble.comes("checkpoints", "point", ServerSelectionTimeoutError("nobody there"), applied=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,6 +45,20 @@ class Colour:
 
     def save(self, task: Task, *args: Any, **kwargs: Any) -> checkpoints.Saved:
         return task.save(*args, **kwargs) if self.name == "sync" else self._runner.run(task.asave(*args, **kwargs))
+
+    def idle(self, seconds: float) -> None:
+        """Do nothing, where the task's own thread or event loop goes on."""
+        if self.name == "sync":
+            time.sleep(seconds)
+        else:
+            self._runner.run(asyncio.sleep(seconds))
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Idle until ``condition()``."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it took too long"
+            self.idle(0.02)
 
     def report(self, task: Task, **kwargs: Any) -> None:
         if self.name == "sync":
