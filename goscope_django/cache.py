@@ -122,12 +122,13 @@ class MongoDBCache(CacheExtras):
     def set_many(
         self, data: Mapping[Any, Any], timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[Any]:
-        """Store many; the keys whose values were too large (their old values are gone). Atomic for each key.
+        """Store many; the keys that were not stored: too large (their old values are gone), or all of them while the
+        server is away (``ON_ERROR="ignore"``). Atomic for each key.
 
         One round trip for each thousand, one more where entries of another package are overwritten.
         """
         names, ttl = self._fulls(data, version), self._timeout(timeout)
-        refused = self._run([], self._set_many_flow(names, data, ttl)) if names else []
+        refused = self._run(list(names.values()), self._set_many_flow(names, data, ttl)) if names else []
         self._figures.many(names.values(), SETS)
         return refused
 
@@ -136,7 +137,7 @@ class MongoDBCache(CacheExtras):
     ) -> list[Any]:
         """Asynchronous twin of ``set_many``."""
         names, ttl = self._fulls(data, version), self._timeout(timeout)
-        refused = await self._arun([], self._set_many_flow(names, data, ttl)) if names else []
+        refused = await self._arun(list(names.values()), self._set_many_flow(names, data, ttl)) if names else []
         self._figures.many(names.values(), SETS)
         return refused
 

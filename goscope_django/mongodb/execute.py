@@ -109,8 +109,7 @@ class SyncExecutor(SyncSessions, _Base):
 
     def __call__(self, command: Command[Any]) -> Any:
         if type(command) is Query:
-            call = self._calls.get((command.collection, command.method)) or self.call(command)
-            return call(*command.args, **command.kwargs)
+            return self.call(command)(*command.args, **command.kwargs)
         if type(command) is Send:
             return self.database.command(
                 command.command,
@@ -166,8 +165,7 @@ class AsyncExecutor(AsyncSessions, _Base):
 
     async def __call__(self, command: Command[Any]) -> Any:
         if type(command) is Query:
-            call = self._calls.get((command.collection, command.method)) or self.call(command)
-            return await call(*command.args, **command.kwargs)
+            return await self.call(command)(*command.args, **command.kwargs)
         if type(command) is Send:
             return await self.database.command(
                 command.command,
