@@ -105,7 +105,7 @@ def run(report: Report, url: str, client: MongoClient[dict[str, Any]], database:
         return lambda: cache.add(f"add:{next(numbers)}", SMALL, 60)
 
     def deleting(cache: Any, thread: int) -> Operation:
-        made = [f"delete:{next(numbers)}" for _ in range(400)]
+        made = [f"delete:{next(numbers)}" for _ in range(2_000)]  # more than a round comes to
         cache.set_many(dict.fromkeys(made, SMALL))
         left = iter(made)
 
@@ -131,7 +131,7 @@ def run(report: Report, url: str, client: MongoClient[dict[str, Any]], database:
                 ("set_many(100)", lambda cache, _: lambda: cache.set_many(values, 300), Goal(OURS, 1.2, 1.5)),
                 ("incr", lambda cache, _: lambda: cache.incr("count"), Goal(OURS, 0.9, 1.0)),
                 ("add", adding, Goal(OURS, 0.9, 1.0)),
-                ("delete", deleting, Goal(OURS, 0.9, 1.0)),
+                ("delete (hit)", deleting, Goal(OURS, 0.9, 1.0)),
             ]
         for title, work, goal in kinds:
             report.compare(title, contenders(work, among), goal, threads=threads)

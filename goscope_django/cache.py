@@ -15,7 +15,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from goscope_django.cache_base import Timeout
 from goscope_django.cache_extras import CacheExtras
 from goscope_django.cache_options import delta_of, plain_key
-from goscope_django.counters import DELETES, MISSES, SETS
+from goscope_django.counters import DELETES, HITS, MISSES, READ, SETS, WRITTEN
 from goscope_django.exceptions import InvalidValue
 from goscope_django.mongodb.cache import MISSING
 from goscope_django.mongodb.expressions import Clock
@@ -39,7 +39,7 @@ class MongoDBCache(CacheExtras):
         if found is MISSING:
             self._figures.add(key, MISSES)
             return default
-        self._figures.hit(key, found)
+        self._figures.valued(key, found, HITS, READ)
         return found
 
     async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
@@ -48,31 +48,31 @@ class MongoDBCache(CacheExtras):
         if found is MISSING:
             self._figures.add(key, MISSES)
             return default
-        self._figures.hit(key, found)
+        self._figures.valued(key, found, HITS, READ)
         return found
 
     def set(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> None:
         """Store ``value``. Raises ``ValueError`` over 16 MB, after which no value is left. One round trip."""
         self._run(None, self._set_flow(self._full(key, version), value, self._timeout(timeout)))
-        self._figures.set(key, value)
+        self._figures.valued(key, value, SETS, WRITTEN)
 
     async def aset(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> None:
         """Asynchronous twin of ``set``."""
         await self._arun(None, self._set_flow(self._full(key, version), value, self._timeout(timeout)))
-        self._figures.set(key, value)
+        self._figures.valued(key, value, SETS, WRITTEN)
 
     def add(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Store ``value`` unless there is a live one; whether it was stored. Atomic, one round trip."""
         stored = self._run(False, self._add_flow(self._full(key, version), value, self._timeout(timeout)))
         if stored:
-            self._figures.set(key, value)
+            self._figures.valued(key, value, SETS, WRITTEN)
         return stored
 
     async def aadd(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Asynchronous twin of ``add``."""
         stored = await self._arun(False, self._add_flow(self._full(key, version), value, self._timeout(timeout)))
         if stored:
-            self._figures.set(key, value)
+            self._figures.valued(key, value, SETS, WRITTEN)
         return stored
 
     def touch(self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:

@@ -142,34 +142,29 @@ class CacheBase(BaseCache):
             super().validate_key(key)
 
     def _full(self, key: Any, version: int | None) -> str:
+        # Django makes the key, warns and checks in three calls and a loop over its characters. Here a key that is short
+        # and has nothing odd in it is known to be good at a glance; any other goes Django's way.
         self._resolve()
-        return self._made(key, version, self._start(version))
+        if self._plain_keys:
+            cut = len(self._prefix)
+            full = f"{self._prefix}{self.key_prefix}:{self.version if version is None else version}:{key!s}"
+            if len(full) - cut <= 250 and full.isascii() and not _ODD.search(full, cut):
+                return full
+        return self._checked(key, version)
 
     def _fulls(self, keys: Iterable[Any], version: int | None) -> dict[str, Any]:
         self._resolve()
-        start, made = self._start(version), self._made
-        if start is not None:
-            # All at a glance first: a sum of lengths and one search, where none is odd.
+        if self._plain_keys:
+            # The same for all at once: a sum of lengths and one search, where none is odd.
+            start = f"{self._prefix}{self.key_prefix}:{self.version if version is None else version}:"
             names = {f"{start}{key!s}": key for key in keys}
             cut, text = len(self._prefix), "".join(names)
             if max(map(len, names), default=0) - cut <= 250 and text.isascii() and not _ODD.search(text):
                 return names
             keys = names.values()
-        return {made(key, version, start): key for key in keys}
+        return {self._full(key, version): key for key in keys}
 
-    def _start(self, version: int | None) -> str | None:
-        """What every stored key of ``version`` begins with, where Django's own key function makes it."""
-        if not self._plain_keys:
-            return None
-        return f"{self._prefix}{self.key_prefix}:{self.version if version is None else version}:"
-
-    def _made(self, key: Any, version: int | None, start: str | None) -> str:
-        # Django makes the key, warns and checks in three calls and a loop over its characters. Here a key that is short
-        # and has nothing odd in it is known to be good at a glance; any other goes Django's way.
-        if start is not None:
-            full = f"{start}{key!s}"
-            if len(full) - len(self._prefix) <= 250 and full.isascii() and not _ODD.search(full, len(self._prefix)):
-                return full
+    def _checked(self, key: Any, version: int | None) -> str:
         return stored_key(self._prefix, self.make_and_validate_key(key, version=version))
 
     def _timeout(self, timeout: Timeout) -> int | None:

@@ -108,15 +108,8 @@ class Alias:
         if not bell.awake:
             bell.ring()
 
-    def hit(self, key: Any, value: object) -> None:
-        """Count a value that was read."""
-        self._valued(key, value, HITS, READ)
-
-    def set(self, key: Any, value: object) -> None:
-        """Count a value that was stored."""
-        self._valued(key, value, SETS, WRITTEN)
-
-    def _valued(self, key: Any, value: object, what: int, size: int) -> None:
+    def valued(self, key: Any, value: object, what: int, size: int) -> None:
+        """Count a value that was read (``HITS``, ``READ``) or stored (``SETS``, ``WRITTEN``), and its size."""
         row = self.row(key)
         row[what] += 1
         if type(value) is bytes or (type(value) is str and value.isascii()):

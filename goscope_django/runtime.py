@@ -81,6 +81,7 @@ class _PreparingStore(Store):
         self._find = find
         self._known = find()
         self._epoch = clients.epoch()
+        self._seen = False
 
     def _found(self) -> Connection:
         if self._epoch != clients.epoch():
@@ -94,10 +95,15 @@ class _PreparingStore(Store):
         except ConfigurationError as error:
             raise conf.BadSettings(str(error)) from None
 
+    def _see(self) -> bool:
+        """Whether the indexes are still to be seen to; from here on they are."""
+        self._seen, pending = True, self._known.pending
+        self._known.prepared()
+        return pending
+
     def run(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         found = super().run(operation, *args, **kwargs)
-        if (one := self._known).pending:
-            one.prepared()
+        if not self._seen and self._see():
             try:
                 super().run(indexes.ensure)
             except GoscopeError as error:
@@ -106,8 +112,7 @@ class _PreparingStore(Store):
 
     async def arun(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         found = await super().arun(operation, *args, **kwargs)
-        if (one := self._known).pending:
-            one.prepared()
+        if not self._seen and self._see():
             try:
                 await super().arun(indexes.ensure)
             except GoscopeError as error:

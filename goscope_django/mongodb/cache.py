@@ -76,7 +76,7 @@ class CacheFlows(CacheRanges):
         if estimate is None or estimate.due():
             found = yield from self._stamped(clock, full)
         else:
-            found = yield from ask(CACHE, "point", {"key": full})
+            found = yield Query(CACHE, "point", {"key": full})
             passed = False if found is None else estimate.passed(found.get("expiresAt"))
             if passed is None:
                 found = yield from self._stamped(clock, full)
@@ -132,7 +132,7 @@ class CacheFlows(CacheRanges):
         whose ``_id`` is its own, collides with that, and in a sharded collection."""
         if clock.by_id:
             try:
-                return (yield from ask(CACHE, "update", {"_id": full}, [{"$set": fields}], upsert=True))
+                return (yield Query(CACHE, "update", {"_id": full}, [{"$set": fields}], upsert=True))
             except DuplicateKeyError:
                 pass
             except OperationFailure as error:
@@ -218,7 +218,7 @@ class CacheFlows(CacheRanges):
         test = {**self._live(clock, full), **clock.whole_number("value")}
         update = {"$inc": {"value": delta}, "$currentDate": {"updatedAt": True}}
         try:
-            found = yield from ask(CACHE, "modify", test, update, {"value": True, "_id": False})
+            found = yield Query(CACHE, "modify", test, update, {"value": True, "_id": False})
         except OperationFailure as error:
             if error.code == _TYPE_MISMATCH:  # a list with a number in it, which passes as one in a filter
                 return None
@@ -236,7 +236,7 @@ class CacheFlows(CacheRanges):
 
     def delete(self, clock: Clock, full: str) -> Flow[bool]:
         """``True`` if there was a live entry. A dead one is left to the TTL monitor: nothing reads it."""
-        return bool((yield from ask(CACHE, "delete", self._live(clock, full))))
+        return bool((yield Query(CACHE, "delete", self._live(clock, full))))
 
     def has(self, clock: Clock, full: str) -> Flow[bool]:
         found = yield from ask(CACHE, "point", self._live(clock, full), {"_id": True})

@@ -35,7 +35,6 @@ from pymongo.errors import (
 )
 
 from goscope_django.mongodb.codec import ENTRY_OPTIONS
-from goscope_django.mongodb.estimate import tick
 from goscope_django.mongodb.flow import Command, Flow, ask
 from goscope_django.mongodb.replies import DUPLICATE_KEY, RETRYABLE_WRITE, recent, recent_command, row, written
 
@@ -48,9 +47,6 @@ DIRECT: Final = frozenset({"point", "many", "recent", "update", "delete", "modif
 
 _FIRST_NUMBER: Final = 2**40
 """Ours begin where no session of the driver has come to: a session may have been the driver's before."""
-
-_MOST_IDLE: Final = 25 * 60.0
-"""Seconds after which a session is left alone: servers forget one after 30 minutes."""
 
 _RETRYABLE_READ: Final = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 _ILLEGAL_OPERATION: Final = 20
@@ -71,14 +67,16 @@ class Send(Command[Reply]):
 
 
 class _Session:
-    """A session of the driver's, the number of its last write, and when it was in use."""
+    """A session of the driver's and the number of its last write.
 
-    __slots__ = ("number", "session", "used")
+    A server forgets one that was idle for half an hour, and takes its next write for a new session's first.
+    """
+
+    __slots__ = ("number", "session")
 
     def __init__(self, session: Any) -> None:
         self.session = session
         self.number = _FIRST_NUMBER
-        self.used = 0.0
 
 
 def _retry_read(error: PyMongoError) -> bool:
@@ -112,16 +110,12 @@ class Sessions:
 
     def take(self) -> _Session:
         try:
-            kept = self._idle.pop()
-            if tick() - kept.used < _MOST_IDLE:
-                return kept
+            return self._idle.pop()
         except IndexError:
-            pass
-        return _Session(self._client.start_session(causal_consistency=False))
+            return _Session(self._client.start_session(causal_consistency=False))
 
     def give_back(self, kept: _Session) -> None:
         """Not to be called after a broken connection, a time-out or a cancellation: it may still be at work."""
-        kept.used = tick()
         self._idle.append(kept)
 
     def begin_anew(self) -> None:

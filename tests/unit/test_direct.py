@@ -27,7 +27,6 @@ from pymongo.errors import (
 )
 from pymongo.read_concern import ReadConcern
 
-from goscope_django.mongodb import direct
 from goscope_django.mongodb.codec import ENTRY_OPTIONS
 from goscope_django.mongodb.direct import Direct, Send, Sessions
 from goscope_django.mongodb.execute import CACHE, SyncExecutor
@@ -112,18 +111,6 @@ class TestNumbers:
                 flow.send(DONE)
         server.update()
         assert server.client.made == 2, "and both are kept for later"
-
-    def test_a_session_that_was_idle_for_long_is_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        now = [0.0]
-        monkeypatch.setattr(direct, "tick", lambda: now[0])
-        server = Script(DONE, DONE, DONE)
-        server.update()
-        now[0] = 24 * 60.0
-        server.update()
-        assert server.client.made == 1
-        now[0] += 26 * 60.0
-        server.update()
-        assert server.client.made == 2
 
     def test_without_retryable_writes_there_are_none(self) -> None:
         server = Script(DONE, LOST, client=Client(retry_writes=False))

@@ -115,8 +115,8 @@ def test_threads_that_count_at_once_lose_nothing() -> None:
 def test_sizes_are_counted_where_they_are_known() -> None:
     alias = Alias("a")
     for value in (b"12345", "1234", "ä", 17, None, ["x"]):
-        alias.set("k:1", value)
-        alias.hit("k:1", value)
+        alias.valued("k:1", value, SETS, WRITTEN)
+        alias.valued("k:1", value, HITS, READ)
     assert alias.unsent()["k"][WRITTEN] == 9
     assert alias.unsent()["k"][READ] == 9
     assert alias.unsent()["k"][SETS] == 6
