@@ -233,6 +233,7 @@ def test_a_folder_that_was_removed_is_not_made_again(
 ) -> None:
     things(impatient).insert_one({})
     pid = pid_over(folder)
+    os.kill(pid, signal.SIGSTOP)  # or else it makes files while they are removed
     shutil.rmtree(folder)
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(PyMongoError, match=r"mongodb-27017\.sock"):
