@@ -11,19 +11,15 @@ import logging
 import math
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from goscope_django.mongodb.estimate import tick
 from goscope_django.renewables import Extendable, Renewable
 
 logger = logging.getLogger("goscope.renewal")
-_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
-
-
-def now() -> float:
-    """Seconds on a clock that never jumps and, where the system has one, counts while the machine sleeps."""
-    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
+now: Final = tick
+"""Seconds on a clock that never jumps and, where the system has one, counts while the machine sleeps."""
 
 
 class Lost:

@@ -19,7 +19,6 @@ from goscope_django.mongodb import indexes
 from goscope_django.mongodb.adapter import MongoDBAdapter
 from goscope_django.mongodb.client import Connection
 from goscope_django.mongodb.codec import Codec
-from goscope_django.mongodb.execute import MockExecutor, SyncExecutor
 from goscope_django.mongodb.expressions import Clock
 from goscope_django.mongodb.flow import Flow
 from goscope_django.mongodb.store import Store
@@ -87,13 +86,6 @@ class _PreparingStore(Store):
         if self._epoch != clients.epoch():
             self._known, self._epoch = self._find(), clients.epoch()
         return self._known
-
-    def executor(self) -> SyncExecutor | MockExecutor:
-        found = self._known if self._epoch == clients.epoch() else self._found()
-        try:
-            return found.sync()
-        except ConfigurationError as error:
-            raise conf.BadSettings(str(error)) from None
 
     def _see(self) -> bool:
         """Whether the indexes are still to be seen to; from here on they are."""

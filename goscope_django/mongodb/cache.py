@@ -115,13 +115,13 @@ class CacheFlows(CacheRanges):
                     continue
         return values
 
-    def _entry(self, clock: Clock, full: str, stored: object, ttl: int | None) -> dict[str, Any]:
-        return {
-            "key": literal(full),
-            "value": literal(stored),
-            "expiresAt": None if ttl is None else clock.after(ttl),
-            "updatedAt": clock.now(),
-        }
+    @staticmethod
+    def _times(clock: Clock, ttl: int | None) -> dict[str, Any]:
+        return {"expiresAt": None if ttl is None else clock.after(ttl), "updatedAt": clock.now()}
+
+    @staticmethod
+    def _entry(full: str, stored: object, times: dict[str, Any]) -> dict[str, Any]:
+        return {"key": literal(full), "value": literal(stored), **times}
 
     def set(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[None]:
         yield from self._set(clock, full, self.codec.pack(full, value), ttl)
@@ -144,7 +144,7 @@ class CacheFlows(CacheRanges):
 
     def _set(self, clock: Clock, full: str, stored: object, ttl: int | None) -> Flow[None]:
         try:
-            yield from self._upsert(clock, full, self._entry(clock, full, stored, ttl))
+            yield from self._upsert(clock, full, self._entry(full, stored, self._times(clock, ttl)))
         except (PyMongoError, DocumentTooLarge) as error:
             if not too_large(error):
                 raise
@@ -181,8 +181,8 @@ class CacheFlows(CacheRanges):
 
     def _set_batch(self, clock: Clock, batch: Sequence[tuple[str, object]], ttl: int | None) -> Flow[None]:
         # By _id, which is faster; a document whose _id is not its key collides and is then set by key.
-        shared = {"expiresAt": None if ttl is None else clock.after(ttl), "updatedAt": clock.now()}
-        entries = [(full, {"key": literal(full), "value": literal(stored), **shared}) for full, stored in batch]
+        times = self._times(clock, ttl)
+        entries = [(full, self._entry(full, stored, times)) for full, stored in batch]
         collided: Sequence[int] = range(len(entries))
         changes: builtins.list[tuple[dict[str, str], Any]]
         if clock.by_id:
@@ -203,7 +203,7 @@ class CacheFlows(CacheRanges):
     def add(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[bool]:
         stored = self.codec.pack(full, value)
         free = {"$or": [is_null("updatedAt"), clock.passed()]}
-        fields = conditions(free, self._entry(clock, full, stored, ttl))
+        fields = conditions(free, self._entry(full, stored, self._times(clock, ttl)))
         try:
             reply = yield from self._upsert(clock, full, fields)
         except (PyMongoError, DocumentTooLarge) as error:

@@ -36,7 +36,7 @@ from pymongo.errors import (
 
 from goscope_django.mongodb.codec import ENTRY_OPTIONS
 from goscope_django.mongodb.flow import Command, Flow, ask
-from goscope_django.mongodb.replies import DUPLICATE_KEY, RETRYABLE_WRITE, recent, recent_command, row, written
+from goscope_django.mongodb.replies import DUPLICATE_KEY, RETRYABLE_WRITE, recent, row, written
 
 T = TypeVar("T")
 Reply = Mapping[str, Any]
@@ -193,9 +193,12 @@ class Direct:
             return True
         return self._sessions.numbers and _retry_write(error)
 
+    def _one(self, test: Mapping[str, Any]) -> dict[str, Any]:
+        return {"find": self._name, "filter": test, "limit": 1, "singleBatch": True}
+
     def point(self, test: Any, projection: Mapping[str, Any] | None = None, sort: Any = None) -> Flow[Any]:
         """One document or ``None``."""
-        command = {"find": self._name, "filter": test, "limit": 1, "singleBatch": True, **self._read_concern}
+        command = {**self._one(test), **self._read_concern}
         if projection:
             command["projection"] = projection
         if sort:
@@ -217,7 +220,7 @@ class Direct:
     def recent(self, test: Mapping[str, Any]) -> Flow[tuple[Any, datetime | None]]:
         """One document that no failover takes back, and the server's time of its last operation, which a write moves
         on, or else every ten seconds. ``None`` on a standalone server."""
-        return self._read(recent_command(self._name, test), recent, ENTRY_OPTIONS)
+        return self._read({**self._one(test), "readConcern": {"level": "majority"}}, recent, ENTRY_OPTIONS)
 
     def update(self, test: Mapping[str, Any], change: Any, *, upsert: bool = False) -> Flow[Mapping[str, Any]]:
         """Change one document. The reply has ``n``, ``nModified`` and, where one was made, ``upserted``."""
@@ -238,13 +241,10 @@ class Direct:
         statements = [{"q": test, "u": change, "upsert": True} for test, change in changes]
         command = {"update": self._name, "updates": statements, "ordered": False}
         try:
-            yield from self._write(command, _all_written)
-        except DocumentTooLarge:
-            # The driver divides what one message does not hold.
             try:
+                yield from self._write(command, _all_written)
+            except DocumentTooLarge:  # the driver divides what one message does not hold
                 yield from ask(self._name, "bulk_write", _models(changes), ordered=False)
-            except BulkWriteError as error:
-                return _collided(error)
         except BulkWriteError as error:
             return _collided(error)
         return []

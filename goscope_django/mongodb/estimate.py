@@ -9,9 +9,7 @@ estimate is not judged by it at all: then the server is asked.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from typing import Any, Final
 
 HOLDS: Final = 1.0
@@ -26,10 +24,12 @@ _PAUSE: Final = 0.01
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001  compared with what the driver gives, which has no zone either
 
-tick: Callable[[], float] = (
-    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
-)
-"""Seconds on a clock that only goes forward, the machine's sleep included where the system can tell."""
+_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def tick() -> float:
+    """Seconds on a clock that only goes forward, the machine's sleep included where the system can tell."""
+    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
 
 
 class Estimate:

@@ -1,4 +1,4 @@
-"""Commands that are sent past the driver's models, and what their replies hold. No input and output here."""
+"""What the replies hold to commands that are sent past the driver's models. No input and output here."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ def row(reply: Mapping[str, Any]) -> Any:
     """The one document of a reply to ``find``, or ``None``."""
     rows = reply["cursor"]["firstBatch"]
     return rows[0] if rows else None
-
-
-def recent_command(collection: str, test: Mapping[str, Any]) -> dict[str, Any]:
-    """A read of one document that no failover takes back."""
-    command = {"find": collection, "filter": test, "limit": 1, "singleBatch": True}
-    return {**command, "readConcern": {"level": "majority"}}
 
 
 def recent(reply: Mapping[str, Any]) -> tuple[Any, datetime | None]:
