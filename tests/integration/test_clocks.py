@@ -37,13 +37,6 @@ def database(mongo_url: str, wrong: Remote) -> Iterator[Any]:
         yield database
 
 
-@pytest.fixture
-def adapter(database: Any) -> MongoDBAdapter:
-    adapter = MongoDBAdapter(database)
-    adapter.connect()
-    return adapter
-
-
 def ends_in(document: dict[str, Any] | None, seconds: float) -> bool:
     """Whether the expiry that was written is about so many seconds away, by the server's clock and ours."""
     assert document is not None

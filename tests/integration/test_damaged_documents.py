@@ -15,7 +15,6 @@ from bson.datetime_ms import DatetimeMS
 from django.core.cache import caches
 from django.core.management import CommandError, call_command
 from django.test import override_settings
-from pymongo import MongoClient
 
 from goscope_django import figures, operations, runtime
 from goscope_django.checkpoints import checkpointed
@@ -35,22 +34,6 @@ FEW: tuple[Any, ...] = (None, "text", float("nan"), float("inf"), ["x", {"a": 1}
 
 MISSING = object()
 Operation = Callable[[], object]
-
-
-@pytest.fixture
-def database(mongo_url: str) -> Iterator[Any]:
-    with MongoClient[dict[str, Any]](mongo_url) as client:
-        database = client.get_default_database()
-        for name in database.list_collection_names():
-            database[name].delete_many({})
-        yield database
-
-
-@pytest.fixture
-def adapter(database: Any) -> MongoDBAdapter:
-    adapter = MongoDBAdapter(database)
-    adapter.connect()
-    return adapter
 
 
 @pytest.fixture

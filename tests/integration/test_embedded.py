@@ -7,7 +7,6 @@ import re
 import signal
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,6 @@ from tests.integration.embedded_worker import Worker, insert_and_count
 from tests.support.mongod import process_exists, replica_set, temporary_mongod
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that does not exist yet, whose server is gone after the test."""
-    directory = tmp_path / "db"
-    yield directory
-    embedded.stop(directory, timeout=0)
 
 
 # ------------------------------------------------------------------------------------------------ the server

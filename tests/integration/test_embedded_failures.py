@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,6 @@ from tests.integration.embedded_worker import ROOT
 from tests.support.mongod import process_exists
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    directory = tmp_path / "db"
-    yield directory
-    embedded.stop(directory, timeout=0)
 
 
 def run(script: str, **environment: str) -> str:

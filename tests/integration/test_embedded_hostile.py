@@ -10,7 +10,6 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,14 +21,6 @@ from tests.integration.embedded_worker import ROOT, Worker, insert_and_count
 from tests.integration.test_embedded_failures import install_wheel
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that does not exist yet, whose server is gone after the test."""
-    directory = tmp_path / "db"
-    yield directory
-    embedded.stop(directory, timeout=0)
 
 
 def starts_in_log(directory: Path) -> int:

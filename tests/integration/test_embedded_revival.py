@@ -27,14 +27,6 @@ pytestmark = pytest.mark.real
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that does not exist yet, whose server is gone after the test."""
-    directory = tmp_path / "db"
-    yield directory
-    embedded.stop(directory, timeout=0)
-
-
-@pytest.fixture
 def store(folder: Path) -> Iterator[clients.Connection]:
     """This process's connection to the server over the folder, which it uses like any user of the URL."""
     connection = clients.connection(f"embedded://{folder}")

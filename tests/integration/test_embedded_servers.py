@@ -11,7 +11,6 @@ import sys
 import textwrap
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,6 @@ from tests.integration.test_processes import gunicorn
 from tests.support.manage import start
 
 pytestmark = [pytest.mark.real, pytest.mark.fleet]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that does not exist yet, whose server is gone after the test."""
-    directory = tmp_path / "db"
-    yield directory
-    embedded.stop(directory, timeout=0)
 
 
 def kill_and_wait(folder: Path) -> None:

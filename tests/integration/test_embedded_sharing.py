@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,14 +15,6 @@ from tests.integration.embedded_worker import Worker, insert_and_count
 from tests.support.mongod import process_exists
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that does not exist yet, whose server is gone after the test."""
-    directory = tmp_path / "db"
-    yield directory
-    embedded.stop(directory, timeout=0)
 
 
 def user_files(directory: Path) -> list[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
 from goscope_django.mongodb import MongoDBAdapter
 from tests.support.fleet import run_fleet
@@ -16,22 +15,6 @@ from tests.support.remote import Remote
 
 PROCESSES, TIMES = 8, 200
 pytestmark = pytest.mark.fleet
-
-
-@pytest.fixture
-def database(mongo_url: str) -> Iterator[Any]:
-    with MongoClient[dict[str, Any]](mongo_url) as client:
-        database = client.get_default_database()
-        for name in database.list_collection_names():
-            database[name].delete_many({})
-        yield database
-
-
-@pytest.fixture
-def adapter(database: Any) -> MongoDBAdapter:
-    adapter = MongoDBAdapter(database)
-    adapter.connect()
-    return adapter
 
 
 @pytest.fixture(params=["indexes", "no indexes"])
