@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -38,72 +35,13 @@ class _Counter(CommandListener):
         pass
 
 
-@contextmanager
-def _filled(database: Any) -> Iterator[None]:
-    now = datetime.now(UTC)
-    later = now + timedelta(hours=1)
-    everything: dict[str, list[dict[str, Any]]] = {
-        "go_goscope_locks": [
-            {
-                "_id": f"{PREFIX}lock:order:{n:05}",
-                "key": f"{PREFIX}lock:order:{n:05}",
-                "owner": f"worker-{n % 40}",
-                "claim": f"c{n}",
-                "token": n + 1,
-                "createdAt": now,
-                "expiresAt": later,
-            }
-            for n in range(LOCKS)
-        ],
-        "go_goscope_circuit": [
-            {
-                "_id": f"{PREFIX}circuit:supplier-{n:04}",
-                "key": f"{PREFIX}circuit:supplier-{n:04}",
-                "state": ("closed", "open", "half-open")[n % 3],
-                "failureCount": n % 3,
-                "generation": n,
-                "openedAt": now,
-                "resetTimeout": 60_000,
-                "updatedAt": now,
-                "history": [{"at": now, "from": "closed", "to": "open", "reason": "failures", "id": "x"}] * 20,
-            }
-            for n in range(CIRCUITS)
-        ],
-        "go_goscope_tasks": [
-            {
-                "_id": f"{PREFIX}import-{n:04}",
-                "status": "running",
-                "claim": f"c{n}",
-                "owner": f"worker-{n % 40}",
-                "token": n + 1,
-                "attempt": 1,
-                "tries": 1,
-                "maxAttempts": 10,
-                "sequence": n,
-                "progress": n % 100,
-                "leaseUntil": later if n % 2 else now - timedelta(seconds=5),
-                "heartbeatAt": now,
-                "cancelRequested": False,
-                "expiresAt": None,
-            }
-            for n in range(TASKS)
-        ],
-    }
-    try:
-        for name, documents in everything.items():
-            database[name].insert_many(documents)
-        yield
-    finally:
-        for name, documents in everything.items():
-            database[name].delete_many({"_id": {"$in": [one["_id"] for one in documents]}})
-
-
 def run(report: Report, client: MongoClient[dict[str, Any]], name: str) -> None:
     """Reading the state, and making the page of it, as the view does; each a median."""
     from goscope_django import operations
     from goscope_django.dashboard.actions import ACTIONS
     from goscope_django.dashboard.forms import Query
     from goscope_django.dashboard.presenters import Presented
+    from tests.support.operations import fill
 
     counter = _Counter()
     options = {"event_listeners": [counter]}
@@ -115,15 +53,14 @@ def run(report: Report, client: MongoClient[dict[str, Any]], name: str) -> None:
     print(f"{'page':<44} {'state s':>8} {'page s':>8} {'commands':>9}  goal")
     queries = {
         "first page": Query(),
-        "a page far behind": Query(
-            cursors={"locks": "order:09900", "circuits": "supplier-0900", "tasks": "import-0450"}
-        ),
+        "a page far behind": Query(cursors={"locks": "l09900", "circuits": "c0900", "tasks": "t0450"}),
         "a search": Query(search="99"),
         "200 of each": Query(limit=200),
     }
     urls = dict.fromkeys(ACTIONS, "/")
     allowed = {one.permission for one in ACTIONS.values()}
-    with _filled(client[name]), override_settings(**template):
+    with override_settings(**template):
+        fill(LOCKS, CIRCUITS, TASKS)
         for title, query in queries.items():
             states, pages, commands = [], [], []
             for _ in range(max(3, report.rounds)):
@@ -146,3 +83,5 @@ def run(report: Report, client: MongoClient[dict[str, Any]], name: str) -> None:
                 f"under {GOAL:g} s: {'met' if met else 'MISSED'}",
                 flush=True,
             )
+    for collection in ("go_goscope_locks", "go_goscope_circuit", "go_goscope_tasks"):
+        client[name][collection].delete_many({"_id": {"$regex": f"^{PREFIX}"}})
