@@ -199,6 +199,15 @@ def _enum_class(module: str, qualname: str) -> type[Enum] | None:
     return None
 
 
+def _combination(kind: type[Enum], bits: int) -> Enum | None:
+    """The flags that ``bits`` are; ``None`` where the class makes something else of them.
+
+    Before Python 3.11.4 two of them need not be identical, and bits that no flag has may become no flags at all.
+    """
+    flags = kind(bits)
+    return flags if type(flags) is kind and flags.value == bits else None
+
+
 def _pack_enum(value: Enum, child: Child) -> object:
     kind = type(value)
     if _enum_class(kind.__module__, kind.__qualname__) is not kind:
@@ -208,7 +217,7 @@ def _pack_enum(value: Enum, child: Child) -> object:
     if kind.__members__.get(name) is value:
         return [*where, child(name), None]
     bits: object = value.value
-    if isinstance(value, Flag) and type(bits) is int and kind(bits) is value:  # a combination of flags
+    if isinstance(value, Flag) and type(bits) is int and _combination(kind, bits) is not None:
         return [*where, None, child(bits)]
     return UNKNOWN
 
@@ -222,7 +231,10 @@ def _unpack_enum(data: object, child: Child) -> Enum:
         return kind.__members__[need(str, child(name))]
     if not issubclass(kind, Flag):
         raise damaged("a stored enumeration has no name")
-    return need(kind, kind(need(int, child(bits))))
+    flags = _combination(kind, need(int, child(bits)))
+    if flags is None:
+        raise damaged("a stored enumeration is of flags that it does not have")
+    return flags
 
 
 def _unpack_dbref(data: object, child: Child) -> DBRef:
