@@ -1,6 +1,6 @@
 """Django's cache on MongoDB, synchronous and natively asynchronous.
 
-Rule of this file: Django's cache API, each method a line or two over a flow of ``mongodb.cache``. Names, keys,
+Rule of this file: Django's cache API, each method a line or two over a flow of ``mongodb.cache_flows``. Names, keys,
 timeouts and the server's absence are ``cache_base``'s, what goes beyond Django's API ``cache_extras``'.
 """
 
@@ -17,7 +17,7 @@ from goscope_django.cache_extras import CacheExtras
 from goscope_django.cache_options import delta_of, plain_key
 from goscope_django.counters import DELETES, HITS, MISSES, READ, SETS, WRITTEN
 from goscope_django.exceptions import InvalidValue
-from goscope_django.mongodb.cache import MISSING
+from goscope_django.mongodb.cache_flows import MISSING
 from goscope_django.mongodb.expressions import Clock
 from goscope_django.mongodb.flow import Flow
 

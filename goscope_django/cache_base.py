@@ -22,7 +22,7 @@ from goscope_django.cache_options import (
     stored_key,
 )
 from goscope_django.exceptions import StoreError
-from goscope_django.mongodb.cache import CacheFlows
+from goscope_django.mongodb.cache_flows import CacheFlows
 from goscope_django.mongodb.expressions import Clock
 from goscope_django.mongodb.flow import Flow
 from goscope_django.mongodb.store import Store

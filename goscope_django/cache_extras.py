@@ -1,6 +1,6 @@
 """What users of django-redis reach for: times, key listings, patterns, locks, and a value computed once.
 
-Rule of this file: everything here is built on the flows of ``mongodb.cache`` and on ``locks``.
+Rule of this file: everything here is built on the flows of ``mongodb.cache_flows`` and on ``locks``.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from django.core.cache.backends.base import default_key_func
 from goscope_django import arguments, conf
 from goscope_django.exceptions import ConfigurationError, InvalidType, InvalidValue
 from goscope_django.mongodb import urls
-from goscope_django.mongodb.cache import CacheFlows
+from goscope_django.mongodb.cache_flows import CacheFlows
 from goscope_django.mongodb.expressions import Clock
 from goscope_django.mongodb.flow import Flow
 

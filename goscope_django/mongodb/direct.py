@@ -42,7 +42,7 @@ T = TypeVar("T")
 Reply = Mapping[str, Any]
 Change = tuple[Mapping[str, Any], Any]
 
-DIRECT: Final = frozenset({"point", "many", "recent", "update", "delete", "modify", "upsert_many"})
+DIRECT: Final = frozenset({"point", "many", "recent", "update", "delete", "modify", "take", "upsert_many"})
 """The methods of ``Direct``, as a ``Query`` names them."""
 
 _FIRST_NUMBER: Final = 2**40
@@ -231,10 +231,18 @@ class Direct:
         """Remove one document; how many were removed."""
         return self._write({"delete": self._name, "deletes": [{"q": test, "limit": 1}]}, _removed)
 
-    def modify(self, test: Mapping[str, Any], change: Any, fields: Mapping[str, Any]) -> Flow[dict[str, Any] | None]:
+    def modify(
+        self, test: Mapping[str, Any], change: Any, fields: Mapping[str, Any] | None = None
+    ) -> Flow[dict[str, Any] | None]:
         """Change one document; what it is then, or ``None`` if none matches."""
-        command = {"findAndModify": self._name, "query": test, "update": change, "fields": fields, "new": True}
+        command = {"findAndModify": self._name, "query": test, "update": change, "new": True}
+        if fields:
+            command["fields"] = fields
         return self._write(command, _found)
+
+    def take(self, test: Mapping[str, Any], fields: Mapping[str, Any]) -> Flow[dict[str, Any] | None]:
+        """Remove one document; what it was, or ``None`` if none matches."""
+        return self._write({"findAndModify": self._name, "query": test, "remove": True, "fields": fields}, _found)
 
     def upsert_many(self, changes: Sequence[Change]) -> Flow[list[int]]:
         """Make or change one document each; the positions of those that collided with another document."""

@@ -9,7 +9,7 @@ estimate is not judged by it at all: then the server is asked.
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 HOLDS: Final = 1.0
@@ -21,6 +21,9 @@ MARGIN: Final = 0.05
 PATIENCE: Final = 100
 _PAUSE: Final = 0.01
 """After ``PATIENCE`` answers in a row that stated nothing (misses do not) only some are asked to."""
+
+_DRIFT: Final = 0.002
+"""Seconds by which two clocks may part while a statement holds."""
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001  compared with what the driver gives, which has no zone either
 
@@ -38,7 +41,7 @@ class Estimate:
     __slots__ = ("_ask_at", "_in_vain", "_known")
 
     def __init__(self) -> None:
-        self._known: tuple[float, float] | None = None
+        self._known: tuple[float, float, float] | None = None  # the server's time less ours; holds until; unsure by
         self._ask_at = 0.0
         self._in_vain = 0
 
@@ -50,12 +53,21 @@ class Estimate:
         """The server stated ``now`` (without a zone) in answer to what was sent at ``sent``; ``None`` if it did not."""
         received = tick()
         if isinstance(now, datetime) and received - sent < MARGIN:
-            self._known = ((now - _EPOCH).total_seconds() - (sent + received) / 2, received + HOLDS)
+            unsure = (received - sent) / 2
+            self._known = ((now - _EPOCH).total_seconds() - sent - unsure, received + HOLDS, unsure + _DRIFT)
             self._ask_at, self._in_vain = received + HOLDS, 0
         else:
             self._in_vain += 1
             if self._in_vain > PATIENCE:
                 self._ask_at = received + _PAUSE
+
+    def reached(self) -> datetime | None:
+        """The latest instant (without a zone) that the server's clock has surely come to, a few milliseconds ago as a
+        rule; ``None`` where too little is known."""
+        known, now = self._known, tick()
+        if known is None or now >= known[1]:
+            return None
+        return _EPOCH + timedelta(seconds=known[0] + now - known[2])
 
     def passed(self, moment: Any) -> bool | None:
         """Whether ``moment`` (a date without a zone, or ``None``, which never comes) has passed; ``None`` where that is

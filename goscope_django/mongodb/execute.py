@@ -277,7 +277,7 @@ class MockExecutor(MockSessions, _Base):
     def _delete(self, collection: Any, test: Mapping[str, Any]) -> int:
         return int(collection.delete_one(test).deleted_count)
 
-    def _modify(self, collection: Any, test: Mapping[str, Any], change: Any, fields: Mapping[str, Any]) -> Any:
+    def _modify(self, collection: Any, test: Mapping[str, Any], change: Any, fields: Any = None) -> Any:
         return collection.find_one_and_update(test, change, fields, return_document=ReturnDocument.AFTER)
 
     def _upsert_many(self, collection: Any, changes: Sequence[tuple[Mapping[str, Any], Any]]) -> list[int]:

@@ -18,7 +18,7 @@ from goscope_django import cache_options, runtime
 from goscope_django.cache import plain_key
 from goscope_django.cache_extras import _computed_here
 from goscope_django.cache_options import Headroom, headroom
-from goscope_django.mongodb.cache import CacheFlows
+from goscope_django.mongodb.cache_flows import CacheFlows
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.expressions import ServerClock
 from goscope_django.mongodb.flow import Query

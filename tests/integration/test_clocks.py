@@ -111,6 +111,8 @@ def test_cache_entries(wrong: Remote, mongo_url: str, database: Any) -> None:
             assert wrong.call("django", "get", key) is None
             assert wrong.call("django", "touch", key, 600) is False, "it does not revive"
             assert wrong.call("django", "has_key", key) is False
+            with pytest.raises(RuntimeError, match="not found"):
+                wrong.call("django", "incr", key)
             assert wrong.call("django", "delete", key) is False
         assert wrong.call("django", "keys") == [] and cache.keys() == []
         assert wrong.call("django", "add", "ours", 3, 600) is True

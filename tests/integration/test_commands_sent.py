@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from pymongo import MongoClient
 from goscope_django import runtime
 from goscope_django.contracts import Checkpoint, CircuitBreakerState
 from goscope_django.mongodb import MongoDBAdapter
+from goscope_django.mongodb.estimate import HOLDS
 from goscope_django.testing.conformance.base import Drive
 from tests.support.commands import Recorder, on_server
 
@@ -183,6 +185,33 @@ def test_djangos_cache_costs_one_command(scene: Scene) -> None:
     scene.recorder.clear()
     cache.close()
     assert scene.recorder.names == []
+
+
+def test_deletes_and_sums_ask_for_the_servers_time_once_a_second(scene: Scene) -> None:
+    def sent(method: str, key: str) -> tuple[Any, bool]:
+        scene.recorder.clear()
+        result = scene.drive(cache, method, key)
+        [command] = scene.recorder.commands
+        return result, "$$NOW" in str(command)
+
+    for key in ("a", "b", "c"):
+        scene.drive(cache, "set", key, 1, 60)
+    scene.drive(cache, "set", "dead", 1, 0.05)
+    scene.drive(cache, "get", "a")  # brings the time along, unless it is known
+    time.sleep(0.1)
+    assert sent("incr", "a") == (2, False)
+    assert sent("delete", "b") == (True, False)
+    assert sent("delete", "dead") == (False, False)
+    with pytest.raises(ValueError, match="not found"):
+        sent("incr", "dead")
+    time.sleep(HOLDS)
+    assert sent("incr", "a") == (3, True)
+    assert sent("incr", "a") == (4, False)
+    time.sleep(HOLDS)
+    assert sent("delete", "dead") == (False, True)
+    assert sent("delete", "a") == (True, True)
+    assert sent("delete", "c") == (True, False)
+    assert sent("delete", "c") == (False, False)
 
 
 def test_larger_operations_cost_few_commands(scene: Scene) -> None:

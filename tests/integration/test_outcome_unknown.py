@@ -14,7 +14,7 @@ from pymongo import AsyncMongoClient, MongoClient
 from goscope_django.contracts import Checkpoint
 from goscope_django.exceptions import OutcomeUnknown, StoreError, StoreUnavailable
 from goscope_django.mongodb import MongoDBAdapter
-from goscope_django.mongodb.cache import CacheFlows
+from goscope_django.mongodb.cache_flows import CacheFlows
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.execute import AsyncExecutor, SyncExecutor
 from goscope_django.mongodb.store import Store

@@ -15,7 +15,7 @@ from pymongo import MongoClient
 
 from goscope_django.exceptions import OutcomeUnknown, StoreError
 from goscope_django.mongodb import MongoDBAdapter
-from goscope_django.mongodb.cache import CacheFlows
+from goscope_django.mongodb.cache_flows import CacheFlows
 from goscope_django.mongodb.codec import Codec
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pymongo.errors import BulkWriteError, OperationFailure, WriteError
 
-from goscope_django.mongodb.cache import CacheFlows
+from goscope_django.mongodb.cache_flows import CacheFlows
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.expressions import ServerClock
 from goscope_django.mongodb.flow import Command, Flow, Query, run

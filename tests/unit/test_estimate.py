@@ -46,6 +46,7 @@ def test_nothing_is_known_at_first(ticks: Ticks) -> None:
     found = Estimate()
     assert found.due()
     assert found.passed(SERVER) is None
+    assert found.reached() is None
 
 
 def test_a_statement_is_built_on_for_a_second(ticks: Ticks) -> None:
@@ -118,4 +119,8 @@ def test_it_never_says_what_the_server_would_not(way: float, asked: float, later
         found.learn(after(asked * way), start)
         patch.setattr(module, "tick", lambda: start + way + later)
         said = found.passed(after(moment))
+        reached = found.reached()
     assert said in (None, moment <= way + later)
+    assert (reached is None) is (later >= HOLDS)
+    # What it has surely reached is behind the server's clock, but not by much.
+    assert reached is None or after(later + asked * way - way - 0.003) < reached < after(later + asked * way)
