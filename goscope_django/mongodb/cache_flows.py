@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import NoneType
 from typing import Any, Final
 
@@ -178,24 +178,50 @@ class CacheFlows(CacheRanges):
 
     def _set_batch(self, clock: Clock, batch: Sequence[tuple[str, object]], ttl: int | None) -> Flow[None]:
         # By _id, which is faster; a document whose _id is not its key collides and is then set by key.
-        times = self._times(clock, ttl)
-        entries = [(full, self._entry(full, stored, times)) for full, stored in batch]
-        collided: Sequence[int] = range(len(entries))
+        collided: Sequence[int] = range(len(batch))
         changes: builtins.list[tuple[dict[str, str], Any]]
         if clock.by_id:
-            changes = [({"_id": full}, [{"$set": fields}]) for full, fields in entries]
+            reached = yield from self._reached(clock)
+            changes = [({"_id": full}, self._change(clock, full, stored, ttl, reached)) for full, stored in batch]
             try:
                 collided = yield from ask(CACHE, "upsert_many", changes)
             except OperationFailure as error:
                 if not no_shard_key(error):
                     raise
                 clock.by_id = False
+        times = self._times(clock, ttl)
         for _ in range(5):
             if not collided:
                 return
-            entries = [entries[at] for at in collided]
-            changes = [({"key": full}, [{"$set": {**named(full), **fields}}]) for full, fields in entries]
+            batch = [batch[at] for at in collided]
+            changes = [
+                ({"key": full}, [{"$set": {**named(full), **self._entry(full, stored, times)}}])
+                for full, stored in batch
+            ]
             collided = yield from ask(CACHE, "upsert_many", changes)
+
+    @staticmethod
+    def _reached(clock: Clock) -> Flow[datetime | None]:
+        """What the server's clock has surely come to. Once a second that is one more command, next to a batch of them;
+        ``None`` where it can't be told in time."""
+        estimate = clock.estimate
+        if estimate is None:
+            return None
+        reached = estimate.reached()
+        if reached is None:
+            sent = tick()
+            estimate.learn((yield from ask(CACHE, "time")), sent)
+            reached = estimate.reached()
+        return reached
+
+    def _change(self, clock: Clock, full: str, stored: object, ttl: int | None, reached: datetime | None) -> Any:
+        """What makes ``full`` an entry, all of it; without expressions, which cost the server a fifth of a batch, where
+        the time is known."""
+        if reached is None:
+            return [{"$set": self._entry(full, stored, self._times(clock, ttl))}]
+        expires_at = None if ttl is None else reached + timedelta(milliseconds=ttl)
+        fields = {"key": full, "value": stored, "expiresAt": expires_at}
+        return {"$set": fields, "$currentDate": {"updatedAt": True}}
 
     def add(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[bool]:
         stored = self.codec.pack(full, value)

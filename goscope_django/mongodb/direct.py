@@ -42,7 +42,7 @@ T = TypeVar("T")
 Reply = Mapping[str, Any]
 Change = tuple[Mapping[str, Any], Any]
 
-DIRECT: Final = frozenset({"point", "many", "recent", "update", "delete", "modify", "take", "upsert_many"})
+DIRECT: Final = frozenset({"point", "many", "recent", "time", "update", "delete", "modify", "take", "upsert_many"})
 """The methods of ``Direct``, as a ``Query`` names them."""
 
 _FIRST_NUMBER: Final = 2**40
@@ -148,11 +148,15 @@ class Direct:
         self._write_concern: dict[str, Any] = {"writeConcern": write} if write else {}
 
     def _read(
-        self, command: dict[str, Any], outcome: Callable[[Reply], T], codec: CodecOptions[Any] | None = None
+        self,
+        command: dict[str, Any],
+        outcome: Callable[[Reply], T],
+        codec: CodecOptions[Any] | None = None,
+        preference: Any = None,
     ) -> Flow[T]:
         sessions = self._sessions
         kept = sessions.take()
-        send = Send(command, kept.session, codec or self._codec, self._preference)
+        send = Send(command, kept.session, codec or self._codec, preference or self._preference)
         try:
             reply = yield send
         except PyMongoError as error:
@@ -222,6 +226,10 @@ class Direct:
         on, or else every ten seconds. ``None`` on a standalone server."""
         return self._read({**self._one(test), "readConcern": {"level": "majority"}}, recent, ENTRY_OPTIONS)
 
+    def time(self) -> Flow[datetime | None]:
+        """The primary's time, to the millisecond; ``None`` if it does not say."""
+        return self._read({"hello": 1}, _local_time, ENTRY_OPTIONS, ReadPreference.PRIMARY)
+
     def update(self, test: Mapping[str, Any], change: Any, *, upsert: bool = False) -> Flow[Mapping[str, Any]]:
         """Change one document. The reply has ``n``, ``nModified`` and, where one was made, ``upserted``."""
         statement = {"q": test, "u": change, "upsert": upsert}
@@ -261,6 +269,10 @@ class Direct:
 def _cursor(reply: Reply) -> Mapping[str, Any]:
     found: Mapping[str, Any] = reply["cursor"]
     return found
+
+
+def _local_time(reply: Reply) -> datetime | None:
+    return reply.get("localTime")
 
 
 def _removed(reply: Reply) -> int:

@@ -27,7 +27,7 @@ from goscope_django.mongodb.flow import Query
 
 READS = frozenset(
     {
-        *("find_one", "find", "point", "many", "recent", "aggregate", "confirm", "count_documents"),
+        *("find_one", "find", "point", "many", "recent", "time", "aggregate", "confirm", "count_documents"),
         *("index_information", "command"),
     }
 )

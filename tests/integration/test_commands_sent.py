@@ -63,6 +63,10 @@ class Scene:
         result = self.drive(subject, method, *args, **kwargs)
         return len(self.recorder.events), result
 
+    @staticmethod
+    def stored(key: str) -> str:
+        return f"{runtime.adapter().key_prefix}cache::1:{key}"
+
 
 @pytest.fixture
 def scene(drive: Drive, recorder: Recorder) -> Scene:
@@ -212,6 +216,21 @@ def test_deletes_and_sums_ask_for_the_servers_time_once_a_second(scene: Scene) -
     assert sent("delete", "a") == (True, True)
     assert sent("delete", "c") == (True, False)
     assert sent("delete", "c") == (False, False)
+
+
+def test_batches_are_sent_without_expressions(scene: Scene) -> None:
+    values = dict.fromkeys(HUNDRED, 1) | {"$x": "$x", "a.b": {"$gt": 1, "": ["$y"], "c.d": {"$id": 2}}}
+    time.sleep(HOLDS)  # nothing recent is known
+    for timeout in (60, None):
+        assert scene.count(cache, "set_many", values, timeout) == (1, [])
+        [command] = scene.recorder.commands
+        assert "$$" not in str(command) and {type(one["u"]) for one in command["updates"]} == {dict}
+        assert scene.drive(cache, "get_many", list(values)) == values
+        left = {scene.drive(cache, "pttl", key) for key in ("k1", "$x")}
+        assert left == {None} if timeout is None else all(59_000 < one <= 60_000 for one in left)
+    document = runtime.connection().sync().database.go_goscope_cache.find_one({"key": scene.stored("k1")})
+    assert set(document) == {"_id", "key", "value", "expiresAt", "updatedAt"}
+    assert abs((datetime.now(UTC) - document["updatedAt"].replace(tzinfo=UTC)).total_seconds()) < 60
 
 
 def test_larger_operations_cost_few_commands(scene: Scene) -> None:

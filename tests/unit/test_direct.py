@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,12 +60,13 @@ class Script:
         self.answers = list(answers)
         self.sent: list[dict[str, Any]] = []
         self.used: list[Any] = []
+        self.preferences: list[Any] = []
         self.client = client or Client()
         self.sessions = Sessions(self.client)
         collection = SimpleNamespace(
             name="things",
             codec_options=ENTRY_OPTIONS,
-            read_preference=ReadPreference.PRIMARY,
+            read_preference=ReadPreference.SECONDARY,
             read_concern=ReadConcern(),
             write_concern=WriteConcern(w) if w is not None else WriteConcern(),
         )
@@ -77,6 +79,7 @@ class Script:
                 assert isinstance(command, Send)
                 self.sent.append(dict(command.command))
                 self.used.append(command.session.number)
+                self.preferences.append(command.preference)
                 answer = self.answers.pop(0)
                 command = flow.throw(answer) if isinstance(answer, BaseException) else flow.send(answer)
         except StopIteration as stop:
@@ -215,6 +218,14 @@ class TestRetries:
             server.update()
         server.update()
         assert server.used == [1, 2]
+
+    def test_the_time_is_the_primarys(self) -> None:
+        now = datetime(2031, 5, 6, 7, 8, 9)  # noqa: DTZ001  as the driver gives it
+        server = Script(LOST, {"ok": 1.0, "localTime": now})
+        assert server.run(server.direct.time()) == now
+        assert server.preferences == [ReadPreference.PRIMARY] * 2
+        server = Script({"ok": 1.0})
+        assert server.run(server.direct.time()) is None
 
     def test_a_read_goes_out_again_once(self) -> None:
         found = {"cursor": {"id": 0, "firstBatch": [{"a": 1}]}}
