@@ -7,7 +7,6 @@ dropped, here if it is known and by the store in any case. What is decided is wr
 
 from __future__ import annotations
 
-import os
 import time
 
 from django.core.signals import setting_changed
@@ -17,6 +16,7 @@ from goscope_django.breaker_outcomes import Outcome
 from goscope_django.breaker_reader import Do, Reader, Steps
 from goscope_django.breaker_states import NEW, Options, Snapshot, View, milliseconds, remaining
 from goscope_django.exceptions import CircuitOpen, StoreError
+from goscope_django.forking import at_fork
 from goscope_django.mongodb.breakers import Reading
 from goscope_django.mongodb.lease import new_claim
 from goscope_django.mongodb.reading import rows
@@ -146,4 +146,4 @@ def forget(**_: object) -> None:
 
 
 setting_changed.connect(forget, dispatch_uid="goscope_django.circuits")
-os.register_at_fork(after_in_child=forget)
+at_fork(child=forget)

@@ -5,7 +5,6 @@ Rule of this file: no method of the cache stands here, only what they all need.
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
@@ -18,6 +17,7 @@ from django.core.cache.backends.base import default_key_func
 
 from goscope_django import arguments, conf
 from goscope_django.exceptions import ConfigurationError, InvalidType, InvalidValue
+from goscope_django.forking import at_fork
 from goscope_django.mongodb import urls
 from goscope_django.mongodb.cache_flows import CacheFlows
 from goscope_django.mongodb.expressions import Clock
@@ -272,4 +272,4 @@ def _after_fork() -> None:
         one.begin_anew()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+at_fork(child=_after_fork)

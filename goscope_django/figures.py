@@ -17,7 +17,6 @@ import asyncio
 import atexit
 import contextlib
 import logging
-import os
 import threading
 import time
 import warnings
@@ -28,6 +27,7 @@ from typing import Final
 from goscope_django import conf, counters, runtime
 from goscope_django.counters import SERIES, Alias, Counted, alias, announce, bell, count
 from goscope_django.exceptions import GoscopeError, OutcomeUnknown
+from goscope_django.forking import at_fork
 from goscope_django.mongodb import loops, stats
 from goscope_django.mongodb.execute import AsyncExecutor
 from goscope_django.mongodb.limits import within
@@ -233,5 +233,5 @@ def _stop() -> None:
 bell.ring = _flusher.wake
 runtime.observe(counters.observe)
 loops.on_loop_end(_farewell)
-os.register_at_fork(after_in_child=_forget_parent)
+at_fork(child=_forget_parent)
 atexit.register(_stop)

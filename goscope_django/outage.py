@@ -8,13 +8,13 @@ ends.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from typing import Final
 
 from goscope_django import runtime
 from goscope_django.exceptions import StoreError
+from goscope_django.forking import at_fork
 
 FIRST: Final = 1.0
 LONGEST: Final = 30.0
@@ -87,4 +87,4 @@ def _after_fork() -> None:
         one.forget_lock()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+at_fork(child=_after_fork)

@@ -20,7 +20,6 @@ import atexit
 import contextlib
 import logging
 import math
-import os
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from goscope_django.exceptions import GoscopeError
+from goscope_django.forking import at_fork
 from goscope_django.renewables import Extendable, Renewable
 from goscope_django.renewal_lease import Lost, Renewal, now
 
@@ -303,4 +303,4 @@ def _close() -> None:
         thread.wake.set()
 
 
-os.register_at_fork(after_in_child=_forget_parent)
+at_fork(child=_forget_parent)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from goscope_django.forking import at_fork
 from goscope_django.mongodb.estimate import tick
 from goscope_django.renewables import Extendable, Renewable
 
@@ -247,4 +248,4 @@ def _forget_parent() -> None:
 
 
 _guard = threading.Lock()
-os.register_at_fork(after_in_child=_forget_parent)
+at_fork(child=_forget_parent)

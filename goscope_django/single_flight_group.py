@@ -12,7 +12,6 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import threading
 import time
@@ -23,6 +22,7 @@ from enum import Enum
 from typing import Any, Final
 
 from goscope_django import counters
+from goscope_django.forking import at_fork
 from goscope_django.mongodb.flight_values import Entered
 from goscope_django.mongodb.stats import Wait
 
@@ -227,4 +227,4 @@ def _forget_parent() -> None:
     group = Group()
 
 
-os.register_at_fork(after_in_child=_forget_parent)
+at_fork(child=_forget_parent)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 import random
 import threading
 import weakref
@@ -26,6 +25,7 @@ from collections.abc import Hashable
 from typing import Any, Final, Literal, Protocol
 
 from goscope_django import counters
+from goscope_django.forking import at_fork
 from goscope_django.mongodb.flow import Command, Flow, perform
 from goscope_django.mongodb.stats import Wait as Told
 from goscope_django.renewal_lease import now
@@ -247,4 +247,4 @@ def _forget_parent() -> None:
 
 
 counters.announce(waits)
-os.register_at_fork(after_in_child=_forget_parent)
+at_fork(child=_forget_parent)

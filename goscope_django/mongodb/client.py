@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from pymongo.errors import ConfigurationError as DriverConfigurationError
 from pymongo.errors import InvalidURI, PyMongoError
 
 from goscope_django.exceptions import ConfigurationError, GoscopeError
+from goscope_django.forking import at_fork
 from goscope_django.mongodb import embedded, loops
 from goscope_django.mongodb.execute import AsyncExecutor, MockExecutor, SyncExecutor
 from goscope_django.mongodb.indexes import IndexState, ensure
@@ -300,6 +300,5 @@ def _close_all_at_exit() -> None:
         close_all()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_see_off, after_in_child=_forget_parent)
+at_fork(before=_see_off, child=_forget_parent)
 atexit.register(_close_all_at_exit)

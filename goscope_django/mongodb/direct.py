@@ -15,7 +15,6 @@ Everything here is a flow of ``Send``; what the driver does better is left to it
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -34,6 +33,7 @@ from pymongo.errors import (
     WaitQueueTimeoutError,
 )
 
+from goscope_django.forking import at_fork
 from goscope_django.mongodb.codec import ENTRY_OPTIONS
 from goscope_django.mongodb.flow import Command, Flow, ask
 from goscope_django.mongodb.replies import DUPLICATE_KEY, RETRYABLE_WRITE, recent, row, written
@@ -131,8 +131,7 @@ def _after_fork() -> None:
         one.begin_anew()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+at_fork(child=_after_fork)
 
 
 class Direct:

@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from goscope_django.exceptions import MongodError
+from goscope_django.forking import at_fork
 
 if sys.platform != "win32":
     import fcntl
@@ -49,8 +50,7 @@ def _after_in_child() -> None:
     _descriptors.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+at_fork(before=_before_fork, parent=_after_in_parent, child=_after_in_child)
 
 
 def acquire(path: Path, *, timeout: float) -> int | None:

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from goscope_django.exceptions import ConfigurationError, MongodError
+from goscope_django.forking import at_fork
 from goscope_django.mongodb import folder_lock, mongod_process, mongod_wire
 from goscope_django.mongodb.mongod_marks import MARKS, Marks
 
@@ -41,8 +42,7 @@ class _Membership:
 
 _memberships: dict[Path, _Membership] = {}  # changed only under the folder's lock, and emptied in a forked child
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_memberships.clear)
+at_fork(child=_memberships.clear)
 
 
 def members_of_this_process() -> list[Path]:

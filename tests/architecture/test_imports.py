@@ -13,7 +13,7 @@ Offences = Iterator[str]
 
 # ``signals`` only declares, runtime sends them; values, renewal, outage and transactions are what public modules share.
 RINGS: tuple[tuple[str, ...], ...] = (
-    ("contracts", "exceptions", "arguments"),
+    ("contracts", "exceptions", "arguments", "forking"),
     ("mongodb",),
     (
         "conf",
@@ -36,7 +36,7 @@ RINGS: tuple[tuple[str, ...], ...] = (
     ("apps", "checks", "management", "dashboard", "templatetags", "admin", "urls", "views", "testing"),
 )
 PUBLIC = 3
-OUTSIDE_DJANGO = ("contracts", "exceptions", "arguments", "mongodb")
+OUTSIDE_DJANGO = ("contracts", "exceptions", "arguments", "forking", "mongodb")
 SERVER_EXPRESSIONS = ("$$NOW", "$$CLUSTER_TIME", "$literal")
 LONGEST = 330
 LONGER: dict[str, str] = {}  # path: why it may be longer
@@ -150,6 +150,15 @@ def threads_behind_coroutines(module: Module) -> Offences:
             yield f"{module.path}:{node.lineno} uses {node.attr}"
 
 
+def forks_seen_elsewhere(module: Module) -> Offences:
+    """Where a system can't fork, the call is missing: ``forking`` knows."""
+    if module.inside == "forking":
+        return
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and node.attr == "register_at_fork":
+            yield f"{module.path}:{node.lineno} uses {node.attr}; ask forking"
+
+
 def too_long(module: Module) -> Offences:
     if module.lines > LONGEST and module.path not in LONGER:
         yield f"{module.path} has {module.lines} lines, {LONGEST} are allowed: what are the two things in it?"
@@ -165,6 +174,7 @@ RULES: tuple[Callable[[Module], Offences], ...] = (
     server_expressions_elsewhere,
     twins_differ,
     threads_behind_coroutines,
+    forks_seen_elsewhere,
     too_long,
 )
 
@@ -198,6 +208,7 @@ def test_the_package_keeps_the_rule(rule: Callable[[Module], Offences]) -> None:
             "class A:\n def get(self, key, version=None): ...\n async def aget(self, key): ...",
         ),
         (threads_behind_coroutines, "goscope_django.mongodb.cache", "import asyncio\nx = asyncio.to_thread"),
+        (forks_seen_elsewhere, "goscope_django.cache", "import os\nos.register_at_fork(before=print)"),
         (too_long, "goscope_django.cache", "x = 1\n" * (LONGEST + 1)),
     ],
 )
