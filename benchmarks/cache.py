@@ -17,7 +17,7 @@ from django.core.management import call_command
 from pymongo import MongoClient
 
 from benchmarks.harness import Contender, Goal, Operation, Report
-from benchmarks.raw import RawCache
+from benchmarks.raw import RawCache, RawLooseCache, RawPlainCache
 
 SMALL = "x" * 100
 DICT = {
@@ -114,6 +114,13 @@ def run(report: Report, url: str, client: MongoClient[dict[str, Any]], database:
 
         return delete
 
+    plain, loose = RawPlainCache(client, database, collection="raw_plain"), RawLooseCache(client, database)
+    plain.set("dict", DICT)
+    others: dict[str, dict[str, Any]] = {
+        "get hit 10 KB dict": {"raw, dict as BSON": plain},
+        "set 10 KB dict": {"raw, dict as BSON": plain},
+        "delete (hit)": {"raw, dead ones too": loose},
+    }
     threaded = {name: cache for name, cache in every.items() if name != "DatabaseCache (SQLite)"}
     for threads in (1, 8):
         report.section(f"Cache, {threads} thread{'s' if threads > 1 else ''}, w:1")
@@ -134,7 +141,7 @@ def run(report: Report, url: str, client: MongoClient[dict[str, Any]], database:
                 ("delete (hit)", deleting, Goal(OURS, 0.9, 1.0)),
             ]
         for title, work, goal in kinds:
-            report.compare(title, contenders(work, among), goal, threads=threads)
+            report.compare(title, contenders(work, {**among, **others.get(title, {})}), goal, threads=threads)
     report.section("Cache, 1 thread, w:majority (both)")
     report.compare(
         "set 100 B",

@@ -14,15 +14,9 @@ from typing import Any
 from pymongo import MongoClient, ReturnDocument, UpdateOne, WriteConcern
 from pymongo.collection import Collection
 
-NATIVE = (str, int)
-
 
 def _now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
-
-
-def _stored(value: Any) -> Any:
-    return value if type(value) in NATIVE else pickle.dumps(value, 5)
 
 
 def _read(document: dict[str, Any] | None) -> Any:
@@ -38,8 +32,12 @@ def _read(document: dict[str, Any] | None) -> Any:
 class RawCache:
     """A cache in the plainest way."""
 
-    def __init__(self, client: MongoClient[dict[str, Any]], database: str, *, w: int | str = 1) -> None:
-        base: Collection[dict[str, Any]] = client[database]["raw_cache"]
+    native: tuple[type, ...] = (str, int)
+
+    def __init__(
+        self, client: MongoClient[dict[str, Any]], database: str, *, w: int | str = 1, collection: str = "raw_cache"
+    ) -> None:
+        base: Collection[dict[str, Any]] = client[database][collection]
         base.create_index("key", unique=True)
         base.create_index("expiresAt", expireAfterSeconds=0)
         self.collection = base.with_options(write_concern=WriteConcern(w))
@@ -53,7 +51,8 @@ class RawCache:
 
     def _update(self, key: str, value: Any, seconds: float) -> dict[str, Any]:
         now = _now()
-        fields = {"key": key, "value": _stored(value), "expiresAt": now + timedelta(seconds=seconds), "updatedAt": now}
+        stored = value if type(value) in self.native else pickle.dumps(value, 5)
+        fields = {"key": key, "value": stored, "expiresAt": now + timedelta(seconds=seconds), "updatedAt": now}
         return {"$set": fields}
 
     def set(self, name: str, value: Any, seconds: float = 300) -> None:
@@ -89,6 +88,20 @@ class RawCache:
             {"key": key}, {"$setOnInsert": self._update(key, value, seconds)["$set"]}, upsert=True
         )
         return done.upserted_id is not None
+
+    def delete(self, name: str) -> bool:
+        test = {"key": self.key(name), "expiresAt": {"$gt": _now()}}
+        return bool(self.collection.delete_one(test).deleted_count)
+
+
+class RawPlainCache(RawCache):
+    """The same, with dicts as BSON, which any client can read."""
+
+    native = (str, int, dict)
+
+
+class RawLooseCache(RawCache):
+    """The same, with a ``delete`` that says yes for what had expired, too."""
 
     def delete(self, name: str) -> bool:
         return bool(self.collection.delete_one({"key": self.key(name)}).deleted_count)
