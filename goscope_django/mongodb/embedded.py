@@ -176,6 +176,7 @@ def revive(directory: Path | str, *, timeout: float = 30.0) -> str:
             if living is not None:
                 if living:
                     folder.join(living, uses=0)
+                    folder.open_if_writable()
                 return ""
             reason = folder.why_it_stays_away()
             if reason or folder.tried_within(RETRY_AFTER):

@@ -182,7 +182,7 @@ class Folder(Marks):
     def uri(self) -> str:
         """Return the server's URL, without a database."""
         # directConnection: it is the only member, and PyMongo writes names that it learns from members in lower case.
-        return f"mongodb://{quote(str(self.socket_path()), safe='')}/?directConnection=true"
+        return f"mongodb://{quote(str(self.door()), safe='')}/?directConnection=true"
 
     def command(self, document: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
         """Run a command on the server; ``timeout`` in seconds. Raises ``OSError`` if there is no answer."""
@@ -213,7 +213,9 @@ class Folder(Marks):
         binary = mongod_process.find_mongod()
         self.keep(None)
         socket_path = mongod_process.choose_socket(self.path, self.socket_path())
+        self.close_door()
         self.note_socket(socket_path)
+        self.close_door()  # if it has another place now
         held = folder_lock.acquire(self.path / "server", timeout=1.0)
         if held is None:
             raise MongodError(f"{str(self.path / 'server')!r} stayed locked by another process.")
@@ -243,7 +245,7 @@ class Folder(Marks):
         return folder_lock.is_held(self.path / "server") or folder_lock.is_held(self.data / "mongod.lock")
 
     def wait_until_writable(self, pid: int, deadline: float, *, standalone: bool) -> bool:
-        """Initiate the replica set if that was not done, and wait until writes are accepted; ``False`` if it ended.
+        """Initiate the replica set if need be, wait until it accepts writes, and open its door; ``False`` if it ended.
 
         Raises ``MongodError`` at the deadline, and if it runs as a standalone server against the wish, or the reverse.
         """
@@ -255,6 +257,7 @@ class Folder(Marks):
                     kind = "as a replica set" if standalone else "as a standalone server"
                     raise MongodError(f"The mongod over {str(self.path)!r} (pid {pid}) runs {kind}: stop it first.")
                 if hello.get("isWritablePrimary"):
+                    self.open_door()
                     return True
                 if "setName" not in hello:
                     problem = self._configure() or problem
@@ -264,6 +267,15 @@ class Folder(Marks):
                     return False
             time.sleep(0.01)
         raise MongodError(f"The mongod over {str(self.path)!r} accepts no writes ({problem}). {self.log_lines()}")
+
+    def open_if_writable(self) -> None:
+        """Open the door if the server accepts writes: whoever launched it may have been killed before it came to that.
+
+        Takes no longer than a second where the server hangs, and nothing where the door is open.
+        """
+        with suppress(OSError):
+            if not self.door_is_open() and self.command({"hello": 1}, timeout=1.0).get("isWritablePrimary"):
+                self.open_door()
 
     def _configure(self) -> str:
         """Make the server the one member of its set, also when it was moved and knows itself by another name.
@@ -293,6 +305,7 @@ class Folder(Marks):
             return False
         mongod_process.end(pid, self.data, timeout=timeout)
         (self.path / "keep").unlink(missing_ok=True)
+        self.close_door()
         socket_path = self.socket_path()
         socket_path.unlink(missing_ok=True)
         if socket_path.parent != self.path:

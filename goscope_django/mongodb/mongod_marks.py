@@ -2,7 +2,8 @@
 
 ``socket`` says where the server listens, ``keep`` which one is to stay without users, ``stopped`` that it was ended on
 purpose, ``died`` that it was not, and ``revived`` by its time when it was last tried to start it again. The file
-``lock`` tells that the folder is ours. Rule of this file: whoever writes a mark must hold the folder's lock.
+``lock`` tells that the folder is ours. Beside the socket stands the door, a link to it and what clients know: it is
+there once the server accepts writes. Rule of this file: whoever writes a mark must hold the folder's lock.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from goscope_django.mongodb import mongod_process
 
-MARKS = ("socket", "keep", "stopped", "died", "revived", "server")
+DOOR_NAME = "goscope.sock"  # no longer than the socket's name, so that its path is short enough, too
+MARKS = ("socket", "keep", "stopped", "died", "revived", "server", DOOR_NAME)
 
 
 class Marks:
@@ -43,6 +45,34 @@ class Marks:
         written = file.with_name("socket.new")  # so that it is never seen half written, nor lost on a full disk
         written.write_text(str(path), encoding="utf-8")
         written.replace(file)
+
+    def door(self) -> Path:
+        """Return the path under which clients find the server."""
+        return self.socket_path().with_name(DOOR_NAME)
+
+    def open_door(self) -> None:
+        """Let clients at the server. Only for one that accepts writes.
+
+        To a client it makes no difference what the one server of its URL is: it would send a write to one that is not
+        the primary yet, and fail, since its one retry was spent on the connection that died with the last server.
+        """
+        door = self.door()
+        if not self.door_is_open():
+            made = door.with_name("goscope.new")
+            made.unlink(missing_ok=True)
+            made.symlink_to(mongod_process.SOCKET_NAME)  # relative: the folder may be moved
+            made.replace(door)
+
+    def close_door(self) -> None:
+        """Let nobody at the server that is to be launched."""
+        self.door().unlink(missing_ok=True)
+
+    def door_is_open(self) -> bool:
+        """Whether clients are let at the server."""
+        try:
+            return str(self.door().readlink()) == mongod_process.SOCKET_NAME
+        except OSError:
+            return False
 
     def keep(self, pid: int | None) -> None:
         """Let the server ``pid`` (``None``: none) stay when its last user leaves, until it is ended on purpose."""

@@ -5,8 +5,9 @@ Rules of this file:
 * The driver's own monitoring tells: a heartbeat fails as soon as the server dies, and twice a second while an operation
   waits for it. So an operation pays nothing for this, and nothing is watched twice.
 * It may tell so within an event loop. All that happens there is the start of a thread, one at a time.
-* The server comes back under its old URL, so each client of each process finds it again by itself. Which of the
-  processes starts it, and whether it may be started, ``embedded.revive`` decides under the folder's lock.
+* The server comes back under its old URL, so each client of each process finds it again by itself, and not before it
+  accepts writes (``Marks.open_door``). Which of the processes starts it, and whether it may be started,
+  ``embedded.revive`` decides under the folder's lock.
 """
 
 from __future__ import annotations

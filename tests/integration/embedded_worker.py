@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -129,6 +130,10 @@ class Commands:
 
         with ThreadPoolExecutor(int(count)) as pool:
             return sum(pool.map(insert, range(int(count))))
+
+    def threads(self) -> str:
+        """Tell which threads there are."""
+        return " ".join(sorted(thread.name for thread in threading.enumerate()))
 
     def rounds(self, count: str) -> str:
         """Start, write and leave so many times; a server that dies under a fresh user fails the write."""

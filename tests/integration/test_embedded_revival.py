@@ -9,32 +9,43 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo import monitoring
 from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
+from pymongo.server_type import SERVER_TYPE
 
 from goscope_django.exceptions import MongodError, StoreUnavailable
 from goscope_django.mongodb import client as clients
-from goscope_django.mongodb import embedded, mongod_process
+from goscope_django.mongodb import embedded, mongod_folder, mongod_process, mongod_wire
 from tests.integration.embedded_worker import Worker
+from tests.integration.test_embedded_failures import install_wheel
 from tests.support.mongod import process_exists
 
 pytestmark = pytest.mark.real
 
 
+@contextmanager
+def used(folder: Path, **options: Any) -> Iterator[clients.Connection]:
+    """This process's connection to the server over the folder, which it uses like any user of the URL."""
+    connection = clients.connection(f"embedded://{folder}", options)
+    try:
+        yield connection
+    finally:
+        connection.close()
+        server = clients._servers.pop(str(folder), None)
+        if server is not None:
+            server.mongod.release()
+
+
 @pytest.fixture
 def store(folder: Path) -> Iterator[clients.Connection]:
-    """This process's connection to the server over the folder, which it uses like any user of the URL."""
-    connection = clients.connection(f"embedded://{folder}")
-    yield connection
-    connection.close()
-    server = clients._servers.pop(str(folder), None)
-    if server is not None:
-        server.mongod.release()
+    with used(folder) as connection:
+        yield connection
 
 
 def pid_over(folder: Path) -> int:
@@ -119,6 +130,70 @@ async def test_an_event_loop_is_not_held_up_meanwhile(folder: Path, store: clien
     await store.aclose()
 
 
+class Heartbeats(monitoring.ServerHeartbeatListener):
+    """How often the driver has looked for the server, and what kinds of server it has seen."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.seen: set[str] = set()
+
+    def started(self, event: monitoring.ServerHeartbeatStartedEvent) -> None:
+        pass
+
+    def succeeded(self, event: monitoring.ServerHeartbeatSucceededEvent) -> None:
+        self.seen.add(SERVER_TYPE._fields[event.reply.server_type])
+
+    def failed(self, event: monitoring.ServerHeartbeatFailedEvent) -> None:
+        self.failures += 1
+
+
+SLOW_TO_BECOME_PRIMARY = """
+    exec {mongod} "$@" --setParameter enableTestCommands=1 \\
+        --setParameter 'failpoint.hangBeforeRSTLOnDrainComplete={{"mode": "alwaysOn"}}'
+"""
+
+
+def _go_on(folder: Path) -> None:
+    point = {"configureFailPoint": "hangBeforeRSTLOnDrainComplete", "mode": "off"}
+    assert mongod_wire.command(folder / "mongodb-27017.sock", point, timeout=10)["ok"]
+
+
+def _is_secondary(folder: Path) -> bool:
+    try:
+        return bool(mongod_wire.command(folder / "mongodb-27017.sock", {"hello": 1}, timeout=10).get("secondary"))
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("starter_died", [False, True])
+def test_nobody_gets_at_it_before_it_accepts_writes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, starter_died: bool
+) -> None:
+    """With a direct connection the driver takes any server for the right one, and retries a write only once."""
+    heartbeats = Heartbeats()
+    site = folder.parent / "site"
+    install_wheel(site, SLOW_TO_BECOME_PRIMARY.format(mongod=mongod_process.find_mongod()))
+    with used(folder, event_listeners=[heartbeats]) as connection, ThreadPoolExecutor(1) as pool:
+        things(connection).insert_one({"_id": 1})
+        monkeypatch.syspath_prepend(str(site))
+        if starter_died:  # between the launch and its end: the server runs, and nobody waits for it
+            killed_starter = mongod_folder.Folder(folder)
+            with killed_starter.locked(5):
+                kill(folder)
+                killed_starter.find_or_launch(time.monotonic() + 30, extra_args=(), standalone=False)
+        else:
+            kill(folder)
+        inserted = pool.submit(things(connection).insert_one, {"_id": 2})
+        eventually(lambda: _is_secondary(folder))
+        before = heartbeats.failures
+        eventually(lambda: inserted.done() or heartbeats.failures >= before + 2)
+        assert not inserted.done()
+        _go_on(folder)
+        assert inserted.result().acknowledged
+        assert heartbeats.seen == {"RSPrimary"}
+        assert things(connection).count_documents({}) == 2
+
+
 def test_of_many_processes_and_threads_that_notice_one_starts_it(folder: Path) -> None:
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(folder)) for _ in range(6)]
@@ -152,26 +227,12 @@ def test_one_that_was_to_stay_stays_again(folder: Path, store: clients.Connectio
 
 
 def test_listeners_of_the_user_hear_it_too(folder: Path) -> None:
-    class Heard(monitoring.ServerHeartbeatListener):
-        failures = 0
-
-        def started(self, event: monitoring.ServerHeartbeatStartedEvent) -> None:
-            pass
-
-        def succeeded(self, event: monitoring.ServerHeartbeatSucceededEvent) -> None:
-            pass
-
-        def failed(self, event: monitoring.ServerHeartbeatFailedEvent) -> None:
-            self.failures += 1
-
-    heard = Heard()
-    connection = clients.connection(f"embedded://{folder}", {"event_listeners": [heard]})
-    things(connection).insert_one({})
-    kill(folder)
-    things(connection).insert_one({})
-    assert heard.failures > 0
-    connection.close()
-    clients._servers.pop(str(folder)).mongod.release()
+    heard = Heartbeats()
+    with used(folder, event_listeners=[heard]) as connection:
+        things(connection).insert_one({})
+        kill(folder)
+        things(connection).insert_one({})
+        assert heard.failures > 0
 
 
 # ------------------------------------------------------------------------------------------------ it stays away
@@ -180,12 +241,8 @@ def test_listeners_of_the_user_hear_it_too(folder: Path) -> None:
 @pytest.fixture
 def impatient(folder: Path) -> Iterator[clients.Connection]:
     """Like ``store``, with operations that wait for the server for a second only."""
-    connection = clients.connection(f"embedded://{folder}", {"serverSelectionTimeoutMS": 1_000})
-    yield connection
-    connection.close()
-    server = clients._servers.pop(str(folder), None)
-    if server is not None:
-        server.mongod.release()
+    with used(folder, serverSelectionTimeoutMS=1_000) as connection:
+        yield connection
 
 
 @pytest.mark.parametrize("hung", [False, True])
@@ -197,7 +254,7 @@ def test_one_that_was_stopped_stays_away_until_somebody_starts_it(
         os.kill(pid_over(folder), signal.SIGSTOP)
     assert embedded.stop(folder, timeout=0.5 if hung else 20)
     for _ in range(3):
-        with pytest.raises(PyMongoError, match=r"mongodb-27017\.sock"):
+        with pytest.raises(PyMongoError, match=r"goscope\.sock"):
             things(impatient).insert_one({})
     assert not embedded.status(folder).running
     eventually(lambda: "stopped on purpose" in caplog.text)
@@ -215,7 +272,7 @@ def test_one_that_was_ended_by_sigterm_stays_away(folder: Path, impatient: clien
     pid = pid_over(folder)
     os.kill(pid, signal.SIGTERM)
     eventually(lambda: not process_exists(pid))
-    with pytest.raises(PyMongoError, match=r"mongodb-27017\.sock"):
+    with pytest.raises(PyMongoError, match=r"goscope\.sock"):
         things(impatient).insert_one({})
     assert starts_in_log(folder) == 1
 
@@ -228,7 +285,7 @@ def test_a_folder_that_was_removed_is_not_made_again(
     os.kill(pid, signal.SIGSTOP)  # or else it makes files while they are removed
     shutil.rmtree(folder)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(PyMongoError, match=r"mongodb-27017\.sock"):
+    with pytest.raises(PyMongoError, match=r"goscope\.sock"):
         things(impatient).insert_one({})
     eventually(lambda: "its folder was removed" in caplog.text)
     assert not folder.exists()
