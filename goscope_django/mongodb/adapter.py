@@ -17,17 +17,21 @@ from goscope_django.contracts import Ttl
 from goscope_django.exceptions import InvalidType
 from goscope_django.mongodb import indexes
 from goscope_django.mongodb.cache import MongoDBCacheProvider
-from goscope_django.mongodb.checkpoints import MongoDBCheckpointProvider
-from goscope_django.mongodb.circuits import MongoDBCircuitBreakerStateProvider
+from goscope_django.mongodb.checkpoints import CHECKPOINTS, MongoDBCheckpointProvider
+from goscope_django.mongodb.circuits import CIRCUITS, MongoDBCircuitBreakerStateProvider
 from goscope_django.mongodb.codec import Codec
-from goscope_django.mongodb.execute import AsyncExecutor, MockExecutor, SyncExecutor
+from goscope_django.mongodb.execute import CACHE, AsyncExecutor, MockExecutor, SyncExecutor
 from goscope_django.mongodb.expressions import Clock, prefix_range
+from goscope_django.mongodb.flights import FLIGHTS
 from goscope_django.mongodb.flow import Flow, ask
 from goscope_django.mongodb.idempotency import MongoDBIdempotencyProvider
+from goscope_django.mongodb.idempotency_claims import IDEMPOTENCY, claim_key
 from goscope_django.mongodb.indexes import IndexState
-from goscope_django.mongodb.locks import MongoDBLockProvider
+from goscope_django.mongodb.locks import LOCKS, MongoDBLockProvider
 from goscope_django.mongodb.loops import LoopClients
+from goscope_django.mongodb.stats import STATS
 from goscope_django.mongodb.store import Sink, Store
+from goscope_django.mongodb.task_start import TASKS
 
 
 def store_of(db: Any, async_db: Any = None, *, sink: Sink | None = None) -> Store:
@@ -181,14 +185,14 @@ class MongoDBAdapter:
 
 def _wipe(clock: Clock, prefix: str) -> Flow[None]:
     places = {
-        "go_goscope_locks": [("key", f"{prefix}lock:")],
-        "go_goscope_circuit": [("key", f"{prefix}circuit:")],
-        "go_goscope_cache": [("key", f"{prefix}cache:")],
-        "go_goscope_checkpoints": [("taskId", prefix)],
-        "go_goscope_idempotency": [("key", prefix), ("key", f"claim:{prefix}")],
-        "go_goscope_flights": [("_id", prefix)],
-        "go_goscope_tasks": [("_id", prefix)],
-        "go_goscope_stats": [("_id", prefix)],
+        LOCKS: [("key", f"{prefix}lock:")],
+        CIRCUITS: [("key", f"{prefix}circuit:")],
+        CACHE: [("key", f"{prefix}cache:")],
+        CHECKPOINTS: [("taskId", prefix)],
+        IDEMPOTENCY: [("key", prefix), ("key", claim_key(prefix))],
+        FLIGHTS: [("_id", prefix)],
+        TASKS: [("_id", prefix)],
+        STATS: [("_id", prefix)],
     }
     for collection, ranges in places.items():
         for field, start in ranges:
@@ -203,8 +207,8 @@ class MongoDBIdempotencyAdapter(MongoDBIdempotencyProvider):
 
     def connect(self) -> None:
         """Make the collection's indexes if they are missing."""
-        self.store.run(indexes.ensure, collection="go_goscope_idempotency")
+        self.store.run(indexes.ensure, collection=IDEMPOTENCY)
 
     async def aconnect(self) -> None:
         """Asynchronous twin of ``connect``."""
-        await self.store.arun(indexes.ensure, collection="go_goscope_idempotency")
+        await self.store.arun(indexes.ensure, collection=IDEMPOTENCY)

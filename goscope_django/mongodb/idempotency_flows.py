@@ -234,19 +234,21 @@ class IdempotencyFlows(ClaimFlows):
                 size = BATCH if pattern is not None else min(BATCH, limit - len(shown))
                 test = {"key": prefix_range(name, after), "claim": kind, "$expr": clock.live()}
                 found = yield from ask(IDEMPOTENCY, "find", test, _SHOWN, sort=[("key", 1)], limit=size)
-                known = map(self._info, found)
+                known = [idempotency_info(one, self.prefix) for one in found]
                 shown += [one for one in known if pattern is None or pattern.fullmatch(one.key)]
                 if len(found) < size:
                     break
                 after = found[-1]["key"]
         return shown[:limit]
 
-    def _info(self, document: dict[str, Any]) -> IdempotencyInfo:
-        running = document.get("claim") is not None
-        return IdempotencyInfo(
-            key=document["key"][len(claim_key(self.prefix) if running else self.prefix) :],
-            state="in_progress" if running else "completed",
-            token=whole_or_none(document.get("token")),
-            updated_at=instant(document.get("updatedAt")),
-            expires_at=instant(document.get("expiresAt")),
-        )
+
+def idempotency_info(document: dict[str, Any], prefix: str) -> IdempotencyInfo:
+    """A claim or a result as an observer sees it, of its document under ``prefix``."""
+    running = document.get("claim") is not None
+    return IdempotencyInfo(
+        key=document["key"][len(claim_key(prefix) if running else prefix) :],
+        state="in_progress" if running else "completed",
+        token=whole_or_none(document.get("token")),
+        updated_at=instant(document.get("updatedAt")),
+        expires_at=instant(document.get("expiresAt")),
+    )

@@ -1,4 +1,4 @@
-"""What operators change that is nobody's feature: locks, claims and tasks taken away as they were seen.
+"""What operators take away from whoever has it: locks, and idempotency claims and results.
 
 Rule of this file: one update or delete, whose filter has the mark that the operator saw; what is there instead is read
 afterwards, only to say so.
@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from goscope_django.contracts import IdempotencyInfo, LockInfo
-from goscope_django.mongodb.expressions import Clock, instant, prefix_range
+from goscope_django.mongodb.expressions import Clock
 from goscope_django.mongodb.flow import Flow, ask
-from goscope_django.mongodb.idempotency_claims import claim_key
+from goscope_django.mongodb.idempotency_claims import IDEMPOTENCY, claim_key
+from goscope_django.mongodb.idempotency_flows import idempotency_info
 from goscope_django.mongodb.locks import LEASE, LOCKS, LockFlows
-
-IDEMPOTENCY = "go_goscope_idempotency"
 
 
 def release_lock(
@@ -44,18 +43,4 @@ def delete_idempotency(
     if removed.deleted_count:
         return int(removed.deleted_count), None
     found = yield from ask(IDEMPOTENCY, "find_one", {**either, "$expr": clock.live()}, {"value": False})
-    if found is None:
-        return 0, None
-    return 0, IdempotencyInfo(
-        key=key,
-        state="completed" if found.get("claim") is None else "in_progress",
-        token=None if found.get("token") is None else int(found["token"]),
-        updated_at=instant(found.get("updatedAt")),
-        expires_at=instant(found.get("expiresAt")),
-    )
-
-
-def cleanup_idempotency(clock: Clock, prefix: str) -> Flow[int]:
-    """Remove results and claims whose time is over but which still stand there. One command."""
-    test = {"key": prefix_range(prefix), **clock.expired_filter("expiresAt")}
-    return int((yield from ask(IDEMPOTENCY, "delete_many", test)).deleted_count)
+    return 0, None if found is None else idempotency_info(found, prefix)

@@ -32,6 +32,8 @@ from goscope_django.mongodb.failures import translated
 from goscope_django.mongodb.flight_values import FlightInfo
 from goscope_django.mongodb.flights import FLIGHTS, flight_info
 from goscope_django.mongodb.flow import Flow, Query, ask
+from goscope_django.mongodb.idempotency_claims import IDEMPOTENCY, claim_key
+from goscope_django.mongodb.idempotency_flows import idempotency_info
 from goscope_django.mongodb.locks import LOCKS, lock_info
 from goscope_django.mongodb.reading import whole, whole_or_none
 from goscope_django.mongodb.task_queries import TaskQueryFlows
@@ -234,13 +236,14 @@ def checkpoints(clock: Clock, prefix: str, task_id: str, limit: int) -> Flow[bui
     return [history.checkpoint(one) for one in found]
 
 
-IDEMPOTENCY: Final = "go_goscope_idempotency"
-
-
 def idempotency(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[IdempotencyInfo]]:
     """Claims, then results, by key, and how many of each. Four commands at most. A cursor says which kind it is in."""
-    kinds = (("in_progress", f"claim:{prefix}", {"$ne": None}), ("completed", prefix, None))
+    kinds = (("in_progress", claim_key(prefix), {"$ne": None}), ("completed", prefix, None))
     fields = {"claim": True, "token": True, "updatedAt": True, "expiresAt": True}
+
+    def read(document: dict[str, Any], now: datetime) -> IdempotencyInfo:
+        return idempotency_info(document, prefix)
+
     where, _, behind = (after or "in_progress:").partition(":")
     items: builtins.list[IdempotencyInfo] = []
     counts, following, now = {}, None, None
@@ -248,15 +251,6 @@ def idempotency(clock: Clock, prefix: str, limit: int, after: str | None, search
 
         def test(start: str | None, full: str = full, claim: Any = claim) -> dict[str, Any]:
             return {**_selected("key", full, start, search), "claim": claim, "$expr": clock.live()}
-
-        def read(document: dict[str, Any], seen: datetime, full: str = full, kind: Any = kind) -> IdempotencyInfo:
-            return IdempotencyInfo(
-                key=document["key"][len(full) :],
-                state=kind,
-                token=whole_or_none(document.get("token")),
-                updated_at=instant(document.get("updatedAt")),
-                expires_at=instant(document.get("expiresAt")),
-            )
 
         counts[kind] = int((yield from ask(IDEMPOTENCY, "count_documents", test(None), limit=MOST + 1)))
         left = limit - len(items)
