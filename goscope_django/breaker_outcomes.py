@@ -5,13 +5,13 @@ Rule of this file: it judges exceptions and functions; nothing is counted or sen
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any, Literal
 
 from asgiref.sync import iscoroutinefunction
 
+from goscope_django.colours import is_async_dispatch
 from goscope_django.exceptions import CircuitOpen, InvalidType
 
 Outcome = Literal["success", "failure", "ignored"]
@@ -48,9 +48,4 @@ class Judge:
 
 def asynchronous(fn: Callable[..., Any]) -> bool:
     """Whether calling ``fn`` gives a coroutine, as far as that can be told."""
-    if iscoroutinefunction(fn):
-        return True
-    # The dispatch of an asynchronous view is a plain method that gives a coroutine.
-    method = fn.func if isinstance(fn, functools.partial) else fn
-    view = getattr(method, "__self__", None)
-    return getattr(method, "__name__", "") == "dispatch" and bool(getattr(view, "view_is_async", False))
+    return iscoroutinefunction(fn) or is_async_dispatch(fn)

@@ -17,9 +17,13 @@ def unwrapped(fn: Any) -> Any:
     return fn
 
 
-def is_async_dispatch(fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    """Whether it is ``dispatch`` of a class-based view with asynchronous handlers, which only makes the coroutine."""
-    if getattr(fn, "__name__", "") != "dispatch":
+def is_async_dispatch(fn: Callable[..., Any], args: tuple[Any, ...] = ()) -> bool:
+    """Whether it is ``dispatch`` of a class-based view with asynchronous handlers, which only makes the coroutine.
+
+    ``args`` are the call's: the view is the first of them where ``dispatch`` was decorated in its class.
+    """
+    method = unwrapped(fn)
+    if getattr(method, "__name__", "") != "dispatch":
         return False
-    instance = getattr(unwrapped(fn), "__self__", None) or (args[0] if args else None)
+    instance = getattr(method, "__self__", None) or (args[0] if args else None)
     return getattr(instance, "view_is_async", False) is True

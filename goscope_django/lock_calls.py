@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
-from goscope_django.exceptions import InvalidType
+from goscope_django import arguments
+from goscope_django.colours import is_async_dispatch
 from goscope_django.held_lock import HeldLock
 from goscope_django.transactions import after_commit, in_transaction, open_on
 
@@ -115,10 +116,7 @@ class _Call:
 
 def decorated(function: Callable[P, T], make: Callable[..., Lock], using: str | None) -> Callable[P, T]:
     """``function``, each call of it under the lock that ``make`` makes of its arguments. See ``locks.locked``."""
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise InvalidType(
-            f"{function!r:.80}: a generator can't be decorated; use lock() as a context manager inside it"
-        )
+    arguments.function(function, "lock")
 
     async def arunning(call: _Call, awaitable: Awaitable[Any]) -> Any:
         try:
@@ -137,7 +135,7 @@ def decorated(function: Callable[P, T], make: Callable[..., Lock], using: str | 
 
     @functools.wraps(function)
     def synchronous(*args: P.args, **kwargs: P.kwargs) -> Any:
-        if _dispatches_asynchronously(function):
+        if is_async_dispatch(function):
             return asynchronous(*args, **kwargs)
         call = _Call(make(*args, **kwargs), using)
         call.begin()
@@ -152,9 +150,3 @@ def decorated(function: Callable[P, T], make: Callable[..., Lock], using: str | 
         return result
 
     return cast("Callable[P, T]", asynchronous if iscoroutinefunction(function) else synchronous)
-
-
-def _dispatches_asynchronously(function: Callable[..., Any]) -> bool:
-    """``dispatch`` of an asynchronous class-based view is no coroutine function, but returns a coroutine."""
-    bound = getattr(function, "func", function)
-    return bool(getattr(getattr(bound, "__self__", None), "view_is_async", False))

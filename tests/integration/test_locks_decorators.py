@@ -309,6 +309,11 @@ class InATestCase(TestCase):
 SYNC = ["function", "class", "api-function", "api"]
 
 
+def test_a_plain_method_of_an_asynchronous_view_stays_plain(store: None) -> None:
+    assert lock_views.AsyncClassBased().helper() is True
+    assert not held("helper")
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("view", [*SYNC, "method?n=7", "coroutine", "async-class"])
 @override_settings(ROOT_URLCONF="tests.support.lock_views")

@@ -57,6 +57,10 @@ class AsyncClassBased(View):
         noted["inside"] = await locks.backend().aget("view") is not None
         return HttpResponse("done")
 
+    @method_decorator(locked("helper", blocking_timeout=5))
+    def helper(self) -> bool:
+        return held("helper")
+
 
 class Methods(View):
     @method_decorator(locked(lambda request, **_: f"view{request.GET['n']}", blocking_timeout=5))
