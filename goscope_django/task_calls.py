@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, ov
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
-from goscope_django.exceptions import InvalidType
+from goscope_django import arguments
 
 if TYPE_CHECKING:
     from goscope_django.task_run import Task
@@ -48,8 +48,7 @@ class Decorates:
     @overload
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]: ...
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        if not callable(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise InvalidType(f"{function!r}: a function or coroutine function is needed, no generator")
+        arguments.function(function, "checkpointed()")
         hand_over, signature = _handing(function)
         wrapper: Callable[..., Any]
         if iscoroutinefunction(function):
