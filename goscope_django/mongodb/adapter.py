@@ -29,6 +29,7 @@ from goscope_django.mongodb.idempotency_claims import IDEMPOTENCY, claim_key
 from goscope_django.mongodb.indexes import IndexState
 from goscope_django.mongodb.locks import LOCKS, MongoDBLockProvider
 from goscope_django.mongodb.loops import LoopClients
+from goscope_django.mongodb.probing import ping
 from goscope_django.mongodb.stats import STATS
 from goscope_django.mongodb.store import Sink, Store
 from goscope_django.mongodb.task_start import TASKS
@@ -75,10 +76,6 @@ def _twin(db: Database[Any], async_db: Any) -> Callable[[], AsyncExecutor] | Non
 
         return current
     raise InvalidType(f"async_db={type(async_db).__name__}: an AsyncDatabase or a function that gives one is needed")
-
-
-def _ping(clock: Clock) -> Flow[None]:
-    yield from ask("", "command", "ping")
 
 
 class MongoDBAdapter:
@@ -152,11 +149,11 @@ class MongoDBAdapter:
 
     def ping(self) -> None:
         """Reach the server: one round trip. Raises ``StoreUnavailable``."""
-        self.store.run(_ping)
+        self.store.run(ping)
 
     async def aping(self) -> None:
         """Asynchronous twin of ``ping``."""
-        await self.store.arun(_ping)
+        await self.store.arun(ping)
 
     def ensure_indexes(self, *, repair: bool = False) -> list[IndexState]:
         """Make what indexes are missing; the states as they were found. Idempotent, drops nothing unless ``repair``."""

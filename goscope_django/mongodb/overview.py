@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import builtins
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ from goscope_django.mongodb.flow import Flow, Query, ask
 from goscope_django.mongodb.idempotency_claims import IDEMPOTENCY, claim_key
 from goscope_django.mongodb.idempotency_flows import idempotency_info
 from goscope_django.mongodb.locks import LOCKS, lock_info
+from goscope_django.mongodb.probing import ping
 from goscope_django.mongodb.reading import whole, whole_or_none
 from goscope_django.mongodb.task_queries import TaskQueryFlows
 from goscope_django.mongodb.task_start import TASKS
@@ -123,9 +123,8 @@ def attempt(read: Callable[[], Flow[T]]) -> Flow[T | StoreError]:
 def server_time(clock: Clock) -> Flow[tuple[datetime, float]]:
     """Two commands: the server's time, and how many seconds a command takes."""
     hello = yield from ask("", "command", "hello")
-    began = time.monotonic()
-    yield from ask("", "command", "ping")
-    return instant(hello.get("localTime")) or datetime.now(UTC), time.monotonic() - began
+    latency = yield from ping(clock)
+    return instant(hello.get("localTime")) or datetime.now(UTC), latency
 
 
 def locks(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[LockInfo]]:

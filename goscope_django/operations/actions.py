@@ -14,9 +14,10 @@ from goscope_django.mongodb.breaker_table import CircuitInfo, Command
 from goscope_django.mongodb.checkpoints import CHECKPOINTS, CheckpointFlows
 from goscope_django.mongodb.expressions import Clock
 from goscope_django.mongodb.flow import Flow, ask
+from goscope_django.mongodb.limits import within
 from goscope_django.mongodb.locks import LockFlows
 from goscope_django.mongodb.overview import TaskPages
-from goscope_django.operations.place import ACTION_LIMIT, Place, limited, place
+from goscope_django.operations.place import ACTION_LIMIT, Place, place
 from goscope_django.operations.values import Done
 
 
@@ -83,7 +84,7 @@ def _commanded(command: Command, name: str, generation: int | None, now: Circuit
 def _circuit(command: Command, name: str, generation: int | None, reason: str) -> Done:
     act = {"force_open": circuits.force_open, "force_close": circuits.force_close, "reset": circuits.reset}[command]
     place().reach()
-    with limited(ACTION_LIMIT):
+    with within(ACTION_LIMIT):
         found = act(name, reason, expected_generation=generation)
         now = circuits.get_circuit(name) if found is None else found
     return _commanded(command, name, generation, now, found is not None)
@@ -92,7 +93,7 @@ def _circuit(command: Command, name: str, generation: int | None, reason: str) -
 async def _acircuit(command: Command, name: str, generation: int | None, reason: str) -> Done:
     act = {"force_open": circuits.aforce_open, "force_close": circuits.aforce_close, "reset": circuits.areset}[command]
     await place().areach()
-    with limited(ACTION_LIMIT):
+    with within(ACTION_LIMIT):
         found = await act(name, reason, expected_generation=generation)
         now = await circuits.aget_circuit(name) if found is None else found
     return _commanded(command, name, generation, now, found is not None)

@@ -12,11 +12,12 @@ from goscope_django.mongodb import indexes, overview
 from goscope_django.mongodb.execute import CACHE
 from goscope_django.mongodb.expressions import Clock
 from goscope_django.mongodb.flow import Flow
+from goscope_django.mongodb.limits import within
 from goscope_django.mongodb.stats import OTHER, Hour
 from goscope_django.operations import convert
 from goscope_django.operations.caches import cache_entries, strict
 from goscope_django.operations.items import CacheFigures, IndexItem, NamespaceItem
-from goscope_django.operations.place import TIME_LIMIT, Place, limited, place
+from goscope_django.operations.place import TIME_LIMIT, Place, place
 from goscope_django.operations.servers import index_item
 from goscope_django.operations.values import Cache, CacheAlias
 
@@ -83,7 +84,7 @@ def read(here: Place, parts: Mapping[str, Any], lost: GoscopeError | None) -> Ca
     aliases = _aliases(here)
     for one, where, seconds in _turns(here, aliases, lost):
         try:
-            with limited(seconds):
+            with within(seconds):
                 where.store.run(_read, one, where is not here)
         except GoscopeError as error:
             one.error = str(error)
@@ -95,7 +96,7 @@ async def aread(here: Place, parts: Mapping[str, Any], lost: GoscopeError | None
     aliases = _aliases(here)
     for one, where, seconds in _turns(here, aliases, lost):
         try:
-            with limited(seconds):
+            with within(seconds):
                 await where.store.arun(_read, one, where is not here)
         except GoscopeError as error:
             one.error = str(error)

@@ -16,7 +16,8 @@ from django.utils.module_loading import import_string
 from goscope_django import arguments, figures
 from goscope_django.cache import MongoDBCache
 from goscope_django.exceptions import InvalidValue, NotFound
-from goscope_django.operations.place import ACTION_LIMIT, limited, place
+from goscope_django.mongodb.limits import within
+from goscope_django.operations.place import ACTION_LIMIT, place
 from goscope_django.operations.values import Done
 
 LONGEST: Final = 60.0
@@ -68,14 +69,14 @@ def cache_keys(alias: str = "default", pattern: str = "*", version: int | None =
     Raises ``NotFound`` for an alias that is not ours.
     """
     most = arguments.count(limit, "limit")
-    with limited(LONGEST):
+    with within(LONGEST):
         return list(itertools.islice(_cache(alias).iter_keys(pattern, version=version), most))
 
 
 def delete_cache_keys(alias: str, keys: Sequence[str], version: int | None = None) -> Done:
     """Delete these keys; ``count`` is how many there were. One command for each. Raises ``NotFound``."""
     cache = _cache(alias)
-    with limited(LONGEST):
+    with within(LONGEST):
         count = sum(cache.delete(key, version=version) for key in keys)
     return Done(
         action="delete_cache_keys",
@@ -94,12 +95,12 @@ def clear_cache(alias: str = "default", pattern: str | None = None, version: int
     if pattern == "":
         raise InvalidValue("pattern='': a glob is needed; None clears all")
     if pattern is None:
-        with limited(ACTION_LIMIT * 6):
+        with within(ACTION_LIMIT * 6):
             cache._resolve()
             count = cache._run(0, cache._flows.delete_range, cache._clear_prefix(), cache._clear_regex())
         message = f"Cache {alias!r} was cleared: {count} entries."
     else:
-        with limited(LONGEST):
+        with within(LONGEST):
             count = cache.delete_pattern(pattern, version=version)
         message = f"{count} entries of cache {alias!r} that match {pattern!r} were removed."
     return Done(action="clear_cache", target=alias, count=count, message=message)

@@ -19,8 +19,9 @@ from goscope_django.mongodb import inspection, overview, stats
 from goscope_django.mongodb.checkpoints import CheckpointFlows
 from goscope_django.mongodb.expressions import Clock
 from goscope_django.mongodb.flow import Flow
+from goscope_django.mongodb.limits import within
 from goscope_django.operations import cache_section, convert
-from goscope_django.operations.place import TIME_LIMIT, Place, limited, place
+from goscope_django.operations.place import TIME_LIMIT, Place, place
 from goscope_django.operations.values import (
     SECTIONS,
     Cache,
@@ -173,7 +174,7 @@ def state(*, limit: int = 50, cursors: Mapping[str, str | None] | None = None, s
     that can't; never for a server.
     """
     began, making = time.monotonic(), _begin(limit, cursors, search)
-    with limited(TIME_LIMIT):
+    with within(TIME_LIMIT):
         try:
             making.here.store.run(_collect, making)
         except GoscopeError as error:  # there was no client: nothing was asked
@@ -185,7 +186,7 @@ def state(*, limit: int = 50, cursors: Mapping[str, str | None] | None = None, s
 async def astate(*, limit: int = 50, cursors: Mapping[str, str | None] | None = None, search: str = "") -> State:
     """Asynchronous twin of ``state``."""
     began, making = time.monotonic(), _begin(limit, cursors, search)
-    with limited(TIME_LIMIT):
+    with within(TIME_LIMIT):
         try:
             await making.here.store.arun(_collect, making)
         except GoscopeError as error:

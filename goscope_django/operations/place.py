@@ -7,15 +7,15 @@ question.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from goscope_django import conf, runtime
 from goscope_django.mongodb.client import Connection
 from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flow import Flow, ask
+from goscope_django.mongodb.flow import Flow
 from goscope_django.mongodb.limits import within
+from goscope_django.mongodb.probing import ping
 from goscope_django.mongodb.store import Store
 
 P = ParamSpec("P")
@@ -26,10 +26,6 @@ TIME_LIMIT: Final = 2.5
 
 ACTION_LIMIT: Final = 10.0
 """Seconds that an action may take."""
-
-
-def _ping(clock: Clock) -> Flow[None]:
-    yield from ask("", "command", "ping")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +50,13 @@ class Place:
         """Raise ``StoreUnavailable`` unless the server answers within ``seconds``. One command."""
         if not self.mock:
             with within(seconds):
-                self.store.run(_ping)
+                self.store.run(ping)
 
     async def areach(self, seconds: float = TIME_LIMIT) -> None:
         """Asynchronous twin of ``reach``."""
         if not self.mock:
             with within(seconds):
-                await self.store.arun(_ping)
+                await self.store.arun(ping)
 
     def run(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run an action's flow within ``ACTION_LIMIT``, once the server has answered within ``TIME_LIMIT``."""
@@ -73,11 +69,6 @@ class Place:
         await self.areach()
         with within(ACTION_LIMIT):
             return await self.store.arun(operation, *args, **kwargs)
-
-
-def limited(seconds: float) -> AbstractContextManager[None]:
-    """Bound all that is sent inside."""
-    return within(seconds)
 
 
 def place(url: str | None = None, what: str = "URL") -> Place:

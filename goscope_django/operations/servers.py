@@ -10,9 +10,10 @@ from pathlib import Path
 from goscope_django import conf
 from goscope_django.exceptions import ConfigurationError, GoscopeError, IndexConflict
 from goscope_django.mongodb import embedded, indexes, probing, urls
+from goscope_django.mongodb.limits import within
 from goscope_django.mongodb.probing import Probe
 from goscope_django.operations.items import IndexItem
-from goscope_django.operations.place import Place, limited, place
+from goscope_django.operations.place import Place, place
 from goscope_django.operations.values import Done
 
 ENSURE = "manage.py goscope_indexes ensure"
@@ -123,7 +124,7 @@ def probe(seconds: float = 2.0, slow: float = 0.5) -> Probe:
     if here.mock:
         return Probe("ok", 0.0)
     try:
-        with limited(seconds):
+        with within(seconds):
             return _probed(here.store.run(probing.ping), slow)
     except GoscopeError as error:
         return probing.judged(error, seconds)
@@ -135,7 +136,7 @@ async def aprobe(seconds: float = 2.0, slow: float = 0.5) -> Probe:
     if here.mock:
         return Probe("ok", 0.0)
     try:
-        with limited(seconds):
+        with within(seconds):
             return _probed(await here.store.arun(probing.ping), slow)
     except GoscopeError as error:
         return probing.judged(error, seconds)
