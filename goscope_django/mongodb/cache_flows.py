@@ -204,11 +204,11 @@ class CacheFlows(CacheRanges):
     def _reached(clock: Clock) -> Flow[datetime | None]:
         """What the server's clock has surely come to. Once a second that is one more command, next to a batch of them;
         ``None`` where it can't be told in time."""
-        estimate = clock.estimate
+        estimate = clock.primary
         if estimate is None:
             return None
         reached = estimate.reached()
-        if reached is None:
+        if reached is None and estimate.question():
             sent = tick()
             estimate.learn((yield from ask(CACHE, "time")), sent)
             reached = estimate.reached()
@@ -241,8 +241,8 @@ class CacheFlows(CacheRanges):
         """A write to one entry, answered with ``field`` and the server's time, which serves the next second's."""
         sent = tick()
         found = yield from ask(CACHE, method, test, *change, {"_id": False, field: True, **clock.stamp()})
-        if clock.estimate is not None:
-            clock.estimate.learn(found and found.get("now"), sent)
+        if clock.primary is not None:
+            clock.primary.learn(found and found.get("now"), sent)
         return found
 
     def incr(self, clock: Clock, full: str, delta: int) -> Flow[int | None]:
@@ -256,6 +256,9 @@ class CacheFlows(CacheRanges):
             else:
                 # A counter's document is small; to project it would cost the server more than to send all of it.
                 found = yield Query(CACHE, "modify", {"key": full, **lately, **whole}, update)
+                if found and not isinstance(found.get("expiresAt"), (datetime, NoneType)):
+                    # Damaged, or beyond Python's calendar: as for ``get``. A dead one that was counted on stays dead.
+                    return int(found["value"]) if (yield from self.has(clock, full)) else None
         except OperationFailure as error:
             if error.code == _TYPE_MISMATCH:  # a list with a number in it, which passes as one in a filter
                 return None

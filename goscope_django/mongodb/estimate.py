@@ -22,6 +22,9 @@ PATIENCE: Final = 100
 _PAUSE: Final = 0.01
 """After ``PATIENCE`` answers in a row that stated nothing (misses do not) only some are asked to."""
 
+RELIEF: Final = 10.0
+"""Seconds without a question for the time, after one that brought nothing: a link that is slow stays slow."""
+
 _DRIFT: Final = 0.002
 """Seconds by which two clocks may part while a statement holds."""
 
@@ -38,16 +41,26 @@ def tick() -> float:
 class Estimate:
     """One server's time as far as it is known. All threads share it: what is written is one tuple."""
 
-    __slots__ = ("_ask_at", "_in_vain", "_known")
+    __slots__ = ("_ask_at", "_in_vain", "_known", "_question_at")
 
     def __init__(self) -> None:
         self._known: tuple[float, float, float] | None = None  # the server's time less ours; holds until; unsure by
         self._ask_at = 0.0
         self._in_vain = 0
+        self._question_at = 0.0
 
     def due(self) -> bool:
         """Whether the next answer should bring the server's time along."""
         return tick() >= self._ask_at
+
+    def question(self) -> bool:
+        """Whether the server may be asked for nothing but its time: not so soon after a question that brought nothing.
+        Whoever is told so asks."""
+        now = tick()
+        if now < self._question_at:
+            return False
+        self._question_at = now + RELIEF
+        return True
 
     def learn(self, now: Any, sent: float) -> None:
         """The server stated ``now`` (without a zone) in answer to what was sent at ``sent``; ``None`` if it did not."""
@@ -55,7 +68,7 @@ class Estimate:
         if isinstance(now, datetime) and received - sent < MARGIN:
             unsure = (received - sent) / 2
             self._known = ((now - _EPOCH).total_seconds() - sent - unsure, received + HOLDS, unsure + _DRIFT)
-            self._ask_at, self._in_vain = received + HOLDS, 0
+            self._ask_at, self._in_vain, self._question_at = received + HOLDS, 0, 0.0
         else:
             self._in_vain += 1
             if self._in_vain > PATIENCE:

@@ -104,7 +104,7 @@ class SyncExecutor(SyncSessions, _Base):
 
     def __init__(self, database: Database[Any], *, limit: float | None = None) -> None:
         super().__init__(database, limit=time_limit(database) if limit is None else limit)
-        self.clock = ServerClock()
+        self.clock = ServerClock(reads_elsewhere=database.read_preference != ReadPreference.PRIMARY)
         self._sessions = Sessions(database.client)
 
     def __call__(self, command: Command[Any]) -> Any:
@@ -160,7 +160,7 @@ class AsyncExecutor(AsyncSessions, _Base):
 
     def __init__(self, database: AsyncDatabase[Any], *, limit: float | None = None) -> None:
         super().__init__(database, limit=time_limit(database) if limit is None else limit)
-        self.clock = ServerClock()
+        self.clock = ServerClock(reads_elsewhere=database.read_preference != ReadPreference.PRIMARY)
         self._sessions = Sessions(database.client)
 
     async def __call__(self, command: Command[Any]) -> Any:

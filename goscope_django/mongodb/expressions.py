@@ -69,7 +69,10 @@ class Clock:
     """Whether an upsert may name a document by its ``_id`` alone; not where a router needs the shard key, ``key``."""
 
     estimate: Estimate | None = None
-    """What a process knows of the clock without asking; ``None`` where asking costs nothing."""
+    """What a process knows without asking of the clock that its reads meet; ``None`` where asking costs nothing."""
+
+    primary: Estimate | None = None
+    """The same of the clock that its writes meet."""
 
     def now(self) -> Expression:
         raise NotImplementedError
@@ -132,11 +135,15 @@ class Clock:
 
 
 class ServerClock(Clock):
-    """The database server's own time. ``cluster_time`` turns false when the server says that it has none."""
+    """The database server's own time. ``cluster_time`` turns false when the server says that it has none.
 
-    def __init__(self) -> None:
+    ``reads_elsewhere`` if reads may go to another server than writes, whose clock is another one.
+    """
+
+    def __init__(self, *, reads_elsewhere: bool = False) -> None:
         self.cluster_time = True
         self.estimate = Estimate()
+        self.primary = Estimate() if reads_elsewhere else self.estimate
 
     def now(self) -> Expression:
         return "$$NOW"
@@ -157,7 +164,7 @@ class ServerClock(Clock):
 
     def lately_live(self, field: str = "expiresAt") -> dict[str, Any] | None:
         # No expression to be computed, and no index that could serve it: the planner has one plan to think of.
-        reached = None if self.estimate is None else self.estimate.reached()
+        reached = None if self.primary is None else self.primary.reached()
         return None if reached is None else {"$nor": [{field: {"$lte": reached}}]}
 
     def expired_filter(self, field: str) -> dict[str, Any]:

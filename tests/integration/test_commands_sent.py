@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.core.cache import cache
 from pymongo import MongoClient
+from pymongo.monitoring import CommandStartedEvent
 
 from goscope_django import runtime
 from goscope_django.contracts import Checkpoint, CircuitBreakerState
-from goscope_django.mongodb import MongoDBAdapter
-from goscope_django.mongodb.estimate import HOLDS
+from goscope_django.mongodb import MongoDBAdapter, estimate
+from goscope_django.mongodb.estimate import HOLDS, tick
+from goscope_django.mongodb.expressions import Clock
+from goscope_django.mongodb.flow import Flow
 from goscope_django.testing.conformance.base import Drive
 from tests.support.commands import Recorder, on_server
 
@@ -201,7 +204,7 @@ def test_deletes_and_sums_ask_for_the_servers_time_once_a_second(scene: Scene) -
     for key in ("a", "b", "c"):
         scene.drive(cache, "set", key, 1, 60)
     scene.drive(cache, "set", "dead", 1, 0.05)
-    scene.drive(cache, "get", "a")  # brings the time along, unless it is known
+    scene.drive(cache, "incr", "c")  # brings the time along, unless it is known
     time.sleep(0.1)
     assert sent("incr", "a") == (2, False)
     assert sent("delete", "b") == (True, False)
@@ -231,6 +234,52 @@ def test_batches_are_sent_without_expressions(scene: Scene) -> None:
     document = runtime.connection().sync().database.go_goscope_cache.find_one({"key": scene.stored("k1")})
     assert set(document) == {"_id", "key", "value", "expiresAt", "updatedAt"}
     assert abs((datetime.now(UTC) - document["updatedAt"].replace(tzinfo=UTC)).total_seconds()) < 60
+
+
+def test_what_another_node_says_of_its_time_rules_no_write(scene: Scene) -> None:
+    def secondary(clock: Clock, wrong: timedelta) -> Flow[None]:
+        # As if one, from which this URL lets the cache read, had answered a ``get`` just now.
+        assert clock.estimate is not None
+        clock.estimate.learn(datetime.now(UTC).replace(tzinfo=None) + wrong, tick())
+        yield from ()
+
+    for wrong in (timedelta(days=1), -timedelta(days=1)):
+        scene.drive(cache, "set_many", dict.fromkeys(("a", "b", "c"), 1), 60)
+        scene.drive(runtime.store(), "run", secondary, wrong)
+        assert scene.drive(cache, "incr", "a") == 2
+        assert scene.drive(cache, "delete", "b") is True
+        scene.drive(cache, "set_many", {"c": 2}, 60)
+        assert 59_000 < scene.drive(cache, "pttl", "c") <= 60_000
+
+
+def test_a_reads_statement_serves_writes_where_one_node_answers_both(mongo_url: str, drive: Drive) -> None:
+    recorder = Recorder()
+    with on_server(mongo_url, client_options={"event_listeners": [recorder]}):
+        drive(cache, "set", "a", 1, 60)
+        drive(cache, "get", "a")
+        recorder.clear()
+        assert drive(cache, "incr", "a") == 2
+        assert "$$NOW" not in str(recorder.commands)
+
+
+class _Hellos(Recorder):
+    """Remembers what ``Recorder`` leaves out."""
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name == "hello":
+            self.events.append(event)
+
+
+def test_where_the_time_comes_too_late_batches_do_not_ask_for_it_each_time(
+    mongo_url: str, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "MARGIN", 0.0)  # as on a link between continents
+    hellos = _Hellos()
+    with on_server(mongo_url, client_options={"event_listeners": [hellos]}):
+        for number in range(3):
+            assert drive(cache, "set_many", dict.fromkeys(HUNDRED, number), 60) == []
+            assert len(hellos.events) == 1
+            assert drive(cache, "get_many", HUNDRED) == dict.fromkeys(HUNDRED, number)
 
 
 def test_larger_operations_cost_few_commands(scene: Scene) -> None:

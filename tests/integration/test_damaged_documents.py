@@ -237,10 +237,15 @@ def test_all_agree_whether_a_cache_entry_is_alive(database: Any, settings_url: s
             drive(cache, "set", "warm", 7, 600)
             entries.update_one({"_id": {"$regex": "k$"}}, {"$set": {"expiresAt": junk}})
             if warm:
-                drive(cache, "get", "warm")
+                drive(cache, "incr", "warm")
             alive = drive(cache, "has_key", "k")
             assert drive(cache, "get", "k", "none") == (7 if alive else "none"), junk
             assert drive(cache, "get_many", ["k"]) == ({"k": 7} if alive else {}), junk
+            if alive:
+                assert drive(cache, "incr", "k", 0) == 7, junk
+            else:
+                with pytest.raises(ValueError, match="not found"):
+                    drive(cache, "incr", "k", 0)
             assert drive(cache, "add", "k", 8) is not alive, junk
     drive.close()
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goscope_django.mongodb import estimate as module
-from goscope_django.mongodb.estimate import HOLDS, MARGIN, PATIENCE, Estimate
+from goscope_django.mongodb.estimate import HOLDS, MARGIN, PATIENCE, RELIEF, Estimate
 
 SERVER = datetime(2031, 5, 6, 7, 8, 9)  # noqa: DTZ001  as the driver gives it
 
@@ -89,6 +89,18 @@ def test_answers_without_a_statement_are_asked_for_less_in_the_end(ticks: Ticks)
     assert found.due()
 
 
+def test_a_question_in_vain_is_not_repeated_at_once(ticks: Ticks) -> None:
+    found = Estimate()
+    assert found.question() and not found.question()
+    found.learn(None, ticks.now - MARGIN)
+    ticks.now += RELIEF * 0.9
+    assert not found.question()
+    ticks.now += RELIEF * 0.2
+    assert found.question()
+    found.learn(SERVER, ticks.now)
+    assert found.question(), "the link is quick enough"
+
+
 def test_what_is_not_set_never_comes(ticks: Ticks) -> None:
     assert learned(ticks).passed(None) is False
 
@@ -121,6 +133,6 @@ def test_it_never_says_what_the_server_would_not(way: float, asked: float, later
         said = found.passed(after(moment))
         reached = found.reached()
     assert said in (None, moment <= way + later)
-    assert (reached is None) is (later >= HOLDS)
+    assert (reached is None) is (start + way + later >= start + way + HOLDS)
     # What it has surely reached is behind the server's clock, but not by much.
     assert reached is None or after(later + asked * way - way - 0.003) < reached < after(later + asked * way)
