@@ -5,6 +5,7 @@ Rule of this file: composition only. Which executor a database needs is told fro
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -59,19 +60,22 @@ def _twin(db: Database[Any], async_db: Any) -> Callable[[], AsyncExecutor] | Non
         made_of: Mapping[str, Any] | None = getattr(db.client, "_init_kwargs", None)
         if made_of is None:
             return None
-        arguments = {name: value for name, value in made_of.items() if value is not None and name != "connect"}
-        return LoopClients(lambda: AsyncMongoClient(**arguments), db.name).current
+        given = {name: value for name, value in made_of.items() if value is not None and name != "connect"}
+        return LoopClients(lambda: AsyncMongoClient(**given), db.name).current
     if isinstance(async_db, AsyncDatabase):
         executor = AsyncExecutor(async_db)
         return lambda: executor
     if callable(async_db):
-        executors: dict[int, AsyncExecutor] = {}
+        executors: dict[asyncio.AbstractEventLoop, AsyncExecutor] = {}
 
         def current() -> AsyncExecutor:
-            database = async_db()
-            found = executors.get(id(database))
-            if found is None or found.database is not database:
-                found = executors[id(database)] = AsyncExecutor(database)
+            # One for each loop: a client gives another object for its database at each use.
+            database, loop = async_db(), asyncio.get_running_loop()
+            found = executors.get(loop)
+            if found is None or found.database.client is not database.client or found.database.name != database.name:
+                for ended in [one for one in list(executors) if one.is_closed()]:
+                    executors.pop(ended, None)
+                found = executors[loop] = AsyncExecutor(database)
             return found
 
         return current
