@@ -70,9 +70,9 @@ class Renewal:
     """
 
     __slots__ = (
-        "_callbacks",
         "_extended",
         "_lost",
+        "_on_lost",
         "_over",
         "_pid",
         "_stopped",
@@ -95,7 +95,7 @@ class Renewal:
         self.paused = not renew
         self.sending = False
         self.lost = Lost(self)
-        self._callbacks = [on_lost] if on_lost is not None else []
+        self._on_lost = on_lost
         self._watchers: list[Callable[[], object]] = []
         self._over: threading.Event | None = None
         self.renewer: Renewer | None = None
@@ -145,15 +145,6 @@ class Renewal:
         self.sending = not self.paused and self.active
         return self.sending
 
-    def when_lost(self, callback: Callable[[], object]) -> None:
-        """Call ``callback`` once when the lease is lost, now if it is."""
-        with _guard:
-            waits = not self._lost
-            if waits:
-                self._callbacks.append(callback)
-        if not waits:
-            _call(callback)
-
     def when_over(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` when the lease is lost or the renewal stopped, once or twice; now if it is."""
         with _guard:
@@ -173,11 +164,10 @@ class Renewal:
             if self._lost or (self._stopped and not stopped):
                 return
             self._lost = True
-            callbacks, self._callbacks = self._callbacks, []
+            on_lost, self._on_lost = self._on_lost, None
         self._end()
-        if self._pid == os.getpid():
-            for callback in callbacks:
-                _call(callback)
+        if on_lost is not None and self._pid == os.getpid():
+            _call(on_lost)
 
     def check(self) -> bool:
         """Whether the lease is certainly still held: not lost, its local deadline ahead, and this is the holder."""
