@@ -8,8 +8,8 @@
     ├── InvalidType (TypeError)             an argument has a type that is not allowed
     ├── StoreError                          the database could not do it; the driver's error is ``__cause__``
     │   ├── StoreUnavailable                nothing was sent, or nothing was changed: safe to try again
-    │   └── OutcomeUnknown                  it may have happened, and looking for it failed too
-    ├── IndexConflict                       an index exists with other options
+    │   ├── OutcomeUnknown                  it may have happened, and looking for it failed too
+    │   └── IndexConflict                   an index exists with other options
     ├── MongodError                         the private ``mongod`` can't be found, started or stopped
     ├── Undecodable                         a stored value is forged, damaged or of an unknown format
     ├── LockError

@@ -1,11 +1,9 @@
-"""A lock that is held: what ``goscope_django.locks.lock`` hands over.
+"""What the holder of a lock knows without asking the server: its lease, kept alive, and whether it is lost.
 
 Rules of this file:
 
 * A handle is one acquisition. It carries all that belongs to it, so it may be used from any thread or task.
-* The renewer is stopped before the release is sent. A release that failed can be tried again.
-* What is over stays over: once released or lost, no method of the handle touches the lock that somebody else may hold
-  by now.
+* Nothing is sent here but renewals, which ``renewal`` sends. What asks the server is ``held_lock``'s.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Signals for every transition, sent robustly after the write.
 
-Receivers get ``sender`` (a class that names the feature) and the arguments listed here. A receiver that raises is
-logged and stops nobody. ``alias`` is not sent: there is one store for each settings module.
+Receivers get ``sender`` (always ``Goscope``) and the arguments listed here. A receiver that raises is logged and stops
+nobody. ``alias`` is not sent: there is one store for each settings module.
 
 =============================  ================================================================================
 ``lock_acquired``              ``key``, ``owner``, ``token``
@@ -18,7 +18,8 @@ logged and stops nobody. ``alias`` is not sent: there is one store for each sett
 ``task_resumed``               ``task_id``, ``attempt``, ``sequence`` of the checkpoint it goes on from
 ``checkpoint_saved``           ``task_id``, ``sequence``, ``progress``
 ``task_completed``             ``task_id``, ``attempt``
-``task_failed``                ``task_id``, ``attempt``, ``error`` (the exception)
+``task_failed``                ``task_id``, ``attempt``, ``error`` (the exception; ``None`` where the block's
+                               transaction was rolled back)
 ``task_lost``                  ``task_id``, ``attempt``: another runner took it over
 ``cache_entry_forged``         ``key``, ``reason`` (``forged``, ``damaged`` or ``format``), ``message``
 ``degraded``                   ``feature``, ``error``: it goes on without the server (said once)

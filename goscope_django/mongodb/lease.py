@@ -6,9 +6,8 @@ complete, save, publish) without a predicate on the owner; here that predicate i
 A leased document has a *claim* (random, made anew for each attempt, null when nobody holds it), a *deadline* and a
 *fencing token*. It is held while there is a claim (a lock, whose document is gone once it is released: while there is
 a document at all) and the deadline is ahead by the server's clock; a deadline that is missing or null is ahead
-forever. An attempt is judged by whether its
-own claim stands in the document afterwards, never by counts: a driver may have sent it twice, and two callers may
-share a name.
+forever. An attempt is judged by whether its own claim stands in the document afterwards, never by counts: a driver may
+have sent it twice, and two callers may share a name.
 """
 
 from __future__ import annotations
