@@ -22,7 +22,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
@@ -40,7 +40,7 @@ from goscope_django.exceptions import (
 from goscope_django.operations import SCHEMA_VERSION, plain
 
 WIDTH: Final = 80
-OK, FAILED, UNKNOWN, NO_READER = 0, 1, 2, 141
+FAILED, UNKNOWN, NO_READER = 1, 2, 141
 LARGEST_LIMIT: Final = 10**9
 _FAILED: Final = (NotFound, StateChanged, IndexConflict)
 _USAGE: Final = (ConfigurationError, InvalidType, InvalidValue, ImproperlyConfigured)
@@ -62,15 +62,10 @@ def exit_code(error: BaseException) -> int:
 
 
 class OperatorCommand(BaseCommand):
-    """A command whose subclass has ``act``, which returns the JSON document and shows the same as text."""
+    """A command whose subclass has ``act``, which prints either the JSON document or the same as text."""
 
     requires_system_checks = ()  # bad settings get a message of their own, and nothing else matters here
-    destructive: ClassVar[bool] = False
     _as_json = False
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        parser: CommandParser = super().create_parser(prog_name, subcommand, **kwargs)
-        return parser
 
     @staticmethod
     def add_json(parser: Any) -> None:
@@ -149,7 +144,7 @@ class OperatorCommand(BaseCommand):
         self.stdout.write(json.dumps(shown, indent=2 if self.stdout.isatty() else None, ensure_ascii=True))
 
     def failed(self, message: str, code: int = FAILED) -> Error:
-        """A ``Error`` whose output is on stdout already."""
+        """An ``Error`` whose output is on stdout already."""
         error = Error(message, code)
         error.shown = True  # type: ignore[attr-defined]
         return error
