@@ -26,7 +26,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from goscope_django import operations
 from goscope_django.dashboard import text
 from goscope_django.dashboard.actions import ACTIONS, Action
-from goscope_django.dashboard.forms import Query, ReasonForm, Seen, SeenForm
+from goscope_django.dashboard.forms import LONGEST_LINK, Query, ReasonForm, Seen, SeenForm
 from goscope_django.dashboard.presenters import Presented
 from goscope_django.exceptions import GoscopeError, InvalidType, InvalidValue, NotFound, OutcomeUnknown, StateChanged
 from goscope_django.models import Dashboard
@@ -227,7 +227,7 @@ class DashboardAdmin(_Admin):
         data = request.POST if request.method == "POST" else request.GET
         encoded = Query.parse(QueryDict(data.get("query", ""))).encoded()
         url = self._url("changelist")
-        return f"{url}?{encoded}" if encoded and len(encoded) <= 1_500 else url
+        return f"{url}?{encoded}" if encoded and len(encoded) <= LONGEST_LINK else url
 
     def _render(self, request: HttpRequest, template: str, context: dict[str, Any], status: int = 200) -> HttpResponse:
         request.current_app = self.admin_site.name
