@@ -6,7 +6,6 @@ synchronous and asynchronous stacks and costs a request nothing unless its view 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -15,14 +14,9 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from goscope_django.exceptions import CircuitOpen
-from goscope_django.problems import problem
+from goscope_django.problems import problem, retry_after_header
 
 TITLE: Final = "Temporarily unavailable"
-
-
-def retry_after_header(seconds: float) -> str:
-    """``seconds`` as ``Retry-After`` has it: whole, rounded up, at least 1."""
-    return str(max(1, math.ceil(seconds)))
 
 
 def circuit_open_response(request: HttpRequest, error: CircuitOpen) -> HttpResponse:

@@ -17,6 +17,11 @@ TYPES: Final = "urn:goscope:problem:"
 """In front of the ``type`` of each problem, which then is a URI that never changes."""
 
 
+def retry_after_header(seconds: float) -> str:
+    """``seconds`` as ``Retry-After`` has it: whole, rounded up, at least 1."""
+    return str(max(1, math.ceil(seconds)))
+
+
 def problem(status: int, kind: str, title: str, detail: str, *, retry_after: float | None = None) -> HttpResponse:
     """A problem as a response. ``retry_after`` (seconds) becomes a ``Retry-After`` of whole seconds, at least one."""
     HTTPStatus(status)  # raises ValueError for what is no status
@@ -24,5 +29,5 @@ def problem(status: int, kind: str, title: str, detail: str, *, retry_after: flo
     headers = {"Cache-Control": "no-store"}
     response = HttpResponse(json.dumps(body), status=status, content_type=CONTENT_TYPE, headers=headers)
     if retry_after is not None:
-        response["Retry-After"] = str(max(1, math.ceil(retry_after)))
+        response["Retry-After"] = retry_after_header(retry_after)
     return response

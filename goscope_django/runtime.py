@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from goscope_django import conf, signals, values
@@ -50,18 +50,14 @@ def emit(name: str, /, **details: Any) -> None:
     publish(Event(name, details))
 
 
-def connection(url: str | None = None, options: Mapping[str, Any] | None = None, what: str = "URL") -> Connection:
+def connection(url: str | None = None, what: str = "URL") -> Connection:
     """This process's connection for ``url``, or for ``GOSCOPE``'s. Raises ``ImproperlyConfigured`` for a bad one."""
     settings = conf.current()
-    try:
-        return clients.connection(
-            settings.url if url is None else url,
-            settings.client_options if options is None else options,
-            what=what,
-            base=conf.base_dir(),
+    return _usable(
+        lambda: clients.connection(
+            settings.url if url is None else url, settings.client_options, what=what, base=conf.base_dir()
         )
-    except ConfigurationError as error:
-        raise conf.BadSettings(str(error)) from None
+    )
 
 
 def _usable(make: Callable[[], T]) -> T:
