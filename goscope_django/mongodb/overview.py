@@ -38,7 +38,7 @@ from goscope_django.mongodb.probing import ping
 from goscope_django.mongodb.reading import whole, whole_or_none
 from goscope_django.mongodb.task_queries import TaskQueryFlows
 from goscope_django.mongodb.task_start import TASKS
-from goscope_django.mongodb.task_values import TaskInfo, status_of
+from goscope_django.mongodb.task_values import SEEN_AS, TaskInfo, status_of
 
 T = TypeVar("T")
 MOST: Final = 100_000
@@ -195,9 +195,7 @@ class TaskPages(TaskQueryFlows):
             return {**_selected("_id", self.prefix, behind, search, "owner"), "$expr": clock.live()}
 
         found: builtins.list[TaskInfo] = yield from self._find(clock, test(after), limit + 1)
-        counts = dict.fromkeys(
-            ("running", "stalled", "interrupted", "failed", "exhausted", "completed", "cancelled"), 0
-        )
+        counts = dict.fromkeys(SEEN_AS, 0)
         fields = {"status": True, "leaseUntil": True, "tries": True, "maxAttempts": True, **clock.stamp()}
         heads = yield from ask(TASKS, "find", test(None), fields, limit=MOST_STATES + 1, batch_size=MOST_STATES + 2)
         now = None

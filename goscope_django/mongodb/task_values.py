@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 TaskStatus = Literal["running", "interrupted", "failed", "completed", "cancelled"]
 STATUSES: Final[tuple[TaskStatus, ...]] = ("running", "interrupted", "failed", "completed", "cancelled")
 FINISHED: Final[tuple[TaskStatus, ...]] = ("completed", "cancelled")
+SEEN_AS: Final = ("running", "stalled", "interrupted", "failed", "exhausted", "completed", "cancelled")
+"""What operators see: the statuses, ``stalled`` running ones (no worker) and ``exhausted`` ones (no attempt left)."""
 
 
 def status_of(head: Mapping[str, Any]) -> TaskStatus:

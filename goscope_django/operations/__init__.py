@@ -56,11 +56,12 @@ from goscope_django.operations.servers import (
     ping,
     probe,
 )
-from goscope_django.operations.values import SCHEMA_VERSION, SECTIONS, Done, State, plain
+from goscope_django.operations.values import SCHEMA_VERSION, SECTIONS, TASK_STATUSES, Done, State, plain
 
 __all__ = [
     "SCHEMA_VERSION",
     "SECTIONS",
+    "TASK_STATUSES",
     "Done",
     "MongodStatus",
     "NotFound",

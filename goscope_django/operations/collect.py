@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from goscope_django import arguments, runtime
 from goscope_django.exceptions import GoscopeError, InvalidValue, StoreError, StoreUnavailable
@@ -36,12 +36,23 @@ from goscope_django.operations.values import (
     Waits,
 )
 
-T = TypeVar("T")
 COMMANDS: Final = 26
 """The most that a state costs, without the caches: an alias costs one more, one with a store of its own three."""
 
 LARGEST: Final = 1_000
 """Items of a page at most."""
+
+_UNREAD: Final[Mapping[str, Callable[[str], Any]]] = {
+    "server": lambda error: Server(error=error),
+    "locks": lambda error: Locks(error=error),
+    "circuits": lambda error: Circuits(error=error),
+    "tasks": lambda error: Tasks(error=error),
+    "flights": lambda error: Flights(error=error),
+    "idempotency": lambda error: Idempotency(error=error),
+    "figures": lambda error: Figures(error=error),
+    "entries": lambda error: Cache(error=error),
+}
+"""What stands for a part that could not be read, by its name and why."""
 
 
 @dataclass(slots=True)
@@ -57,10 +68,9 @@ class _Making:
     lost: GoscopeError | None = None
 
 
-def _section(
-    clock: Clock, making: _Making, name: str, read: Callable[[], Flow[T]], failed: Callable[[str], T]
-) -> Flow[None]:
+def _section(making: _Making, name: str, read: Callable[[], Flow[Any]]) -> Flow[None]:
     """Put what ``read`` gives into the parts, or why it could not be read."""
+    failed = _UNREAD[name]
     if making.lost is not None:
         making.parts[name] = failed(str(making.lost))
         return
@@ -88,7 +98,7 @@ def _server(clock: Clock, making: _Making) -> Flow[Server]:
 
 def _collect(clock: Clock, making: _Making) -> Flow[None]:
     prefix, limit, search, after = making.here.prefix, making.limit, making.search, making.cursors.get
-    yield from _section(clock, making, "server", lambda: _server(clock, making), lambda error: Server(error=error))
+    yield from _section(making, "server", lambda: _server(clock, making))
     now = making.now or datetime.now(UTC)
 
     def locks() -> Flow[Locks]:
@@ -114,13 +124,13 @@ def _collect(clock: Clock, making: _Making) -> Flow[None]:
     def size() -> Flow[int]:
         return (yield from overview.cache_size(clock))
 
-    yield from _section(clock, making, "locks", locks, lambda error: Locks(error=error))
-    yield from _section(clock, making, "circuits", circuits, lambda error: Circuits(error=error))
-    yield from _section(clock, making, "tasks", tasks, lambda error: Tasks(error=error))
-    yield from _section(clock, making, "flights", flights, lambda error: Flights(error=error))
-    yield from _section(clock, making, "idempotency", idempotency, lambda error: Idempotency(error=error))
-    yield from _section(clock, making, "figures", figures, lambda error: Figures(error=error))
-    yield from _section(clock, making, "entries", size, lambda error: Cache(error=error))
+    yield from _section(making, "locks", locks)
+    yield from _section(making, "circuits", circuits)
+    yield from _section(making, "tasks", tasks)
+    yield from _section(making, "flights", flights)
+    yield from _section(making, "idempotency", idempotency)
+    yield from _section(making, "figures", figures)
+    yield from _section(making, "entries", size)
 
 
 def _begin(limit: int, cursors: Mapping[str, str | None] | None, search: str) -> _Making:
@@ -197,15 +207,5 @@ async def astate(*, limit: int = 50, cursors: Mapping[str, str | None] | None = 
 
 def _gave_up(making: _Making, error: GoscopeError) -> None:
     making.lost = error
-    failed: dict[str, Callable[[str], Any]] = {
-        "server": lambda text: Server(error=text),
-        "locks": lambda text: Locks(error=text),
-        "circuits": lambda text: Circuits(error=text),
-        "tasks": lambda text: Tasks(error=text),
-        "flights": lambda text: Flights(error=text),
-        "idempotency": lambda text: Idempotency(error=text),
-        "figures": lambda text: Figures(error=text),
-        "entries": lambda text: Cache(error=text),
-    }
-    for name, make in failed.items():
-        making.parts.setdefault(name, make(str(error)))
+    for name, failed in _UNREAD.items():
+        making.parts.setdefault(name, failed(str(error)))

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from goscope_django.mongodb.task_values import SEEN_AS
 from goscope_django.operations.items import (
     CacheFigures,
     CircuitItem,
@@ -43,6 +44,9 @@ SCHEMA_VERSION: Final = 1
 
 SECTIONS: Final = ("locks", "circuits", "tasks", "flights", "idempotency")
 """The sections that have pages: their names are the keys of ``cursors``."""
+
+TASK_STATUSES: Final = SEEN_AS
+"""Every ``status`` of a ``TaskItem``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +101,7 @@ class Tasks:
     error: str | None = None
     total: int = 0
     at_least: bool = False
-    by_status: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("running", "stalled", "interrupted", "failed", "exhausted", "completed", "cancelled"), 0
-        )
-    )
+    by_status: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TASK_STATUSES, 0))
     items: tuple[TaskItem, ...] = ()
     next: str | None = None
 

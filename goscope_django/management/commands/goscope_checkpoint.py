@@ -17,8 +17,6 @@ from goscope_django.management.output import (
     whole,
 )
 
-STATUSES = ("running", "stalled", "interrupted", "failed", "exhausted", "completed", "cancelled")
-
 
 class Command(OperatorCommand):
     """See ``help``."""
@@ -28,7 +26,9 @@ class Command(OperatorCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         add = self.verbs(parser)
         listing = add("list", "List tasks, by id.")
-        listing.add_argument("--status", choices=STATUSES, help="Only those in this status, of those listed.")
+        listing.add_argument(
+            "--status", choices=operations.TASK_STATUSES, help="Only those in this status, of those listed."
+        )
         listing.add_argument("--search", default="", help="Only those with this text in their id or owner.")
         listing.add_argument("--limit", type=positive, default=100, help="Tasks to list at most (default: 100).")
         listing.add_argument("--after", help="Go on behind this id.")
