@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
-from goscope_django import conf
+from goscope_django import conf, locks
+from goscope_django.arguments import Duration
 from goscope_django.cache_base import CacheBase, Timeout
 from goscope_django.cache_options import Glob
 from goscope_django.exceptions import InvalidValue, LockLost, LockNotAcquired, StoreError
@@ -107,14 +108,12 @@ class CacheExtras(CacheBase):
                 with contextlib.suppress(LockLost, StoreError):
                     await turn.__aexit__(None, None, None)
 
-    def _turn(self, key: Any, version: int | None) -> Any:
+    def _turn(self, key: Any, version: int | None) -> locks.Lock | None:
         """The lock under which a value is computed; ``None`` while the server is known to be away, and for whoever asks
         for a value while computing it, who would wait for itself."""
         full = self._full(key, version)
         if full in _computed_here.get() or (self._outage is not None and self._outage.away):
             return None
-        from goscope_django import locks
-
         return locks.lock(f"get_or_set:{full}", blocking_timeout=conf.current().default_lock_timeout)
 
     def _kept(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> Any:
@@ -130,17 +129,15 @@ class CacheExtras(CacheBase):
     def lock(
         self,
         name: Any,
-        timeout: Any = None,
+        timeout: Duration | None = None,
         *,
         version: int | None = None,
         blocking: bool = True,
-        blocking_timeout: Any = None,
+        blocking_timeout: Duration | None = None,
         auto_extend: bool = True,
         owner: str | None = None,
-    ) -> Any:
+    ) -> locks.Lock:
         """A lock whose name is made like a key of this cache; see ``goscope_django.locks.lock``."""
-        from goscope_django import locks
-
         return locks.lock(
             self.make_key(name, version=version),
             timeout,

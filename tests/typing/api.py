@@ -12,6 +12,7 @@ from typing import Any, assert_type
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.collection import Collection
 
+from goscope_django.cache import cache as django_cache
 from goscope_django.contracts import (
     CacheProvider,
     Checkpoint,
@@ -135,6 +136,8 @@ def locks_of_django(things: Collection[dict[str, Any]]) -> None:
         held.on_lost(lambda lost: print(lost.token))
         assert_type(fenced_update_one(things, {"_id": 1}, {"$set": {"left": 3}}, held).matched_count, int)
     lock("stock", blocking_timeout="5")  # type: ignore[arg-type]
+    with django_cache.lock("rebuild", 5) as built:
+        assert_type(built, HeldLock)
     print(handle)
 
     @locked("report", 30)
