@@ -29,9 +29,8 @@ from goscope_django.mongodb.circuit_document import (
     HALF_OPEN,
     OPEN,
     UNFORCED,
-    both,
+    all_of,
     elapsed,
-    items,
     joined,
     just,
     kept,
@@ -39,7 +38,7 @@ from goscope_django.mongodb.circuit_document import (
     move,
 )
 from goscope_django.mongodb.circuits import CIRCUITS
-from goscope_django.mongodb.expressions import Clock, Expression, conditions, countable, literal, named, or_null
+from goscope_django.mongodb.expressions import Clock, Expression, array, conditions, countable, literal, named, or_null
 from goscope_django.mongodb.flow import Emit, Flow, Query, ask, perform
 from goscope_django.mongodb.lease import new_claim, upsert
 from goscope_django.mongodb.store import Store
@@ -134,7 +133,7 @@ class BreakerFlows:
     ) -> Flow[Reading]:
         """Record failures of calls that were admitted to the closed circuit under ``generation``; open it if they are
         ``threshold`` with those of the last ``window`` milliseconds."""
-        test = both(CLOSED, {"$eq": [GENERATION, generation]}, UNFORCED)
+        test = all_of(CLOSED, {"$eq": [GENERATION, generation]}, UNFORCED)
 
         def make() -> list[dict[str, Any]]:
             listed = {"$sum": "$failures.n"}
@@ -142,10 +141,10 @@ class BreakerFlows:
             others = {"$subtract": [FAILURE_COUNT, {"$cond": [ours, listed, 0]}]}
             recent = {"$and": [{"$gt": ["$$x.at", clock.before(window)]}, {"$gt": ["$$x.n", 0]}]}
             known = joined(
-                {"$cond": [ours, items("failures"), []]}, just({"at": or_null("lastFailureTime"), "n": others})
+                {"$cond": [ours, array("failures"), []]}, just({"at": or_null("lastFailureTime"), "n": others})
             )
             return [
-                {"$set": {"failures": {"$cond": [test, known, items("failures")]}}},
+                {"$set": {"failures": {"$cond": [test, known, array("failures")]}}},
                 {
                     "$set": {
                         "failures": {
@@ -171,7 +170,7 @@ class BreakerFlows:
                 {
                     "$set": move(
                         clock,
-                        both(test, {"$gte": [FAILURE_COUNT, threshold]}),
+                        all_of(test, {"$gte": [FAILURE_COUNT, threshold]}),
                         MOVES["closed", "threshold"],
                         claim,
                         resetTimeout=reset,
@@ -202,12 +201,12 @@ class BreakerFlows:
         have got."""
 
         def make() -> list[dict[str, Any]]:
-            due = both(OPEN, UNFORCED, elapsed(clock, reset))
+            due = all_of(OPEN, UNFORCED, elapsed(clock, reset))
             live = kept("probes", {"$gt": ["$$x.until", clock.now()]})
-            room = both(HALF_OPEN, UNFORCED, {"$lt": [{"$size": [live]}, most]})
+            room = all_of(HALF_OPEN, UNFORCED, {"$lt": [{"$size": [live]}, most]})
             probe = just({"id": claim, "until": clock.after(lease)})
             changes = move(clock, due, MOVES["open", "probe_granted"], claim)
-            changes["probes"] = {"$cond": [due, probe, {"$cond": [room, joined(live, probe), items("probes")]}]}
+            changes["probes"] = {"$cond": [due, probe, {"$cond": [room, joined(live, probe), array("probes")]}]}
             changes["updatedAt"] = {"$cond": [{"$or": [due, room]}, clock.now(), or_null("updatedAt")]}
             return [{"$set": changes}]
 
@@ -222,8 +221,8 @@ class BreakerFlows:
 
     def _probe(self, clock: Clock, generation: int, claim: str) -> Expression:
         """True if ``claim`` is a probe of this generation whose lease lasts."""
-        own = kept("probes", both({"$eq": ["$$x.id", literal(claim)]}, {"$gt": ["$$x.until", clock.now()]}))
-        return both(HALF_OPEN, UNFORCED, {"$eq": [GENERATION, generation]}, {"$gt": [{"$size": [own]}, 0]})
+        own = kept("probes", all_of({"$eq": ["$$x.id", literal(claim)]}, {"$gt": ["$$x.until", clock.now()]}))
+        return all_of(HALF_OPEN, UNFORCED, {"$eq": [GENERATION, generation]}, {"$gt": [{"$size": [own]}, 0]})
 
     def probe_succeeded(self, clock: Clock, name: str, generation: int, claim: str, enough: int) -> Flow[Reading]:
         """Count a probe's success, and close the circuit if that makes ``enough``."""
@@ -232,7 +231,7 @@ class BreakerFlows:
         def make() -> list[dict[str, Any]]:
             mine, now = self._probe(clock, generation, claim), clock.now()
             successes = {"$add": [countable("successes"), 1]}
-            done = both(mine, {"$gte": ["$successes", enough]})
+            done = all_of(mine, {"$gte": ["$successes", enough]})
             return [
                 {"$set": conditions(mine, {"successes": successes, "lastSuccessTime": now, "updatedAt": now})},
                 {"$set": move(clock, done, MOVES["half-open", "probes_succeeded"], turn)},

@@ -52,19 +52,14 @@ OPENED_AT: Final[Expression] = {
 }
 
 
-def both(*tests: Expression) -> Expression:
+def all_of(*tests: Expression) -> Expression:
     """True if all ``tests`` are."""
     return {"$and": list(tests)}
 
 
-def items(field: str) -> Expression:
-    """The array in ``field``, an empty one where there is none."""
-    return array(field)
-
-
 def kept(field: str, test: Expression) -> Expression:
     """The items ``x`` of the array in ``field`` for which ``test`` (on ``$$x``) holds."""
-    return {"$filter": {"input": items(field), "as": "x", "cond": test}}
+    return {"$filter": {"input": array(field), "as": "x", "cond": test}}
 
 
 def just(item: Expression) -> Expression:
@@ -92,7 +87,7 @@ def noted(clock: Clock, to: Expression, reason: str, claim: str, note: str = "")
         "id": literal(claim),
         **({"note": literal(note)} if note else {}),
     }
-    return {"$slice": [joined(items("history"), just(entry)), -HISTORY_LENGTH]}
+    return {"$slice": [joined(array("history"), just(entry)), -HISTORY_LENGTH]}
 
 
 def move(

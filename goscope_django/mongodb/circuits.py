@@ -14,7 +14,7 @@ from goscope_django import arguments
 from goscope_django.contracts import CircuitBreakerState
 from goscope_django.exceptions import InvalidType
 from goscope_django.mongodb.breaker_table import MOVES, Move
-from goscope_django.mongodb.circuit_document import FAILURE_COUNT, STATE, both, move, state_of, whole
+from goscope_django.mongodb.circuit_document import FAILURE_COUNT, STATE, all_of, move, state_of, whole
 from goscope_django.mongodb.expressions import Clock, instant, named, prefix_range
 from goscope_django.mongodb.flow import Flow, Query, ask
 from goscope_django.mongodb.lease import new_claim, upsert
@@ -75,7 +75,7 @@ class CircuitFlows:
 
     def record_failure(self, clock: Clock, key: str, max_failures: int) -> Flow[int]:
         counted = {"failureCount": {"$add": [FAILURE_COUNT, 1]}, "state": STATE, "lastFailureTime": clock.now()}
-        full = both({"$ne": [STATE, "open"]}, {"$gte": [FAILURE_COUNT, max_failures]})
+        full = all_of({"$ne": [STATE, "open"]}, {"$gte": [FAILURE_COUNT, max_failures]})
         moved = move(clock, full, MOVES["closed", "threshold"], new_claim())
         return whole((yield from self._change(clock, key, counted, moved))["failureCount"])
 
