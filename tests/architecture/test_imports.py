@@ -128,14 +128,16 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 def twins_differ(module: Module) -> Offences:
-    """A method and its asynchronous twin take the same arguments."""
-    for owner in classes(module):
+    """A function or method and its asynchronous twin take the same arguments."""
+    owners: list[tuple[str, ast.Module | ast.ClassDef]] = [("", module.tree)]
+    owners += [(f"{owner.name}.", owner) for owner in classes(module)]
+    for where, owner in owners:
         plain = {node.name: node for node in owner.body if isinstance(node, ast.FunctionDef)}
         for node in owner.body:
             if isinstance(node, ast.AsyncFunctionDef) and node.name.startswith("a"):
                 twin = plain.get(node.name[1:])
                 if twin and parameters(twin) != parameters(node):
-                    yield f"{module.path}:{node.lineno} {owner.name}.{node.name} takes other arguments than {twin.name}"
+                    yield f"{module.path}:{node.lineno} {where}{node.name} takes other arguments than {twin.name}"
 
 
 def threads_behind_coroutines(module: Module) -> Offences:
@@ -207,6 +209,7 @@ def test_the_package_keeps_the_rule(rule: Callable[[Module], Offences]) -> None:
             "goscope_django.cache",
             "class A:\n def get(self, key, version=None): ...\n async def aget(self, key): ...",
         ),
+        (twins_differ, "goscope_django.circuits", "def reset(name, reason=''): ...\nasync def areset(name): ..."),
         (threads_behind_coroutines, "goscope_django.mongodb.cache", "import asyncio\nx = asyncio.to_thread"),
         (forks_seen_elsewhere, "goscope_django.cache", "import os\nos.register_at_fork(before=print)"),
         (too_long, "goscope_django.cache", "x = 1\n" * (LONGEST + 1)),
