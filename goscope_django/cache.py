@@ -201,22 +201,24 @@ class MongoDBCache(CacheExtras):
     def incr_version(self, key: Any, delta: int = 1, version: int | None = None) -> int:
         """Move an entry to another version, with the time it has left. Raises ``ValueError`` if there is none."""
         version = self.version if version is None else version
-        self._run(None, self._move_flow(key, version, version + delta))
-        return version + delta
+        target = version + delta_of(delta)
+        self._run(None, self._move_flow(key, version, target))
+        return target
 
     async def aincr_version(self, key: Any, delta: int = 1, version: int | None = None) -> int:
         """Asynchronous twin of ``incr_version``."""
         version = self.version if version is None else version
-        await self._arun(None, self._move_flow(key, version, version + delta))
-        return version + delta
+        target = version + delta_of(delta)
+        await self._arun(None, self._move_flow(key, version, target))
+        return target
 
     def decr_version(self, key: Any, delta: int = 1, version: int | None = None) -> int:
         """``incr_version`` by ``-delta``."""
-        return self.incr_version(key, -delta, version)
+        return self.incr_version(key, -delta_of(delta), version)
 
     async def adecr_version(self, key: Any, delta: int = 1, version: int | None = None) -> int:
         """Asynchronous twin of ``decr_version``."""
-        return await self.aincr_version(key, -delta, version)
+        return await self.aincr_version(key, -delta_of(delta), version)
 
     def _move_flow(self, key: Any, version: int, target: int) -> Callable[[Clock], Flow[None]]:
         old, new = self._full(key, version), self._full(key, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from typing import Any
+from typing import Any, Final
 
 from goscope_django import arguments
 from goscope_django.contracts import IdempotencyClaim, IdempotencyInfo, IdempotencyRecord, Ttl
@@ -14,6 +14,9 @@ from goscope_django.mongodb.idempotency_flows import IdempotencyFlows
 from goscope_django.mongodb.store import Store
 
 __all__ = ["IDEMPOTENCY", "MongoDBIdempotencyProvider", "claim_key"]
+
+_NO_TOKEN: Final = -1
+"""In place of a number that no claim ever has."""
 
 
 class MongoDBIdempotencyProvider:
@@ -33,7 +36,7 @@ class MongoDBIdempotencyProvider:
     def _token(token: int) -> int:
         if type(token) is not int:
             raise InvalidType(f"token={token!r}: the token of a claim (int) is needed")
-        return token
+        return token if 0 < token < 2**63 else _NO_TOKEN  # the driver refuses what BSON can't hold
 
     @staticmethod
     def _ttl(ttl: Ttl | None) -> int | None:

@@ -210,6 +210,16 @@ def test_versions(url: str, drive: Drive) -> None:
         assert drive(cache, "get", "k") == "one"
 
 
+@pytest.mark.parametrize("delta", [True, 1.5, float("nan"), "1", None], ids=repr)
+def test_a_version_moves_by_whole_numbers_only(url: str, drive: Drive, delta: Any) -> None:
+    with on_server(url):
+        drive(cache, "set", "moving", 1)
+        for move in ("incr_version", "decr_version"):
+            with pytest.raises(TypeError, match="delta="):
+                drive(cache, move, "moving", delta)
+        assert drive(cache, "get", "moving") == 1
+
+
 def test_a_key_is_made_of_what_str_makes_of_it(url: str, drive: Drive) -> None:
     class Name:
         def __str__(self) -> str:

@@ -254,6 +254,16 @@ def test_a_stored_key_that_looks_like_a_claim_is_refused(client: Any) -> None:
             call("claim:x")
 
 
+@pytest.mark.parametrize("token", [10**30, -(10**30), 2**63, 2**63 - 1, 0, -1], ids=str)
+def test_a_token_that_no_claim_can_have_changes_nothing(provider: Any, token: int) -> None:
+    claim = provider.begin("k", DAY)
+    assert not provider.complete("k", token, "theirs")
+    assert not provider.extend("k", token, DAY)
+    assert not provider.abandon("k", token)
+    assert provider.complete("k", claim.token, "ours")
+    assert provider.get("k").value == "ours"
+
+
 class TestList:
     def test_claims_come_first_then_results(self, provider: Any, client: Any) -> None:
         for key in ("b", "a", "c"):
