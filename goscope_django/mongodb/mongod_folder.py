@@ -27,6 +27,7 @@ _COMMAND_TIMEOUT = 10.0  # seconds for a command that writes the configuration; 
 _USER_FILE = re.compile(r"[0-9]+\.[0-9a-f]{8}")
 _MADE_BY_MONGOD = ("mongod.lock", "WiredTiger", "storage.bson")
 _DYING = 2.0  # seconds that a killed mongod may take until the kernel has cleared up after it
+_STARTING = 30.0  # seconds that a mongod may take until it has written down its process id
 _OTHERS_MAY_WRITE = 0o002
 
 
@@ -230,12 +231,24 @@ class Folder(Marks):
                 timeout=max(1.0, deadline - time.monotonic()),
                 held=held,
             )
-        finally:
+        except BaseException:
             folder_lock.hand_over(held)
+            self._end_the_abandoned()
+            raise
+        folder_lock.hand_over(held)
         pid = mongod_process.running_pid(self.data)
         if pid is None:
             raise MongodError(f"mongod ended right after its start. {self.log_lines()}")
         return pid, True
+
+    def _end_the_abandoned(self) -> None:
+        """End the server whose launch was given up. It listens, and holds its lock, before it has told its id."""
+        deadline = time.monotonic() + _STARTING
+        while folder_lock.is_held(self.path / "server") and time.monotonic() < deadline:
+            pid = mongod_process.running_pid(self.data)
+            if pid is not None:
+                mongod_process.end(pid, self.data, timeout=0)
+            time.sleep(0.02)
 
     def _is_running(self) -> bool:
         # Its starter may be dead, and it not yet so far that it has locked its data: a second mongod would take the

@@ -138,7 +138,8 @@ def launch(
     """Start ``mongod`` over the folder ``data`` and return when it accepts connections.
 
     It keeps the descriptor ``held`` open while it lives. ``timeout`` is in seconds. Raises ``MongodError`` with the
-    reason from its log if it ends at once or takes too long.
+    reason from its log if it ends at once or takes too long; in the latter case, and when it is interrupted, it may
+    still be there.
     """
     with suppress(FileNotFoundError):
         if log.stat().st_size > _MAX_LOG:
@@ -175,11 +176,11 @@ def launch(
         try:
             code = process.wait(timeout)
         except BaseException as error:
-            process.kill()
+            # The one that waits for the server, and what has no session of its own yet. To end the rest is the caller's
+            # part. While it is not reaped, its id is its own.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            pid = running_pid(data)
-            if pid is not None:
-                end(pid, data, timeout=0)
             if isinstance(error, subprocess.TimeoutExpired):
                 reason = why_it_failed(log, log_start, "")
                 raise MongodError(f"mongod did not start within {timeout:.1f} seconds. {reason}") from error

@@ -22,6 +22,7 @@ from goscope_django.mongodb import client as clients
 from goscope_django.mongodb import embedded
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENT = 120_000  # milliseconds that an operation waits for the server; a loaded machine may take long to start it
 
 
 def insert_and_count(uri: str) -> int:
@@ -122,7 +123,7 @@ class Commands:
 
     def write(self, count: str) -> int:
         """Write as any user of the URL does, from so many threads at once; return how many did."""
-        store = clients.connection(f"embedded://{self.directory}")
+        store = clients.connection(f"embedded://{self.directory}", {"serverSelectionTimeoutMS": PATIENT})
 
         def insert(_: int) -> int:
             store.sync().database["things"].insert_one({})

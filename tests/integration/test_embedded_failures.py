@@ -265,24 +265,32 @@ def test_a_locale_that_is_not_installed_is_no_obstacle(folder: Path) -> None:
     assert run(START.format(directory=str(folder), timeout=30), **environment) == "started False\n"
 
 
-def test_an_interrupted_start_leaves_no_server(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("begun", "program"),
+    [
+        ("mongodb-27017.sock", '{mongod} "$@"; echo up; exec sleep 60'),
+        ("../site/begun", 'touch {site}/begun; sleep 1; exec {mongod} "$@"'),
+    ],
+    ids=["listens", "is not there yet"],
+)
+def test_an_interrupted_start_leaves_no_server(folder: Path, begun: str, program: str) -> None:
     site = folder.parent / "site"
-    install_wheel(site, f'{mongod_process.find_mongod()} "$@"; echo up; exec sleep 60')
+    install_wheel(site, program.format(site=site, mongod=mongod_process.find_mongod()))
     script = """
         import signal, threading, os, time, pathlib
-        from goscope_django.mongodb import embedded
+        from goscope_django.mongodb import embedded, folder_lock
         folder = pathlib.Path({directory!r})
         def interrupt():
-            while not (folder / "mongodb-27017.sock").exists():
+            while not (folder / {begun!r}).exists():
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGINT)
         threading.Thread(target=interrupt).start()
         try:
             embedded.start(folder)
         except KeyboardInterrupt:
-            print("interrupted", embedded.status(folder).running)
+            print("interrupted", embedded.status(folder).running, folder_lock.is_held(folder / "server"))
     """
-    assert run(script.format(directory=str(folder)), PYTHONPATH=str(site)) == "interrupted False\n"
+    assert run(script.format(directory=str(folder), begun=begun), PYTHONPATH=str(site)) == "interrupted False False\n"
 
 
 def test_a_start_whose_starter_was_killed_is_finished_by_the_next(folder: Path) -> None:

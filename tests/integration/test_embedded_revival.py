@@ -21,7 +21,7 @@ from pymongo.server_type import SERVER_TYPE
 from goscope_django.exceptions import MongodError, StoreUnavailable
 from goscope_django.mongodb import client as clients
 from goscope_django.mongodb import embedded, mongod_folder, mongod_process, mongod_wire
-from tests.integration.embedded_worker import Worker
+from tests.integration.embedded_worker import PATIENT, Worker
 from tests.integration.test_embedded_failures import install_wheel
 from tests.support.mongod import process_exists
 
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.real
 @contextmanager
 def used(folder: Path, **options: Any) -> Iterator[clients.Connection]:
     """This process's connection to the server over the folder, which it uses like any user of the URL."""
+    options = {"serverSelectionTimeoutMS": PATIENT, **options}
     connection = clients.connection(f"embedded://{folder}", options)
     try:
         yield connection
@@ -57,7 +58,7 @@ def starts_in_log(directory: Path) -> int:
     return (directory / "mongod.log").read_text().count('"msg":"MongoDB starting"')
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 30) -> None:
+def eventually(condition: Callable[[], Any], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not become true"
