@@ -180,7 +180,7 @@ class Reader:
             if view.snap is not NEW:
                 self.locally(view)
         if first:
-            runtime.emit("degraded", feature="circuits", error=error)
+            runtime.emit("degraded", feature="circuits", error=str(error))
 
     def _recover(self, now: float) -> None:
         with self._guard:

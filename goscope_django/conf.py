@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 
 from goscope_django import arguments
 from goscope_django.exceptions import ConfigurationError, GoscopeError
@@ -191,13 +192,23 @@ BACKEND: Final = "goscope_django.cache.MongoDBCache"
 
 
 def our_caches() -> dict[str, Mapping[str, Any]]:
-    """The entries of ``CACHES`` that use our backend, by alias."""
+    """The entries of ``CACHES`` whose backend is ours or made of it, by alias. Opens nothing."""
     caches = getattr(settings, "CACHES", {})
     return {
         alias: entry
         for alias, entry in (caches.items() if isinstance(caches, Mapping) else ())
-        if isinstance(entry, Mapping) and entry.get("BACKEND") == BACKEND
+        if isinstance(entry, Mapping) and _is_ours(entry.get("BACKEND"))
     }
+
+
+def _is_ours(backend: object) -> bool:
+    if backend == BACKEND:
+        return True
+    try:
+        found = import_string(str(backend))
+    except Exception:  # noqa: BLE001  another's backend, which says itself what it lacks when it is used
+        return False
+    return isinstance(found, type) and issubclass(found, import_string(BACKEND))
 
 
 def store_urls() -> list[tuple[str, str]]:

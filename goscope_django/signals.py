@@ -22,7 +22,7 @@ nobody. ``alias`` is not sent: there is one store for each settings module.
                                transaction was rolled back)
 ``task_lost``                  ``task_id``, ``attempt``: another runner took it over
 ``cache_entry_forged``         ``key``, ``reason`` (``forged``, ``damaged`` or ``format``), ``message``
-``degraded``                   ``feature``, ``error``: it goes on without the server (said once)
+``degraded``                   ``feature``, ``error`` (a text): it goes on without the server (said once)
 ``recovered``                  ``feature``: the server is back (said once)
 =============================  ================================================================================
 """

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from goscope_django import conf
 from goscope_django.cache import MongoDBCache
 from goscope_django.exceptions import GoscopeError
 from goscope_django.mongodb import indexes, overview
@@ -15,7 +16,7 @@ from goscope_django.mongodb.flow import Flow
 from goscope_django.mongodb.limits import within
 from goscope_django.mongodb.stats import OTHER, Hour
 from goscope_django.operations import convert
-from goscope_django.operations.caches import cache_entries, strict
+from goscope_django.operations.caches import strict
 from goscope_django.operations.items import CacheFigures, IndexItem, NamespaceItem
 from goscope_django.operations.place import TIME_LIMIT, Place, place
 from goscope_django.operations.servers import index_item
@@ -40,7 +41,7 @@ class _Alias:
 
 def _aliases(here: Place) -> list[_Alias]:
     found = []
-    for name, entry in cache_entries().items():
+    for name, entry in conf.our_caches().items():
         one = _Alias(name, entry)
         found.append(one)
         try:

@@ -10,10 +10,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from django.core.cache import caches
 from django.utils.module_loading import import_string
 
-from goscope_django import arguments, figures
+from goscope_django import arguments, conf, figures
 from goscope_django.cache import MongoDBCache
 from goscope_django.exceptions import InvalidValue, NotFound
 from goscope_django.mongodb.limits import within
@@ -24,26 +23,13 @@ LONGEST: Final = 60.0
 """Seconds that a walk through all keys may take."""
 
 
-def cache_entries() -> dict[str, Mapping[str, Any]]:
-    """The entries of ``CACHES`` whose backend is ours or made of it, by alias. Opens nothing."""
-    found = {}
-    for alias, entry in caches.settings.items():
-        try:
-            backend = import_string(str(entry.get("BACKEND")))
-        except ImportError:
-            continue
-        if isinstance(backend, type) and issubclass(backend, MongoDBCache):
-            found[alias] = entry
-    return found
-
-
 def cache_aliases() -> list[str]:
     """The aliases of ``CACHES`` that use our backend. Opens nothing."""
-    return list(cache_entries())
+    return list(conf.our_caches())
 
 
 def _cache(alias: str) -> MongoDBCache:
-    found = cache_entries()
+    found = conf.our_caches()
     if alias not in found:
         known = ", ".join(sorted(found)) or "none"
         raise NotFound(f"cache {alias!r}: no alias of CACHES that uses MongoDBCache; these do: {known}", target=alias)

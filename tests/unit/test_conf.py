@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core import mail
@@ -11,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from goscope_django import conf
+from goscope_django.cache import MongoDBCache
 from goscope_django.exceptions import GoscopeError
 
 
@@ -94,6 +96,27 @@ def test_stores_are_named_once() -> None:
             ("CACHES['other']['LOCATION']", "mongomock://other"),
         ]
         assert set(conf.our_caches()) == {"default", "same", "other"}
+
+
+class Own(MongoDBCache):
+    """A project's own, made of ours."""
+
+
+@pytest.mark.parametrize(
+    ("backend", "ours"),
+    [
+        (f"{__name__}.Own", True),
+        (f"{__name__}.away", False),
+        ("nowhere.Cache", False),
+        ("nonsense", False),
+        (None, False),
+    ],
+)
+def test_a_backend_made_of_ours_is_ours(backend: Any, ours: bool) -> None:
+    entry = {"BACKEND": backend, "LOCATION": "mongomock://other"}
+    with override_settings(GOSCOPE={}, CACHES={"default": entry}):
+        assert bool(conf.our_caches()) is ours
+        assert len(conf.store_urls()) == 1 + ours
 
 
 def test_relative_folders_begin_at_base_dir() -> None:
