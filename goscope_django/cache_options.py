@@ -156,6 +156,7 @@ class Glob:
     def __init__(self, pattern: object) -> None:
         if not isinstance(pattern, str):
             raise InvalidType(f"pattern={pattern!r:.80}: a glob (str) such as 'user:*' is needed")
+        arguments.key(pattern, "pattern")
         self.prefix = pattern[: match.start()] if (match := _SPECIAL.search(pattern)) else pattern
         self.only_prefix = pattern == f"{self.prefix}*"
         self._match = re.compile(_regex(pattern), re.DOTALL).fullmatch

@@ -11,7 +11,6 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from types import NoneType
 from typing import Any, Final
 
 import bson
@@ -92,9 +91,6 @@ class CacheFlows(CacheRanges):
         found = yield from ask(CACHE, "point", {"key": full}, {**_ENTRY, **clock.stamp()})
         if clock.estimate is not None:
             clock.estimate.learn(found and found.get("now"), sent)
-            if found and not isinstance(found.get("expiresAt"), (datetime, NoneType)):
-                # Damaged, or beyond Python's calendar: the server orders all types, as it does for every other method.
-                return (yield from ask(CACHE, "point", self._live(clock, full), _ENTRY))
         return None if found is None or clock.lapsed(found) else found
 
     def get_many(self, clock: Clock, keys: Sequence[str]) -> Flow[dict[str, Any]]:
@@ -256,9 +252,6 @@ class CacheFlows(CacheRanges):
             else:
                 # A counter's document is small; to project it would cost the server more than to send all of it.
                 found = yield Query(CACHE, "modify", {"key": full, **lately, **whole}, update)
-                if found and not isinstance(found.get("expiresAt"), (datetime, NoneType)):
-                    # Damaged, or beyond Python's calendar: as for ``get``. A dead one that was counted on stays dead.
-                    return int(found["value"]) if (yield from self.has(clock, full)) else None
         except OperationFailure as error:
             if error.code == _TYPE_MISMATCH:  # a list with a number in it, which passes as one in a filter
                 return None

@@ -32,9 +32,10 @@ from typing import Self
 
 from goscope_django.exceptions import GoscopeError, MongodError
 from goscope_django.mongodb import mongod_process
-from goscope_django.mongodb.mongod_folder import Folder, members_of_this_process
+from goscope_django.mongodb.mongod_folder import Folder
+from goscope_django.mongodb.mongod_users import memberships
 
-logger = logging.getLogger("goscope_django.embedded")
+logger = logging.getLogger("goscope.embedded")
 
 RETRY_AFTER = 3.0
 """Seconds between two attempts to start a server that died, whichever of its users makes them."""
@@ -227,7 +228,7 @@ def status(directory: Path | str) -> Status:
 
 
 def _leave_all() -> None:
-    for path in members_of_this_process():
+    for path in list(memberships):
         try:
             Folder(path).leave(uses=None, timeout=_LEAVE_TIMEOUT)
         except (GoscopeError, OSError) as error:  # the exit must go on, and its other folders too

@@ -7,48 +7,24 @@ end), ``users/`` with one file per process that uses the server, and the marks o
 from __future__ import annotations
 
 import os
-import re
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from goscope_django.exceptions import ConfigurationError, MongodError
-from goscope_django.forking import at_fork
-from goscope_django.mongodb import folder_lock, mongod_process, mongod_wire
+from goscope_django.mongodb import folder_lock, mongod_process, mongod_users, mongod_wire
 from goscope_django.mongodb.mongod_marks import MARKS, Marks
+from goscope_django.mongodb.mongod_users import memberships
 
 _ALREADY_INITIALIZED = 23  # error code of replSetInitiate
 _COMMAND_TIMEOUT = 10.0  # seconds for a command that writes the configuration; a slow disk takes one of them
-_USER_FILE = re.compile(r"[0-9]+\.[0-9a-f]{8}")
 _MADE_BY_MONGOD = ("mongod.lock", "WiredTiger", "storage.bson")
 _DYING = 2.0  # seconds that a killed mongod may take until the kernel has cleared up after it
 _STARTING = 30.0  # seconds that a mongod may take until it has written down its process id
 _OTHERS_MAY_WRITE = 0o002
-
-
-@dataclass(slots=True)
-class _Membership:
-    """This process's use of one folder: its file in ``users/``, locked, and how many ``Mongod`` objects count on it."""
-
-    file: Path
-    descriptor: int
-    pid: int
-    uses: int = 0
-
-
-_memberships: dict[Path, _Membership] = {}  # changed only under the folder's lock, and emptied in a forked child
-
-at_fork(child=_memberships.clear)
-
-
-def members_of_this_process() -> list[Path]:
-    """Return the folders whose server this process uses."""
-    return list(_memberships)
 
 
 class Folder(Marks):
@@ -93,7 +69,7 @@ class Folder(Marks):
         # Listed first, judged then: others may be making all this at this moment, the file that counts before the rest.
         inside = {name: list((self.path / name).glob("*")) for name in ("data", "users")}
         others = [self.path / name for name in MARKS if (self.path / name).exists()]
-        others += [file for file in inside["users"] if not _USER_FILE.fullmatch(file.name)]
+        others += [file for file in inside["users"] if not mongod_users.is_user_file(file)]
         if self.was_used():
             others.clear()
         if not any((self.data / name).exists() for name in _MADE_BY_MONGOD):
@@ -117,66 +93,54 @@ class Folder(Marks):
 
     # ------------------------------------------------------------------------------------------------ who uses it
 
-    def _user_files(self) -> Iterator[Path]:
-        with suppress(FileNotFoundError):
-            yield from (file for file in (self.path / "users").iterdir() if _USER_FILE.fullmatch(file.name))
-
     def users(self) -> tuple[int, ...]:
         """Return the process ids of the living users, this process included if it is one."""
-        return tuple(sorted(int(file.stem) for file in self._user_files() if folder_lock.is_held(file)))
+        return mongod_users.living(self.path)
 
     def forget_the_dead(self) -> None:
         """Remove the files of users that are gone."""
-        for file in self._user_files():
-            if not folder_lock.is_held(file):
-                file.unlink(missing_ok=True)
+        mongod_users.forget_the_dead(self.path)
 
     def is_used_here(self) -> bool:
         """Whether this process is a user."""
-        return self.path in _memberships
+        return self.path in memberships
 
     def join(self, pid: int, *, uses: int = 1) -> None:
         """Count so many more uses by this process, of the server ``pid``."""
-        membership = _memberships.get(self.path)
+        membership = memberships.get(self.path)
         if membership is not None and membership.file.exists():
             membership.pid = pid
             membership.uses += uses
             return
-        file = self.path / "users" / f"{os.getpid()}.{secrets.token_hex(4)}"
-        descriptor = folder_lock.acquire(file, timeout=5.0)
-        if descriptor is None:
-            raise MongodError(f"{str(file)!r} stayed locked by another process.")
+        mongod_users.enter(self.path, pid, uses)
         if membership is not None:  # the folder was removed with a server in it, and made anew
-            uses += membership.uses
-            self._drop(membership)
+            memberships[self.path].uses += membership.uses
+            membership.end()
             mongod_process.end(membership.pid, self.data, timeout=0, unless=pid)
-        _memberships[self.path] = _Membership(file, descriptor, pid, uses)
 
     def leave(self, *, uses: int | None, timeout: float) -> None:
         """Take back so many uses of this process (``None``: all). Without any, it is no user; the last ends the server.
 
         Takes the lock itself. ``timeout`` is in seconds, for the lock, and again for the server to end in order.
         """
-        membership = _memberships.get(self.path)
+        membership = memberships.get(self.path)
         if membership is None:
             return
         if not self.path.is_dir():  # removed with a server in it: nobody else can find that server any more
-            self._drop(membership)
+            memberships.pop(self.path).end()
             mongod_process.end(membership.pid, self.data, timeout=0)
             return
         with self.locked(timeout):
+            membership = memberships.get(self.path)
+            if membership is None:  # another thread was quicker
+                return
             membership.uses = 0 if uses is None else membership.uses - uses
             if membership.uses > 0:
                 return
-            self._drop(membership)
+            memberships.pop(self.path).end()
             self.forget_the_dead()
             if not self.users() and not self.stays(mongod_process.running_pid(self.data)):
                 self.end(timeout)
-
-    def _drop(self, membership: _Membership) -> None:
-        _memberships.pop(self.path, None)
-        membership.file.unlink(missing_ok=True)
-        folder_lock.release(membership.descriptor)
 
     # ------------------------------------------------------------------------------------------------- the server
 

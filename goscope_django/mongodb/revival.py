@@ -27,7 +27,7 @@ from pymongo.monitoring import (
 from goscope_django.exceptions import GoscopeError, StoreUnavailable
 from goscope_django.mongodb import embedded
 
-logger = logging.getLogger("goscope_django.embedded")
+logger = logging.getLogger("goscope.embedded")
 
 
 class Revival(ServerHeartbeatListener):

@@ -32,6 +32,9 @@ JUNK: tuple[Any, ...] = (
 FEW: tuple[Any, ...] = (None, "text", float("nan"), float("inf"), ["x", {"a": 1}], b"x", MaxKey())
 """For what takes long: a command looks at everything."""
 
+PAST = (datetime(1970, 1, 1, tzinfo=UTC), DatetimeMS(-(2**62)))
+"""What has passed; nothing but a date ever does."""
+
 MISSING = object()
 Operation = Callable[[], object]
 
@@ -115,6 +118,16 @@ def test_an_expired_lock_with_a_damaged_token_can_be_had(adapter: MongoDBAdapter
         assert handle.token > (0 if junk == 2**62 else last), junk
         last = handle.token if junk != 2**62 else last
         assert handle.is_valid() and handle.release()
+
+
+def test_only_a_date_ends_a_lock(adapter: MongoDBAdapter, database: Any) -> None:
+    for junk in (*JUNK, *PAST, Timestamp(1, 1), MISSING):
+        document = {"key": "lock:k", "owner": "node", "expiresAt": junk}
+        database.go_goscope_locks.insert_one({name: value for name, value in document.items() if value is not MISSING})
+        ended = type(junk) in (datetime, DatetimeMS) and junk in PAST
+        assert (adapter.lock.get("k") is None) is ended, junk
+        assert (adapter.lock.acquire("k", 60_000) is not None) is ended, junk
+        assert adapter.lock.force_release("k"), junk
 
 
 def test_waiting_for_a_damaged_lock(settings_url: str, database: Any) -> None:
@@ -239,6 +252,7 @@ def test_all_agree_whether_a_cache_entry_is_alive(database: Any, settings_url: s
             if warm:
                 drive(cache, "incr", "warm")
             alive = drive(cache, "has_key", "k")
+            assert alive is not (type(junk) in (datetime, DatetimeMS) and junk in PAST), junk
             assert drive(cache, "get", "k", "none") == (7 if alive else "none"), junk
             assert drive(cache, "get_many", ["k"]) == ({"k": 7} if alive else {}), junk
             if alive:

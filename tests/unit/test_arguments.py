@@ -174,3 +174,8 @@ def test_what_a_glob_begins_with(pattern: str, prefix: str, only: bool) -> None:
 def test_classes_of_a_glob(pattern: str, matching: list[str], others: list[str]) -> None:
     glob = Glob(pattern)
     assert [text for text in (*matching, *others) if glob.matches(text)] == matching
+
+
+def test_a_glob_that_can_not_be_sent_is_named() -> None:
+    with pytest.raises(InvalidValue, match=r"pattern=.*lone surrogates"):
+        Glob("user:\ud800*")
