@@ -164,7 +164,7 @@ class ServerClock(Clock):
         return {"$not": [self.passed(field)]}
 
     def passed(self, field: str = "expiresAt") -> Expression:
-        return {"$and": [{"$lte": [f"${field}", "$$NOW"]}, {"$gte": [f"${field}", FIRST]}]}
+        return {"$and": [{"$lte": [f"${field}", "$$NOW"]}, {"$eq": [{"$type": f"${field}"}, "date"]}]}
 
     def lately_live(self, field: str = "expiresAt") -> dict[str, Any] | None:
         # No expression to be computed, and no index that could serve it: the planner has one plan to think of.
@@ -259,8 +259,6 @@ class LocalClock(Clock):
 
 
 FAR = datetime(9999, 12, 31)  # noqa: DTZ001  as mongomock holds it
-FIRST = DatetimeMS(-(2**63))
-"""The first of all dates that BSON can hold."""
 
 
 def conditions(test: Expression, changes: dict[str, Expression]) -> dict[str, Expression]:
