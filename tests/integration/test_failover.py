@@ -18,17 +18,12 @@ from django.core.cache import cache
 
 from goscope_django import runtime
 from goscope_django.mongodb import MongoDBAdapter
-from tests.support.commands import LEFT_BY_PYMONGO, Recorder, collected, on_server  # noqa: F401 - a fixture
+from tests.support.commands import Recorder, on_server
 from tests.support.mongod import ReplicaSet, replica_set
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS, SECONDS = 3, 7.0
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.fleet,
-    pytest.mark.usefixtures("collected"),
-    pytest.mark.filterwarnings(LEFT_BY_PYMONGO),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.fleet]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.execute import AsyncExecutor, SyncExecutor
 from goscope_django.mongodb.store import Store
 from goscope_django.testing.conformance.base import Drive
-from tests.support.commands import LEFT_BY_PYMONGO, collected  # noqa: F401 - a fixture
 from tests.support.mongod import ReplicaSet, replica_set
 from tests.support.proxy import Proxy
 
@@ -52,11 +51,7 @@ def direct(server: ReplicaSet, proxy: Proxy) -> Iterator[Any]:
     proxy.heal()
 
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("collected"),
-    pytest.mark.filterwarnings(LEFT_BY_PYMONGO),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -17,15 +17,11 @@ from pymongo import MongoClient
 from goscope_django import checks, runtime
 from goscope_django.exceptions import StoreError
 from goscope_django.testing.conformance.base import Drive
-from tests.support.commands import LEFT_BY_PYMONGO, collected, on_server  # noqa: F401 - a fixture
+from tests.support.commands import on_server
 from tests.support.mongod import ReplicaSet, replica_set
 
 RIGHT, WRONG = "hunter2-right", "hunter2-wrong"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("collected"),
-    pytest.mark.filterwarnings(LEFT_BY_PYMONGO),
-]
+pytestmark = pytest.mark.slow
 
 
 class Guarded:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from django.test import override_settings
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from goscope_django import conf
 
-LEFT_BY_PYMONGO = "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
-"""A filter for tests whose server does not answer: PyMongo 4.20 leaves a socket to the collector when an asynchronous
-client closes while it connects. Such tests collect at their end (``collected``), so that no other one is blamed."""
 OWN = frozenset({"hello", "isMaster", "ismaster", "endSessions", "killCursors", "saslStart", "saslContinue"})
 _ENVELOPE = frozenset(
     {"$db", "lsid", "$clusterTime", "txnNumber", "maxTimeMS", "writeConcern", "$readPreference", "readConcern"}
@@ -51,13 +46,6 @@ class Recorder(CommandListener):
     def commands(self) -> list[dict[str, Any]]:
         """The commands as documents."""
         return [dict(event.command) for event in self.events]
-
-
-@pytest.fixture
-def collected() -> Iterator[None]:
-    """Collect at the end of the test what it left to the collector."""
-    yield
-    gc.collect()
 
 
 def explainable(command: dict[str, Any]) -> dict[str, Any]:
