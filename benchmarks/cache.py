@@ -104,6 +104,10 @@ def run(report: Report, url: str, client: MongoClient[dict[str, Any]], database:
     def adding(cache: Any, thread: int) -> Operation:
         return lambda: cache.add(f"add:{next(numbers)}", SMALL, 60)
 
+    def changing(cache: Any, thread: int) -> Operation:
+        turns = itertools.cycle(({**DICT, "turn": "a"}, {"turn": "b", **DICT}))  # all of it moves
+        return lambda: cache.set("dict", next(turns), 300)
+
     def deleting(cache: Any, thread: int) -> Operation:
         made = [f"delete:{next(numbers)}" for _ in range(2_000)]  # more than a round comes to
         cache.set_many(dict.fromkeys(made, SMALL))
@@ -119,6 +123,7 @@ def run(report: Report, url: str, client: MongoClient[dict[str, Any]], database:
     others: dict[str, dict[str, Any]] = {
         "get hit 10 KB dict": {"raw, dict as BSON": plain},
         "set 10 KB dict": {"raw, dict as BSON": plain},
+        "set 10 KB dict, changed": {"raw, dict as BSON": plain},
         "delete (hit)": {"raw, dead ones too": loose},
     }
     threaded = {name: cache for name, cache in every.items() if name != "DatabaseCache (SQLite)"}
@@ -134,6 +139,7 @@ def run(report: Report, url: str, client: MongoClient[dict[str, Any]], database:
             kinds += [
                 ("set 100 B", lambda cache, _: lambda: cache.set("small", SMALL, 300), Goal(OURS, 0.95, 1.1)),
                 ("set 10 KB dict", lambda cache, _: lambda: cache.set("dict", DICT, 300), Goal(OURS, 0.95, 1.1)),
+                ("set 10 KB dict, changed", changing, Goal(OURS, 0.95, 1.1)),
                 ("get_many(100)", lambda cache, _: lambda: cache.get_many(names), Goal(OURS, 0.95, 1.15)),
                 ("set_many(100)", lambda cache, _: lambda: cache.set_many(values, 300), Goal(OURS, 1.2, 1.5)),
                 ("incr", lambda cache, _: lambda: cache.incr("count"), Goal(OURS, 0.9, 1.0)),

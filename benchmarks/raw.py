@@ -113,6 +113,7 @@ class RawLock:
     def __init__(self, client: MongoClient[dict[str, Any]], database: str, *, w: int | str) -> None:
         base: Collection[dict[str, Any]] = client[database]["raw_locks"]
         base.create_index("key", unique=True)
+        base.create_index("expiresAt", expireAfterSeconds=0)
         self.collection = base.with_options(write_concern=WriteConcern(w))
 
     def pair(self, key: str) -> None:

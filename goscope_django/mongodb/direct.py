@@ -239,10 +239,10 @@ class Direct:
         return self._write({"delete": self._name, "deletes": [{"q": test, "limit": 1}]}, _removed)
 
     def modify(
-        self, test: Mapping[str, Any], change: Any, fields: Mapping[str, Any] | None = None
+        self, test: Mapping[str, Any], change: Any, fields: Mapping[str, Any] | None = None, *, upsert: bool = False
     ) -> Flow[dict[str, Any] | None]:
         """Change one document; what it is then, or ``None`` if none matches."""
-        command = {"findAndModify": self._name, "query": test, "update": change, "new": True}
+        command = {"findAndModify": self._name, "query": test, "update": change, "new": True, "upsert": upsert}
         if fields:
             command["fields"] = fields
         return self._write(command, _found)

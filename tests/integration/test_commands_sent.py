@@ -221,6 +221,41 @@ def test_deletes_and_sums_ask_for_the_servers_time_once_a_second(scene: Scene) -
     assert sent("delete", "c") == (False, False)
 
 
+def test_sets_ask_for_the_servers_time_once_a_second(scene: Scene) -> None:
+    def sent(key: str, value: Any, timeout: float | None) -> tuple[str, bool]:
+        assert scene.count(cache, "set", key, value, timeout) == (1, None)
+        [command] = scene.recorder.commands
+        left = scene.drive(cache, "pttl", key)
+        assert left is None if timeout is None else timeout * 1_000 - 500 < left <= timeout * 1_000
+        assert scene.drive(cache, "get", key) == value
+        return next(iter(command)), "$$NOW" in str(command)
+
+    database = runtime.connection().sync().database
+    for timeout in (60, None):
+        time.sleep(HOLDS)
+        assert sent("new", 1, timeout) == ("findAndModify", True)
+        assert sent("new", 1, timeout) == ("update", False)
+        for key, value in (("$x", "$x"), ("a.b", {"$gt": 1, "": ["$y"], "c.d": {"$set": {"$z": 2}}}), ("n", None)):
+            assert sent(key, value, timeout) == ("update", False)
+        document = database.go_goscope_cache.find_one({"key": scene.stored("a.b")})
+        assert set(document) == {"_id", "key", "value", "expiresAt", "updatedAt"} and document["_id"] == document["key"]
+        assert abs((datetime.now(UTC) - document["updatedAt"].replace(tzinfo=UTC)).total_seconds()) < 60
+    assert sent("new", 1, 0.9) == ("update", True), "to the millisecond"
+
+
+def test_a_set_that_brings_the_time_along_holds_as_much_as_any(scene: Scene) -> None:
+    large = b"x" * (16 * 1024 * 1024 - 400)
+    for _ in range(2):
+        for seconds in (HOLDS, 0):
+            time.sleep(seconds)
+            assert scene.count(cache, "set", "k", large, 60) == (1, None)
+            assert scene.drive(cache, "get", "k") == large
+        time.sleep(HOLDS)
+        with pytest.raises(ValueError, match=r"16777\d+ bytes"):
+            scene.drive(cache, "set", "k", large + large[:400], 60)
+        assert scene.drive(cache, "get", "k") is None
+
+
 def test_batches_are_sent_without_expressions(scene: Scene) -> None:
     values = dict.fromkeys(HUNDRED, 1) | {"$x": "$x", "a.b": {"$gt": 1, "": ["$y"], "c.d": {"$id": 2}}}
     time.sleep(HOLDS)  # nothing recent is known
@@ -249,7 +284,9 @@ def test_what_another_node_says_of_its_time_rules_no_write(scene: Scene) -> None
         assert scene.drive(cache, "incr", "a") == 2
         assert scene.drive(cache, "delete", "b") is True
         scene.drive(cache, "set_many", {"c": 2}, 60)
-        assert 59_000 < scene.drive(cache, "pttl", "c") <= 60_000
+        scene.drive(cache, "set", "d", 2, 60)
+        for key in ("c", "d"):
+            assert 59_000 < scene.drive(cache, "pttl", key) <= 60_000
 
 
 def test_a_reads_statement_serves_writes_where_one_node_answers_both(mongo_url: str, drive: Drive) -> None:
