@@ -15,7 +15,8 @@ from goscope_django.arguments import Duration
 from goscope_django.contracts import LockHandle, LockInfo
 from goscope_django.exceptions import InvalidType, OutcomeUnknown
 from goscope_django.mongodb.lease import new_claim
-from goscope_django.mongodb.locks import LEASE, LOCKS, MongoDBLockHandle, MongoDBLockProvider
+from goscope_django.mongodb.lock_flows import LEASE, LOCKS
+from goscope_django.mongodb.locks import MongoDBLockHandle, MongoDBLockProvider
 from goscope_django.renewables import Extendable, Renewable
 from goscope_django.renewal_lease import Renewal
 

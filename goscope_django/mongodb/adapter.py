@@ -28,7 +28,8 @@ from goscope_django.mongodb.flow import Flow, ask
 from goscope_django.mongodb.idempotency import MongoDBIdempotencyProvider
 from goscope_django.mongodb.idempotency_claims import IDEMPOTENCY, claim_key
 from goscope_django.mongodb.indexes import IndexState
-from goscope_django.mongodb.locks import LOCKS, MongoDBLockProvider
+from goscope_django.mongodb.lock_flows import LOCKS
+from goscope_django.mongodb.locks import MongoDBLockProvider
 from goscope_django.mongodb.loops import LoopClients
 from goscope_django.mongodb.probing import ping
 from goscope_django.mongodb.stats import STATS

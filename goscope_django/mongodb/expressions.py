@@ -121,8 +121,9 @@ class Clock:
         raise NotImplementedError
 
     def new(self) -> Expression:
-        """True in an upsert's pipeline if the document is about to be inserted: that one has no ``_id`` yet."""
-        return is_null("_id")
+        """True in an upsert's pipeline if the document is about to be inserted: then it has nothing but the field by
+        which it was asked for, ``_id`` or ``key``."""
+        return {"$or": [is_null("_id"), is_null("key")]}
 
     def live(self, field: str = "expiresAt") -> Expression:
         """True if the instant in ``field`` is still ahead, or there is none."""

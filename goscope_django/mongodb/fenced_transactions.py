@@ -24,7 +24,8 @@ from goscope_django.mongodb.execute import AsyncExecutor, SyncExecutor
 from goscope_django.mongodb.failures import translated
 from goscope_django.mongodb.flow import Command, Flow, Query, arun, ask, run
 from goscope_django.mongodb.lease import Lease
-from goscope_django.mongodb.locks import LEASE, LOCKS, MongoDBLockHandle
+from goscope_django.mongodb.lock_flows import LEASE, LOCKS
+from goscope_django.mongodb.locks import MongoDBLockHandle
 
 _NO_TRANSACTIONS: Final = 20
 _CONFLICT: Final = 112

@@ -1,155 +1,18 @@
-"""Locks in ``go_goscope_locks``: leases with fencing tokens.
-
-Acquiring is one ``findAndModify`` by the unique key whose pipeline decides, by server time, whether the lock is free
-(after madelson/DistributedLock's MongoDB lock); each attempt is judged by a random claim of its own. The fencing
-token is Kleppmann's (2016): see ``expressions`` for why it grows. A released lock's document is gone, and other
-packages' locks (Node's) have no claim: whatever stands under the key holds the lock until it expires.
-"""
+"""``adapter.lock`` and the handles that it gives out, over the flows of ``lock_flows``."""
 
 from __future__ import annotations
 
 import builtins
-import contextlib
-from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self
-
-from pymongo import ReturnDocument
-from pymongo.errors import PyMongoError
+from typing import Any, Self
 
 from goscope_django import arguments
 from goscope_django.contracts import LockInfo, Ttl
-from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable
-from goscope_django.mongodb.expressions import Clock, instant, literal, named, prefix_range
-from goscope_django.mongodb.failures import may_have_happened
-from goscope_django.mongodb.flow import Flow, Query, ask, perform
-from goscope_django.mongodb.lease import Lease, new_claim, upsert
-from goscope_django.mongodb.reading import whole_or_none
+from goscope_django.mongodb.expressions import instant
+from goscope_django.mongodb.lease import new_claim
+from goscope_django.mongodb.lock_flows import LockFlows
 from goscope_django.mongodb.store import Store
-
-LOCKS: Final = "go_goscope_locks"
-LEASE: Final = Lease(holder=None)
-
-
-class LockFlows:
-    """The operations of one prefix, as flows."""
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = f"{prefix}lock:"
-
-    def acquire(self, clock: Clock, key: str, owner: str, claim: str, ttl: int) -> Flow[dict[str, Any] | None]:
-        """One command. The document if ``claim`` holds the lock now, else ``None``."""
-        full = self.prefix + key
-
-        def query() -> Query[dict[str, Any]]:
-            fields = LEASE.take(clock, claim, ttl, owner=literal(owner), createdAt=clock.now())
-            update = [{"$set": {**named(full), **fields}}]
-            return Query(
-                LOCKS, "find_one_and_update", {"key": full}, update, upsert=True, return_document=ReturnDocument.AFTER
-            )
-
-        try:
-            found = yield from upsert(clock, query)
-        except PyMongoError as error:
-            if not may_have_happened(error):
-                raise
-            return (yield from self._settle(clock, full, claim, error))
-        except GeneratorExit:
-            raise
-        except BaseException:
-            # Cancelled or interrupted with the command on its way: nobody will ever use what it may have taken.
-            with contextlib.suppress(PyMongoError):
-                yield from ask(LOCKS, "delete_one", {"key": full, "claim": claim})
-            raise
-        # mongomock drops what has expired before it can be given back; a lock that short was never held.
-        return found if found and found.get("claim") == claim else None
-
-    def _settle(self, clock: Clock, full: str, claim: str, error: PyMongoError) -> Flow[dict[str, Any] | None]:
-        """Find out whether an acquisition happened; if that can't be known either, give back what may be ours."""
-        try:
-            found: dict[str, Any] | None = yield from ask(LOCKS, "confirm", {"key": full})
-        except PyMongoError:
-            with contextlib.suppress(PyMongoError):
-                yield from ask(LOCKS, "delete_one", {"key": full, "claim": claim})
-            raise OutcomeUnknown(
-                f"lock {full!r}: it may have been acquired; it was given back if the server could be reached, and else "
-                f"ends with its lease"
-            ) from error
-        if found is None or found.get("claim") != claim:
-            if found is not None:
-                return None
-            raise StoreUnavailable(f"lock {full!r}: the server did not carry out the acquisition: {error}") from error
-        return found
-
-    def extend(self, clock: Clock, key: str, ttl: int, identity: dict[str, str]) -> Flow[datetime | None]:
-        """One command; the new expiry, or ``None`` if ``identity`` does not hold the lock any more."""
-        query: Query[dict[str, Any] | None] = Query(
-            LOCKS,
-            "find_one_and_update",
-            LEASE.mine(clock, key=self.prefix + key, **identity),
-            LEASE.renew(clock, ttl),
-            projection={"expiresAt": True},
-            return_document=ReturnDocument.AFTER,
-        )
-        try:
-            found = yield from perform(query)
-        except PyMongoError as error:
-            if not may_have_happened(error):
-                raise
-            # Its predicate is the holder's identity, so it may go out again: at worst the lease is a little longer.
-            found = yield from perform(query)
-        return instant(found["expiresAt"]) if found else None
-
-    def release(self, clock: Clock, key: str, claim: str) -> Flow[bool]:
-        """One command; ``True`` if the lock was still held by ``claim``."""
-        full = self.prefix + key
-        query: Query[Any] = Query(LOCKS, "delete_one", LEASE.mine(clock, key=full, claim=claim))
-        try:
-            return bool((yield from perform(query)).deleted_count)
-        except PyMongoError as error:
-            if not may_have_happened(error):
-                raise
-            if (yield from ask(LOCKS, "confirm", {"key": full, "claim": claim})) is None:
-                return True
-            yield from perform(query)
-            return True
-
-    def force_release(self, clock: Clock, key: str) -> Flow[bool]:
-        removed = yield from ask(LOCKS, "delete_one", LEASE.mine(clock, key=self.prefix + key))
-        return bool(removed.deleted_count)
-
-    def held(self, clock: Clock, key: str, identity: dict[str, str]) -> Flow[bool]:
-        test = LEASE.mine(clock, key=self.prefix + key, **identity)
-        return (yield from ask(LOCKS, "find_one", test, {"_id": True})) is not None
-
-    def get(self, clock: Clock, key: str) -> Flow[LockInfo | None]:
-        test = {"key": self.prefix + key, "$expr": clock.live()}
-        found = yield from ask(LOCKS, "find_one", test)
-        return lock_info(found, self.prefix) if found else None
-
-    def remaining(self, clock: Clock, key: str) -> Flow[float]:
-        """Seconds until the lock can be had if nobody gives it back; 0 if it can be had now. One read."""
-        projection = {"expiresAt": True, **clock.stamp()}
-        found = yield from ask(LOCKS, "find_one", {"key": self.prefix + key}, projection)
-        return LEASE.remaining(clock, found) if found else 0.0
-
-    def list(self, clock: Clock, limit: int = 0) -> Flow[Sequence[LockInfo]]:
-        test = {"key": prefix_range(self.prefix), "$expr": clock.live()}
-        found = yield from ask(LOCKS, "find", test, sort=[("key", 1)], limit=limit)
-        return [lock_info(one, self.prefix) for one in found]
-
-
-def lock_info(document: dict[str, Any], prefix: str) -> LockInfo:
-    """A lock as an observer sees it, of its document under ``prefix``. One without an owner has ``""`` for it."""
-    owner = document.get("owner")
-    return LockInfo(
-        key=document["key"][len(prefix) :],
-        owner="" if owner is None else str(owner),
-        token=whole_or_none(document.get("token")),
-        created_at=instant(document.get("createdAt")),
-        expires_at=instant(document.get("expiresAt")),
-    )
 
 
 class MongoDBLockHandle:
@@ -158,13 +21,14 @@ class MongoDBLockHandle:
     ``token`` is the fencing token. ``expires_at`` is the server's instant as of the last acquisition or extension.
     """
 
-    __slots__ = ("_claim", "_provider", "expires_at", "key", "owner", "token")
+    __slots__ = ("_claim", "_id", "_provider", "expires_at", "key", "owner", "token")
 
     def __init__(self, provider: MongoDBLockProvider, key: str, claim: str, document: dict[str, Any]) -> None:
         expires_at = instant(document["expiresAt"])
         assert expires_at is not None
         self._provider = provider
         self._claim = claim
+        self._id = document["_id"]
         self.key = key
         self.owner: str = document["owner"]
         self.token = int(document["token"])
@@ -191,34 +55,35 @@ class MongoDBLockHandle:
     def release(self) -> bool:
         """Give the lock back; ``False`` if this acquisition no longer held it. One round trip."""
         flows = self._provider.flows
-        return self._provider.store.run(flows.release, self.key, self._claim)
+        return self._provider.store.run(flows.release, self.key, self._claim, self._id)
 
     async def arelease(self) -> bool:
         """Asynchronous twin of ``release``."""
         flows = self._provider.flows
-        return await self._provider.store.arun(flows.release, self.key, self._claim)
+        return await self._provider.store.arun(flows.release, self.key, self._claim, self._id)
 
     def extend(self, ttl: Ttl) -> bool:
         """Let the lease end ``ttl`` from now; ``False`` if this acquisition holds it no more. One round trip."""
         milliseconds, flows = arguments.ttl_milliseconds(ttl), self._provider.flows
         identity = {"claim": self._claim}
-        return self._extended(self._provider.store.run(flows.extend, self.key, milliseconds, identity))
+        return self._extended(self._provider.store.run(flows.extend, self.key, milliseconds, identity, self._id))
 
     async def aextend(self, ttl: Ttl) -> bool:
         """Asynchronous twin of ``extend``."""
         milliseconds, flows = arguments.ttl_milliseconds(ttl), self._provider.flows
         identity = {"claim": self._claim}
-        return self._extended(await self._provider.store.arun(flows.extend, self.key, milliseconds, identity))
+        extended = await self._provider.store.arun(flows.extend, self.key, milliseconds, identity, self._id)
+        return self._extended(extended)
 
     def is_valid(self) -> bool:
         """Whether this acquisition holds the lock now. Only a fenced write proves it later. One round trip."""
         flows = self._provider.flows
-        return self._provider.store.run(flows.held, self.key, {"claim": self._claim})
+        return self._provider.store.run(flows.held, self.key, self._claim, self._id)
 
     async def ais_valid(self) -> bool:
         """Asynchronous twin of ``is_valid``."""
         flows = self._provider.flows
-        return await self._provider.store.arun(flows.held, self.key, {"claim": self._claim})
+        return await self._provider.store.arun(flows.held, self.key, self._claim, self._id)
 
     def __enter__(self) -> Self:
         return self

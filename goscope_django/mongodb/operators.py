@@ -13,7 +13,7 @@ from goscope_django.mongodb.expressions import Clock
 from goscope_django.mongodb.flow import Flow, ask
 from goscope_django.mongodb.idempotency_claims import IDEMPOTENCY, claim_key
 from goscope_django.mongodb.idempotency_flows import idempotency_info
-from goscope_django.mongodb.locks import LEASE, LOCKS, LockFlows
+from goscope_django.mongodb.lock_flows import LEASE, LOCKS, LockFlows
 
 
 def release_lock(

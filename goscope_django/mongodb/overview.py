@@ -33,7 +33,7 @@ from goscope_django.mongodb.flights import FLIGHTS, flight_info
 from goscope_django.mongodb.flow import Flow, Query, ask
 from goscope_django.mongodb.idempotency_claims import IDEMPOTENCY, claim_key
 from goscope_django.mongodb.idempotency_flows import idempotency_info
-from goscope_django.mongodb.locks import LOCKS, lock_info
+from goscope_django.mongodb.lock_flows import LOCKS, lock_info
 from goscope_django.mongodb.probing import ping
 from goscope_django.mongodb.reading import whole, whole_or_none
 from goscope_django.mongodb.task_queries import TaskQueryFlows

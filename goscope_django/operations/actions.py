@@ -15,7 +15,7 @@ from goscope_django.mongodb.checkpoints import CHECKPOINTS, CheckpointFlows
 from goscope_django.mongodb.expressions import Clock
 from goscope_django.mongodb.flow import Flow, ask
 from goscope_django.mongodb.limits import within
-from goscope_django.mongodb.locks import LockFlows
+from goscope_django.mongodb.lock_flows import LockFlows
 from goscope_django.mongodb.overview import TaskPages
 from goscope_django.operations.place import ACTION_LIMIT, Place, place
 from goscope_django.operations.values import Done

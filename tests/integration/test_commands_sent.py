@@ -97,6 +97,40 @@ def test_locks_cost_one_command(scene: Scene) -> None:
     assert taken[0] == 1, "an expired lock is taken over in one command"
 
 
+def test_locks_are_asked_for_by_id(scene: Scene) -> None:
+    """Each release leaves a dead entry in the index of ``key``, and the server passes by all of the last minutes'."""
+    locks = scene.adapter.lock
+    handle = scene.drive(locks, "acquire", "a", 60_000)
+    for subject, method, args in ((locks, "acquire", ("a", 60_000)), (handle, "extend", (60_000,))):
+        scene.count(subject, method, *args)
+        [command] = scene.recorder.commands
+        assert "key" not in command["query"] and "_id" in command["query"]
+    scene.count(handle, "is_valid")
+    assert "key" not in scene.recorder.commands[0]["filter"]
+    scene.count(handle, "release")
+    assert "key" not in scene.recorder.commands[0]["deletes"][0]["q"]
+
+
+def test_a_lock_of_node_costs_one_more(scene: Scene) -> None:
+    """Its ``_id`` is its own: held it stays, expired it is taken over, and it is ours by that ``_id`` from then on."""
+    locks, collection = scene.adapter.lock, runtime.connection().sync().database.go_goscope_locks
+    full = f"{scene.adapter.key_prefix}lock:n"
+    node = {"key": full, "owner": "node", "expiresAt": datetime.now(UTC) + timedelta(hours=1)}
+    own_id = collection.insert_one(node).inserted_id
+    assert scene.count(locks, "acquire", "n", 60_000) == (2, None)
+    assert collection.find_one({"key": full})["owner"] == "node"
+    collection.update_one({"key": full}, [{"$set": {"expiresAt": {"$subtract": ["$$NOW", 1]}}}])
+    sent, handle = scene.count(locks, "acquire", "n", 60_000, "me")
+    assert sent == 2 and collection.find_one({"_id": own_id})["owner"] == "me"
+    assert scene.count(locks, "acquire", "n", 60_000) == (2, None)
+    assert scene.count(handle, "is_valid") == (1, True)
+    assert scene.count(handle, "extend", 60_000) == (1, True)
+    assert scene.count(locks, "extend", "n", 60_000, "me") == (1, True)
+    assert scene.count(handle, "release") == (1, True)
+    assert collection.find_one({"key": full}) is None
+    assert scene.count(locks, "acquire", "n", 60_000)[0] == 1
+
+
 def test_circuits_cost_one_command(scene: Scene) -> None:
     circuits = scene.adapter.circuit_breaker
     assert scene.count(circuits, "get_state", "c") == (1, None)

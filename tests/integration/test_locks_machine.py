@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from goscope_django.mongodb import MongoDBAdapter, expressions
 from goscope_django.mongodb.lease import renew_all
-from goscope_django.mongodb.locks import LEASE, LOCKS
+from goscope_django.mongodb.lock_flows import LEASE, LOCKS
 
 KEYS = st.sampled_from(["a", "b"])
 OWNERS = st.sampled_from([None, "x", "y"])

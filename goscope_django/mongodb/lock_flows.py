@@ -1,0 +1,173 @@
+"""Locks in ``go_goscope_locks``: leases with fencing tokens.
+
+Acquiring is one ``findAndModify`` by the unique key whose pipeline decides, by server time, whether the lock is free
+(after madelson/DistributedLock's MongoDB lock); each attempt is judged by a random claim of its own. The fencing
+token is Kleppmann's (2016): see ``expressions`` for why it grows. A released lock's document is gone, and other
+packages' locks (Node's) have no claim: whatever stands under the key holds the lock until it expires.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+
+from goscope_django.contracts import LockInfo
+from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable
+from goscope_django.mongodb.expressions import NO_CLUSTER_TIME, Clock, instant, literal, named, prefix_range
+from goscope_django.mongodb.failures import may_have_happened, no_shard_key
+from goscope_django.mongodb.flow import Flow, Query, ask, perform
+from goscope_django.mongodb.lease import Lease, upsert
+from goscope_django.mongodb.reading import whole_or_none
+
+LOCKS: Final = "go_goscope_locks"
+LEASE: Final = Lease(holder=None)
+
+
+class LockFlows:
+    """The operations of one prefix, as flows."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = f"{prefix}lock:"
+
+    def acquire(self, clock: Clock, key: str, owner: str, claim: str, ttl: int) -> Flow[dict[str, Any] | None]:
+        """One command. The document if ``claim`` holds the lock now, else ``None``."""
+        full = self.prefix + key
+        try:
+            found = yield from self._take(clock, full, owner, claim, ttl)
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            return (yield from self._settle(clock, full, claim, error))
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # Cancelled or interrupted with the command on its way: nobody will ever use what it may have taken.
+            with contextlib.suppress(PyMongoError):
+                yield from ask(LOCKS, "delete_one", {"key": full, "claim": claim})
+            raise
+        # mongomock drops what has expired before it can be given back; a lock that short was never held.
+        return found if found and found.get("claim") == claim else None
+
+    @staticmethod
+    def _take(clock: Clock, full: str, owner: str, claim: str, ttl: int) -> Flow[dict[str, Any]]:
+        def query(name: str) -> Query[dict[str, Any]]:
+            fields = LEASE.take(clock, claim, ttl, owner=literal(owner), createdAt=clock.now())
+            ours = {"key": literal(full)} if name == "_id" else named(full)
+            update = [{"$set": {**ours, **fields}}]
+            return Query(
+                LOCKS, "find_one_and_update", {name: full}, update, upsert=True, return_document=ReturnDocument.AFTER
+            )
+
+        if clock.by_id:
+            try:
+                return (yield from perform(query("_id")))
+            except DuplicateKeyError:
+                pass  # a race, or a document of another package, whose _id is its own
+            except OperationFailure as error:
+                if no_shard_key(error):
+                    clock.by_id = False
+                elif error.code != NO_CLUSTER_TIME:
+                    raise
+        found: dict[str, Any] = yield from upsert(clock, lambda: query("key"))
+        return found
+
+    def _place(self, clock: Clock, key: str, own_id: object) -> dict[str, Any]:
+        """What finds the document of ``key``, whose ``_id`` is known or else ``None``.
+
+        By ``_id`` where that may be: each release leaves a dead entry in the index of ``key``, all of which the server
+        passes by for some minutes before it comes to the living one.
+        """
+        return {"key": self.prefix + key} if own_id is None or not clock.by_id else {"_id": own_id}
+
+    def _settle(self, clock: Clock, full: str, claim: str, error: PyMongoError) -> Flow[dict[str, Any] | None]:
+        """Find out whether an acquisition happened; if that can't be known either, give back what may be ours."""
+        try:
+            found: dict[str, Any] | None = yield from ask(LOCKS, "confirm", {"key": full})
+        except PyMongoError:
+            with contextlib.suppress(PyMongoError):
+                yield from ask(LOCKS, "delete_one", {"key": full, "claim": claim})
+            raise OutcomeUnknown(
+                f"lock {full!r}: it may have been acquired; it was given back if the server could be reached, and else "
+                f"ends with its lease"
+            ) from error
+        if found is None or found.get("claim") != claim:
+            if found is not None:
+                return None
+            raise StoreUnavailable(f"lock {full!r}: the server did not carry out the acquisition: {error}") from error
+        return found
+
+    def extend(
+        self, clock: Clock, key: str, ttl: int, identity: dict[str, str], own_id: object = None
+    ) -> Flow[datetime | None]:
+        """One command; the new expiry, or ``None`` if ``identity`` does not hold the lock any more."""
+        query: Query[dict[str, Any] | None] = Query(
+            LOCKS,
+            "find_one_and_update",
+            LEASE.mine(clock, **self._place(clock, key, own_id), **identity),
+            LEASE.renew(clock, ttl),
+            projection={"expiresAt": True},
+            return_document=ReturnDocument.AFTER,
+        )
+        try:
+            found = yield from perform(query)
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            # Its predicate is the holder's identity, so it may go out again: at worst the lease is a little longer.
+            found = yield from perform(query)
+        return instant(found["expiresAt"]) if found else None
+
+    def release(self, clock: Clock, key: str, claim: str, own_id: object = None) -> Flow[bool]:
+        """One command; ``True`` if the lock was still held by ``claim``."""
+        place = self._place(clock, key, own_id)
+        query: Query[Any] = Query(LOCKS, "delete_one", LEASE.mine(clock, **place, claim=claim))
+        try:
+            return bool((yield from perform(query)).deleted_count)
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            if (yield from ask(LOCKS, "confirm", {**place, "claim": claim})) is None:
+                return True
+            yield from perform(query)
+            return True
+
+    def force_release(self, clock: Clock, key: str) -> Flow[bool]:
+        removed = yield from ask(LOCKS, "delete_one", LEASE.mine(clock, key=self.prefix + key))
+        return bool(removed.deleted_count)
+
+    def held(self, clock: Clock, key: str, claim: str, own_id: object) -> Flow[bool]:
+        test = LEASE.mine(clock, **self._place(clock, key, own_id), claim=claim)
+        return (yield from ask(LOCKS, "find_one", test, {"_id": True})) is not None
+
+    def get(self, clock: Clock, key: str) -> Flow[LockInfo | None]:
+        test = {"key": self.prefix + key, "$expr": clock.live()}
+        found = yield from ask(LOCKS, "find_one", test)
+        return lock_info(found, self.prefix) if found else None
+
+    def remaining(self, clock: Clock, key: str) -> Flow[float]:
+        """Seconds until the lock can be had if nobody gives it back; 0 if it can be had now. One read."""
+        projection = {"expiresAt": True, **clock.stamp()}
+        found = yield from ask(LOCKS, "find_one", {"key": self.prefix + key}, projection)
+        return LEASE.remaining(clock, found) if found else 0.0
+
+    def list(self, clock: Clock, limit: int = 0) -> Flow[Sequence[LockInfo]]:
+        test = {"key": prefix_range(self.prefix), "$expr": clock.live()}
+        found = yield from ask(LOCKS, "find", test, sort=[("key", 1)], limit=limit)
+        return [lock_info(one, self.prefix) for one in found]
+
+
+def lock_info(document: dict[str, Any], prefix: str) -> LockInfo:
+    """A lock as an observer sees it, of its document under ``prefix``. One without an owner has ``""`` for it."""
+    owner = document.get("owner")
+    return LockInfo(
+        key=document["key"][len(prefix) :],
+        owner="" if owner is None else str(owner),
+        token=whole_or_none(document.get("token")),
+        created_at=instant(document.get("createdAt")),
+        expires_at=instant(document.get("expiresAt")),
+    )
