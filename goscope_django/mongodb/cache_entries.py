@@ -18,7 +18,7 @@ from goscope_django.mongodb.cache_ranges import CacheRanges, key_batches
 from goscope_django.mongodb.cache_time import stating, surely_reached
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.execute import CACHE
-from goscope_django.mongodb.expressions import Clock, conditions, is_null, literal, named
+from goscope_django.mongodb.expressions import Clock, is_null, literal, named
 from goscope_django.mongodb.failures import no_shard_key, too_large
 from goscope_django.mongodb.flow import Flow, Query, ask
 from goscope_django.mongodb.lease import upsert
@@ -75,8 +75,7 @@ class CacheEntries(CacheRanges):
         return None
 
     @staticmethod
-    def _by_key(clock: Clock, full: str, fields: dict[str, Any]) -> Flow[Any]:
-        change = [{"$set": {**named(full), **fields}}]
+    def _by_key(clock: Clock, full: str, change: Any) -> Flow[Any]:
         return (yield from upsert(clock, lambda: Query(CACHE, "update", {"key": full}, change, upsert=True)))
 
     def _put(self, clock: Clock, full: str, stored: object, ttl: int | None) -> Flow[Any]:
@@ -90,7 +89,8 @@ class CacheEntries(CacheRanges):
     def _set(self, clock: Clock, full: str, stored: object, ttl: int | None) -> Flow[None]:
         try:
             if (yield from self._by_id(clock, self._put(clock, full, stored, ttl))) is None:
-                yield from self._by_key(clock, full, self._entry(full, stored, self._times(clock, ttl)))
+                entry = {**named(full), **self._entry(full, stored, self._times(clock, ttl))}
+                yield from self._by_key(clock, full, [{"$set": entry}])
         except (PyMongoError, DocumentTooLarge) as error:
             if not too_large(error):
                 raise
@@ -160,12 +160,12 @@ class CacheEntries(CacheRanges):
     def add(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[bool]:
         stored = self.codec.pack(full, value)
         free = {"$or": [is_null("updatedAt"), clock.passed()]}
-        fields = conditions(free, self._entry(full, stored, self._times(clock, ttl)))
-        send = ask(CACHE, "update", {"_id": full}, [{"$set": fields}], upsert=True)
+        entry = {**named(full), **self._entry(full, stored, self._times(clock, ttl))}
+        change = clock.replace(free, entry)
         try:
-            reply = yield from self._by_id(clock, send)
+            reply = yield from self._by_id(clock, ask(CACHE, "update", {"_id": full}, change, upsert=True))
             if reply is None:
-                reply = yield from self._by_key(clock, full, fields)
+                reply = yield from self._by_key(clock, full, change)
         except (PyMongoError, DocumentTooLarge) as error:
             if not too_large(error):
                 raise

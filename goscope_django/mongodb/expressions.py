@@ -125,6 +125,10 @@ class Clock:
         which it was asked for, ``_id`` or ``key``."""
         return {"$or": [is_null("_id"), is_null("key")]}
 
+    def replace(self, test: Expression, document: dict[str, Expression]) -> list[dict[str, Expression]]:
+        """A pipeline that makes the whole of it ``document`` where ``test`` holds, and else leaves it."""
+        return [{"$replaceWith": {"$cond": [test, document, "$$ROOT"]}}]
+
     def live(self, field: str = "expiresAt") -> Expression:
         """True if the instant in ``field`` is still ahead, or there is none."""
         raise NotImplementedError
@@ -228,6 +232,9 @@ class LocalClock(Clock):
     def new(self) -> Expression:
         # mongomock gives it an _id beforehand. So a document of which nothing but its key is left counts as new here.
         return {"$and": [is_null("owner"), is_null("expiresAt")]}
+
+    def replace(self, test: Expression, document: dict[str, Expression]) -> list[dict[str, Expression]]:
+        return [{"$set": conditions(test, document)}]
 
     # mongomock can't compare a missing field.
 

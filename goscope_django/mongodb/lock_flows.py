@@ -56,11 +56,10 @@ class LockFlows:
     @staticmethod
     def _take(clock: Clock, full: str, owner: str, claim: str, ttl: int) -> Flow[dict[str, Any]]:
         def query(name: str) -> Query[dict[str, Any]]:
-            fields = LEASE.take(clock, claim, ttl, owner=literal(owner), createdAt=clock.now())
-            ours = {"key": literal(full)} if name == "_id" else named(full)
-            update = [{"$set": {**ours, **fields}}]
+            grant = LEASE.grant(clock, claim, ttl, owner=literal(owner), createdAt=clock.now())
+            change = clock.replace(LEASE.free(clock), {**named(full), "key": literal(full), **grant})
             return Query(
-                LOCKS, "find_one_and_update", {name: full}, update, upsert=True, return_document=ReturnDocument.AFTER
+                LOCKS, "find_one_and_update", {name: full}, change, upsert=True, return_document=ReturnDocument.AFTER
             )
 
         if clock.by_id:
