@@ -73,9 +73,8 @@ def check_stores(app_configs: Any = None, databases: Sequence[str] | None = None
         except conf.BadSettings:
             continue
         except GoscopeError as error:
-            found.append(
-                CheckWarning(f"{what}: {error}", hint="Is it running, and is the URL right?", id="goscope.W010")
-            )
+            hint = "Is it running? Are the URL, user and password right?"
+            found.append(CheckWarning(f"{what}: {error}", hint=hint, id="goscope.W010"))
             continue
         found += _judged(what, view)
     return found

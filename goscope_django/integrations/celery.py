@@ -24,12 +24,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NoReturn
 
-from celery import current_app, current_task
-from celery.exceptions import Ignore
-from kombu.utils import json as kombu_json
-
 from goscope_django.checkpoints import TaskInfo, checkpointed
 from goscope_django.exceptions import InvalidType, InvalidValue, TaskAlreadyRunning
+from goscope_django.integrations import needed
+
+with needed("Celery", "celery"):
+    from celery import current_app, current_task
+    from celery.exceptions import Ignore
+    from kombu.utils import json as kombu_json
 
 __all__ = ["dispatch", "resumable"]
 

@@ -12,11 +12,14 @@ import dataclasses
 import datetime as dt
 
 from django.core.exceptions import ImproperlyConfigured
-from health_check.base import HealthCheck
-from health_check.exceptions import ServiceUnavailable, ServiceWarning
 
 from goscope_django import operations
 from goscope_django.exceptions import GoscopeError
+from goscope_django.integrations import needed
+
+with needed("django-health-check", "goscope-django[health]"):
+    from health_check.base import HealthCheck
+    from health_check.exceptions import ServiceUnavailable, ServiceWarning
 
 
 @dataclasses.dataclass

@@ -14,12 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from goscope_django import operations
+from goscope_django.integrations import needed
 from goscope_django.operations import State
+
+with needed("prometheus-client", "goscope-django[prometheus]"):
+    from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.registry import Collector
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
