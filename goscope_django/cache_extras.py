@@ -119,12 +119,20 @@ class CacheExtras(CacheBase):
     def _kept(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> Any:
         if self.add(key, value, timeout, version=version):
             return value
-        return self.get(key, value, version=version)
+        found = self.get(key, self._missing_key, version=version)
+        if found is not self._missing_key:
+            return found
+        self.set(key, value, timeout, version=version)  # what stands there can't be read: a wrong signature, for one
+        return value
 
     async def _akept(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> Any:
         if await self.aadd(key, value, timeout, version=version):
             return value
-        return await self.aget(key, value, version=version)
+        found = await self.aget(key, self._missing_key, version=version)
+        if found is not self._missing_key:
+            return found
+        await self.aset(key, value, timeout, version=version)
+        return value
 
     def lock(
         self,

@@ -20,10 +20,12 @@ def unwrapped(fn: Any) -> Any:
 def is_async_dispatch(fn: Callable[..., Any], args: tuple[Any, ...] = ()) -> bool:
     """Whether it is ``dispatch`` of a class-based view with asynchronous handlers, which only makes the coroutine.
 
-    ``args`` are the call's: the view is the first of them where ``dispatch`` was decorated in its class.
+    ``args`` are the call's: the view is the first of them where ``dispatch`` was decorated in its class. Other
+    decorators between it and this one are looked through, as far as they are ``functools.wraps``'s.
     """
     method = unwrapped(fn)
     if getattr(method, "__name__", "") != "dispatch":
         return False
-    instance = getattr(method, "__self__", None) or (args[0] if args else None)
-    return getattr(instance, "view_is_async", False) is True
+    while (instance := getattr(method, "__self__", None)) is None and hasattr(method, "__wrapped__"):
+        method = unwrapped(method.__wrapped__)
+    return getattr(instance or (args[0] if args else None), "view_is_async", False) is True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -116,8 +117,9 @@ def store(url: str | None = None, what: str = "URL") -> Store:
 def prepare(seconds: float = 2.0) -> None:
     """At start-up: reach every store that the settings name, make the missing indexes, and let go again.
 
-    A store that can't be reached, or whose indexes differ, is logged and tried again on first use; with ``FAIL_FAST``
-    it is an error. Settings that can't be used are left to the system checks and to first use.
+    It takes at most about ``seconds``, whatever is away. A store that can't be reached, or whose indexes differ, is
+    logged and tried again on first use; with ``FAIL_FAST`` it is an error. Settings that can't be used are left to the
+    system checks and to first use.
     """
     try:
         settings = conf.current()
@@ -125,9 +127,12 @@ def prepare(seconds: float = 2.0) -> None:
         return
     if not settings.connect_on_ready:
         return
-    for what, url in conf.store_urls():
+    stores, deadline = list(conf.store_urls()), time.monotonic() + seconds
+    for position, (what, url) in enumerate(stores):
+        share = (deadline - time.monotonic()) / (len(stores) - position)
         try:
-            connection(url, what=what).prepare(seconds)
+            # To let go of a server that hangs takes its time, too.
+            connection(url, what=what).prepare(max(share * 0.8, 0.3))
         except ConfigurationError:
             continue
         except GoscopeError as error:

@@ -72,7 +72,8 @@ class MongoDBCacheProvider:
 
     def _matching(self, found: Iterable[str], pattern: str | None) -> builtins.list[str]:
         test, cut = arguments.pattern(pattern), len(self.prefix)
-        return [one[cut:] for one in found if test is None or test.fullmatch(one, cut)]
+        keys = [one[cut:] for one in found]
+        return keys if test is None else [key for key in keys if test.fullmatch(key)]
 
     def keys(self, pattern: str | None = None) -> builtins.list[str]:
         """Live keys that match the regular expression ``pattern`` as a whole, in order."""

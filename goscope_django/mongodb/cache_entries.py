@@ -18,15 +18,16 @@ from goscope_django.mongodb.cache_ranges import CacheRanges, key_batches
 from goscope_django.mongodb.cache_time import stating, surely_reached
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.execute import CACHE
-from goscope_django.mongodb.expressions import Clock, is_null, literal, named
+from goscope_django.mongodb.expressions import Clock, literal, named
 from goscope_django.mongodb.failures import no_shard_key, too_large
 from goscope_django.mongodb.flow import Flow, Query, ask
 from goscope_django.mongodb.lease import upsert
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 
-BRIEF: Final = 1_000
-"""Milliseconds. An entry that lives shorter than that has its expiry computed by the server, to the millisecond."""
+BRIEF: Final = 60_000
+"""Milliseconds. An entry that lives shorter than that has its expiry computed by the server: what is written from what
+is known of its time begins to count before the command is sent, which may wait for a primary to be elected."""
 
 T = TypeVar("T")
 
@@ -159,9 +160,9 @@ class CacheEntries(CacheRanges):
 
     def add(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[bool]:
         stored = self.codec.pack(full, value)
-        free = {"$or": [is_null("updatedAt"), clock.passed()]}
+        free = {"$or": [clock.new("updatedAt"), clock.passed()]}
         entry = {**named(full), **self._entry(full, stored, self._times(clock, ttl))}
-        change = clock.replace(free, entry)
+        change = clock.put(free, entry)
         try:
             reply = yield from self._by_id(clock, ask(CACHE, "update", {"_id": full}, change, upsert=True))
             if reply is None:

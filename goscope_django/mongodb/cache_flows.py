@@ -17,6 +17,7 @@ from goscope_django.exceptions import InvalidValue, Undecodable
 from goscope_django.mongodb.cache_entries import CacheEntries
 from goscope_django.mongodb.cache_ranges import BATCH, key_batches
 from goscope_django.mongodb.cache_time import stamped, stating
+from goscope_django.mongodb.codec_plain import RESERVED
 from goscope_django.mongodb.execute import CACHE
 from goscope_django.mongodb.expressions import Clock, instant
 from goscope_django.mongodb.flow import Emit, Flow, Query, ask, perform
@@ -111,8 +112,12 @@ class CacheFlows(CacheEntries):
         return bool((yield Query(CACHE, "delete", {"key": full, **lately})))
 
     def has(self, clock: Clock, full: str) -> Flow[bool]:
-        found = yield from ask(CACHE, "point", self._live(clock, full), {"_id": True})
-        return found is not None
+        """One command; two for a value that may turn out to be unreadable, which is none."""
+        if clock.estimate is not None:
+            found = yield from ask(CACHE, "point", self._live(clock, full), {"_id": False, f"value.{RESERVED}": True})
+            if found is None or not isinstance(found.get("value"), dict) or not found["value"]:
+                return found is not None
+        return (yield from self.get(clock, full)) is not MISSING
 
     def remaining(self, clock: Clock, full: str) -> Flow[int | None]:
         """Milliseconds until the entry expires; ``None`` for never, 0 for no live entry."""

@@ -97,6 +97,7 @@ class CircuitFlows:
 def _valid(state: object) -> CircuitBreakerState:
     if not isinstance(state, CircuitBreakerState):
         raise InvalidType(f"state={state!r}: a CircuitBreakerState is needed")
+    arguments.count(state.failure_count, "failure_count", least=0)
     return state
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import bson
 import pymongo
 from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
 from pymongo import ReadPreference, ReturnDocument, WriteConcern
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, OperationFailure
@@ -146,6 +147,14 @@ class SyncExecutor(SyncSessions, _Base):
         rows: list[Any] = collection.aggregate(*args, **kwargs).to_list()
         return rows
 
+    def _upserted(self, collection: Any, test: Mapping[str, Any], change: Any) -> tuple[Any, Timestamp | None]:
+        """The document as an upsert leaves it, and the server's cluster time then."""
+        with self.database.client.start_session(causal_consistency=False) as session:
+            found = collection.find_one_and_update(
+                test, change, upsert=True, return_document=ReturnDocument.AFTER, session=session
+            )
+            return found, session.operation_time
+
     def _confirm(self, collection: Any, test: Mapping[str, Any]) -> Any:
         try:
             return collection.find_one(test)
@@ -202,6 +211,14 @@ class AsyncExecutor(AsyncSessions, _Base):
         rows: list[Any] = await (await collection.aggregate(*args, **kwargs)).to_list()
         return rows
 
+    async def _upserted(self, collection: Any, test: Mapping[str, Any], change: Any) -> tuple[Any, Timestamp | None]:
+        """As its twin."""
+        async with self.database.client.start_session(causal_consistency=False) as session:
+            found = await collection.find_one_and_update(
+                test, change, upsert=True, return_document=ReturnDocument.AFTER, session=session
+            )
+            return found, session.operation_time
+
     async def _confirm(self, collection: Any, test: Mapping[str, Any]) -> Any:
         try:
             return await collection.find_one(test)
@@ -257,6 +274,9 @@ class MockExecutor(MockSessions, _Base):
 
     def _many(self, collection: Any, test: Mapping[str, Any], most: int) -> list[Any]:
         return list(collection.find(test))
+
+    def _upserted(self, collection: Any, test: Mapping[str, Any], change: Any) -> tuple[Any, Timestamp | None]:
+        return collection.find_one_and_update(test, change, upsert=True, return_document=ReturnDocument.AFTER), None
 
     def _confirm(self, collection: Any, test: Mapping[str, Any]) -> Any:
         return collection.find_one(test)

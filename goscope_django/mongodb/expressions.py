@@ -7,6 +7,9 @@ Fencing tokens. On a replica set a token is ``max(previous + 1, seconds * 2**20 
 is a hybrid logical clock (Kulkarni et al. 2014): it ticks with every write and does not run back over a failover, so
 tokens of one key grow even when the document that held the last one is gone. A standalone server has no cluster time
 (error 51144): there the same scale is filled from its wall clock, 1,024 steps to the millisecond.
+
+A server takes the time of a command when it begins, not when it writes. In between another holder may have come and
+gone, with a token as large or larger: two writes at least, which ``outrun`` sees by the time of the answer.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bson.datetime_ms import DatetimeMS
+from bson.timestamp import Timestamp
 
 from goscope_django.mongodb.estimate import Estimate
 
@@ -59,6 +63,19 @@ def array(field: str) -> Expression:
 def is_set(field: str) -> Expression:
     """True if the field is there and not null."""
     return {"$ne": [or_null(field), None]}
+
+
+def outrun(token: int, began: datetime, answered: Timestamp | None) -> bool:
+    """Whether another holder may have come and gone while the command was on its way that gave out ``token``.
+
+    ``began`` is the server's time when it began, ``answered`` its cluster time when it answered. The command's own
+    write is one step, two where it changes a document; two more are the other's.
+    """
+    if answered is None:
+        return False
+    second = int(began.timestamp())
+    first = max(token, second * TOKEN_STEPS)
+    return answered.time * TOKEN_STEPS + answered.inc > first + 2
 
 
 class Clock:
@@ -120,14 +137,14 @@ class Clock:
         """A filter for documents with an integer in ``field``. A server lets a list with one in it pass as well."""
         raise NotImplementedError
 
-    def new(self) -> Expression:
+    def new(self, *fields: str) -> Expression:
         """True in an upsert's pipeline if the document is about to be inserted: then it has nothing but the field by
-        which it was asked for, ``_id`` or ``key``."""
+        which it was asked for, ``_id`` or ``key``. ``fields`` are some of which every document has one."""
         return {"$or": [is_null("_id"), is_null("key")]}
 
-    def replace(self, test: Expression, document: dict[str, Expression]) -> list[dict[str, Expression]]:
-        """A pipeline that makes the whole of it ``document`` where ``test`` holds, and else leaves it."""
-        return [{"$replaceWith": {"$cond": [test, document, "$$ROOT"]}}]
+    def put(self, test: Expression, fields: dict[str, Expression]) -> list[dict[str, Expression]]:
+        """A pipeline that writes ``fields`` where ``test`` holds, and else leaves the document as it is."""
+        return [{"$replaceWith": {"$cond": [test, {"$mergeObjects": ["$$ROOT", fields]}, "$$ROOT"]}}]
 
     def live(self, field: str = "expiresAt") -> Expression:
         """True if the instant in ``field`` is still ahead, or there is none."""
@@ -229,12 +246,12 @@ class LocalClock(Clock):
     def after_field(self, field: str, otherwise: str) -> Expression:
         return or_null(otherwise)
 
-    def new(self) -> Expression:
+    def new(self, *fields: str) -> Expression:
         # mongomock gives it an _id beforehand. So a document of which nothing but its key is left counts as new here.
-        return {"$and": [is_null("owner"), is_null("expiresAt")]}
+        return {"$and": [is_null(field) for field in fields]}
 
-    def replace(self, test: Expression, document: dict[str, Expression]) -> list[dict[str, Expression]]:
-        return [{"$set": conditions(test, document)}]
+    def put(self, test: Expression, fields: dict[str, Expression]) -> list[dict[str, Expression]]:
+        return [{"$set": conditions(test, fields)}]
 
     # mongomock can't compare a missing field.
 

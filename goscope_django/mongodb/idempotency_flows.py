@@ -28,6 +28,12 @@ _TRANSIENT: Final = "TransientTransactionError"
 _SHOWN: Final = dict.fromkeys(("key", "claim", "token", "updatedAt", "expiresAt"), True)
 
 
+def _refusal(full: str, error: Exception) -> InvalidValue:
+    return InvalidValue(
+        f"idempotency key {full!r:.200}: its result does not fit in one document of 16 MB: {str(error)[:100]}"
+    )
+
+
 class IdempotencyFlows(ClaimFlows):
     """The operations of one prefix, as flows."""
 
@@ -61,9 +67,7 @@ class IdempotencyFlows(ClaimFlows):
         except (DocumentTooLarge, OperationFailure) as error:
             if not too_large(error):
                 raise
-            raise InvalidValue(
-                f"idempotency key {full!r:.200}: its result does not fit in one document of 16 MB: {str(error)[:100]}"
-            ) from error
+            raise _refusal(full, error) from error
         if completed:
             self.remember(full)
         return completed
@@ -205,8 +209,10 @@ class IdempotencyFlows(ClaimFlows):
 
         try:
             before = yield from upsert(clock, query)
-        except PyMongoError as error:
-            if not may_have_happened(error):
+        except (PyMongoError, DocumentTooLarge) as error:
+            if too_large(error):
+                raise _refusal(full, error) from error
+            if isinstance(error, DocumentTooLarge) or not may_have_happened(error):
                 raise
             before = yield from upsert(clock, query)  # to the same effect
         if before is not None and before["key"] == full and before["_id"] != full:

@@ -73,7 +73,7 @@ class Lease:
 
     def free(self, clock: Clock) -> Expression:
         """True if nobody holds the document now: a new one, a released one or one whose lease has ended."""
-        nobody = clock.new() if self.holder is None else is_null(self.holder)
+        nobody = clock.new("owner", self.deadline) if self.holder is None else is_null(self.holder)
         return {"$or": [nobody, clock.passed(self.deadline)]}
 
     def grant(self, clock: Clock, claim: str, milliseconds: int, **more: Expression) -> dict[str, Expression]:

@@ -9,16 +9,18 @@ packages' locks (Node's) have no claim: whatever stands under the key holds the 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from bson.timestamp import Timestamp
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from goscope_django.contracts import LockInfo
 from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable
-from goscope_django.mongodb.expressions import NO_CLUSTER_TIME, Clock, instant, literal, named, prefix_range
+from goscope_django.mongodb.expressions import NO_CLUSTER_TIME, Clock, instant, literal, named, outrun, prefix_range
 from goscope_django.mongodb.failures import may_have_happened, no_shard_key
 from goscope_django.mongodb.flow import Flow, Query, ask, perform
 from goscope_django.mongodb.lease import Lease, upsert
@@ -27,18 +29,31 @@ from goscope_django.mongodb.reading import whole_or_none
 LOCKS: Final = "go_goscope_locks"
 LEASE: Final = Lease(holder=None)
 
+WANTED: Final = 60.0
+"""Seconds for which a lock counts as wanted by others after this process met one of them."""
+
+MOST_NOTED: Final = 10_000
+
 
 class LockFlows:
     """The operations of one prefix, as flows."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = f"{prefix}lock:"
+        self._refused: dict[str, float] = {}
 
     def acquire(self, clock: Clock, key: str, owner: str, claim: str, ttl: int) -> Flow[dict[str, Any] | None]:
-        """One command. The document if ``claim`` holds the lock now, else ``None``."""
+        """One command; one more where others want the lock as well and another holder may have come and gone while the
+        first was on its way. The document if ``claim`` holds the lock now, else ``None``."""
         full = self.prefix + key
+        found: dict[str, Any] | None
         try:
-            found = yield from self._take(clock, full, owner, claim, ttl)
+            found, answered = yield from self._take(clock, full, owner, claim, ttl)
+            if found and found.get("claim") == claim:
+                if self._wanted(full) and outrun(found["token"], found["createdAt"], answered):
+                    found = yield from self._renumber(clock, found, ttl)
+            else:
+                self._note(full)
         except PyMongoError as error:
             if not may_have_happened(error):
                 raise
@@ -53,14 +68,41 @@ class LockFlows:
         # mongomock drops what has expired before it can be given back; a lock that short was never held.
         return found if found and found.get("claim") == claim else None
 
+    def _note(self, full: str) -> None:
+        """Somebody else holds the lock."""
+        now = time.monotonic()
+        if len(self._refused) >= MOST_NOTED:
+            self._refused = {one: at for one, at in list(self._refused.items()) if now - at < WANTED}
+        self._refused[full] = now
+
+    def _wanted(self, full: str) -> bool:
+        """Whether others had the lock lately, as far as this process met them."""
+        at = self._refused.get(full)
+        return at is not None and time.monotonic() - at < WANTED
+
     @staticmethod
-    def _take(clock: Clock, full: str, owner: str, claim: str, ttl: int) -> Flow[dict[str, Any]]:
-        def query(name: str) -> Query[dict[str, Any]]:
+    def _renumber(clock: Clock, found: dict[str, Any], ttl: int) -> Flow[dict[str, Any] | None]:
+        """Give the lock that was just taken a token of now. ``None`` if its lease has ended."""
+        token = {"$max": [{"$add": ["$token", 1]}, clock.token()]}
+        renumbered: dict[str, Any] | None = yield from ask(
+            LOCKS,
+            "find_one_and_update",
+            LEASE.mine(clock, _id=found["_id"], key=found["key"], claim=found["claim"]),
+            [{"$set": {"token": token, "expiresAt": clock.after(ttl)}}],
+            return_document=ReturnDocument.AFTER,
+        )
+        return renumbered
+
+    @staticmethod
+    def _take(
+        clock: Clock, full: str, owner: str, claim: str, ttl: int
+    ) -> Flow[tuple[dict[str, Any], Timestamp | None]]:
+        """What stands there then, and the server's cluster time of the answer, where it has one."""
+
+        def query(name: str) -> Query[tuple[dict[str, Any], Timestamp | None]]:
             grant = LEASE.grant(clock, claim, ttl, owner=literal(owner), createdAt=clock.now())
-            change = clock.replace(LEASE.free(clock), {**named(full), "key": literal(full), **grant})
-            return Query(
-                LOCKS, "find_one_and_update", {name: full}, change, upsert=True, return_document=ReturnDocument.AFTER
-            )
+            change = clock.put(LEASE.free(clock), {**named(full), "key": literal(full), **grant})
+            return Query(LOCKS, "upserted", {name: full}, change)
 
         if clock.by_id:
             try:
@@ -72,7 +114,7 @@ class LockFlows:
                     clock.by_id = False
                 elif error.code != NO_CLUSTER_TIME:
                     raise
-        found: dict[str, Any] = yield from upsert(clock, lambda: query("key"))
+        found: tuple[dict[str, Any], Timestamp | None] = yield from upsert(clock, lambda: query("key"))
         return found
 
     def _place(self, clock: Clock, key: str, own_id: object) -> dict[str, Any]:
@@ -85,8 +127,9 @@ class LockFlows:
 
     def _settle(self, clock: Clock, full: str, claim: str, error: PyMongoError) -> Flow[dict[str, Any] | None]:
         """Find out whether an acquisition happened; if that can't be known either, give back what may be ours."""
+        stands = {"key": full, "$or": [{"claim": claim}, {"$expr": clock.live()}]}
         try:
-            found: dict[str, Any] | None = yield from ask(LOCKS, "confirm", {"key": full})
+            found: dict[str, Any] | None = yield from ask(LOCKS, "confirm", stands)
         except PyMongoError:
             with contextlib.suppress(PyMongoError):
                 yield from ask(LOCKS, "delete_one", {"key": full, "claim": claim})

@@ -115,6 +115,8 @@ def _server(url: str, place: str, query: str, what: str, shown: str) -> Target:
         raise ConfigurationError(f"{what}={shown!r}: a database is needed as the path: mongodb://host:port/database")
     database = _checked_database(database, what, shown)
     given = parse_qsl(query.replace(";", "&"), keep_blank_values=True)
+    if url.startswith("mongodb+srv://") and re.search(r"[,:]", hosts):
+        raise ConfigurationError(f"{what}={shown!r}: mongodb+srv:// takes one name of a host, without a port")
     if url.startswith("mongodb://"):  # what stands behind mongodb+srv:// only a name server knows
         _ask_driver(url, query, what, shown)
     return Target("mongodb", url, database, shown, frozenset(name.lower() for name, _ in given))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -39,6 +40,25 @@ def test_never_two_inside_and_tokens_that_rise(url: str, processes: int, threads
     by_order = [token for token, _, _ in sorted(entries, key=lambda entry: entry[1])]
     assert by_order == sorted(set(by_order))
     assert locks.backend().get("hot") is None
+
+
+def test_tokens_rise_where_locks_are_held_for_no_time_at_all(url: str) -> None:
+    """A command that began before another holder came, and writes after it went, has an old time for its token."""
+    provider, tokens, until = runtime.adapter().lock, [], time.monotonic() + 5
+
+    def fight() -> None:
+        while time.monotonic() < until:
+            handle = provider.acquire("hot", 60_000)
+            if handle is not None:
+                tokens.append(handle.token)
+                assert handle.release()
+
+    threads = [threading.Thread(target=fight) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tokens) > 50 and tokens == sorted(set(tokens))
 
 
 def test_a_holder_that_sleeps_past_its_lease_learns_it_and_cannot_write(url: str) -> None:

@@ -110,6 +110,9 @@ def test_a_planted_pickle_is_never_executed(
     assert {one["reason"] for one in told} <= {"forged", "damaged"}
     assert len([one for one in caplog.records if "cache_entry_forged" in one.getMessage()]) == 2
     assert "mkdir" not in caplog.text
+    assert drive(cache, "has_key", "k") is False
+    assert drive(cache, "get_or_set", "k", lambda: 3) == 3
+    assert drive(cache, "get", "k") == 3, "what is computed takes its place"
     drive(cache, "set", "k", 2)
     assert drive(cache, "get", "k") == 2, "the next set makes it good"
 

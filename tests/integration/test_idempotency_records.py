@@ -63,6 +63,13 @@ def expire(records: Any, test: dict[str, Any]) -> None:
     records.update_many(test, [{"$set": {"expiresAt": {"$subtract": ["$$NOW", 1]}}}])
 
 
+def test_a_value_that_does_not_fit_is_named(provider: MongoDBIdempotencyProvider) -> None:
+    provider.set("k", 1)
+    with pytest.raises(InvalidValue, match="'p:k': its result does not fit"):
+        provider.set("k", "x" * (17 * 1024 * 1024))
+    assert provider.get("k").value == 1  # type: ignore[union-attr]
+
+
 class TestCommands:
     def test_a_first_run_is_two_and_a_repeat_one(self, provider: Any, recorder: Recorder, client: Any) -> None:
         claim = provider.begin("k", DAY, "f")

@@ -335,6 +335,17 @@ async def test_views_under_asgi(store: None, view: str) -> None:
     assert await locks.backend().aget("view") is None
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("view", ["foreign", "ours"])
+@override_settings(ROOT_URLCONF="tests.support.lock_views")
+async def test_an_asynchronous_dispatch_in_another_wrapper(store: None, view: str) -> None:
+    """Taken for synchronous, the second of them would wait for the lock in the event loop that the first one needs."""
+    responses = await asyncio.wait_for(asyncio.gather(*(AsyncClient().get(f"/{view}") for _ in range(4))), 30)
+    assert [response.status_code for response in responses] == [200] * 4
+    assert lock_views.noted["inside"] is True
+    assert await locks.backend().aget("view") is None
+
+
 @pytest.fixture
 def atomic_requests() -> Iterator[None]:
     settings = connections["default"].settings_dict

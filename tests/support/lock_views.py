@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from django.contrib.auth.models import Group
@@ -10,12 +11,13 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework.decorators import api_view
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from goscope_django import locks
-from goscope_django.decorators import locked
+from goscope_django.decorators import locked, single_flight
 
 noted: dict[str, Any] = {}
 
@@ -62,6 +64,25 @@ class AsyncClassBased(View):
         return held("helper")
 
 
+class Wrapped(View):
+    """Its ``dispatch`` is reached by the lock through the wrapper of another decorator."""
+
+    async def get(self, request: HttpRequest) -> HttpResponse:
+        noted["inside"] = await locks.backend().aget("view") is not None
+        await asyncio.sleep(0.01)
+        return HttpResponse("done")
+
+
+@method_decorator([locked("view", blocking_timeout=5), csrf_exempt], name="dispatch")
+class Foreign(Wrapped):
+    pass
+
+
+@method_decorator([locked("view", blocking_timeout=5), single_flight(), locked("more")], name="dispatch")
+class Ours(Wrapped):
+    pass
+
+
 class Methods(View):
     @method_decorator(locked(lambda request, **_: f"view{request.GET['n']}", blocking_timeout=5))
     def get(self, request: HttpRequest) -> HttpResponse:
@@ -88,6 +109,8 @@ urlpatterns = [
     path("coroutine", coroutine),
     path("class", ClassBased.as_view()),
     path("async-class", AsyncClassBased.as_view()),
+    path("foreign", Foreign.as_view()),
+    path("ours", Ours.as_view()),
     path("method", Methods.as_view()),
     path("api-function", api_function),
     path("api", Api.as_view()),

@@ -27,7 +27,8 @@ class Router:
         self.tests.append({name: value for name, value in test.items() if name != "$expr"})
         if "key" not in test:
             raise OperationFailure(LOST, self.code, {"code": self.code, "errmsg": LOST})
-        return {"_id": test["key"], "key": test["key"], "claim": "c"}
+        found = {"_id": test["key"], "key": test["key"], "claim": "c"}
+        return (found, None) if query.method == "upserted" else found
 
 
 def test_one_attempt_teaches_it() -> None:

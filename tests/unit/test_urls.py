@@ -175,3 +175,10 @@ def test_where_a_server_is() -> None:
         "embedded://x",
     ):
         assert not is_local(url)
+
+
+@pytest.mark.parametrize("hosts", ["h:1", "a,b"])
+def test_srv_takes_one_name(hosts: str) -> None:
+    with pytest.raises(ConfigurationError, match="one name of a host, without a port") as caught:
+        parse(f"mongodb+srv://u:hunter2@{hosts}/db")
+    assert "hunter2" not in str(caught.value)

@@ -78,6 +78,11 @@ class CacheConformance(Conformance):
         assert [drive(provider, "delete", "key"), drive(provider, "delete", "key")] == [True, False]
         assert drive(provider, "get", "key") is None
 
+    def test_an_anchored_pattern(self, provider: Any, drive: Drive) -> None:
+        for key in ("a:1", "a:b"):
+            drive(provider, "set", key, 1, 60_000)
+        assert drive(provider, "keys", r"^a:\d$") == ["a:1"]
+
     def test_keys_and_pattern(self, provider: Any, drive: Drive) -> None:
         for key in ("b", "a", "ab", "a.b"):
             drive(provider, "set", key, 1)

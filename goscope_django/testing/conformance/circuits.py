@@ -83,6 +83,10 @@ class CircuitConformance(Conformance):
             drive(provider, "record_failure", "api", limit)
         assert drive(provider, "get_state", "api") is None
 
+    def test_a_count_that_the_store_cannot_hold(self, provider: Any, drive: Drive) -> None:
+        with pytest.raises(ValueError, match="failure_count"):
+            drive(provider, "set_state", "api", CircuitBreakerState("open", 2**63))
+
     @pytest.mark.parametrize("state", [None, "open", {"state": "open"}], ids=repr)
     def test_bad_states(self, provider: Any, drive: Drive, state: object) -> None:
         with pytest.raises((ValueError, TypeError), match="state"):
