@@ -131,8 +131,7 @@ def prepare(seconds: float = 2.0) -> None:
     for position, (what, url) in enumerate(stores):
         share = (deadline - time.monotonic()) / (len(stores) - position)
         try:
-            # To let go of a server that hangs takes its time, too.
-            connection(url, what=what).prepare(max(share * 0.8, 0.3))
+            connection(url, what=what).prepare(max(share, 0.3))
         except ConfigurationError:
             continue
         except GoscopeError as error:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import bson
-from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
 from goscope_django.exceptions import InvalidValue
 from goscope_django.mongodb.cache_ranges import CacheRanges, key_batches
@@ -21,15 +21,13 @@ from goscope_django.mongodb.execute import CACHE
 from goscope_django.mongodb.expressions import Clock, literal, named
 from goscope_django.mongodb.failures import no_shard_key, too_large
 from goscope_django.mongodb.flow import Flow, Query, ask
-from goscope_django.mongodb.lease import upsert
+from goscope_django.mongodb.lease import by_id, upsert
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 
 BRIEF: Final = 60_000
 """Milliseconds. An entry that lives shorter than that has its expiry computed by the server: what is written from what
 is known of its time begins to count before the command is sent, which may wait for a primary to be elected."""
-
-T = TypeVar("T")
 
 
 def _size(stored: object) -> int:
@@ -57,23 +55,12 @@ class CacheEntries(CacheRanges):
     def _entry(full: str, stored: object, times: dict[str, Any]) -> dict[str, Any]:
         return {"key": literal(full), "value": literal(stored), **times}
 
+    def _named_entry(self, full: str, stored: object, times: dict[str, Any]) -> dict[str, Any]:
+        """An entry that is asked for by ``key``, and so has no ``_id`` when it is new."""
+        return {**named(full), **self._entry(full, stored, times)}
+
     def set(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[None]:
         yield from self._set(clock, full, self.codec.pack(full, value), ttl)
-
-    @staticmethod
-    def _by_id(clock: Clock, send: Flow[T]) -> Flow[T | None]:
-        """What ``send`` brings, an upsert by ``_id``. ``None`` where it must go by ``key``: another package's document,
-        whose ``_id`` is its own, stands in the way, or the collection is sharded."""
-        if clock.by_id:
-            try:
-                return (yield from send)
-            except DuplicateKeyError:
-                pass
-            except OperationFailure as error:
-                if not no_shard_key(error):
-                    raise
-                clock.by_id = False
-        return None
 
     @staticmethod
     def _by_key(clock: Clock, full: str, change: Any) -> Flow[Any]:
@@ -89,8 +76,8 @@ class CacheEntries(CacheRanges):
 
     def _set(self, clock: Clock, full: str, stored: object, ttl: int | None) -> Flow[None]:
         try:
-            if (yield from self._by_id(clock, self._put(clock, full, stored, ttl))) is None:
-                entry = {**named(full), **self._entry(full, stored, self._times(clock, ttl))}
+            if (yield from by_id(clock, self._put(clock, full, stored, ttl))) is None:
+                entry = self._named_entry(full, stored, self._times(clock, ttl))
                 yield from self._by_key(clock, full, [{"$set": entry}])
         except (PyMongoError, DocumentTooLarge) as error:
             if not too_large(error):
@@ -144,10 +131,7 @@ class CacheEntries(CacheRanges):
             if not collided:
                 return
             batch = [batch[at] for at in collided]
-            changes = [
-                ({"key": full}, [{"$set": {**named(full), **self._entry(full, stored, times)}}])
-                for full, stored in batch
-            ]
+            changes = [({"key": full}, [{"$set": self._named_entry(full, stored, times)}]) for full, stored in batch]
             collided = yield from ask(CACHE, "upsert_many", changes)
 
     def _change(self, clock: Clock, full: str, stored: object, ttl: int | None, reached: datetime | None) -> Any:
@@ -161,10 +145,9 @@ class CacheEntries(CacheRanges):
     def add(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[bool]:
         stored = self.codec.pack(full, value)
         free = {"$or": [clock.new("updatedAt"), clock.passed()]}
-        entry = {**named(full), **self._entry(full, stored, self._times(clock, ttl))}
-        change = clock.put(free, entry)
+        change = clock.put(free, self._named_entry(full, stored, self._times(clock, ttl)))
         try:
-            reply = yield from self._by_id(clock, ask(CACHE, "update", {"_id": full}, change, upsert=True))
+            reply = yield from by_id(clock, ask(CACHE, "update", {"_id": full}, change, upsert=True))
             if reply is None:
                 reply = yield from self._by_key(clock, full, change)
         except (PyMongoError, DocumentTooLarge) as error:

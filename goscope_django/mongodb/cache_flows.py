@@ -113,7 +113,7 @@ class CacheFlows(CacheEntries):
 
     def has(self, clock: Clock, full: str) -> Flow[bool]:
         """One command; two for a value that may turn out to be unreadable, which is none."""
-        if clock.estimate is not None:
+        if clock.estimate is not None:  # mongomock can't look into a list with a number in it
             found = yield from ask(CACHE, "point", self._live(clock, full), {"_id": False, f"value.{RESERVED}": True})
             if found is None or not isinstance(found.get("value"), dict) or not found["value"]:
                 return found is not None

@@ -171,6 +171,7 @@ class Connection:
         if self.target.scheme == "mongomock":
             yield Store(self.sync, None)
             return
+        seconds *= 0.8  # the rest is for letting go of a server that hangs
         milliseconds, before = int(seconds * 900), frozenset(threading.enumerate())
         client = self.client(serverSelectionTimeoutMS=milliseconds, connectTimeoutMS=milliseconds)
         try:

@@ -209,10 +209,12 @@ class IdempotencyFlows(ClaimFlows):
 
         try:
             before = yield from upsert(clock, query)
-        except (PyMongoError, DocumentTooLarge) as error:
+        except DocumentTooLarge as error:  # the driver's
+            raise _refusal(full, error) from error
+        except PyMongoError as error:
             if too_large(error):
                 raise _refusal(full, error) from error
-            if isinstance(error, DocumentTooLarge) or not may_have_happened(error):
+            if not may_have_happened(error):
                 raise
             before = yield from upsert(clock, query)  # to the same effect
         if before is not None and before["key"] == full and before["_id"] != full:

@@ -1,9 +1,10 @@
 """Locks in ``go_goscope_locks``: leases with fencing tokens.
 
-Acquiring is one ``findAndModify`` by the unique key whose pipeline decides, by server time, whether the lock is free
-(after madelson/DistributedLock's MongoDB lock); each attempt is judged by a random claim of its own. The fencing
-token is Kleppmann's (2016): see ``expressions`` for why it grows. A released lock's document is gone, and other
-packages' locks (Node's) have no claim: whatever stands under the key holds the lock until it expires.
+Acquiring is one ``findAndModify`` by ``_id``, or by the unique key where another package's document stands. Its
+pipeline decides, by server time, whether the lock is free (after madelson/DistributedLock's MongoDB lock); each attempt
+is judged by a random claim of its own. The fencing token is Kleppmann's (2016): see ``expressions`` for why it grows. A
+released lock's document is gone, and other packages' locks (Node's) have no claim: whatever stands under the key holds
+the lock until it expires.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from typing import Any, Final
 
 from bson.timestamp import Timestamp
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
 from goscope_django.contracts import LockInfo
 from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable
-from goscope_django.mongodb.expressions import NO_CLUSTER_TIME, Clock, instant, literal, named, outrun, prefix_range
-from goscope_django.mongodb.failures import may_have_happened, no_shard_key
+from goscope_django.mongodb.expressions import Clock, instant, literal, named, outrun, prefix_range
+from goscope_django.mongodb.failures import may_have_happened
 from goscope_django.mongodb.flow import Flow, Query, ask, perform
-from goscope_django.mongodb.lease import Lease, upsert
+from goscope_django.mongodb.lease import Lease, by_id, upsert
 from goscope_django.mongodb.reading import whole_or_none
 
 LOCKS: Final = "go_goscope_locks"
@@ -33,6 +34,7 @@ WANTED: Final = 60.0
 """Seconds for which a lock counts as wanted by others after this process met one of them."""
 
 MOST_NOTED: Final = 10_000
+"""Locks that are remembered as wanted."""
 
 
 class LockFlows:
@@ -49,11 +51,13 @@ class LockFlows:
         found: dict[str, Any] | None
         try:
             found, answered = yield from self._take(clock, full, owner, claim, ttl)
-            if found and found.get("claim") == claim:
-                if self._wanted(full) and outrun(found["token"], found["createdAt"], answered):
-                    found = yield from self._renumber(clock, found, ttl)
-            else:
+            # mongomock drops what has expired before it can be given back; a lock that short was never held.
+            if found is None or found.get("claim") != claim:
                 self._note(full)
+                return None
+            if self._wanted(full) and outrun(found["token"], found["createdAt"], answered):
+                found = yield from self._renumber(clock, key, found, ttl)
+            return found
         except PyMongoError as error:
             if not may_have_happened(error):
                 raise
@@ -65,30 +69,31 @@ class LockFlows:
             with contextlib.suppress(PyMongoError):
                 yield from ask(LOCKS, "delete_one", {"key": full, "claim": claim})
             raise
-        # mongomock drops what has expired before it can be given back; a lock that short was never held.
-        return found if found and found.get("claim") == claim else None
 
     def _note(self, full: str) -> None:
         """Somebody else holds the lock."""
-        now = time.monotonic()
-        if len(self._refused) >= MOST_NOTED:
-            self._refused = {one: at for one, at in list(self._refused.items()) if now - at < WANTED}
-        self._refused[full] = now
+        known, now = self._refused, time.monotonic()
+        known.pop(full, None)  # so that the oldest come first
+        known[full] = now
+        with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread was quicker
+            while True:
+                oldest = next(iter(known))
+                if len(known) <= MOST_NOTED and now - known[oldest] < WANTED:
+                    break
+                del known[oldest]
 
     def _wanted(self, full: str) -> bool:
         """Whether others had the lock lately, as far as this process met them."""
         at = self._refused.get(full)
         return at is not None and time.monotonic() - at < WANTED
 
-    @staticmethod
-    def _renumber(clock: Clock, found: dict[str, Any], ttl: int) -> Flow[dict[str, Any] | None]:
+    def _renumber(self, clock: Clock, key: str, found: dict[str, Any], ttl: int) -> Flow[dict[str, Any] | None]:
         """Give the lock that was just taken a token of now. ``None`` if its lease has ended."""
-        token = {"$max": [{"$add": ["$token", 1]}, clock.token()]}
         renumbered: dict[str, Any] | None = yield from ask(
             LOCKS,
             "find_one_and_update",
-            LEASE.mine(clock, _id=found["_id"], key=found["key"], claim=found["claim"]),
-            [{"$set": {"token": token, "expiresAt": clock.after(ttl)}}],
+            LEASE.mine(clock, **self._place(clock, key, found["_id"]), claim=found["claim"]),
+            [{"$set": {"token": LEASE.next_token(clock)}}, *LEASE.renew(clock, ttl)],
             return_document=ReturnDocument.AFTER,
         )
         return renumbered
@@ -104,17 +109,9 @@ class LockFlows:
             change = clock.put(LEASE.free(clock), {**named(full), "key": literal(full), **grant})
             return Query(LOCKS, "upserted", {name: full}, change)
 
-        if clock.by_id:
-            try:
-                return (yield from perform(query("_id")))
-            except DuplicateKeyError:
-                pass  # a race, or a document of another package, whose _id is its own
-            except OperationFailure as error:
-                if no_shard_key(error):
-                    clock.by_id = False
-                elif error.code != NO_CLUSTER_TIME:
-                    raise
-        found: tuple[dict[str, Any], Timestamp | None] = yield from upsert(clock, lambda: query("key"))
+        found = yield from by_id(clock, perform(query("_id")))
+        if found is None:
+            found = yield from upsert(clock, lambda: query("key"))
         return found
 
     def _place(self, clock: Clock, key: str, own_id: object) -> dict[str, Any]:
@@ -137,11 +134,9 @@ class LockFlows:
                 f"lock {full!r}: it may have been acquired; it was given back if the server could be reached, and else "
                 f"ends with its lease"
             ) from error
-        if found is None or found.get("claim") != claim:
-            if found is not None:
-                return None
+        if found is None:
             raise StoreUnavailable(f"lock {full!r}: the server did not carry out the acquisition: {error}") from error
-        return found
+        return found if found.get("claim") == claim else None
 
     def extend(
         self, clock: Clock, key: str, ttl: int, identity: dict[str, str], own_id: object = None

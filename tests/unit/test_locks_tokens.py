@@ -76,6 +76,8 @@ def test_what_is_noted_is_bounded_and_forgotten(monkeypatch: pytest.MonkeyPatch)
     for number in range(MOST_NOTED):
         flows._note(str(number))
     assert flows._wanted("5")
+    flows._note("one more")
+    assert len(flows._refused) == MOST_NOTED and not flows._wanted("0"), "the oldest goes"
     now[0] = WANTED
     assert not flows._wanted("5")
     flows._note("new")
