@@ -172,9 +172,9 @@ class OperatorCommand(BaseCommand):
             return
         if not sys.stdin.isatty():
             raise Error(f"{question} There is nobody to ask here: say --no-input to go ahead.", UNKNOWN)
-        self.stderr.write(f"{question} Type 'yes' to go ahead: ", ending="")
-        self.stderr.flush()
-        try:
+        try:  # from the question on: Ctrl-C may come as soon as it is read
+            self.stderr.write(f"{question} Type 'yes' to go ahead: ", ending="")
+            self.stderr.flush()
             answer = sys.stdin.readline()
         except KeyboardInterrupt:
             answer = ""
