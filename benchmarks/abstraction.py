@@ -10,8 +10,8 @@ from django.core.cache import caches
 
 from benchmarks.cache import DICT, SMALL
 from goscope_django import runtime
-from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flow import Flow, ask, run
+from goscope_django.core.flow import Flow, ask, run
+from goscope_django.mongodb.document.clock import Clock
 
 
 def _flow(clock: Clock | None) -> Flow[Any]:

@@ -28,9 +28,10 @@ from django.core.checks import Warning as CheckWarning
 from django.core.checks import register as register_check
 from django.utils.module_loading import import_string
 
-from goscope_django import cache_options, conf, runtime
+from goscope_django import conf, runtime
+from goscope_django.cache import options as cache_options
 from goscope_django.exceptions import ConfigurationError, GoscopeError
-from goscope_django.mongodb import inspection, urls
+from goscope_django.mongodb.driver import inspection, urls
 
 
 def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:

@@ -17,9 +17,9 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from goscope_django import arguments
+from goscope_django.core import arguments
 from goscope_django.exceptions import ConfigurationError, GoscopeError
-from goscope_django.mongodb import urls
+from goscope_django.mongodb.driver import urls
 
 OnError = Literal["raise", "ignore"]
 DEFAULTS: Final[Mapping[str, Any]] = {

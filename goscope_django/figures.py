@@ -24,14 +24,16 @@ import weakref
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from goscope_django import conf, counters, runtime
-from goscope_django.counters import SERIES, Alias, Counted, alias, announce, bell, count
+from goscope_django import conf, runtime
+from goscope_django.core.forking import at_fork
 from goscope_django.exceptions import GoscopeError, OutcomeUnknown
-from goscope_django.forking import at_fork
-from goscope_django.mongodb import loops, stats
-from goscope_django.mongodb.execute import AsyncExecutor
-from goscope_django.mongodb.limits import within
-from goscope_django.mongodb.store import Store
+from goscope_django.mongodb import figures as stats
+from goscope_django.mongodb.driver import loops
+from goscope_django.mongodb.driver.execute import AsyncExecutor
+from goscope_django.mongodb.driver.limits import within
+from goscope_django.mongodb.driver.store import Store
+from goscope_django.process import counters
+from goscope_django.process.counters import SERIES, Alias, Counted, alias, announce, bell, count
 
 __all__ = ["SERIES", "Alias", "aflush", "alias", "announce", "count", "flush"]
 

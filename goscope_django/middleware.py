@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from goscope_django.exceptions import CircuitOpen
-from goscope_django.problems import problem, retry_after_header
+from goscope_django.http.problems import problem, retry_after_header
 
 TITLE: Final = "Temporarily unavailable"
 

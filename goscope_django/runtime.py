@@ -12,17 +12,18 @@ import time
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from goscope_django import conf, signals, values
+from goscope_django import codec as values
+from goscope_django import conf, signals
 from goscope_django.contracts import Event
+from goscope_django.core.flow import Flow
 from goscope_django.exceptions import ConfigurationError, GoscopeError
-from goscope_django.mongodb import client as clients
-from goscope_django.mongodb import indexes
 from goscope_django.mongodb.adapter import MongoDBAdapter
-from goscope_django.mongodb.client import Connection
 from goscope_django.mongodb.codec import Codec
-from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flow import Flow
-from goscope_django.mongodb.store import Store
+from goscope_django.mongodb.document import indexes
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.driver import client as clients
+from goscope_django.mongodb.driver.client import Connection
+from goscope_django.mongodb.driver.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")

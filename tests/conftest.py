@@ -49,7 +49,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def why_no_mongod() -> str:
     """Return why no real ``mongod`` can be started here, or an empty text."""
     from goscope_django.exceptions import MongodError
-    from goscope_django.mongodb import mongod_process
+    from goscope_django.mongodb.embedded import process as mongod_process
 
     try:
         mongod_process.find_mongod()

@@ -12,7 +12,8 @@ from typing import Any
 from goscope_django.dashboard import text
 from goscope_django.dashboard.actions import ACTIONS
 from goscope_django.dashboard.forms import Seen
-from goscope_django.operations.items import (
+from goscope_django.operations.values import (
+    CacheAlias,
     CacheFigures,
     CircuitItem,
     FlightItem,
@@ -21,7 +22,6 @@ from goscope_django.operations.items import (
     TaskItem,
     WaitItem,
 )
-from goscope_django.operations.values import CacheAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,28 +13,29 @@ from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.synchronous.database import Database
 
-from goscope_django import arguments
 from goscope_django.contracts import Ttl
+from goscope_django.core import arguments
+from goscope_django.core.flow import Flow, ask
 from goscope_django.exceptions import InvalidType
-from goscope_django.mongodb import indexes
-from goscope_django.mongodb.cache import MongoDBCacheProvider
-from goscope_django.mongodb.checkpoints import CHECKPOINTS, MongoDBCheckpointProvider
-from goscope_django.mongodb.circuits import CIRCUITS, MongoDBCircuitBreakerStateProvider
+from goscope_django.mongodb.cache.provider import MongoDBCacheProvider
+from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, MongoDBCheckpointProvider
+from goscope_django.mongodb.checkpoints.tasks import TASKS
+from goscope_django.mongodb.circuits.states import CIRCUITS, MongoDBCircuitBreakerStateProvider
 from goscope_django.mongodb.codec import Codec
-from goscope_django.mongodb.execute import CACHE, AsyncExecutor, MockExecutor, SyncExecutor
-from goscope_django.mongodb.expressions import Clock, prefix_range
-from goscope_django.mongodb.flights import FLIGHTS
-from goscope_django.mongodb.flow import Flow, ask
-from goscope_django.mongodb.idempotency import MongoDBIdempotencyProvider
-from goscope_django.mongodb.idempotency_claims import IDEMPOTENCY, claim_key
-from goscope_django.mongodb.indexes import IndexState
-from goscope_django.mongodb.lock_flows import LOCKS
-from goscope_django.mongodb.locks import MongoDBLockProvider
-from goscope_django.mongodb.loops import LoopClients
-from goscope_django.mongodb.probing import ping
-from goscope_django.mongodb.stats import STATS
-from goscope_django.mongodb.store import Sink, Store
-from goscope_django.mongodb.task_start import TASKS
+from goscope_django.mongodb.document import indexes
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.document.expressions import prefix_range
+from goscope_django.mongodb.document.indexes import IndexState
+from goscope_django.mongodb.driver.execute import CACHE, AsyncExecutor, MockExecutor, SyncExecutor
+from goscope_django.mongodb.driver.inspection import ping
+from goscope_django.mongodb.driver.loops import LoopClients
+from goscope_django.mongodb.driver.store import Sink, Store
+from goscope_django.mongodb.figures import STATS
+from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY, claim_key
+from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
+from goscope_django.mongodb.locks.flows import LOCKS
+from goscope_django.mongodb.locks.provider import MongoDBLockProvider
+from goscope_django.mongodb.single_flight.flows import FLIGHTS
 
 
 def store_of(db: Any, async_db: Any = None, *, sink: Sink | None = None) -> Store:

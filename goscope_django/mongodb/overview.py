@@ -17,28 +17,28 @@ from typing import Any, Final, Generic, TypeVar
 from pymongo.errors import PyMongoError
 
 from goscope_django.contracts import Checkpoint, IdempotencyInfo, LockInfo
+from goscope_django.core.flow import Flow, Query, ask
 from goscope_django.exceptions import StoreError
-from goscope_django.mongodb.breaker_table import CircuitInfo
-from goscope_django.mongodb.breakers import FIELDS
-from goscope_django.mongodb.checkpoints import CHECKPOINTS, NUMBERED, CheckpointFlows
-from goscope_django.mongodb.circuit_document import info as circuit_info
-from goscope_django.mongodb.circuit_document import override_of, state_of
-from goscope_django.mongodb.circuits import CIRCUITS
+from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, NUMBERED, CheckpointFlows
+from goscope_django.mongodb.checkpoints.queries import TaskQueryFlows
+from goscope_django.mongodb.checkpoints.tasks import TASKS
+from goscope_django.mongodb.checkpoints.values import SEEN_AS, TaskInfo, status_of
+from goscope_django.mongodb.circuits.document import info as circuit_info
+from goscope_django.mongodb.circuits.document import override_of, state_of
+from goscope_django.mongodb.circuits.flows import FIELDS
+from goscope_django.mongodb.circuits.states import CIRCUITS
+from goscope_django.mongodb.circuits.table import CircuitInfo
 from goscope_django.mongodb.codec import Codec
-from goscope_django.mongodb.execute import CACHE
-from goscope_django.mongodb.expressions import Clock, instant, prefix_range
-from goscope_django.mongodb.failures import translated
-from goscope_django.mongodb.flight_values import FlightInfo
-from goscope_django.mongodb.flights import FLIGHTS, flight_info
-from goscope_django.mongodb.flow import Flow, Query, ask
-from goscope_django.mongodb.idempotency_claims import IDEMPOTENCY, claim_key
-from goscope_django.mongodb.idempotency_flows import idempotency_info
-from goscope_django.mongodb.lock_flows import LOCKS, lock_info
-from goscope_django.mongodb.probing import ping
-from goscope_django.mongodb.reading import whole, whole_or_none
-from goscope_django.mongodb.task_queries import TaskQueryFlows
-from goscope_django.mongodb.task_start import TASKS
-from goscope_django.mongodb.task_values import SEEN_AS, TaskInfo, status_of
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.document.expressions import instant, prefix_range
+from goscope_django.mongodb.document.failures import translated
+from goscope_django.mongodb.document.reading import whole, whole_or_none
+from goscope_django.mongodb.driver.execute import CACHE
+from goscope_django.mongodb.driver.inspection import ping
+from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY, claim_key, idempotency_info
+from goscope_django.mongodb.locks.flows import LOCKS, lock_info
+from goscope_django.mongodb.single_flight.flows import FLIGHTS, flight_info
+from goscope_django.mongodb.single_flight.values import FlightInfo
 
 T = TypeVar("T")
 MOST: Final = 100_000

@@ -10,7 +10,7 @@ reached) and ``ConfigurationError``.
 from __future__ import annotations
 
 from goscope_django.exceptions import NotFound, StateChanged
-from goscope_django.mongodb.probing import Probe
+from goscope_django.mongodb.driver.inspection import Probe
 from goscope_django.operations.actions import (
     acancel_task,
     acleanup_checkpoints,

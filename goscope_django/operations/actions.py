@@ -6,16 +6,18 @@ Nothing is read first and written then.
 
 from __future__ import annotations
 
-from goscope_django import arguments, circuits, runtime
+from goscope_django import circuits, runtime
 from goscope_django.contracts import IdempotencyInfo, LockInfo
+from goscope_django.core import arguments
+from goscope_django.core.flow import Flow, ask
 from goscope_django.exceptions import NotFound, StateChanged
-from goscope_django.mongodb import operators
-from goscope_django.mongodb.breaker_table import CircuitInfo, Command
-from goscope_django.mongodb.checkpoints import CHECKPOINTS, CheckpointFlows
-from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flow import Flow, ask
-from goscope_django.mongodb.limits import within
-from goscope_django.mongodb.lock_flows import LockFlows
+from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, CheckpointFlows
+from goscope_django.mongodb.circuits.table import CircuitInfo, Command
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.driver.limits import within
+from goscope_django.mongodb.idempotency.flows import delete_idempotency as remove_idempotency
+from goscope_django.mongodb.locks.flows import LockFlows
+from goscope_django.mongodb.locks.flows import release_lock as remove_lock
 from goscope_django.mongodb.overview import TaskPages
 from goscope_django.operations.place import ACTION_LIMIT, Place, place
 from goscope_django.operations.values import Done
@@ -48,16 +50,14 @@ def release_lock(key: str, token: int | None = None, owner: str | None = None) -
     command."""
     here = place()
     flows = LockFlows(here.prefix)
-    return _released(key, token, here.run(operators.release_lock, flows, arguments.key(key), _mark(token), owner))
+    return _released(key, token, here.run(remove_lock, flows, arguments.key(key), _mark(token), owner))
 
 
 async def arelease_lock(key: str, token: int | None = None, owner: str | None = None) -> Done:
     """Asynchronous twin of ``release_lock``."""
     here = place()
     flows = LockFlows(here.prefix)
-    return _released(
-        key, token, await here.arun(operators.release_lock, flows, arguments.key(key), _mark(token), owner)
-    )
+    return _released(key, token, await here.arun(remove_lock, flows, arguments.key(key), _mark(token), owner))
 
 
 # Circuits
@@ -276,11 +276,11 @@ def delete_idempotency(key: str, token: int | None = None) -> Done:
     command.
     """
     here = place()
-    return _forgotten(key, token, here.run(operators.delete_idempotency, here.prefix, arguments.key(key), _mark(token)))
+    return _forgotten(key, token, here.run(remove_idempotency, here.prefix, arguments.key(key), _mark(token)))
 
 
 async def adelete_idempotency(key: str, token: int | None = None) -> Done:
     """Asynchronous twin of ``delete_idempotency``."""
     here = place()
-    found = await here.arun(operators.delete_idempotency, here.prefix, arguments.key(key), _mark(token))
+    found = await here.arun(remove_idempotency, here.prefix, arguments.key(key), _mark(token))
     return _forgotten(key, token, found)

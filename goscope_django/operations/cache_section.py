@@ -8,19 +8,19 @@ from typing import Any
 
 from goscope_django import conf
 from goscope_django.cache import MongoDBCache
+from goscope_django.core.flow import Flow
 from goscope_django.exceptions import GoscopeError
-from goscope_django.mongodb import indexes, overview
-from goscope_django.mongodb.execute import CACHE
-from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flow import Flow
-from goscope_django.mongodb.limits import within
-from goscope_django.mongodb.stats import OTHER, Hour
+from goscope_django.mongodb import overview
+from goscope_django.mongodb.document import indexes
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.driver.execute import CACHE
+from goscope_django.mongodb.driver.limits import within
+from goscope_django.mongodb.figures import OTHER, Hour
 from goscope_django.operations import convert
 from goscope_django.operations.caches import strict
-from goscope_django.operations.items import CacheFigures, IndexItem, NamespaceItem
 from goscope_django.operations.place import TIME_LIMIT, Place, place
 from goscope_django.operations.servers import index_item
-from goscope_django.operations.values import Cache, CacheAlias
+from goscope_django.operations.values import Cache, CacheAlias, CacheFigures, IndexItem, NamespaceItem
 
 OUTSIDE = "(outside CACHES)"
 

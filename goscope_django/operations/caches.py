@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from django.utils.module_loading import import_string
 
-from goscope_django import arguments, conf, figures
+from goscope_django import conf, figures
 from goscope_django.cache import MongoDBCache
+from goscope_django.core import arguments
 from goscope_django.exceptions import InvalidValue, NotFound
-from goscope_django.mongodb.limits import within
+from goscope_django.mongodb.driver.limits import within
 from goscope_django.operations.place import ACTION_LIMIT, place
 from goscope_django.operations.values import Done
 

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from goscope_django import arguments, runtime
+from goscope_django import runtime
+from goscope_django.core import arguments
+from goscope_django.core.flow import Flow
 from goscope_django.exceptions import GoscopeError, InvalidValue, StoreError, StoreUnavailable
-from goscope_django.mongodb import inspection, overview, stats
-from goscope_django.mongodb.checkpoints import CheckpointFlows
-from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flow import Flow
-from goscope_django.mongodb.limits import within
+from goscope_django.mongodb import figures as stats
+from goscope_django.mongodb import overview
+from goscope_django.mongodb.checkpoints.history import CheckpointFlows
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.driver import inspection
+from goscope_django.mongodb.driver.limits import within
 from goscope_django.operations import cache_section, convert
 from goscope_django.operations.place import TIME_LIMIT, Place, place
 from goscope_django.operations.values import (

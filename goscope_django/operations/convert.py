@@ -13,27 +13,35 @@ from typing import Any
 from goscope_django.contracts import IdempotencyInfo, LockInfo
 from goscope_django.exceptions import GoscopeError
 from goscope_django.figures import SERIES
-from goscope_django.mongodb.breaker_table import CircuitInfo
-from goscope_django.mongodb.flight_values import FlightInfo
-from goscope_django.mongodb.inspection import ServerView
+from goscope_django.mongodb.checkpoints.values import TaskInfo
+from goscope_django.mongodb.circuits.table import CircuitInfo
+from goscope_django.mongodb.driver.inspection import ServerView
+from goscope_django.mongodb.figures import Hour
 from goscope_django.mongodb.overview import Page
-from goscope_django.mongodb.stats import Hour
-from goscope_django.mongodb.task_values import TaskInfo
-from goscope_django.operations.items import (
+from goscope_django.mongodb.single_flight.values import FlightInfo
+from goscope_django.operations.servers import ENSURE, REPAIR, index_item
+from goscope_django.operations.values import (
+    Cache,
     CacheFigures,
     CircuitItem,
+    Circuits,
+    Figures,
     FlightItem,
+    Flights,
+    Idempotency,
     IdempotencyItem,
     IndexItem,
     LockItem,
+    Locks,
     OverrideItem,
     ProbeItem,
+    Server,
     TaskItem,
+    Tasks,
     TransitionItem,
     WaitItem,
+    Waits,
 )
-from goscope_django.operations.servers import ENSURE, REPAIR, index_item
-from goscope_django.operations.values import Cache, Circuits, Figures, Flights, Idempotency, Locks, Server, Tasks, Waits
 
 CLOCK_TOLERANCE = 60.0
 

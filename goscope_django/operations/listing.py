@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from goscope_django import arguments, runtime
+from goscope_django import runtime
+from goscope_django.core import arguments
 from goscope_django.exceptions import NotFound
 from goscope_django.mongodb import overview
-from goscope_django.mongodb.checkpoints import CheckpointFlows
+from goscope_django.mongodb.checkpoints.history import CheckpointFlows
 from goscope_django.operations import convert
-from goscope_django.operations.items import CheckpointItem, CircuitItem, TaskItem
 from goscope_django.operations.place import place
-from goscope_django.operations.values import Circuits, Locks, Tasks
+from goscope_django.operations.values import CheckpointItem, CircuitItem, Circuits, Locks, TaskItem, Tasks
 
 
 def _now() -> datetime:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from goscope_django import conf, runtime
-from goscope_django.mongodb.client import Connection
-from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flow import Flow
-from goscope_django.mongodb.limits import within
-from goscope_django.mongodb.probing import ping
-from goscope_django.mongodb.store import Store
+from goscope_django.core.flow import Flow
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.driver.client import Connection
+from goscope_django.mongodb.driver.inspection import ping
+from goscope_django.mongodb.driver.limits import within
+from goscope_django.mongodb.driver.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")

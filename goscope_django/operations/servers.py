@@ -9,12 +9,14 @@ from pathlib import Path
 
 from goscope_django import conf
 from goscope_django.exceptions import ConfigurationError, GoscopeError, IndexConflict
-from goscope_django.mongodb import embedded, indexes, probing, urls
-from goscope_django.mongodb.limits import within
-from goscope_django.mongodb.probing import Probe
-from goscope_django.operations.items import IndexItem
+from goscope_django.mongodb import embedded
+from goscope_django.mongodb.document import indexes
+from goscope_django.mongodb.driver import inspection as probing
+from goscope_django.mongodb.driver import urls
+from goscope_django.mongodb.driver.inspection import Probe
+from goscope_django.mongodb.driver.limits import within
 from goscope_django.operations.place import Place, place
-from goscope_django.operations.values import Done
+from goscope_django.operations.values import Done, IndexItem
 
 ENSURE = "manage.py goscope_indexes ensure"
 REPAIR = indexes.REPAIR

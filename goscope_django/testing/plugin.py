@@ -32,7 +32,8 @@ def goscope_worker_prefix() -> Iterator[str]:
 @pytest.fixture
 def goscope(goscope_worker_prefix: str) -> MongoDBAdapter:
     """The project's adapter on an empty store: everything under this worker's prefix is removed before the test."""
-    from goscope_django import breaker_registry, runtime
+    from goscope_django import runtime
+    from goscope_django.circuits import registry as breaker_registry
 
     adapter = runtime.adapter()
     adapter.wipe()

@@ -3,60 +3,115 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.architecture.source import PACKAGE, Module, below, classes, imports, modules, parse, texts
+from tests.architecture.source import PACKAGE, ROOT, Module, below, classes, imports, modules, parse, texts
 
 Offences = Iterator[str]
 
-# ``signals`` only declares, runtime sends them; values, renewal, outage and transactions are what public modules share.
+FEATURES = ("locks", "circuits", "single_flight", "idempotency", "checkpoints", "cache", "fencing")
+SHELLS = ("dashboard", "management", "integrations", "checks", "testing", "apps", "admin", "models", "migrations")
 RINGS: tuple[tuple[str, ...], ...] = (
-    ("contracts", "exceptions", "arguments", "forking"),
+    ("contracts", "exceptions", "core"),
     ("mongodb",),
-    (
-        "conf",
-        "runtime",
-        "signals",
-        "values",
-        "renewal",
-        "renewables",
-        "renewal_lease",
-        "outage",
-        "counters",
-        "figures",
-        "transactions",
-        "cancellation",
-        "requests",
-        "credentials",
-        "responses",
-    ),
-    (),  # whatever is named in no other ring: the public modules and operations
-    ("apps", "checks", "management", "dashboard", "templatetags", "admin", "urls", "views", "testing"),
+    ("conf", "codec", "signals", "runtime"),
+    ("http", "process", "figures"),
+    (*FEATURES, "decorators", "middleware", "rest", "sessions"),
+    ("operations",),
+    SHELLS,
 )
-PUBLIC = 3
-OUTSIDE_DJANGO = ("contracts", "exceptions", "arguments", "forking", "mongodb")
+STORE_RINGS: tuple[tuple[str, ...], ...] = (
+    ("mongodb.document", "mongodb.codec", "mongodb.embedded"),
+    ("mongodb.driver",),
+    tuple(f"mongodb.{feature}" for feature in FEATURES),
+    ("mongodb.figures", "mongodb.overview", "mongodb.adapter"),
+)
+SIBLINGS = {"cache": ("locks",), "fencing": ("locks",)}
+"""Which other features a feature may import, and their store rooms."""
+OUTSIDE_DJANGO = ("contracts", "exceptions", "core", "mongodb")
 SERVER_EXPRESSIONS = ("$$NOW", "$$CLUSTER_TIME", "$literal")
-LONGEST = 330
-LONGER: dict[str, str] = {}  # path: why it may be longer
 
 
-def ring(inside: str) -> int:
-    """The number of the ring of a module, 0 the innermost."""
-    for number, members in enumerate(RINGS):
+def place(inside: str, rings: tuple[tuple[str, ...], ...]) -> int | None:
+    """The number of the ring of a module, 0 the innermost; ``None`` if it is in none of them."""
+    for number, members in enumerate(rings):
         if below(inside, *members):
             return number
-    return PUBLIC
+    return None
+
+
+def own_imports(module: Module) -> Iterator[tuple[int, str]]:
+    """What it imports of the package, without the package's name."""
+    for line, name in imports(module):
+        inside = name.removeprefix(f"{PACKAGE}.")
+        if inside != name:
+            yield line, inside
+
+
+def stands_in_no_room(module: Module) -> Offences:
+    if module.inside and place(module.inside, RINGS) is None:
+        yield f"{module.path} stands in none of the rooms"
+    if below(module.inside, "mongodb") and module.inside != "mongodb" and place(module.inside, STORE_RINGS) is None:
+        yield f"{module.path} stands in none of the rooms of mongodb/"
 
 
 def points_outward(module: Module) -> Offences:
-    if not module.inside:  # the package itself may show what it likes, lazily; see test_loading
+    for rings in (RINGS, STORE_RINGS):
+        mine = place(module.inside, rings)
+        if mine is None:
+            continue
+        for line, inside in own_imports(module):
+            other = place(inside, rings)
+            if other is not None and other > mine:
+                yield f"{module.path}:{line} imports {inside}, of an outer ring"
+
+
+def core_beyond_the_standard_library(module: Module) -> Offences:
+    if not below(module.inside, "core"):
         return
     for line, name in imports(module):
-        inside = name.removeprefix(f"{PACKAGE}.")
-        if inside != name and ring(inside) > ring(module.inside):
-            yield f"{module.path}:{line} imports {name}, of an outer ring"
+        if name.partition(".")[0] not in {*sys.stdlib_module_names, PACKAGE}:
+            yield f"{module.path}:{line} imports {name}"
+
+
+def feature_of(inside: str) -> str | None:
+    """The feature to which a module belongs, above the store or below."""
+    first = inside.removeprefix("mongodb.").partition(".")[0]
+    return first if first in FEATURES else None
+
+
+def reaches_for_a_sibling(module: Module) -> Offences:
+    mine = feature_of(module.inside)
+    if mine is None:
+        return
+    for line, inside in own_imports(module):
+        other = feature_of(inside)
+        if other not in (None, mine, *SIBLINGS.get(mine, ())):
+            yield f"{module.path}:{line} imports {inside}, of another feature"
+
+
+def borrows_a_private_name(module: Module) -> Offences:
+    for line, inside in own_imports(module):
+        name = inside.rpartition(".")[2]
+        if name.startswith("_") and not name.startswith("__"):
+            yield f"{module.path}:{line} imports {inside}, which is another module's own"
+
+
+def face_does_something(module: Module) -> Offences:
+    """A feature's ``__init__`` has names and a docstring, and no submodule bears the name of an exported function."""
+    if module.inside not in FEATURES:
+        return
+    names = {name.rpartition(".")[2] for _, name in own_imports(module)}
+    submodules = {one.stem for one in (ROOT / module.path).parent.glob("*.py")}
+    for name in sorted(names & submodules - {"models"}):
+        yield f"{module.path} shows {name}, and has a module of that name"
+    for node in module.tree.body:
+        lazy = isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.For, ast.While)) and not lazy:
+            yield f"{module.path}:{node.lineno} does something; it is a face"
 
 
 def driver_outside_mongodb(module: Module) -> Offences:
@@ -101,12 +156,12 @@ def settings_read_elsewhere(module: Module) -> Offences:
 
 
 def server_expressions_elsewhere(module: Module) -> Offences:
-    if module.inside == "mongodb.expressions":
+    if below(module.inside, "mongodb.document"):
         return
     for line, text in texts(module):
         for word in SERVER_EXPRESSIONS:
             if word in text:
-                yield f"{module.path}:{line} spells {word}; mongodb/expressions.py has it"
+                yield f"{module.path}:{line} spells {word}; mongodb/document/ has it"
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
@@ -153,21 +208,21 @@ def threads_behind_coroutines(module: Module) -> Offences:
 
 
 def forks_seen_elsewhere(module: Module) -> Offences:
-    """Where a system can't fork, the call is missing: ``forking`` knows."""
-    if module.inside == "forking":
+    """Where a system can't fork, the call is missing: ``core/forking`` knows."""
+    if module.inside == "core.forking":
         return
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Attribute) and node.attr == "register_at_fork":
             yield f"{module.path}:{node.lineno} uses {node.attr}; ask forking"
 
 
-def too_long(module: Module) -> Offences:
-    if module.lines > LONGEST and module.path not in LONGER:
-        yield f"{module.path} has {module.lines} lines, {LONGEST} are allowed: what are the two things in it?"
-
-
 RULES: tuple[Callable[[Module], Offences], ...] = (
+    stands_in_no_room,
     points_outward,
+    core_beyond_the_standard_library,
+    reaches_for_a_sibling,
+    borrows_a_private_name,
+    face_does_something,
     driver_outside_mongodb,
     django_inside,
     faces_reach_for_the_store,
@@ -177,7 +232,6 @@ RULES: tuple[Callable[[Module], Offences], ...] = (
     twins_differ,
     threads_behind_coroutines,
     forks_seen_elsewhere,
-    too_long,
 )
 
 
@@ -190,29 +244,32 @@ def test_the_package_keeps_the_rule(rule: Callable[[Module], Offences]) -> None:
 @pytest.mark.parametrize(
     ("rule", "name", "text"),
     [
-        (points_outward, "goscope_django.mongodb.locks", "from goscope_django.runtime import get_adapter"),
-        (points_outward, "goscope_django.mongodb.locks", "def f():\n    from goscope_django import runtime"),
+        (points_outward, "goscope_django.mongodb.locks.provider", "from goscope_django.runtime import get_adapter"),
+        (points_outward, "goscope_django.mongodb.locks.provider", "def f():\n    from goscope_django import runtime"),
         (points_outward, "goscope_django.contracts", "from .mongodb import lease"),
-        (points_outward, "goscope_django.mongodb.client", "from ..locks import lock"),
+        (points_outward, "goscope_django.mongodb.driver.client", "from ..locks import lock"),
         (points_outward, "goscope_django.runtime", "import goscope_django.operations"),
         (points_outward, "goscope_django.operations", "from goscope_django.dashboard.views import page"),
         (driver_outside_mongodb, "goscope_django.cache", "from bson import ObjectId"),
         (driver_outside_mongodb, "goscope_django.dashboard.views", "def f():\n    import pymongo.errors"),
-        (django_inside, "goscope_django.mongodb.client", "from django.conf import settings"),
-        (faces_reach_for_the_store, "goscope_django.management.commands.x", "from goscope_django.mongodb import lease"),
+        (django_inside, "goscope_django.mongodb.driver.client", "from django.conf import settings"),
+        (
+            faces_reach_for_the_store,
+            "goscope_django.management.commands.x",
+            "from goscope_django.mongodb.document import lease",
+        ),
         (uses_testing, "goscope_django.apps", "from goscope_django import testing"),
         (settings_read_elsewhere, "goscope_django.locks", "from django.conf import settings"),
-        (server_expressions_elsewhere, "goscope_django.mongodb.locks", 'x = {"$lt": ["$expiresAt", "$$NOW"]}'),
-        (server_expressions_elsewhere, "goscope_django.mongodb.locks", 'x = {"$literal": 1}'),
+        (server_expressions_elsewhere, "goscope_django.mongodb.locks.provider", 'x = {"$lt": ["$expiresAt", "$$NOW"]}'),
+        (server_expressions_elsewhere, "goscope_django.mongodb.locks.provider", 'x = {"$literal": 1}'),
         (
             twins_differ,
             "goscope_django.cache",
             "class A:\n def get(self, key, version=None): ...\n async def aget(self, key): ...",
         ),
         (twins_differ, "goscope_django.circuits", "def reset(name, reason=''): ...\nasync def areset(name): ..."),
-        (threads_behind_coroutines, "goscope_django.mongodb.cache", "import asyncio\nx = asyncio.to_thread"),
-        (forks_seen_elsewhere, "goscope_django.cache", "import os\nos.register_at_fork(before=print)"),
-        (too_long, "goscope_django.cache", "x = 1\n" * (LONGEST + 1)),
+        (threads_behind_coroutines, "goscope_django.mongodb.cache.provider", "import asyncio\nx = asyncio.to_thread"),
+        (forks_seen_elsewhere, "goscope_django.cache.headroom", "import os\nos.register_at_fork(before=print)"),
     ],
 )
 def test_the_rule_finds_an_offence(rule: Callable[[Module], Offences], name: str, text: str) -> None:
@@ -223,11 +280,19 @@ def test_the_rule_finds_an_offence(rule: Callable[[Module], Offences], name: str
     ("rule", "name", "text"),
     [
         (points_outward, "goscope_django.dashboard.views", "from goscope_django import operations"),
-        (points_outward, "goscope_django.locks", "from goscope_django.decorators import locked"),
-        (driver_outside_mongodb, "goscope_django.mongodb.client", "import pymongo"),
+        (points_outward, "goscope_django.cache.backend", "from goscope_django import locks"),
+        (reaches_for_a_sibling, "goscope_django.cache.backend", "from goscope_django import locks"),
+        (
+            reaches_for_a_sibling,
+            "goscope_django.fencing.models",
+            "from goscope_django.locks import held",
+        ),
+        (stands_in_no_room, "goscope_django.mongodb.cache.flows", "x = 1"),
+        (core_beyond_the_standard_library, "goscope_django.core.flow", "import asyncio"),
+        (driver_outside_mongodb, "goscope_django.mongodb.driver.client", "import pymongo"),
         (django_inside, "goscope_django.conf", "from django.conf import settings"),
         (settings_read_elsewhere, "goscope_django.conf", "from django.conf import settings"),
-        (server_expressions_elsewhere, "goscope_django.mongodb.locks", '"""Judged by $$NOW."""'),
+        (server_expressions_elsewhere, "goscope_django.mongodb.locks.provider", '"""Judged by $$NOW."""'),
     ],
 )
 def test_the_rule_lets_the_rest_pass(rule: Callable[[Module], Offences], name: str, text: str) -> None:

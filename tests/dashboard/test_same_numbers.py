@@ -13,8 +13,9 @@ from django.core.cache import cache
 from django.core.management import call_command
 from prometheus_client import CollectorRegistry
 
-from goscope_django import counters, figures, operations
+from goscope_django import figures, operations
 from goscope_django.integrations.prometheus import register
+from goscope_django.process import counters
 from tests.support.dashboard import PAGE, STATE, browser_of
 from tests.support.operations import fill, own_store
 

@@ -135,7 +135,8 @@ import sys
 from django.core.management import call_command
 assert not any(name.startswith("django.contrib.admin") for name in sys.modules)
 call_command("check")
-from goscope_django import locks, operations
+from goscope_django.locks import locking as locks
+from goscope_django import operations
 from django.core.cache import cache
 with locks.lock("orders"):
     assert operations.state().locks.total == 1

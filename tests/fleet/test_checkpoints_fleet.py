@@ -21,12 +21,12 @@ import pytest
 from pymongo import MongoClient
 
 from goscope_django.mongodb import MongoDBAdapter
-from goscope_django.mongodb.task_queries import TaskQueryFlows
-from goscope_django.mongodb.task_values import TaskInfo
+from goscope_django.mongodb.checkpoints.queries import TaskQueryFlows
+from goscope_django.mongodb.checkpoints.values import TaskInfo
 
 pytestmark = [pytest.mark.real, pytest.mark.fleet]
 ROOT = Path(__file__).resolve().parents[2]
-WORKER = ROOT / "tests" / "fleet" / "checkpoint_worker.py"
+WORKER = ROOT / "tests" / "scripts" / "checkpoint_worker.py"
 
 
 class Worker:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from goscope_django import circuits
-from tests.fleet.circuits_worker import Worker
+from tests.scripts.circuits_worker import Worker
 from tests.support.circuits import age, own_store, shown
 
 pytestmark = [pytest.mark.real, pytest.mark.fleet]

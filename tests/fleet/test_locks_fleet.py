@@ -15,7 +15,7 @@ from goscope_django import locks, runtime
 from goscope_django.exceptions import LockNotAcquired
 from goscope_django.fencing import fenced_update_one
 from goscope_django.locks import lock
-from tests.support.lock_worker import Worker
+from tests.scripts.lock_worker import Worker
 from tests.support.locks import raw, settings_for, without_ttl_monitor
 
 pytestmark = pytest.mark.fleet

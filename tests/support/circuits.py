@@ -11,10 +11,11 @@ from typing import Any
 
 from django.test import override_settings
 
-from goscope_django import breaker_registry, circuits, runtime, signals
-from goscope_django.breaker_states import NEW
+from goscope_django import circuits, runtime, signals
 from goscope_django.circuits import CircuitBreaker, CircuitInfo
-from goscope_django.mongodb.circuits import CIRCUITS
+from goscope_django.circuits import registry as breaker_registry
+from goscope_django.circuits.snapshot import NEW
+from goscope_django.mongodb.circuits.states import CIRCUITS
 
 STORES = ["mock", "real"]
 COLOURS = ["sync", "async"]

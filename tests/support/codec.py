@@ -12,7 +12,7 @@ import pytest
 
 from goscope_django.exceptions import Undecodable
 from goscope_django.mongodb.codec import CODEC_OPTIONS, FORMAT, Codec
-from goscope_django.mongodb.codec_plain import RESERVED
+from goscope_django.mongodb.codec.plain import RESERVED
 
 KEY = "p:cache::1:key"
 

@@ -56,7 +56,7 @@ def failures(number: int, url: str, times: int) -> list[int]:
 
 def increments(number: int, url: str, times: int) -> list[int]:
     """Add one so many times; the sums that came back."""
-    from goscope_django.mongodb.cache_flows import CacheFlows
+    from goscope_django.mongodb.cache.flows import CacheFlows
     from goscope_django.mongodb.codec import Codec
 
     store, flows = _adapter(url).store, CacheFlows(Codec(pickle=False))
@@ -91,7 +91,7 @@ def one_acquisition(number: int, url: str, keys: list[str]) -> list[str]:
 
 def additions(number: int, url: str, keys: list[str]) -> list[str]:
     """``add`` each key once; those that were stored."""
-    from goscope_django.mongodb.cache_flows import CacheFlows
+    from goscope_django.mongodb.cache.flows import CacheFlows
     from goscope_django.mongodb.codec import Codec
 
     store, flows = _adapter(url).store, CacheFlows(Codec(pickle=False))

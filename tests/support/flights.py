@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from goscope_django import single_flight_group
+from goscope_django.single_flight import group as single_flight_group
 
 PATIENCE = 30.0
 

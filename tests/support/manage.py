@@ -33,7 +33,7 @@ def environment(url: str, **more: Any) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COLUMNS", "DJANGO"))},
         "PYTHONPATH": str(ROOT),
-        "DJANGO_SETTINGS_MODULE": "tests.integration.operator_settings",
+        "DJANGO_SETTINGS_MODULE": "tests.scripts.operator_settings",
         "OPERATED_URL": url,
         **{f"OPERATED_{name.upper()}": json.dumps(value) for name, value in more.items()},
     }

@@ -17,7 +17,8 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from goscope_django.mongodb import embedded, mongod_process
+from goscope_django.mongodb import embedded
+from goscope_django.mongodb.embedded import process as mongod_process
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from goscope_django import operations, runtime
-from goscope_django.mongodb.expressions import Clock
-from goscope_django.mongodb.flow import Flow, ask
+from goscope_django.core.flow import Flow, ask
+from goscope_django.mongodb.document.clock import Clock
 from goscope_django.operations import State
 from tests.support.commands import on_server
 

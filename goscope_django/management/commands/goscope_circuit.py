@@ -9,7 +9,7 @@ from django.core.management.base import CommandParser
 from goscope_django import operations
 from goscope_django.contracts import CIRCUIT_STATES
 from goscope_django.management.output import OperatorCommand, duration, escaped, number, positive, whole
-from goscope_django.operations.items import CircuitItem
+from goscope_django.operations.values import CircuitItem
 
 _QUESTIONS = {
     "open": "Force circuit {!r} open? All calls through it are refused, in the whole fleet, until it is reset.",

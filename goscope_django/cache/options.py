@@ -1,0 +1,136 @@
+"""What a ``CACHES`` entry says, judged; and the small matters of keys, timeouts and room.
+
+Rule of this file: no method of the cache stands here, only what they all need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from django.core.cache.backends.base import default_key_func
+
+from goscope_django import conf
+from goscope_django.core import arguments
+from goscope_django.exceptions import ConfigurationError, InvalidType, InvalidValue
+from goscope_django.mongodb.driver import urls
+
+OPTIONS: Final = ("MAX_ENTRIES", "CULL_FREQUENCY", "SERIALIZER", "ON_ERROR")
+SERIALIZERS: Final = ("auto", "bson")
+DEFAULT_CULL_FREQUENCY: Final = 3
+INT64: Final = 2**63
+
+_ORDINARY_SECONDS: Final = 10**9
+
+
+def plain_key(key: Any, key_prefix: str, version: int | None) -> str:
+    """A ``KEY_FUNCTION`` that stores ``foo`` as ``foo``, as Node's adapter reads it; a ``KEY_PREFIX`` stands before
+    it."""
+    return f"{key_prefix}:{key}" if key_prefix else str(key)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """One alias's entry in ``CACHES``. ``timeout`` is in seconds or ``None``."""
+
+    location: str
+    timeout: float | timedelta | None
+    max_entries: int | None
+    cull_frequency: int
+    pickle: bool
+    on_error: conf.OnError | None
+    default_key_function: bool
+
+
+def cache_options(location: object, params: Mapping[str, Any]) -> CacheOptions:
+    """The options of a cache. Raises ``ImproperlyConfigured`` (``BadSettings``) for the first that can't be used."""
+    try:
+        return _judged(location, params)
+    except (ConfigurationError, InvalidType, InvalidValue) as error:
+        raise conf.BadSettings(str(error)) from None
+
+
+def _judged(location: object, params: Mapping[str, Any]) -> CacheOptions:
+    options = params.get("OPTIONS") or {}
+    if not isinstance(options, Mapping):
+        raise ConfigurationError(f"CACHES OPTIONS: a dict is needed, not {type(options).__name__}")
+    for name in options:
+        if name not in OPTIONS:
+            raise ConfigurationError(f"CACHES OPTIONS[{name!r}] is unknown. {conf.suggestion(name, OPTIONS)}")
+    if not isinstance(location, str):
+        raise ConfigurationError(f"CACHES LOCATION={location!r:.80}: one URL (str), or '' for GOSCOPE['URL']")
+    if location:
+        urls.parse(location, "CACHES LOCATION", base=conf.base_dir())
+    timeout = params.get("timeout", params.get("TIMEOUT", 300))
+    milliseconds_of(timeout, "CACHES TIMEOUT")
+    limit = params.get("max_entries", options.get("MAX_ENTRIES"))
+    if limit is not None:
+        arguments.count(limit, "CACHES OPTIONS['MAX_ENTRIES']")
+    cull = params.get("cull_frequency", options.get("CULL_FREQUENCY", DEFAULT_CULL_FREQUENCY))
+    arguments.count(cull, "CACHES OPTIONS['CULL_FREQUENCY']", least=0)
+    serializer = options.get("SERIALIZER", "auto")
+    if serializer not in SERIALIZERS:
+        raise ConfigurationError(
+            f"CACHES OPTIONS['SERIALIZER']={serializer!r:.80}: one of {', '.join(map(repr, SERIALIZERS))} is allowed"
+        )
+    on_error = options.get("ON_ERROR")
+    if on_error is not None:
+        conf.on_error(on_error, "CACHES OPTIONS['ON_ERROR']")
+    function = params.get("KEY_FUNCTION")
+    return CacheOptions(
+        location=location,
+        timeout=timeout,
+        max_entries=limit,
+        cull_frequency=cull,
+        pickle=serializer != "bson",
+        on_error=on_error,
+        default_key_function=function in (None, default_key_func, "django.core.cache.backends.base.default_key_func"),
+    )
+
+
+def alias_of(location: object, params: Mapping[str, Any]) -> str:
+    """The alias whose entry in ``CACHES`` is this one (Django does not say); else what its keys begin with."""
+    from django.core.cache import caches
+
+    for alias, entry in caches.settings.items():
+        rest = {name: value for name, value in entry.items() if name not in ("BACKEND", "LOCATION")}
+        if rest == params and entry.get("LOCATION", "") == location:
+            return str(alias)
+    return str(params.get("KEY_PREFIX") or "(unnamed)")
+
+
+def milliseconds_of(timeout: object, name: str = "timeout") -> int | None:
+    """Milliseconds of a cache's timeout; ``None`` for never; 0 for zero and less, which delete.
+
+    Raises ``InvalidType`` (a ``TypeError``) for ``bool``, text and the like, ``InvalidValue`` (a ``ValueError``) for
+    NaN, infinity and more than a thousand years.
+    """
+    if timeout is None:
+        return None
+    if type(timeout) is int and 0 < timeout < _ORDINARY_SECONDS:  # nearly always
+        return timeout * 1_000
+    if isinstance(timeout, timedelta):
+        return 0 if timeout <= timedelta(0) else arguments.duration_milliseconds(timeout, name)
+    if (
+        isinstance(timeout, (int, float))
+        and not isinstance(timeout, bool)
+        and -arguments.MAX_MILLISECONDS < timeout <= 0
+    ):
+        return 0
+    return arguments.duration_milliseconds(timeout, name)
+
+
+def delta_of(delta: object) -> int:
+    """A summand for ``incr``. Raises ``InvalidType`` for anything but an ``int``, ``InvalidValue`` over 64 bits."""
+    if type(delta) is not int:
+        raise InvalidType(f"delta={delta!r:.80}: a whole number (int) is needed")
+    if not -INT64 < delta < INT64:
+        raise InvalidValue(f"delta={delta!r:.80}: it must fit in 64 bits")
+    return delta
+
+
+def stored_key(prefix: str, made: object) -> str:
+    """The key as stored. Raises for what can't be stored (lone surrogates, more than 64 KiB)."""
+    return prefix + arguments.key(made if isinstance(made, str) else str(made))

@@ -1,0 +1,73 @@
+"""Tasks that resume: ``checkpointed``.
+
+>>> from goscope_django.checkpoints import checkpointed
+>>> with checkpointed("nightly-import") as task:
+...     for row in task.track(rows):
+...         import_row(row)
+
+Rules of this file:
+
+* At most one runner at a time holds a task; nothing but the end of its lease is needed to go on after a crash.
+* Items are processed at least once. Repeated is what was done since the last save.
+* A body that is left without an error has completed the task; it is not run again unless asked.
+"""
+
+from __future__ import annotations
+
+from goscope_django.checkpoints.entry import (
+    checkpointed,
+    current_task,
+)
+from goscope_django.checkpoints.operators import (
+    acancel_task,
+    acleanup_tasks,
+    adelete_task,
+    aget_task,
+    alist_tasks,
+    areset_task,
+    aresume_stalled,
+    astalled_tasks,
+    atask_result,
+    cancel_task,
+    cleanup_tasks,
+    delete_task,
+    get_task,
+    list_tasks,
+    reset_task,
+    resume_stalled,
+    stalled_tasks,
+    task_result,
+)
+from goscope_django.checkpoints.task import (
+    Saved,
+    Task,
+)
+from goscope_django.mongodb.checkpoints.values import (
+    TaskInfo,
+)
+
+__all__ = [
+    "Saved",
+    "Task",
+    "TaskInfo",
+    "acancel_task",
+    "acleanup_tasks",
+    "adelete_task",
+    "aget_task",
+    "alist_tasks",
+    "areset_task",
+    "aresume_stalled",
+    "astalled_tasks",
+    "atask_result",
+    "cancel_task",
+    "checkpointed",
+    "cleanup_tasks",
+    "current_task",
+    "delete_task",
+    "get_task",
+    "list_tasks",
+    "reset_task",
+    "resume_stalled",
+    "stalled_tasks",
+    "task_result",
+]

@@ -1,0 +1,58 @@
+"""Circuit breakers that a whole fleet shares.
+
+``CircuitBreaker`` guards calls to something that may fail; ``force_open``, ``force_close`` and ``reset`` are an
+operator's, ``list_circuits`` and ``get_circuit`` an observer's. Constructing a breaker or looking at one never
+writes.
+
+A call through a closed circuit sends nothing. A failure is one command, so is the first success after one; each
+process reads all circuits in use at most once a second, together. If the store is away a breaker goes on with this
+process's own state, which the events ``degraded`` and ``recovered`` tell once each.
+"""
+
+from __future__ import annotations
+
+from goscope_django.circuits.breaker import (
+    CircuitBreaker,
+    circuit_breaker,
+)
+from goscope_django.circuits.operators import (
+    aforce_close,
+    aforce_open,
+    aget_circuit,
+    alist_circuits,
+    areset,
+    force_close,
+    force_open,
+    get_circuit,
+    list_circuits,
+    reset,
+)
+from goscope_django.exceptions import (
+    CircuitOpen,
+)
+from goscope_django.mongodb.circuits.table import (
+    CircuitInfo,
+    CircuitOverride,
+    CircuitProbe,
+    CircuitTransition,
+)
+
+__all__ = [
+    "CircuitBreaker",
+    "CircuitInfo",
+    "CircuitOpen",
+    "CircuitOverride",
+    "CircuitProbe",
+    "CircuitTransition",
+    "aforce_close",
+    "aforce_open",
+    "aget_circuit",
+    "alist_circuits",
+    "areset",
+    "circuit_breaker",
+    "force_close",
+    "force_open",
+    "get_circuit",
+    "list_circuits",
+    "reset",
+]

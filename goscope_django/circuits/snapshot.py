@@ -1,0 +1,223 @@
+"""What a process knows of circuits: snapshots of the shared documents, and circuits of its own without the store.
+
+Rules of this file:
+
+* A snapshot is never changed, only replaced: a call reads it once, without a lock, and reports under its generation.
+* Times are monotonic instants, derived from the server's time in the very answer that brought the document: no wall
+  clock of any process takes part.
+* The local circuit moves by the same table as the shared one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from goscope_django.contracts import CircuitState
+from goscope_django.mongodb.circuits.document import opened_at, override_of, probes_of, state_of, whole
+from goscope_django.mongodb.circuits.flows import Reading
+from goscope_django.mongodb.circuits.table import MOVES, Happening
+
+logger = logging.getLogger("goscope.circuits")
+REFRESH: Final = 1.0
+"""Seconds between two readings of all circuits in use."""
+
+NEVER: Final = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """A breaker's options: durations in seconds."""
+
+    failure_threshold: int
+    reset_timeout: float
+    success_threshold: int
+    half_open_max_calls: int
+    window: float
+
+
+class Snapshot:
+    """A circuit as this process last saw it.
+
+    ``closed_until`` is the monotonic instant up to which a call may run without another look; ``opened`` and ``probes``
+    are monotonic as well. ``probe`` and ``local`` say what a call was admitted as.
+    """
+
+    __slots__ = (
+        *("asked", "closed_until", "failures", "forced", "generation", "local", "opened", "probe", "probes", "state"),
+    )
+
+    def __init__(
+        self,
+        state: CircuitState = "closed",
+        *,
+        generation: int = 0,
+        failures: int = 0,
+        opened: float = NEVER,
+        probes: tuple[float, ...] = (),
+        forced: CircuitState | None = None,
+        asked: float = NEVER,
+        closed_until: float = NEVER,
+        local: LocalCircuit | None = None,
+        probe: str | None = None,
+    ) -> None:
+        self.state = state
+        self.generation = generation
+        self.failures = failures
+        self.opened = opened
+        self.probes = probes
+        self.forced = forced
+        self.asked = asked
+        self.closed_until = closed_until
+        self.local = local
+        self.probe = probe
+
+    def admitted(self, probe: str) -> Snapshot:
+        """The same, as seen by the call that is the probe of that name."""
+        return Snapshot(self.state, generation=self.generation, local=self.local, probe=probe)
+
+    def without_failures(self) -> Snapshot:
+        """The same, its failures forgotten."""
+        return Snapshot(self.state, generation=self.generation, asked=self.asked, closed_until=self.closed_until)
+
+
+NEW: Final = Snapshot()
+"""What is known of a circuit that was not read yet."""
+
+
+def seen(reading: Reading | None, asked: float, answered: float, fresh_until: float) -> Snapshot:
+    """The snapshot of a document that was asked for and came at these instants; closed if there is no document."""
+    document = reading.document if reading else None
+    if document is None or reading is None or reading.now is None:
+        return Snapshot(asked=asked, closed_until=fresh_until)
+    override, state = override_of(document), state_of(document)
+    forced = override.state if override else None
+    opening = opened_at(document)
+    return Snapshot(
+        state,
+        generation=whole(document.get("generation")),
+        failures=whole(document.get("failureCount")) if state == "closed" and not forced else 0,
+        opened=_monotonic(opening, reading.now, answered) if opening else NEVER,
+        probes=tuple(_monotonic(one.until, reading.now, answered) for one in probes_of(document, reading.now)),
+        forced=forced,
+        asked=asked,
+        closed_until=fresh_until if (forced or state) == "closed" else NEVER,
+    )
+
+
+def _monotonic(moment: datetime, now: datetime, at: float) -> float:
+    return at + (moment - now).total_seconds()
+
+
+def milliseconds(seconds: float) -> int:
+    """Whole milliseconds, for the store."""
+    return max(1, round(seconds * 1_000))
+
+
+def remaining(snap: Snapshot, options: Options, now: float) -> float | None:
+    """``None`` if a call may run; 0 if it may ask for a probe; else the seconds until it is worth asking."""
+    if (snap.forced or snap.state) == "closed":
+        return None
+    if snap.forced:
+        return options.reset_timeout
+    if snap.state == "open":
+        left = snap.opened + options.reset_timeout - now
+        return left if 0 < left <= 2 * options.reset_timeout else 0.0
+    running = [until for until in snap.probes if until > now]
+    if len(running) < options.half_open_max_calls:
+        return 0.0
+    return min(REFRESH, min(running) - now)
+
+
+class View:
+    """A circuit in use in this process. ``used`` is when a call last went through (monotonic)."""
+
+    __slots__ = ("local", "name", "snap", "used")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.snap = NEW
+        self.used = time.monotonic()
+        self.local: LocalCircuit | None = None
+
+
+class LocalCircuit:
+    """One circuit of this process alone, for as long as the store is away. The caller holds a lock."""
+
+    def __init__(self, name: str, start: Snapshot) -> None:
+        self.name = name
+        self.state: CircuitState = start.state
+        self.forced = start.forced
+        self.opened = start.opened
+        self.generation = start.generation
+        self.failures = [time.monotonic()] * start.failures
+        self.probes: dict[str, float] = {}
+        self.successes = 0
+
+    def _move(self, happening: Happening, now: float) -> None:
+        to = MOVES[self.state, happening]
+        logger.warning("circuit %r goes from %s to %s in this process only: no store", self.name, self.state, to.to)
+        self.state = to.to
+        self.generation += 1
+        self.successes = 0
+        self.failures.clear()
+        self.probes.clear()
+        if to.to == "open":
+            self.opened = now
+
+    def failed(self, generation: int, options: Options, now: float) -> None:
+        """A call that was admitted to the closed circuit under ``generation`` failed."""
+        if self.state != "closed" or generation != self.generation or self.forced:
+            return
+        self.failures = [one for one in self.failures if one > now - options.window]
+        self.failures.append(now)
+        if len(self.failures) >= options.failure_threshold:
+            self._move("threshold", now)
+
+    def succeeded(self, generation: int) -> None:
+        """A call that was admitted to the closed circuit under ``generation`` succeeded."""
+        if self.state == "closed" and generation == self.generation:
+            self.failures.clear()
+
+    def admit(self, claim: str, options: Options, lease: float, now: float) -> bool:
+        """Grant ``claim`` a probe of ``lease`` seconds if the circuit is due, or half-open with room."""
+        if self.forced:
+            return False
+        if self.state == "open" and now - self.opened >= options.reset_timeout:
+            self._move("probe_granted", now)
+        self.probes = {one: until for one, until in self.probes.items() if until > now}
+        if self.state != "half-open" or len(self.probes) >= options.half_open_max_calls:
+            return False
+        self.probes[claim] = now + lease
+        return True
+
+    def probed(self, claim: str, generation: int, good: bool | None, options: Options, now: float) -> None:
+        """A probe succeeded, failed, or (``None``) said nothing."""
+        if self.state != "half-open" or generation != self.generation:
+            return
+        live = self.probes.pop(claim, NEVER) > now
+        if good is None or not live:
+            return
+        if not good:
+            self._move("probe_failed", now)
+            return
+        self.successes += 1
+        if self.successes >= options.success_threshold:
+            self._move("probes_succeeded", now)
+
+    def snapshot(self, fresh_until: float) -> Snapshot:
+        """The circuit as calls see it until ``fresh_until``."""
+        return Snapshot(
+            self.state,
+            generation=self.generation,
+            failures=len(self.failures),
+            opened=self.opened,
+            probes=tuple(self.probes.values()),
+            forced=self.forced,
+            asked=time.monotonic(),
+            closed_until=fresh_until if (self.forced or self.state) == "closed" else NEVER,
+            local=self,
+        )

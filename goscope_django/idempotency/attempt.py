@@ -1,0 +1,252 @@
+"""One attempt to do something once: the claim, kept alive while the work runs, and what is written at its end.
+
+Rules of this file:
+
+* It is written once, as flows of *calls in either colour*: ``run`` makes them on this thread, ``arun`` awaits the
+  twins.
+* The lease is no longer renewed once the claim's end is on its way, nor while a transaction of MongoDB is open.
+* The claim goes whatever happens: completed, abandoned, or by the end of its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from goscope_django import runtime
+from goscope_django.contracts import IdempotencyClaim
+from goscope_django.core import arguments, flow
+from goscope_django.core.arguments import Duration
+from goscope_django.core.colours import finished
+from goscope_django.core.flow import Command, Flow, Pause
+from goscope_django.exceptions import IdempotencyConflict, StoreError
+from goscope_django.mongodb.idempotency.provider import IDEMPOTENCY, MongoDBIdempotencyProvider, claim_key
+from goscope_django.process import renewal
+
+logger = logging.getLogger("goscope.idempotency")
+T = TypeVar("T")
+TRANSACTION: Final = 60
+"""Seconds that MongoDB gives a transaction, unless its ``transactionLifetimeLimitSeconds`` says otherwise."""
+
+
+class Call(Command[Any]):
+    """A call in either colour: ``plain(...)`` or ``await twin(...)``, ``last`` if it must not be left half-way."""
+
+    __slots__ = ("args", "kwargs", "last", "plain", "twin")
+    last: bool
+
+    def __init__(self, plain: Callable[..., Any], twin: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self.plain = plain
+        self.twin = twin
+        self.args = args
+        self.kwargs = kwargs
+        self.last = False
+
+
+def call(plain: Callable[..., Any], twin: Callable[..., Any], *args: Any, **kwargs: Any) -> Flow[Any]:
+    """``yield`` a call that is made on the spot."""
+    return (yield Call(plain, twin, *args, **kwargs))
+
+
+def end(plain: Callable[..., Any], twin: Callable[..., Any], *args: Any) -> Flow[Any]:
+    """``call`` for what ends a claim: a cancelled task makes it all the same. What was done would be done again."""
+    command = Call(plain, twin, *args)
+    command.last = True
+    return (yield command)
+
+
+def _execute(command: Command[Any]) -> Any:
+    if isinstance(command, Pause):
+        return time.sleep(command.seconds)
+    assert isinstance(command, Call)
+    return command.plain(*command.args, **command.kwargs)
+
+
+async def _aexecute(command: Command[Any]) -> Any:
+    if isinstance(command, Pause):
+        return await asyncio.sleep(command.seconds)
+    assert isinstance(command, Call)
+    found = command.twin(*command.args, **command.kwargs)
+    if not inspect.isawaitable(found):
+        return found
+    return await (finished(found) if command.last else found)
+
+
+def run(policy: Generator[Command[Any], Any, T]) -> T:
+    """Carry ``policy`` out on this thread."""
+    return flow.run(policy, _execute)
+
+
+async def arun(policy: Generator[Command[Any], Any, T]) -> T:
+    """Carry ``policy`` out in the current task."""
+    return await flow.arun(policy, _aexecute)
+
+
+class ClaimLost(IdempotencyConflict):
+    """The claim ended while its work still ran."""
+
+
+class Attempt:
+    """What ``request.idempotency`` and ``current()`` give to the work while it runs.
+
+    ``key`` is the client's or caller's key. ``token`` is the claim's fencing token: it grows with each attempt at one
+    key, so a store that refuses older tokens refuses a worker that has been taken over.
+    """
+
+    replayed: Final = False
+    """Always: what is replayed runs no work."""
+
+    def __init__(
+        self,
+        provider: MongoDBIdempotencyProvider,
+        name: str,
+        key: str,
+        claim: IdempotencyClaim,
+        lease: int,
+    ) -> None:
+        assert claim.token is not None
+        assert claim.claim is not None
+        self.key = key
+        self.token: int = claim.token
+        self.name = name
+        self._provider = provider
+        self._lease = lease
+        self._session: Any = None
+        self._renewal: renewal.Renewal | None = None
+        self._renewable = renewal.Renewable(
+            provider.store, IDEMPOTENCY, claim_key(provider.flows.full(name)), claim.claim, lease
+        )
+
+    def __repr__(self) -> str:
+        return f"<idempotent attempt at {self.key!r}, token {self.token}>"
+
+    @property
+    def lost(self) -> bool:
+        """Whether the claim has certainly or possibly ended: somebody else may be at it. Asks no server."""
+        return self._renewal is not None and not self._renewal.check()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction of MongoDB is open, which will be committed together with the result."""
+        return self._session is not None
+
+    @contextlib.contextmanager
+    def transaction(self, timeout: Duration = TRANSACTION) -> Iterator[Any]:
+        """A ``pymongo`` session whose writes are committed together with the result, or not at all.
+
+        Leaving the block commits nothing yet: that happens when the work has returned. An error that leaves the block
+        undoes the writes. ``timeout`` (seconds) is how long the claim is held for it, without renewal; a worker that
+        dies meanwhile is taken over when it has passed. One round trip. Raises ``ConfigurationError`` where there are
+        no transactions, ``IdempotencyConflict`` if the claim has ended.
+        """
+        session = run(self._open(timeout))
+        try:
+            yield session
+        except BaseException:
+            run(self._undo())
+            raise
+
+    @contextlib.asynccontextmanager
+    async def atransaction(self, timeout: Duration = TRANSACTION) -> AsyncIterator[Any]:
+        """Asynchronous twin of ``transaction``: an ``AsyncClientSession``."""
+        session = await arun(self._open(timeout))
+        try:
+            yield session
+        except BaseException:
+            await arun(self._undo())
+            raise
+
+    def _open(self, timeout: Duration) -> Flow[Any]:
+        milliseconds = arguments.duration_milliseconds(timeout, "timeout")
+        if self._session is not None:
+            return self._session
+        self._stop()
+        provider, started = self._provider, time.monotonic()
+        try:
+            found = yield from call(provider.transaction, provider.atransaction, self.name, self.token, milliseconds)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from self.keep(time.monotonic())
+            raise
+        if found is None:
+            raise ClaimLost(
+                f"idempotency key {self.key!r}: the claim with token {self.token} has ended",
+                key=self.key,
+                retry_after=1.0,
+            )
+        self._session = found
+        yield from self._watch(started, milliseconds)
+        return found
+
+    def _undo(self) -> Flow[None]:
+        if self._session is not None:
+            self._stop()
+            yield from self._rollback()
+            started, provider = time.monotonic(), self._provider
+            yield from call(provider.extend, provider.aextend, self.name, self.token, self._lease)
+            yield from self.keep(started)
+
+    def _rollback(self) -> Flow[None]:
+        session, self._session = self._session, None
+        if session is not None:
+            yield from end(self._provider.rollback, self._provider.arollback, session)
+
+    # What the decorator does with it
+
+    def keep(self, started: float) -> Flow[None]:
+        """Keep the lease alive, which was granted by a command sent at ``started`` (monotonic seconds)."""
+        self._renewal = yield from call(renewal.keep, renewal.akeep, self._renewable, started)
+
+    def _watch(self, started: float, milliseconds: int) -> Flow[None]:
+        """Know when a lease of ``milliseconds`` ends, without renewing it."""
+        watched = replace(self._renewable, milliseconds=milliseconds)
+        self._renewal = yield from call(renewal.keep, renewal.akeep, watched, started, renew=False)
+
+    def _stop(self) -> None:
+        if self._renewal is not None:
+            self._renewal.stop()
+
+    def forget(self) -> None:
+        """Leave the claim to the end of its lease. Sends nothing."""
+        self._stop()
+
+    def complete(self, value: Any) -> Flow[bool]:
+        """Store the result, in the open transaction if there is one. ``False``, and an event, if the claim was lost."""
+        self._stop()
+        provider, session, self._session = self._provider, self._session, None
+        if session is None:
+            stored = yield from end(provider.complete, provider.acomplete, self.name, self.token, value)
+        else:
+            try:
+                stored = yield from end(
+                    provider.complete_within, provider.acomplete_within, session, self.name, self.token, value
+                )
+            except GeneratorExit:
+                raise
+            except BaseException:
+                yield from end(provider.rollback, provider.arollback, session)
+                raise
+        if not stored:
+            runtime.emit("idempotent_lost", key=self.name, token=self.token)
+        return bool(stored)
+
+    def abandon(self) -> Flow[None]:
+        """Give the claim up, so that a repeat runs at once. A server that is away gives it up at the lease's end."""
+        self._stop()
+        try:
+            yield from self._rollback()
+            yield from end(self._provider.abandon, self._provider.aabandon, self.name, self.token)
+        except StoreError as error:
+            logger.warning("the claim on %.200r could not be given up and ends with its lease: %s", self.name, error)
+
+
+running: ContextVar[Attempt | None] = ContextVar("goscope_idempotent_attempt", default=None)
+"""The attempt whose work runs in this context."""

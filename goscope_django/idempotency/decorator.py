@@ -1,0 +1,95 @@
+"""Idempotency: what was asked twice is done once, and answered twice alike.
+
+After the IETF draft "The Idempotency-Key HTTP Header Field" (draft-ietf-httpapi-idempotency-key-header-07) and Stripe's
+API: the first request with a key claims it and runs; its response is kept, and every repeat gets that.
+
+Rule of this file: the decorator and nothing else. ``idempotency_policy`` decides, ``idempotency_attempt`` keeps a claim
+and ends it, ``idempotency_payload`` reads requests, ``idempotency_answers`` makes answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, ParamSpec, TypeVar, cast
+
+from asgiref.sync import iscoroutinefunction
+
+from goscope_django.conf import OnError
+from goscope_django.core import arguments
+from goscope_django.core.arguments import Duration
+from goscope_django.core.colours import is_async_dispatch
+from goscope_django.idempotency.attempt import Attempt, arun, run, running
+from goscope_django.idempotency.policy import Policy
+
+P = ParamSpec("P")
+R = TypeVar("R")
+OnConflict = Literal["reject", "wait"]
+
+
+def current() -> Attempt | None:
+    """The attempt whose work runs here, the innermost; ``None`` outside. In a view also ``request.idempotency``."""
+    return running.get()
+
+
+def idempotent(
+    timeout: Duration = 86_400,
+    required: bool = False,
+    key: str | Callable[..., Any] | None = None,
+    user: Any = None,
+    lease: Duration | None = None,
+    on_error: OnError | None = None,
+    *,
+    on_conflict: OnConflict = "reject",
+    blocking_timeout: Duration = 10,
+    fingerprint: bool | Callable[..., Any] | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a view or a function, synchronous or ``async def``, so that it runs once for each key.
+
+    A *view* (anything that is called with a request) reads the ``Idempotency-Key`` header of POST and PATCH; without
+    one it runs as ever, or gives 400 if ``required``. ``key(request)`` replaces the header, ``user`` (a value or
+    ``user(request)``) the caller whom the key belongs to. A *function* needs ``key``: a format string over its
+    arguments (``"charge:{order_id}"``) or a function of them. Its result is kept by the codec, ``None`` and ``False``
+    too.
+
+    ``timeout`` is how long a result is kept, ``lease`` how long a claim outlives its worker (``DEFAULT_LOCK_TIMEOUT``),
+    both in seconds or as a ``timedelta``. ``on_conflict="wait"`` waits up to ``blocking_timeout`` for the result of one
+    who is at it. ``on_error="ignore"`` runs without the server when that is away. ``fingerprint`` tells payloads apart:
+    the whole request or what a function of it returns; a function's arguments where it is ``True`` or a function of
+    them.
+
+    A view answers with ``application/problem+json``: 400, 409 (with ``Retry-After``), 422 or 503. A function raises
+    ``IdempotencyConflict``, ``IdempotencyMismatch``, ``IdempotencyError`` (done, but its result was not kept) or
+    ``StoreError``. A first run costs two round trips, a repeat one.
+    """
+    policy = Policy(
+        timeout=timeout,
+        required=required,
+        key=key,
+        user=user,
+        lease=lease,
+        on_error=on_error,
+        on_conflict=on_conflict,
+        blocking_timeout=blocking_timeout,
+        fingerprint=fingerprint,
+    )
+
+    def decorate(func: Callable[P, R]) -> Callable[P, R]:
+        arguments.named_function(func, "idempotent()")
+        if iscoroutinefunction(func):
+
+            @wraps(func)
+            async def awrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+                return await arun(policy.of(func, args, kwargs))
+
+            return cast("Callable[P, R]", awrapper)
+
+        @wraps(func)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            if is_async_dispatch(func, args):
+                return cast("R", arun(policy.of(func, args, kwargs)))
+            return cast("R", run(policy.of(func, args, kwargs)))
+
+        return wrapper
+
+    return decorate

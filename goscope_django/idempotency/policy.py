@@ -1,0 +1,313 @@
+"""The decisions of ``idempotent``, once for both colours and for views and functions.
+
+Rules of this file:
+
+* Another payload under the same key is told first (422), then work in progress (409), then the result is replayed.
+* Kept is what the view answered, errors of the client included. Not kept, so that a repeat runs: server errors,
+  exceptions, and 401, 403 and 429. Nor is what this layer itself answers.
+* What was done and can't be kept (a large or streaming response) is recorded all the same: never done again.
+* What must not outrun a commit waits for it; a rollback gives the claim up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from goscope_django import conf, runtime
+from goscope_django.contracts import IdempotencyClaim
+from goscope_django.core import arguments
+from goscope_django.core.arguments import Duration
+from goscope_django.core.flow import Flow, Pause, perform
+from goscope_django.exceptions import IdempotencyError, InvalidType, InvalidValue, StoreError, Undecodable
+from goscope_django.http import requests, responses
+from goscope_django.http.problems import problem
+from goscope_django.idempotency import answers
+from goscope_django.idempotency import payload as idempotency_payload
+from goscope_django.idempotency.attempt import Attempt, ClaimLost, call, logger, run, running
+from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
+from goscope_django.process import transactions
+from goscope_django.process.outage import outage
+
+METHODS: Final = frozenset({"POST", "PATCH"})
+AWAY: Final = 5
+"""Seconds after which to try again when the server is away."""
+
+_PAUSE: Final = (0.02, 0.25)
+"""Seconds between two looks of one who waits: the first, and the longest."""
+
+
+def _no_transaction(*_: Any) -> bool:
+    """The asynchronous twin of ``after_commit``: a coroutine is in no transaction of Django's."""
+    return False
+
+
+class Policy:
+    """What one decorator was told."""
+
+    def __init__(
+        self,
+        *,
+        timeout: Duration,
+        required: bool,
+        key: Any,
+        user: Any,
+        lease: Duration | None,
+        on_error: str | None,
+        on_conflict: str,
+        blocking_timeout: Duration,
+        fingerprint: Any,
+    ) -> None:
+        self.timeout = arguments.duration_milliseconds(timeout, "timeout")
+        self.lease = None if lease is None else arguments.duration_milliseconds(lease, "lease")
+        patience = arguments.duration_seconds(blocking_timeout, "blocking_timeout", zero=True)
+        if key is not None and not isinstance(key, str) and not callable(key):
+            raise InvalidType(f"key={key!r:.80}: a format string or a function is needed")
+        if fingerprint is not None and not isinstance(fingerprint, bool) and not callable(fingerprint):
+            raise InvalidType(f"fingerprint={fingerprint!r:.80}: True, False or a function is needed")
+        if on_error is not None:
+            conf.on_error(on_error, "on_error")
+        if on_conflict not in ("reject", "wait"):
+            raise InvalidValue(f"on_conflict={on_conflict!r:.80}: 'reject' or 'wait' is allowed")
+        self.required = arguments.flag(required, "required")
+        self.key = key
+        self.user = user
+        self.ignore = on_error == "ignore"
+        self.wait = patience if on_conflict == "wait" else 0.0
+        self.fingerprint = fingerprint
+
+    def of(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Flow[Any]:
+        """The flow of one call."""
+        request = requests.find(args, kwargs)
+        work = call(func, func, *args, **kwargs)
+        if request is None:
+            return self._function(func, args, kwargs, work)
+        return self._view(request, work)
+
+    # Views
+
+    def _view(self, request: Any, work: Flow[Any]) -> Flow[Any]:
+        inner: Any = requests.plain(request)
+        if isinstance(getattr(inner, "idempotency", None), Attempt):
+            return (yield from work)  # decorated twice: the outer claim holds
+        inner.idempotency = None
+        if inner.method not in METHODS:
+            return (yield from work)
+        try:
+            key = self._key_of(request)
+        except InvalidValue as error:
+            return problem(400, "idempotency-key-malformed", "Idempotency-Key is malformed", str(error))
+        if key is None:
+            if not self.required:
+                return (yield from work)
+            detail = f"This operation needs an {idempotency_payload.HEADER} header, so that a repeat does no harm."
+            return problem(400, "idempotency-key-missing", "Idempotency-Key is missing", detail)
+        scope = yield from call(requests.scope, requests.ascope, request, self.user)
+        name = idempotency_payload.stored_key(request, key, scope)
+        seen = None if self.fingerprint is False else self._fingerprint_of(request)
+        try:
+            found = yield from self._begin(name, key, seen)
+        except Undecodable as error:
+            logger.error("the record of %.200r can't be read: %s", name, error)
+            return answers.not_kept()
+        except StoreError as error:
+            logger.error("no claim on %.200r: %s", name, error)
+            detail = "The request was not carried out, since it could not be recorded. Try again."
+            return problem(503, "idempotency-unavailable", "Temporarily unavailable", detail, retry_after=AWAY)
+        if found is None:
+            return (yield from work)
+        if not isinstance(found, Attempt):
+            return answers.answer(name, found)
+        inner.idempotency = found
+        return (yield from self._attempted(request, found, work))
+
+    def _key_of(self, request: Any) -> str | None:
+        if self.key is None:
+            header = requests.plain(request).headers.get(idempotency_payload.HEADER)
+            return None if header is None else idempotency_payload.parse_key(header)
+        if not callable(self.key):
+            raise InvalidType(f"key={self.key!r:.80}: a view needs a function of the request")
+        key = self.key(request)
+        return None if key is None else arguments.key(key)
+
+    def _fingerprint_of(self, request: Any) -> str:
+        if callable(self.fingerprint):
+            return _condensed(self.fingerprint(request))
+        return idempotency_payload.fingerprint(request)
+
+    def _attempted(self, request: Any, attempt: Attempt, work: Flow[Any]) -> Flow[Any]:
+        try:
+            response = yield from _working(attempt, self._rendered(request, work))
+        except ClaimLost as error:
+            if error.key != attempt.key:
+                raise
+            return answers.undone()
+        if not answers.is_kept(response):
+            yield from attempt.abandon()
+            return response
+        value = answers.kept(response)
+
+        def done() -> None:
+            run(self._record(attempt, value, response))
+
+        if (yield from self._deferred(attempt, done)):
+            return response
+        return (yield from self._record(attempt, value, response))
+
+    def _rendered(self, request: Any, work: Flow[Any]) -> Flow[Any]:
+        response = yield from work
+        if responses.is_response(response):
+            return (yield from call(responses.render, responses.arender, request, response))
+        return response
+
+    def _record(self, attempt: Attempt, value: Any, response: Any) -> Flow[Any]:
+        together = attempt.in_transaction
+        if (yield from _stored(attempt, value)):
+            return response
+        if together:
+            return answers.undone()
+        if responses.is_response(response):
+            response[answers.STORED] = "false"
+        return response
+
+    # Functions
+
+    def _function(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], work: Flow[Any]
+    ) -> Flow[Any]:
+        key, seen = self._call_of(func, args, kwargs)
+        name = f"{func.__module__}.{getattr(func, '__qualname__', type(func).__qualname__)} {key}"
+        try:
+            found = yield from self._begin(name, key, seen)
+        except Undecodable as error:
+            raise IdempotencyError(
+                f"idempotency key {key!r:.200} is done, but its result can't be read", key=key
+            ) from error
+        if found is None:
+            return (yield from work)
+        if not isinstance(found, Attempt):
+            return answers.result_of(name, key, found)
+        value = yield from _working(found, work)
+
+        def done() -> None:
+            run(_stored(found, {"result": value}))
+
+        if (yield from self._deferred(found, done)):
+            return value
+        together = found.in_transaction
+        if not (yield from _stored(found, {"result": value})) and together:
+            raise ClaimLost(f"idempotency key {key!r:.200}: its writes were undone", key=key, retry_after=1.0)
+        return value
+
+    def _call_of(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[str, str | None]:
+        """The key of a call, and its fingerprint."""
+        if self.key is None:
+            raise InvalidType("idempotent(): a function that is called without a request needs key=")
+        bound = inspect.signature(func).bind(*args, **kwargs)
+        bound.apply_defaults()
+        key = self.key(*args, **kwargs) if callable(self.key) else self.key.format(**bound.arguments)
+        if not self.fingerprint:
+            return arguments.key(key), None
+        payload = self.fingerprint(*args, **kwargs) if callable(self.fingerprint) else bound.arguments
+        return arguments.key(key), _condensed(payload)
+
+    # Both
+
+    def _begin(self, name: str, key: str, seen: str | None) -> Flow[Attempt | IdempotencyClaim | None]:
+        """An attempt of ours, kept alive; what stands in its way; or ``None`` to do without the server."""
+        state = outage("idempotency")
+        if self.ignore and state.skips():
+            return None
+        provider = runtime.adapter().idempotency
+        lease = self.lease or round(conf.current().default_lock_timeout * 1_000)
+        try:
+            started, claim = yield from self._claim(provider, name, seen, lease)
+        except StoreError as error:
+            if not self.ignore:
+                raise
+            state.failed(error)
+            return None
+        state.worked()
+        if claim.outcome != "started":
+            return claim
+        attempt = Attempt(provider, name, key, claim, lease)
+        yield from attempt.keep(started)
+        return attempt
+
+    def _claim(
+        self, provider: MongoDBIdempotencyProvider, name: str, seen: str | None, lease: int
+    ) -> Flow[tuple[float, IdempotencyClaim]]:
+        """What ``begin`` says, and when it was sent; with ``on_conflict="wait"`` not before it is over or too late."""
+        deadline = time.monotonic() + self.wait
+        while True:
+            started = time.monotonic()
+            claim = yield from call(provider.begin, provider.abegin, name, self.timeout, seen, lease)
+            if claim.outcome != "in_progress" or started >= deadline:
+                return started, claim
+            pause, longest = _PAUSE
+            while (left := deadline - time.monotonic()) > 0:
+                yield from perform(Pause(min(left, pause * random.uniform(0.5, 1.0))))
+                if not (yield from call(provider.in_progress, provider.ain_progress, name)):
+                    break
+                pause = min(longest, pause * 1.5)
+
+    def _deferred(self, attempt: Attempt, done: Callable[[], None]) -> Flow[bool]:
+        """Whether the end waits for a commit."""
+
+        def undone() -> None:
+            run(attempt.abandon())
+
+        return bool((yield from call(transactions.after_commit, _no_transaction, done, undone)))
+
+
+def _working(attempt: Attempt, work: Flow[Any]) -> Flow[Any]:
+    """The work's result; the claim is given up if it raises."""
+    token = running.set(attempt)
+    try:
+        result = yield from work
+        if inspect.iscoroutine(result):
+            result.close()  # its body has not even begun
+            raise InvalidType(f"idempotent(): {attempt.name:.200} gave a coroutine, but is no coroutine function")
+        return result
+    except GeneratorExit:  # nothing can be awaited any more: the lease ends by itself
+        attempt.forget()
+        raise
+    except BaseException:
+        yield from attempt.abandon()
+        raise
+    finally:
+        with contextlib.suppress(ValueError):  # closed in another context than it ran in
+            running.reset(token)
+
+
+def _stored(attempt: Attempt, value: Any) -> Flow[bool]:
+    """Whether the result was recorded. One that can't be kept is recorded without its value, for it was done."""
+    together = attempt.in_transaction
+    try:
+        try:
+            return (yield from attempt.complete(value))
+        except StoreError:
+            raise
+        except Exception as error:
+            if together:
+                yield from attempt.abandon()
+                raise
+            logger.exception("the result of %.200r can't be kept", attempt.name)
+            return (yield from attempt.complete({"dropped": type(error).__name__}))
+    except StoreError as error:
+        logger.error("the result of %.200r was not recorded: %s", attempt.name, error)
+        runtime.emit("idempotent_lost", key=attempt.name, token=attempt.token)
+        return False
+
+
+def _condensed(payload: Any) -> str:
+    if isinstance(payload, (str, bytes)):
+        return hashlib.sha256(payload.encode() if isinstance(payload, str) else payload).hexdigest()
+    return idempotency_payload.of_value(payload)

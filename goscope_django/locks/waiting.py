@@ -1,0 +1,250 @@
+"""Waiting for a lock: one line for each lock in each process, whose first waiter alone asks the server.
+
+Rules of this file:
+
+* Whoever waits stands in line. The first one reads every ``POLL`` seconds, with jitter, and never sleeps past the end
+  of the holder's lease; it contends only when a read says that the lock is free. The others send nothing.
+* A lock that is given back in this process goes to the first in line at once, and then asking is left out. After
+  ``STREAK`` such turns it lets the other processes have a try.
+* While this very process holds the lock the first in line only looks now and then.
+* Who leaves the line, in whatever way, leaves nothing behind and makes way for the next one.
+
+Logic is written once, as a flow; a waiter is a thread's or a task's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+import threading
+import weakref
+from collections import deque
+from collections.abc import Hashable
+from typing import Any, Final, Literal, Protocol
+
+from goscope_django.core.flow import Command, Flow, perform
+from goscope_django.core.forking import at_fork
+from goscope_django.mongodb.figures import Wait as Told
+from goscope_django.process import counters
+from goscope_django.process.kept_lease import now
+
+POLL: Final = 0.027
+"""Seconds between two reads of the first in line: with the read itself at most 40 commands a second."""
+SHARED_BY: Final = 4
+"""So many lines of a process are read at the full rate; with more of them each is read less often."""
+OWN: Final = 0.25
+"""Seconds between two reads while the lock is held in this process."""
+STREAK: Final = 10
+
+Signal = Literal["first", "released", "yield"]
+
+
+class Attempt(Command[Any]):
+    """Contend. The result is the lock, or ``None``."""
+
+    def __init__(self, left: float) -> None:
+        self.left = left
+
+
+class Read(Command[float]):
+    """Ask for how many seconds somebody holds the lock; 0 if it is free."""
+
+
+class Wait(Command[None]):
+    """Sleep, or less if woken."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+
+
+class Waiter(Protocol):
+    """Somebody who waits; ``signal`` is why it was woken."""
+
+    signal: Signal | None
+
+    def wake(self) -> None:
+        """From any thread."""
+
+    def calm(self) -> None:
+        """Forget that it was woken."""
+
+
+class ThreadWaiter:
+    """A thread that waits."""
+
+    def __init__(self) -> None:
+        self.signal: Signal | None = None
+        self._event = threading.Event()
+
+    def wake(self) -> None:
+        self._event.set()
+
+    def calm(self) -> None:
+        self._event.clear()
+
+    def wait(self, seconds: float | None) -> None:
+        self._event.wait(None if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+
+
+class TaskWaiter:
+    """A task that waits."""
+
+    def __init__(self) -> None:
+        self.signal: Signal | None = None
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    def calm(self) -> None:
+        self._event.clear()
+
+    async def wait(self, seconds: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+
+
+class _Line:
+    __slots__ = ("since", "streak", "waiters")
+
+    def __init__(self) -> None:
+        self.since = now()
+        self.waiters: deque[Waiter] = deque()
+        self.streak = 0
+
+
+_lines: dict[Hashable, _Line] = {}
+_held: dict[Hashable, weakref.ref[object]] = {}
+_lock = threading.Lock()
+
+
+def _signal(line: _Line, signal: Signal) -> None:
+    first = line.waiters[0]
+    # What says more stays: a release must not be forgotten for a change of place.
+    if not (signal == "first" and first.signal == "released"):
+        first.signal = signal
+    first.wake()
+
+
+def held(place: Hashable, handle: object) -> None:
+    """The lock at ``place`` was taken by this process, as ``handle``."""
+    with _lock:
+        _held[place] = weakref.ref(handle)
+
+
+def left(place: Hashable, handle: object, *, free: bool) -> None:
+    """``handle`` no longer holds the lock at ``place``; ``free`` if it gave it back."""
+    with _lock:
+        if (holder := _held.get(place)) is not None and holder() in (handle, None):
+            del _held[place]
+        line = _lines.get(place)
+        if line is None:
+            return
+        line.streak += 1
+        if free and line.streak <= STREAK:
+            _signal(line, "released")
+        else:
+            line.streak = 0
+            _signal(line, "yield")
+
+
+def waiting(place: Hashable) -> int:
+    """How many of this process wait for the lock at ``place``."""
+    with _lock:
+        line = _lines.get(place)
+        return len(line.waiters) if line is not None else 0
+
+
+def waits() -> list[Told]:
+    """What callers of this process wait for, and since when: for the figures."""
+    with _lock:
+        lines = [(place, len(line.waiters), line.since) for place, line in _lines.items()]
+    # The key is the last part of the place; see ``Lock.where``.
+    return [("lock", str(place[-1]), count, now() - since) for place, count, since in lines if isinstance(place, tuple)]
+
+
+def _join(place: Hashable, waiter: Waiter) -> None:
+    with _lock:
+        line = _lines.get(place)
+        if line is None:
+            line = _lines[place] = _Line()
+        line.waiters.append(waiter)
+
+
+def _leave(place: Hashable, waiter: Waiter) -> None:
+    with _lock:
+        line = _lines.get(place)
+        if line is None or waiter not in line.waiters:
+            return
+        was_first = line.waiters[0] is waiter
+        line.waiters.remove(waiter)
+        if not line.waiters:
+            del _lines[place]
+        elif was_first:
+            # A release that this waiter was told of, and can't use any more, is passed on.
+            _signal(line, "released" if waiter.signal == "released" else "first")
+
+
+def _state(place: Hashable, waiter: Waiter) -> tuple[bool, Signal | None, bool, int]:
+    """Whether ``waiter`` is first, why it was woken, whether the lock is held here, and how many lines there are."""
+    with _lock:
+        waiter.calm()
+        signal, waiter.signal = waiter.signal, None
+        holder = _held.get(place)
+        held_here = holder is not None and holder() is not None
+        return _lines[place].waiters[0] is waiter, signal, held_here, len(_lines)
+
+
+def contend(place: Hashable, waiter: Waiter, seconds: float) -> Flow[Any]:
+    """Get the lock at ``place`` within ``seconds`` (0: one attempt; infinity), or ``None``."""
+    end = now() + seconds
+    if seconds <= 0 or not waiting(place):
+        found = yield from perform(Attempt(seconds))
+        if found is not None or seconds <= 0:
+            return found
+    counters.count("locks_contended")
+    _join(place, waiter)
+    try:
+        while True:
+            first, signal, held_here, lines = _state(place, waiter)
+            left = end - now()
+            pause: float | None = None
+            if first and signal == "yield" and left > 0:
+                yield from perform(Wait(min(left, _interval(lines))))
+                continue
+            if first:
+                rest = 0.0 if signal == "released" else (yield from perform(Read()))
+                if rest <= 0:
+                    found = yield from perform(Attempt(left))
+                    if found is not None:
+                        return found
+                    rest = math.inf
+                pause = min(rest, OWN if held_here else _interval(lines))
+            left = end - now()
+            if left <= 0:
+                return None
+            if left < math.inf:
+                pause = left if pause is None else min(pause, left)
+            yield from perform(Wait(pause))
+    finally:
+        _leave(place, waiter)
+
+
+def _interval(lines: int) -> float:
+    return POLL * max(1.0, lines / SHARED_BY) * random.uniform(0.9, 1.1)
+
+
+def _forget_parent() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _lines.clear()
+    _held.clear()
+
+
+counters.announce(waits)
+at_fork(child=_forget_parent)

@@ -1,0 +1,282 @@
+"""Checkpoints in ``go_goscope_checkpoints``: numbered states of tasks.
+
+A (task, sequence) is written once: the unique index refuses a second writer, and ``_id`` refuses a second document of
+one checkpoint id. Nothing is overwritten, ever.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import bson
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from goscope_django.contracts import Checkpoint
+from goscope_django.core import arguments
+from goscope_django.core.flow import Flow, Query, ask, perform
+from goscope_django.exceptions import (
+    CheckpointConflict,
+    CheckpointTooLarge,
+    InvalidType,
+    InvalidValue,
+    OutcomeUnknown,
+    Undecodable,
+)
+from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.document.expressions import instant, prefix_range
+from goscope_django.mongodb.document.failures import may_have_happened
+from goscope_django.mongodb.document.lease import new_claim
+from goscope_django.mongodb.document.reading import MOST, number, whole_or_none
+from goscope_django.mongodb.driver.store import Store
+
+CHECKPOINTS: Final = "go_goscope_checkpoints"
+MAX_BYTES: Final = 16 * 1024 * 1024 - 16 * 1024
+"""The server takes 16 MiB and some; the rest is left to the driver's own fields."""
+
+NUMBERED: Final = {"$gte": 0, "$lte": MOST}
+"""What is in ``sequence``: a document without a number there is nobody's latest."""
+
+
+class CheckpointFlows:
+    """The operations of one prefix, as flows."""
+
+    def __init__(self, prefix: str, codec: Codec) -> None:
+        self.prefix = prefix
+        self.codec = codec
+
+    def document(
+        self,
+        checkpoint: Checkpoint,
+        claim: str,
+        *,
+        stored: Any = None,
+        most: int = MAX_BYTES,
+        more: Mapping[str, Any] | None = None,
+    ) -> RawBSONDocument:
+        """The checkpoint as BSON, encoded once. Raises ``CheckpointTooLarge`` before the server would refuse it.
+
+        ``stored`` is its data as ``codec.encode`` has made it, if that is done already; ``more`` are fields beside it.
+        """
+        task = self.prefix + checkpoint.task_id
+        remaining = checkpoint.estimated_time_remaining
+        encoded = bson.encode(
+            {
+                "_id": self.prefix + checkpoint.id,
+                "taskId": task,
+                "sequence": checkpoint.sequence,
+                "timestamp": checkpoint.timestamp,
+                "progress": checkpoint.progress,
+                "data": self.codec.encode(task, checkpoint.data) if stored is None else stored,
+                "estimatedTimeRemaining": None if remaining is None else remaining * 1_000,
+                "claim": claim,
+                **(more or {}),
+            },
+            codec_options=CODEC_OPTIONS,
+        )
+        if len(encoded) > most:
+            raise CheckpointTooLarge(
+                f"checkpoint {checkpoint.id!r} of task {checkpoint.task_id!r}: {len(encoded)} bytes; at most {most}",
+                task_id=checkpoint.task_id,
+            )
+        return RawBSONDocument(encoded)
+
+    def checkpoint(self, document: dict[str, Any]) -> Checkpoint:
+        """What a document holds. Raises ``Undecodable`` for one without a number, or whose data can't be decoded."""
+        name, remaining = str(document["_id"])[len(self.prefix) :], number(document.get("estimatedTimeRemaining"))
+        sequence = whole_or_none(document.get("sequence"))
+        if sequence is None:
+            raise Undecodable("damaged", f"checkpoint {name!r}: its sequence is not a number")
+        return Checkpoint(
+            id=name,
+            task_id=document["taskId"][len(self.prefix) :],
+            sequence=sequence,
+            timestamp=instant(document.get("timestamp")) or _of_milliseconds(document.get("timestamp")),
+            progress=number(document.get("progress")) or 0.0,
+            data=self.codec.decode(document["taskId"], document.get("data")),
+            estimated_time_remaining=None if remaining is None else remaining / 1_000,
+        )
+
+    def save(self, clock: Clock, checkpoint: Checkpoint) -> Flow[None]:
+        """One command. Raises ``CheckpointConflict`` if the (task, sequence) or the id was written before."""
+        claim = new_claim()
+        yield from self.insert(checkpoint, claim, self.document(checkpoint, claim))
+
+    def insert(self, checkpoint: Checkpoint, claim: str, document: RawBSONDocument) -> Flow[None]:
+        """One command, and a read where its outcome is unknown. ``claim`` tells the writer's own document."""
+        query: Query[Any] = Query(CHECKPOINTS, "insert_one", document)
+        test = {"taskId": self.prefix + checkpoint.task_id, "sequence": checkpoint.sequence}
+        for again in (False, True):
+            try:
+                yield from perform(query)
+                return
+            except DuplicateKeyError as error:
+                # Sent again, it may meet itself: then the first one did arrive, only late.
+                found = (yield from ask(CHECKPOINTS, "confirm", test)) if again else None
+                if found is None or found.get("claim") != claim:
+                    raise self._conflict(checkpoint) from error
+                return
+            except PyMongoError as error:
+                if not may_have_happened(error):
+                    raise
+                try:
+                    found = yield from ask(CHECKPOINTS, "confirm", test)
+                except PyMongoError:
+                    found = None
+                    again = True
+                if found is None and again:
+                    raise OutcomeUnknown(f"checkpoint {checkpoint.id!r}: it may have been saved") from error
+                if found is not None:
+                    if found.get("claim") != claim:
+                        raise self._conflict(checkpoint) from error
+                    return
+
+    def _conflict(self, checkpoint: Checkpoint) -> CheckpointConflict:
+        return CheckpointConflict(
+            f"task {checkpoint.task_id!r}: sequence {checkpoint.sequence} or checkpoint id {checkpoint.id!r} exists",
+            task_id=checkpoint.task_id,
+        )
+
+    def load_latest(self, clock: Clock, task_id: str) -> Flow[Checkpoint | None]:
+        test = {"taskId": self.prefix + task_id, "sequence": NUMBERED}
+        found = yield from ask(CHECKPOINTS, "point", test, sort=[("sequence", -1)])
+        return self.checkpoint(found) if found else None
+
+    def load(self, clock: Clock, checkpoint_id: str) -> Flow[Checkpoint | None]:
+        found = yield from ask(CHECKPOINTS, "point", {"_id": self.prefix + checkpoint_id})
+        task = found.get("taskId") if found else None
+        if not isinstance(task, str) or not task.startswith(self.prefix):
+            return None
+        return self.checkpoint(found)
+
+    def list(self, clock: Clock, task_id: str) -> Flow[builtins.list[Checkpoint]]:
+        test = {"taskId": self.prefix + task_id, "sequence": NUMBERED}
+        found = yield from ask(CHECKPOINTS, "find", test, sort=[("sequence", 1)])
+        return [self.checkpoint(one) for one in found]
+
+    def tasks(self, clock: Clock) -> Flow[builtins.list[str]]:
+        pipeline = [
+            {"$match": {"taskId": prefix_range(self.prefix)}},
+            {"$group": {"_id": "$taskId"}},
+            {"$sort": {"_id": 1}},
+        ]
+        found = yield from ask(CHECKPOINTS, "aggregate", pipeline)
+        return [one["_id"][len(self.prefix) :] for one in found]
+
+    def cleanup(self, clock: Clock, task_id: str, keep_count: int) -> Flow[int]:
+        """Two commands: find the oldest to be kept, remove what is older. A save meanwhile loses nothing."""
+        full = self.prefix + task_id
+        test: dict[str, Any] = {"taskId": full}
+        if keep_count:
+            fields, numbered = {"_id": False, "taskId": True, "sequence": True}, {"taskId": full, "sequence": NUMBERED}
+            oldest = yield from ask(
+                CHECKPOINTS, "find", numbered, fields, sort=[("sequence", -1)], skip=keep_count - 1, limit=1
+            )
+            if not oldest:
+                return 0
+            test["sequence"] = {"$lt": oldest[0]["sequence"]}
+        removed = yield from ask(CHECKPOINTS, "delete_many", test)
+        return int(removed.deleted_count)
+
+
+def _of_milliseconds(value: object) -> datetime:
+    """Another writer's time: JavaScript's milliseconds. 1970 for what is no time."""
+    with contextlib.suppress(OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp((number(value) or 0) / 1_000, UTC)
+    return datetime.fromtimestamp(0, UTC)
+
+
+def _valid(checkpoint: object) -> Checkpoint:
+    if not isinstance(checkpoint, Checkpoint):
+        raise InvalidType(f"checkpoint={type(checkpoint).__name__}: a Checkpoint is needed")
+    arguments.key(checkpoint.id, "checkpoint.id")
+    arguments.key(checkpoint.task_id, "checkpoint.task_id")
+    arguments.count(checkpoint.sequence, "checkpoint.sequence", least=0)
+    progress, moment = checkpoint.progress, checkpoint.timestamp
+    if isinstance(progress, bool) or not isinstance(progress, (int, float)):
+        raise InvalidType(f"checkpoint.progress={progress!r}: a number from 0 to 100 is needed")
+    if not 0 <= progress <= 100:
+        raise InvalidValue(f"checkpoint.progress={progress!r}: must be from 0 to 100")
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise InvalidType(f"checkpoint.timestamp={moment!r}: an aware datetime is needed")
+    if checkpoint.estimated_time_remaining is not None:
+        arguments.duration_seconds(
+            checkpoint.estimated_time_remaining, "checkpoint.estimated_time_remaining", zero=True
+        )
+    return checkpoint
+
+
+class MongoDBCheckpointProvider:
+    """``adapter.checkpoint``: see ``contracts.CheckpointProvider``. One round trip each; ``cleanup`` takes two."""
+
+    def __init__(self, store: Store, *, key_prefix: str = "", codec: Codec | None = None) -> None:
+        self.store = store
+        self.flows = CheckpointFlows(key_prefix, codec or Codec(pickle=False))
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Insert it.
+
+        Raises ``CheckpointConflict`` if its (task, sequence) exists, ``CheckpointTooLarge`` over 16 MB.
+        """
+        self.store.run(self.flows.save, _valid(checkpoint))
+
+    async def asave(self, checkpoint: Checkpoint) -> None:
+        """Asynchronous twin of ``save``."""
+        await self.store.arun(self.flows.save, _valid(checkpoint))
+
+    def load_latest(self, task_id: str) -> Checkpoint | None:
+        """The checkpoint with the task's highest sequence."""
+        return self.store.run(self.flows.load_latest, arguments.key(task_id, "task_id"))
+
+    async def aload_latest(self, task_id: str) -> Checkpoint | None:
+        """Asynchronous twin of ``load_latest``."""
+        return await self.store.arun(self.flows.load_latest, arguments.key(task_id, "task_id"))
+
+    def load(self, checkpoint_id: str) -> Checkpoint | None:
+        """The checkpoint with this id."""
+        return self.store.run(self.flows.load, arguments.key(checkpoint_id, "checkpoint_id"))
+
+    async def aload(self, checkpoint_id: str) -> Checkpoint | None:
+        """Asynchronous twin of ``load``."""
+        return await self.store.arun(self.flows.load, arguments.key(checkpoint_id, "checkpoint_id"))
+
+    def list(self, task_id: str) -> builtins.list[Checkpoint]:
+        """All checkpoints of a task, the oldest first."""
+        return self.store.run(self.flows.list, arguments.key(task_id, "task_id"))
+
+    async def alist(self, task_id: str) -> builtins.list[Checkpoint]:
+        """Asynchronous twin of ``list``."""
+        return await self.store.arun(self.flows.list, arguments.key(task_id, "task_id"))
+
+    def tasks(self, pattern: str | None = None) -> builtins.list[str]:
+        """Ids of the tasks that have checkpoints and match the regular expression ``pattern`` as a whole."""
+        test = arguments.pattern(pattern)
+        return [one for one in self.store.run(self.flows.tasks) if test is None or test.fullmatch(one)]
+
+    async def atasks(self, pattern: str | None = None) -> builtins.list[str]:
+        """Asynchronous twin of ``tasks``."""
+        test = arguments.pattern(pattern)
+        return [one for one in await self.store.arun(self.flows.tasks) if test is None or test.fullmatch(one)]
+
+    def cleanup(self, task_id: str, keep_count: int) -> int:
+        """Remove all but the ``keep_count`` latest; how many were removed. Two round trips."""
+        keep = arguments.count(keep_count, "keep_count", least=0)
+        return self.store.run(self.flows.cleanup, arguments.key(task_id, "task_id"), keep)
+
+    async def acleanup(self, task_id: str, keep_count: int) -> int:
+        """Asynchronous twin of ``cleanup``."""
+        keep = arguments.count(keep_count, "keep_count", least=0)
+        return await self.store.arun(self.flows.cleanup, arguments.key(task_id, "task_id"), keep)
+
+    def delete_all(self, task_id: str) -> int:
+        """Remove all checkpoints of a task; how many there were."""
+        return self.store.run(self.flows.cleanup, arguments.key(task_id, "task_id"), 0)
+
+    async def adelete_all(self, task_id: str) -> int:
+        """Asynchronous twin of ``delete_all``."""
+        return await self.store.arun(self.flows.cleanup, arguments.key(task_id, "task_id"), 0)

@@ -1,0 +1,183 @@
+"""What an operator does with tasks: list, look, cancel, reset, delete, and find those whose worker is gone.
+
+Rule of this file: nothing here holds a task. Whatever changes a head says in its filter that nobody runs it, or only
+asks its runner for something.
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any, Final
+
+from goscope_django.core.flow import Flow, ask
+from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, CheckpointFlows
+from goscope_django.mongodb.checkpoints.tasks import LEASE, TASKS, cancelled
+from goscope_django.mongodb.checkpoints.values import TaskInfo, status_of
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.document.expressions import conditions, instant, literal, prefix_range
+from goscope_django.mongodb.document.reading import number, text, whole, whole_or_none
+
+_HIDDEN: Final = {"data": False, "places": False, "result": False}
+PAGE: Final = 500
+
+
+class TaskQueryFlows:
+    """The operators' operations of one prefix, as flows."""
+
+    def __init__(self, history: CheckpointFlows) -> None:
+        self.prefix = history.prefix
+        self.codec = history.codec
+
+    def get(self, clock: Clock, task_id: str) -> Flow[TaskInfo | None]:
+        """One command."""
+        found = yield from self._find(clock, {"_id": self.prefix + task_id}, 1)
+        return found[0] if found else None
+
+    def list(
+        self, clock: Clock, limit: int, after: str | None, *, stalled: bool = False
+    ) -> Flow[builtins.list[TaskInfo]]:
+        """One command; in the order of their ids."""
+        test: dict[str, Any] = {
+            "_id": prefix_range(self.prefix, None if after is None else self.prefix + after),
+            "$expr": clock.live(),
+        }
+        if stalled:
+            test.update(status="running", cancelRequested=False)
+            test["$expr"] = clock.passed("leaseUntil")
+        return (yield from self._find(clock, test, limit))
+
+    def _find(self, clock: Clock, test: dict[str, Any], limit: int) -> Flow[builtins.list[TaskInfo]]:
+        pipeline: builtins.list[dict[str, Any]] = [{"$match": test}, {"$sort": {"_id": 1}}, {"$limit": limit}]
+        if clock.stamp():
+            pipeline.append({"$addFields": clock.stamp()})
+        pipeline.append({"$project": _HIDDEN})
+        found = yield from ask(TASKS, "aggregate", pipeline)
+        return [self._info(clock, one) for one in found]
+
+    def _info(self, clock: Clock, head: dict[str, Any]) -> TaskInfo:
+        status = status_of(head)
+        running = status == "running"
+        full, tries, most = head["_id"], whole(head.get("tries")), whole_or_none(head.get("maxAttempts"))
+        left = number(head.get("estimatedTimeRemaining"))
+        stalled = running and LEASE.remaining(clock, head) <= 0
+        metadata = self.codec.decode(full, head.get("metadata"))
+        return TaskInfo(
+            task_id=full[len(self.prefix) :],
+            status=status,
+            stalled=stalled,
+            exhausted=most is not None and tries >= most and (stalled or status == "failed"),
+            owner=text(head.get("owner")),
+            token=whole(head.get("token")),
+            attempt=whole(head.get("attempt")),
+            max_attempts=most,
+            sequence=whole(head.get("sequence")),
+            progress=float(number(head.get("progress")) or 0),
+            done=whole_or_none(head.get("done")),
+            total=whole_or_none(head.get("total")),
+            rate=number(head.get("rate")),
+            estimated_time_remaining=None if left is None else left / 1_000,
+            started_at=instant(head.get("startedAt")),
+            heartbeat_at=instant(head.get("heartbeatAt")),
+            lease_until=instant(head.get("leaseUntil")),
+            finished_at=instant(head.get("finishedAt")),
+            cancel_requested=bool(head.get("cancelRequested")),
+            error=text(head.get("error")),
+            version=text(head.get("version")),
+            metadata=metadata if isinstance(metadata, dict) else {},
+        )
+
+    def result(self, clock: Clock, task_id: str) -> Flow[tuple[bool, Any]]:
+        """One command: whether the task is completed, and its result."""
+        full = self.prefix + task_id
+        test = {"_id": full, "status": "completed", "$expr": clock.live()}
+        found = yield from ask(TASKS, "find_one", test, {"result": True})
+        return (False, None) if found is None else (True, self.codec.decode(full, found.get("result")))
+
+    def cancel(self, clock: Clock, task_id: str, token: int | None = None) -> Flow[bool]:
+        """One command: ask the runner (of the run ``token``) to stop; where nobody runs it, it is cancelled at once."""
+        test: dict[str, Any] = {"_id": self.prefix + task_id, "status": {"$nin": ["completed", "cancelled"]}}
+        if token is not None:
+            test["token"] = token
+        fields = conditions(LEASE.free(clock), cancelled(clock)[0]["$set"])
+        changed = yield from ask(TASKS, "update_one", test, [{"$set": {**fields, "cancelRequested": True}}])
+        return bool(changed.matched_count)
+
+    def reset(self, clock: Clock, task_id: str, token: int | None = None, *, discard: bool) -> Flow[bool]:
+        """One command (two with ``discard``): let a task that nobody runs be started again."""
+        full = self.prefix + task_id
+        fields: dict[str, Any] = {
+            "status": "interrupted",
+            "claim": None,
+            "leaseUntil": None,
+            "tries": 0,
+            "cancelRequested": False,
+            "error": None,
+            "finishedAt": None,
+            "expiresAt": None,
+            "dispatchedAt": None,
+        }
+        if discard:
+            fields.update(saved=False, data=None, places=None, result=None, progress=0, done=None, startedAt=None)
+        test: dict[str, Any] = {"_id": full, "$expr": LEASE.free(clock)}
+        if token is not None:
+            test["token"] = token
+        changed = yield from ask(TASKS, "update_one", test, [{"$set": fields}])
+        if discard and changed.matched_count:
+            yield from ask(CHECKPOINTS, "delete_many", {"taskId": full})
+        return bool(changed.matched_count)
+
+    def delete(self, clock: Clock, task_id: str, token: int | None, *, force: bool) -> Flow[bool]:
+        """Three commands at most: the head, unless somebody runs the task, then its history."""
+        full = self.prefix + task_id
+        test: dict[str, Any] = {"_id": full}
+        if token is not None:
+            test["token"] = token
+        if not force:
+            test["$expr"] = LEASE.free(clock)
+        removed = yield from ask(TASKS, "delete_one", test)
+        if not removed.deleted_count:
+            # A history without a head (another program's) may go too, unless a certain run was meant.
+            head = yield from ask(TASKS, "find_one", {"_id": full}, {"_id": True})
+            if head is not None or token is not None:
+                return False
+        gone = yield from ask(CHECKPOINTS, "delete_many", {"taskId": full})
+        return bool(removed.deleted_count or gone.deleted_count)
+
+    def claim_dispatch(self, clock: Clock, info: TaskInfo, again_after: int) -> Flow[bool]:
+        """One command: note that a stalled task is about to be dispatched; ``False`` if it was lately, or runs."""
+        recent = {"$gt": [{"$ifNull": ["$dispatchedAt", clock.before(again_after)]}, clock.before(again_after)]}
+        test = {
+            "_id": self.prefix + info.task_id,
+            "token": info.token,
+            "status": "running",
+            "$expr": {"$and": [clock.passed("leaseUntil"), {"$cond": [recent, False, True]}]},
+        }
+        changed = yield from ask(TASKS, "update_one", test, [{"$set": {"dispatchedAt": clock.now()}}])
+        return bool(changed.matched_count)
+
+    def undo_dispatch(self, clock: Clock, info: TaskInfo) -> Flow[None]:
+        """One command: forget that it was dispatched."""
+        test = {"_id": self.prefix + info.task_id, "token": info.token}
+        yield from ask(TASKS, "update_one", test, [{"$set": {"dispatchedAt": literal(None)}}])
+
+    def orphans(self, clock: Clock) -> Flow[int]:
+        """Remove the histories of tasks of ours whose heads are gone; how many documents. Two commands a page."""
+        after, removed = None, 0
+        while True:
+            pipeline: builtins.list[dict[str, Any]] = [
+                {"$match": {"taskId": prefix_range(self.prefix, after), "token": {"$ne": None}}},
+                {"$group": {"_id": "$taskId"}},
+                {"$sort": {"_id": 1}},
+                {"$limit": PAGE},
+            ]
+            ids = [one["_id"] for one in (yield from ask(CHECKPOINTS, "aggregate", pipeline))]
+            heads = yield from ask(TASKS, "find", {"_id": {"$in": ids}}, {"_id": True})
+            gone = set(ids).difference(one["_id"] for one in heads)
+            if gone:
+                result = yield from ask(
+                    CHECKPOINTS, "delete_many", {"taskId": {"$in": sorted(gone)}, "token": {"$ne": None}}
+                )
+                removed += int(result.deleted_count)
+            if len(ids) < PAGE:
+                return removed
+            after = ids[-1]

@@ -1,0 +1,409 @@
+"""Heads of tasks in ``go_goscope_tasks``: who runs a task, and its last saved state.
+
+A head is a leased document. A save is one update of the head, under the holder's claim, that takes the next sequence
+and carries the state; then the same state is inserted into the history (``go_goscope_checkpoints``), which other
+programs read.
+
+The head is the truth: only there can a write be refused to whoever lost the lease. A runner that is killed between the
+two writes leaves a history that lacks the last state; the next start adds it. A history that is *ahead* of the head was
+written by a program that knows no heads (its documents have no ``token``): the higher sequence wins, so that state is
+taken up. Documents with a ``token`` that are ahead of their head belong to a run whose head was removed; they are no
+state to go on from.
+
+After occurrent's fenced checkpoint writes and Spring Batch's restartable executions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Final
+
+import bson
+from bson.raw_bson import RawBSONDocument
+from pymongo import ReturnDocument
+from pymongo.errors import OperationFailure, PyMongoError
+
+from goscope_django.contracts import Checkpoint
+from goscope_django.core.flow import Emit, Flow, Query, ask, perform
+from goscope_django.exceptions import CheckpointConflict, CheckpointTooLarge, InvalidValue, OutcomeUnknown, TaskLost
+from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, NUMBERED, CheckpointFlows
+from goscope_django.mongodb.checkpoints.values import FINISHED, Ending, Run, Snapshot, Started
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.document.expressions import Expression, countable, is_null, literal, named, or_null
+from goscope_django.mongodb.document.failures import may_have_happened
+from goscope_django.mongodb.document.lease import Lease, upsert
+from goscope_django.mongodb.document.reading import number, rows, text, whole, whole_or_none
+
+TASKS: Final = "go_goscope_tasks"
+LEASE: Final = Lease(holder="claim", deadline="leaseUntil")
+
+MAX_METADATA: Final = 64 * 1024
+
+_READ: Final = dict.fromkeys(
+    (
+        *("claim", "token", "leaseUntil", "owner", "status", "attempt", "cancelRequested", "result"),
+        *("sequence", "saved", "data", "places", "progress", "total"),
+    ),
+    True,
+)
+
+
+class StartFlows:
+    """The start of a task, as a flow."""
+
+    def __init__(self, history: CheckpointFlows) -> None:
+        self.prefix = history.prefix
+        self.codec = history.codec
+        self.history = history
+
+    def start(self, clock: Clock, run: Run) -> Flow[Started]:
+        """Take the task if nobody runs it and it is not done: two commands, more where the history must be mended."""
+        full = self.prefix + run.task_id
+        try:
+            found = yield from self._take(clock, full, run)
+        except (GeneratorExit, PyMongoError):
+            raise
+        except BaseException:
+            # Cancelled or interrupted with the command on its way: nobody will ever use what it may have taken.
+            with contextlib.suppress(PyMongoError):
+                yield from self._give_back(clock, full, run)
+            raise
+        if found.get("claim") != run.claim:
+            return (yield from self._refused(clock, full, found))
+        try:
+            found = yield from self._reconciled(clock, full, run, found)
+            return self._started(clock, full, found, "started")
+        except GeneratorExit:
+            raise
+        except BaseException:
+            with contextlib.suppress(PyMongoError):
+                yield from self._give_back(clock, full, run)
+            raise
+
+    def _take(self, clock: Clock, full: str, run: Run) -> Flow[dict[str, Any]]:
+        def query() -> Query[dict[str, Any]]:
+            fields = {**named(full), **self._grant(clock, run)}
+            projection = {**_READ, **clock.stamp()}
+            return Query(
+                TASKS,
+                "find_one_and_update",
+                {"_id": full},
+                [{"$set": fields}],
+                projection=projection,
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+
+        for last in (False, True):
+            try:
+                found: dict[str, Any] = yield from upsert(clock, query)
+                return found
+            except PyMongoError as error:
+                # Sent again it changes nothing that it has done: a held head stays as it is, whoever holds it.
+                if not may_have_happened(error):
+                    raise
+                if last:
+                    raise OutcomeUnknown(
+                        f"task {run.task_id!r}: it may have been taken; if so, its lease ends by itself"
+                    ) from error
+        raise AssertionError("unreachable")
+
+    def _grant(self, clock: Clock, run: Run) -> dict[str, Expression]:
+        done = {"$in": [or_null("status"), list(FINISHED)]}
+        # Begun from nothing: a new head, one that is past its retention, one of another version, or on request.
+        reasons = [is_null("attempt"), {"$and": [done, clock.passed()]}]
+        if run.version is not None:
+            reasons.append({"$ne": [or_null("version"), literal(run.version)]})
+        anew: Expression = True if run.restart else {"$or": reasons}
+        refusals = [done, {"$eq": [or_null("cancelRequested"), True]}]
+        if run.max_attempts is not None:
+            refusals.append({"$gte": [countable("tries"), run.max_attempts]})
+
+        def keep(field: str, otherwise: Expression = None, value: Expression = None) -> Expression:
+            return {"$cond": [anew, otherwise, or_null(field) if value is None else value]}
+
+        return LEASE.take(
+            clock,
+            run.claim,
+            run.lease,
+            unless={"$cond": [anew, False, {"$or": refusals}]},
+            status="running",
+            owner=literal(run.owner),
+            attempt={"$add": [keep("attempt", 0, countable("attempt")), 1]},
+            # Counted when it starts, so that a crash counts; an attempt that ends in order takes it back.
+            tries={"$add": [keep("tries", 0, countable("tries")), 1]},
+            maxAttempts=run.max_attempts,
+            retention=run.retention,
+            version=literal(run.version),
+            metadata=literal(self._metadata(run)),
+            sequence=countable("sequence"),
+            saved=keep("saved", False),
+            data=keep("data"),
+            places=keep("places"),
+            progress=keep("progress", 0),
+            done=keep("done"),
+            total=keep("total"),
+            rate=None,
+            estimatedTimeRemaining=None,
+            startedAt={"$ifNull": [keep("startedAt"), clock.now()]},
+            heartbeatAt=clock.now(),
+            finishedAt=None,
+            expiresAt=None,
+            result=None,
+            error=None,
+            cancelRequested=False,
+            dispatchedAt=None,
+            lastClaim=None,
+        )
+
+    def _metadata(self, run: Run) -> Any:
+        encoded = self.codec.encode(self.prefix + run.task_id, dict(run.metadata))
+        if run.metadata and (size := len(bson.encode({"": encoded}))) > MAX_METADATA:
+            raise InvalidValue(f"metadata of task {run.task_id!r}: {size} bytes; at most {MAX_METADATA} are allowed")
+        return encoded
+
+    def _refused(self, clock: Clock, full: str, found: dict[str, Any]) -> Flow[Started]:
+        wait = LEASE.remaining(clock, found) if found.get("claim") is not None else 0.0
+        if found.get("status") in FINISHED:
+            outcome = found["status"]
+        elif wait > 0:
+            outcome = "running"
+        elif found.get("cancelRequested"):
+            outcome = "cancelled"
+            yield from ask(
+                TASKS,
+                "update_one",
+                {"_id": full, "cancelRequested": True, "$expr": LEASE.free(clock)},
+                cancelled(clock),
+            )
+        else:
+            outcome = "exhausted"
+        if outcome != "completed":
+            found.update(data=None, result=None)
+        return self._started(clock, full, found, outcome, wait)
+
+    def _started(
+        self, clock: Clock, full: str, found: dict[str, Any], outcome: Any, retry_after: float = 0.0
+    ) -> Started:
+        return Started(
+            outcome=outcome,
+            token=whole(found.get("token")),
+            attempt=whole(found.get("attempt")),
+            sequence=whole(found.get("sequence")),
+            resumed=bool(found.get("saved")),
+            data=self.codec.decode(full, found.get("data")),
+            places=[
+                one for one in rows(self.codec.decode(full, found.get("places"))) if text(one.get("name")) is not None
+            ],
+            progress=float(number(found.get("progress")) or 0),
+            total=whole_or_none(found.get("total")),
+            result=self.codec.decode(full, found.get("result")),
+            owner=text(found.get("owner")),
+            retry_after=retry_after,
+            moment=clock.read_stamp(found),
+        )
+
+    def _reconciled(self, clock: Clock, full: str, run: Run, head: dict[str, Any]) -> Flow[dict[str, Any]]:
+        """Compare the head, just taken, with the history: one command where they agree."""
+        fields = {"sequence": True, "token": True, "_id": True}
+        last = yield from ask(
+            CHECKPOINTS, "point", {"taskId": full, "sequence": NUMBERED}, fields, sort=[("sequence", -1)]
+        )
+        held, known = whole(head.get("sequence")), -1 if last is None else whole(last.get("sequence"))
+        if head["saved"] and known < held:
+            yield from self._add_missing(clock, full, run, head)
+        foreign = last is not None and last.get("token") is None
+        if run.restart:
+            if last is not None:
+                yield from ask(CHECKPOINTS, "delete_many", {"taskId": full, "sequence": {"$lte": known}})
+        elif foreign and known > held and run.version is None:
+            found = yield from ask(CHECKPOINTS, "find_one", {"_id": last["_id"]})
+            if found is not None:
+                taken = {"data": found.get("data"), "places": None, "progress": found.get("progress"), "saved": True}
+                return {**head, **taken, "sequence": known}
+        elif last is not None and not head["saved"]:
+            remains = {"taskId": full, "sequence": {"$lte": known}, "token": {"$ne": None}}
+            yield from ask(CHECKPOINTS, "delete_many", remains)
+        return {**head, "sequence": max(held, known)}
+
+    def _add_missing(self, clock: Clock, full: str, run: Run, head: dict[str, Any]) -> Flow[None]:
+        sequence = whole(head.get("sequence"))
+        missing = Checkpoint(
+            f"{run.task_id}:{sequence}",
+            run.task_id,
+            sequence,
+            clock.read_stamp(head),
+            float(number(head.get("progress")) or 0),
+        )
+        more = {"token": head["token"], "places": head.get("places")}
+        document = self.history.document(missing, run.claim, stored=head.get("data"), more=more)
+        with contextlib.suppress(CheckpointConflict):  # the runner before was only slow to add it
+            yield from self.history.insert(missing, run.claim, document)
+
+    def _give_back(self, clock: Clock, full: str, run: Run) -> Flow[None]:
+        yield from ask(TASKS, "update_one", {"_id": full, "claim": run.claim}, [{"$set": let_go("interrupted")}])
+
+
+def let_go(status: str) -> dict[str, Expression]:
+    """The fields of a head that nobody holds any more. An attempt that ends in order does not count as a try."""
+    fields: dict[str, Expression] = {"claim": None, "leaseUntil": None, "status": status}
+    if status == "interrupted":
+        fields["tries"] = {"$max": [0, {"$add": [countable("tries"), -1]}]}
+    return fields
+
+
+def cancelled(clock: Clock) -> list[dict[str, Any]]:
+    """An update that cancels a task that nobody runs."""
+    keep = clock.after_field("retention", "finishedAt")
+    fields = {
+        "status": "cancelled",
+        "cancelRequested": True,
+        "claim": None,
+        "leaseUntil": None,
+        "finishedAt": clock.now(),
+        "expiresAt": {"$cond": [is_null("retention"), None, keep]},
+    }
+    return [{"$set": fields}]
+
+
+MAX_STATE: Final = 16 * 1024 * 1024 - 256 * 1024
+"""Bytes of a saved state, its names and its place included: the head holds a result, metadata and an error besides."""
+
+_TOO_LARGE_FOR_CACHE: Final = 388
+"""A server with little memory refuses documents that are far smaller than 16 MB."""
+
+
+class TaskFlows(StartFlows):
+    """What the runner of a task does, as flows."""
+
+    def _document(self, run: Run, token: int, snapshot: Snapshot) -> tuple[Checkpoint, RawBSONDocument, Any, Any]:
+        full = self.prefix + run.task_id
+        data = self.codec.encode(full, snapshot.data)
+        places = self.codec.encode(full, [dict(one) for one in snapshot.places])
+        checkpoint = Checkpoint(
+            id=f"{run.task_id}:{snapshot.sequence}",
+            task_id=run.task_id,
+            sequence=snapshot.sequence,
+            timestamp=snapshot.moment,
+            progress=snapshot.progress,
+            estimated_time_remaining=snapshot.remaining,
+        )
+        more = {"token": token, "places": places}
+        document = self.history.document(checkpoint, run.claim, stored=data, most=MAX_STATE, more=more)
+        return checkpoint, document, data, places
+
+    @staticmethod
+    def _state(clock: Clock, snapshot: Snapshot, data: Any, places: Any) -> dict[str, Expression]:
+        return {
+            "sequence": snapshot.sequence,
+            "saved": True,
+            "data": literal(data),
+            "places": literal(places),
+            **TaskFlows._figures(clock, snapshot),
+        }
+
+    @staticmethod
+    def _figures(clock: Clock, snapshot: Snapshot) -> dict[str, Expression]:
+        return {
+            "progress": snapshot.progress,
+            "done": snapshot.done,
+            "total": snapshot.total,
+            "rate": snapshot.rate,
+            "estimatedTimeRemaining": None if snapshot.remaining is None else snapshot.remaining * 1_000,
+            "heartbeatAt": clock.now(),
+        }
+
+    def save(self, clock: Clock, run: Run, token: int, snapshot: Snapshot, *, cancelled: bool) -> Flow[bool]:
+        """Two commands: the head, then the history; one more, once, when an operator has asked the task to stop.
+
+        Whether one has. With ``cancelled`` that is known. Raises ``TaskLost`` if the run's lease has ended, and
+        ``CheckpointTooLarge`` before anything is sent.
+        """
+        checkpoint, document, data, places = self._document(run, token, snapshot)
+        fields = {**self._state(clock, snapshot, data, places), "leaseUntil": clock.after(run.lease)}
+        cancelled = yield from self._write(clock, run, fields, cancelled, sequence={"$lte": snapshot.sequence})
+        yield from self.history.insert(checkpoint, run.claim, document)
+        yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
+        return cancelled
+
+    def report(self, clock: Clock, run: Run, snapshot: Snapshot, *, cancelled: bool) -> Flow[bool]:
+        """One command: progress alone, and the lease renewed. See ``save``."""
+        fields = {**self._figures(clock, snapshot), "leaseUntil": clock.after(run.lease)}
+        return (yield from self._write(clock, run, fields, cancelled))
+
+    def _write(self, clock: Clock, run: Run, fields: dict[str, Expression], cancelled: bool, **more: Any) -> Flow[bool]:
+        # The flag is asked for in the filter. A findAndModify would return it, but the server keeps an image of the
+        # whole document for each, which costs time and, with a large state, more of its cache than it grants.
+        test = LEASE.mine(clock, _id=self.prefix + run.task_id, claim=run.claim, **more)
+        if not cancelled and (yield from self._update(run, {**test, "cancelRequested": {"$ne": True}}, fields)):
+            return False
+        if not (yield from self._update(run, test, fields)):
+            raise lost(run.task_id)
+        return True
+
+    def _update(self, run: Run, test: dict[str, Any], fields: dict[str, Expression]) -> Flow[bool]:
+        query: Query[Any] = Query(TASKS, "update_one", test, [{"$set": fields}])
+        try:
+            changed = yield from perform(query)
+        except PyMongoError as error:
+            if isinstance(error, OperationFailure) and error.code == _TOO_LARGE_FOR_CACHE:
+                raise CheckpointTooLarge(
+                    f"task {run.task_id!r}: the state does not fit in the server's cache: {error}", task_id=run.task_id
+                ) from error
+            if not may_have_happened(error):
+                raise
+            changed = yield from perform(query)  # the same fields again, under one's own claim
+        return bool(changed.matched_count)
+
+    def prune(self, clock: Clock, run: Run, sequence: int) -> Flow[None]:
+        """One command: remove the history up to ``sequence``."""
+        yield from ask(
+            CHECKPOINTS, "delete_many", {"taskId": self.prefix + run.task_id, "sequence": {"$lte": sequence}}
+        )
+
+    def finish(
+        self, clock: Clock, run: Run, token: int, ending: Ending, snapshot: Snapshot, *, save: bool
+    ) -> Flow[None]:
+        """Let the task go: one command, and one more with ``save``, which writes ``snapshot`` with it.
+
+        Raises ``TaskLost`` if the run's lease has ended.
+        """
+        full = self.prefix + run.task_id
+        result = self.codec.encode(full, ending.result)
+        fields: dict[str, Expression] = {}
+        history: Flow[None] | None = None
+        if save or result is not None:
+            checkpoint, document, data, places = self._document(run, token, snapshot)
+            # The head holds both; only its size is of interest here.
+            self.history.document(checkpoint, run.claim, stored=data, most=MAX_STATE, more={"result": result})
+            if save:
+                fields = self._state(clock, snapshot, data, places)
+                history = self.history.insert(checkpoint, run.claim, document)
+        if ending.status in FINISHED:
+            fields["finishedAt"] = clock.now()
+            fields["expiresAt"] = None if run.retention is None else clock.after(run.retention)
+        if ending.status == "cancelled":
+            fields["cancelRequested"] = True
+        if ending.status == "completed":
+            fields.update(progress=100.0, estimatedTimeRemaining=0.0)
+        fields.update(
+            let_go(ending.status),
+            result=literal(result),
+            error=literal(ending.error),
+            lastClaim=literal(run.claim),
+        )
+        test = LEASE.mine(clock, _id=full, claim=run.claim)
+        changed = yield from self._update(run, test, fields)
+        # Sent twice it finds nothing the second time, and its claim then.
+        if not changed and (yield from ask(TASKS, "confirm", {"_id": full, "lastClaim": run.claim})) is None:
+            raise lost(run.task_id)
+        if history is not None:
+            yield from history
+            yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
+
+
+def lost(task_id: str) -> TaskLost:
+    """The error of a runner whose lease has ended."""
+    return TaskLost(
+        f"task {task_id!r}: this runner's lease has ended; another one may run it. Nothing was saved", task_id=task_id
+    )

@@ -1,0 +1,312 @@
+"""Python values to BSON and back, without loss, and without running what stands in the database.
+
+Rules:
+
+- A value that BSON holds without loss is stored as it is. Any shell and the Node adapter can read it.
+- Anything else becomes an *envelope*, a sub-document that begins with a reserved key. The marker is inside the
+  value since the Node adapter replaces ``value`` and would leave a marker beside it behind::
+
+      {"__goscope__": 1, "t": "decimal", "v": "1.50"}                       one tagged value
+      {"__goscope__": 1, "t": "tree", "v": {"price": {... decimal ...}}}    a dict or list that holds tagged values
+      {"__goscope__": 1, "t": "pickle", "v": 0, "p": bytes, "s": bytes}     pickled, signed
+
+  Only a root that is an envelope is searched for inner ones: reading a plain value costs no search.
+- What neither BSON nor a tag can hold is pickled, all such leaves of one value together in a list: ``p`` of the
+  root is the pickle, ``s`` its signature, the leaf an index. The signature covers format version, full key and
+  pickle, and is checked before the unpickler sees a byte. Without a signer nothing is pickled or unpickled.
+- ``decode`` meets whatever is stored: it returns a value or raises ``Undecodable``, nothing else.
+
+Not kept: identity. Two references to one list come back as two lists. Pickled leaves keep theirs among themselves.
+A value that holds itself, or is nested deeper than ``MAX_DEPTH``, is pickled as a whole, which keeps all identity.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Sequence
+from datetime import UTC
+from typing import Any, Final, Protocol
+
+from bson.codec_options import CodecOptions, DatetimeConversion
+
+from goscope_django.exceptions import InvalidType, InvalidValue, Undecodable
+from goscope_django.mongodb.codec.plain import (
+    ATOMS,
+    CHECKS,
+    MAX_DEPTH,
+    READY,
+    RESERVED,
+    TooDeep,
+    encodable,
+    packed,
+    plain_keys,
+    settle,
+    settled,
+    surely_plain,
+)
+from goscope_django.mongodb.codec.types import BUILTIN_TYPES, UNKNOWN, TypeCodec
+
+__all__ = ["BUILTIN_TYPES", "CODEC_OPTIONS", "ENTRY_OPTIONS", "MAX_DEPTH", "Codec", "Signer", "TypeCodec"]
+
+FORMAT: Final = 1
+"""Version of the envelope and of what is signed. Another one is read as ``Undecodable("format")``."""
+
+PICKLE_PROTOCOL: Final = 5
+
+CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
+    tz_aware=True,
+    tzinfo=UTC,
+    # One document with a date or a text that Python can't hold must not make a whole batch unreadable.
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="surrogateescape",
+)
+"""For all reads and writes. Int64 is left to ``Codec.decode``: a type registry would cost each command more."""
+
+ENTRY_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
+    datetime_conversion=CODEC_OPTIONS.datetime_conversion,
+    unicode_decode_error_handler=CODEC_OPTIONS.unicode_decode_error_handler,
+)
+"""For entries of the cache: their own dates are compared with each other only, so no zone is put on them, which takes
+longer than all the rest of a small entry. The codec gives the dates inside a value their zone."""
+
+
+class Signer(Protocol):
+    """Signs and verifies bytes; ``verify`` compares in constant time and returns False rather than raise."""
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature of ``data``."""
+
+    def verify(self, data: bytes, signature: bytes) -> bool:
+        """Whether ``signature`` is one of ``data``."""
+
+
+class Codec:
+    """Encodes values for one kind of entry. Immutable, so one instance may serve all threads.
+
+    ``signer`` and ``pickle=True`` together allow pickles. ``types`` are the tagged types; the first codec that
+    matches an exact type wins.
+    """
+
+    def __init__(
+        self, *, signer: Signer | None = None, pickle: bool = True, types: Sequence[TypeCodec] = BUILTIN_TYPES
+    ) -> None:
+        self._signer = signer if pickle else None
+        self._by_type: dict[type, TypeCodec] = {}
+        self._by_tag: dict[str, TypeCodec] = {}
+        self._by_base: list[TypeCodec] = []
+        for codec in types:
+            if self._by_tag.setdefault(codec.tag, codec) is not codec or codec.tag in ("tree", "pickle"):
+                raise InvalidValue(f"the tag {codec.tag!r} is taken; each TypeCodec needs its own")
+            for kind in codec.types:
+                self._by_type.setdefault(kind, codec)
+            if codec.subclasses:
+                self._by_base.append(codec)
+
+    def encode(self, key: str, value: object) -> object:
+        """``value`` as something that BSON stores without loss. ``key`` is the full stored key, for the signature.
+
+        A plain value is returned itself, not a copy. Raises ``InvalidType`` (a ``TypeError``) for a type that only
+        a pickle could hold when pickles are not allowed, ``InvalidValue`` (a ``ValueError``) for one nested too
+        deeply even for that, and whatever the pickler raises. The size is not checked.
+        """
+        kind = type(value)
+        if kind in ATOMS:
+            return value
+        check = CHECKS.get(kind)
+        if check is not None and check(value):
+            return value
+        writer = _Writer(self)
+        try:
+            if (kind is dict or kind is list) and surely_plain(value):
+                return value
+            node = writer.node(value)
+        except (TooDeep, RecursionError):
+            if self._signer is None:
+                raise InvalidValue(
+                    f"a {kind.__qualname__} that holds itself or is nested deeper than {MAX_DEPTH} levels "
+                    f"can't be stored without a pickle"
+                ) from None
+            writer = _Writer(self)
+            node = writer.leaf(value)
+        if not writer.tagged:
+            return value
+        root = node if type(node) is dict and RESERVED in node else _envelope("tree", node)
+        if writer.leaves and self._signer is not None:  # leaf() has refused without a signer
+            root["p"], root["s"] = self._pickle(self._signer, key, writer.leaves)
+        return root
+
+    def pack(self, key: str, value: object) -> object:
+        """``encode``, where a plain dict comes as its BSON, which the driver does not encode once more."""
+        if type(value) is dict:
+            data = packed(value)
+            if data is not None:
+                return data
+        return self.encode(key, value)
+
+    def decode(self, key: str, stored: object) -> object:
+        """The value of which ``encode`` made ``stored``; for a foreign document what PyMongo makes of it.
+
+        ``stored`` is given away: its containers may become part of the result and are then changed in place.
+        Raises only ``Undecodable``: ``forged`` (a signature is wrong, or of another key), ``damaged`` (the right
+        format, but it can't be rebuilt), ``format`` (an unknown version or tag, or a pickle where none is allowed).
+        """
+        kind = type(stored)
+        if kind in READY and (kind is not str or encodable(stored)):  # type: ignore[arg-type]
+            return stored
+        try:
+            if kind is dict and RESERVED in stored:  # type: ignore[operator]
+                return _Reader(self, key, stored).open(stored)  # type: ignore[arg-type]
+            if kind is dict or kind is list:
+                settle(stored)
+                return stored
+            if kind is str:
+                raise Undecodable("damaged", "a stored text is not valid UTF-8")
+            return settled(stored)
+        except Undecodable:
+            raise
+        except Exception as error:
+            raise Undecodable("damaged", f"a stored value can't be rebuilt: {type(error).__name__}") from error
+
+    def _pickle(self, signer: Signer, key: str, leaves: list[object]) -> tuple[bytes, bytes]:
+        try:
+            data = pickle.dumps(leaves, PICKLE_PROTOCOL)
+        except RecursionError as error:
+            raise InvalidValue("the value is nested too deeply to be stored, also as a pickle") from error
+        return data, signer.sign(_signed(key, data))
+
+    def _unpickle(self, key: str, data: object, signature: object) -> list[object]:
+        if self._signer is None:
+            raise Undecodable("format", "a stored value is pickled, and pickles are not allowed here")
+        if type(data) is not bytes or type(signature) is not bytes:
+            raise Undecodable("forged", "a stored pickle has no signature")
+        if not self._signer.verify(_signed(key, data), signature):
+            raise Undecodable("forged", "the signature of a stored pickle is not one of ours for this key")
+        leaves = pickle.loads(data)  # noqa: S301 - we signed these very bytes for this very key
+        if type(leaves) is not list:
+            raise Undecodable("damaged", "a stored pickle is not a list")
+        return leaves
+
+
+def _signed(key: str, data: bytes) -> bytes:
+    """What the signature covers. Lengths go first, so no two different inputs give the same bytes."""
+    name = key.encode("utf-8", "surrogatepass")
+    return struct.pack(">HQ", FORMAT, len(name)) + name + data
+
+
+def _envelope(tag: str, data: object) -> dict[str, object]:
+    return {RESERVED: FORMAT, "t": tag, "v": data}
+
+
+class _Writer:
+    """Builds the tree of one value and collects the leaves that must be pickled."""
+
+    __slots__ = ("_codec", "_depth", "_keys", "leaves", "tagged")
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._depth = 0
+        self._keys: set[str] = set()
+        self.leaves: list[object] = []
+        self.tagged = False
+
+    def node(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in ATOMS:
+            return value
+        check = CHECKS.get(kind)
+        if check is not None and check(value):
+            return value
+        container = kind is list or (kind is dict and self._plain_keys(value))
+        levels = 1 if container else 3  # at most: the envelope, a list and pairs in it
+        self._depth += levels
+        if self._depth > MAX_DEPTH:
+            raise TooDeep
+        result: object
+        if not container:
+            result = self._tag(kind, value)
+        elif kind is list:
+            result = [item if type(item) in ATOMS else self.node(item) for item in value]
+        else:
+            result = {key: item if type(item) in ATOMS else self.node(item) for key, item in value.items()}
+        self._depth -= levels
+        return result
+
+    def _plain_keys(self, value: dict[Any, Any]) -> bool:
+        for key in value:
+            if type(key) is not str:
+                return False
+        if not self._keys.issuperset(value):  # records of one shape are looked at once
+            if not plain_keys(value):
+                return False
+            self._keys.update(value)
+        return True
+
+    def _tag(self, kind: type, value: object) -> dict[str, object]:
+        codec = self._codec._by_type.get(kind)
+        if codec is None:
+            for codec in self._codec._by_base:
+                if isinstance(value, codec.types):
+                    break
+            else:
+                return self.leaf(value)
+        data = codec.pack(value, self.node)
+        if data is UNKNOWN:
+            return self.leaf(value)
+        self.tagged = True
+        return _envelope(codec.tag, data)
+
+    def leaf(self, value: object) -> dict[str, object]:
+        if self._codec._signer is None:
+            kind = type(value)
+            raise InvalidType(
+                f"a value of type {kind.__module__}.{kind.__qualname__} can't be stored as BSON; it needs a pickle, "
+                f"which takes pickle=True and a signer (in CACHES: an OPTIONS['SERIALIZER'] other than 'bson')"
+            )
+        self.tagged = True
+        self.leaves.append(value)
+        return _envelope("pickle", len(self.leaves) - 1)
+
+
+class _Reader:
+    """Rebuilds the value of one root envelope."""
+
+    __slots__ = ("_codec", "_key", "_leaves", "_root")
+
+    def __init__(self, codec: Codec, key: str, root: Any) -> None:
+        self._codec = codec
+        self._key = key
+        self._root = root
+        self._leaves: list[object] | None = None
+
+    def node(self, stored: Any) -> Any:
+        kind = type(stored)
+        if kind in READY:
+            return stored
+        if kind is dict:
+            if RESERVED in stored:
+                return self.open(stored)
+            return {key: item if type(item) in READY else self.node(item) for key, item in stored.items()}
+        if kind is list:
+            return [item if type(item) in READY else self.node(item) for item in stored]
+        return settled(stored)
+
+    def open(self, envelope: dict[str, Any]) -> object:
+        if envelope[RESERVED] != FORMAT:
+            raise Undecodable("format", f"a stored value is of another format than {FORMAT}")
+        tag, data = envelope.get("t"), envelope.get("v")
+        if tag == "tree":
+            return self.node(data)
+        if tag == "pickle":
+            return self._leaf(data)
+        codec = self._codec._by_tag.get(tag) if isinstance(tag, str) else None
+        if codec is None:
+            raise Undecodable("format", "a stored value has a tag that is not known here")
+        return codec.unpack(data, self.node)
+
+    def _leaf(self, index: object) -> object:
+        if self._leaves is None:
+            self._leaves = self._codec._unpickle(self._key, self._root.get("p"), self._root.get("s"))
+        if type(index) is not int or not 0 <= index < len(self._leaves):
+            raise Undecodable("damaged", "a stored value names a pickled part that is not there")
+        return self._leaves[index]

@@ -1,0 +1,306 @@
+"""Clients: one per process and URL, and one asynchronous one per event loop.
+
+Rules of this file:
+
+* Clients are made on first use and owned here, never by whoever uses them (Django makes a cache object for each thread
+  and task). A process's clients end with it, an event loop's with that loop.
+* After a fork the child starts with nothing. It never uses or closes its parent's clients; it keeps them, so that the
+  collector doesn't either.
+* What a URL or ``CLIENT_OPTIONS`` says goes before our defaults, which only bound how long a lost server is waited for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pymongo
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import ConfigurationError as DriverConfigurationError
+from pymongo.errors import InvalidURI, PyMongoError
+
+from goscope_django.core.forking import at_fork
+from goscope_django.exceptions import ConfigurationError, GoscopeError
+from goscope_django.mongodb import embedded
+from goscope_django.mongodb.document.indexes import IndexState, ensure
+from goscope_django.mongodb.driver import loops
+from goscope_django.mongodb.driver.execute import AsyncExecutor, MockExecutor, SyncExecutor
+from goscope_django.mongodb.driver.inspection import ServerView, mock_view, view
+from goscope_django.mongodb.driver.revival import Revival
+from goscope_django.mongodb.driver.store import Sink, Store
+from goscope_django.mongodb.driver.urls import Target, parse, without_secrets
+
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "serverSelectionTimeoutMS": 5_000,
+    "connectTimeoutMS": 5_000,
+    "socketTimeoutMS": 60_000,
+    "appname": "goscope_django",
+}
+
+
+class Connection:
+    """What one URL and its options lead to, in this process: a synchronous executor and one for each event loop."""
+
+    def __init__(self, target: Target, options: Mapping[str, Any]) -> None:
+        self.target = target
+        self._options = options
+        self._seen = (target.place, target.database)
+        self._lock = threading.RLock()
+        self._executor: SyncExecutor | MockExecutor | None = None
+        self._client: MongoClient[Any] | None = None
+        self._revival: Revival | None = None
+        self._loops = loops.LoopClients(self._async_client, target.database, target.place)
+
+    def __repr__(self) -> str:
+        return f"<connection to {self.target.shown}>"
+
+    def _arguments(self, defaults: Mapping[str, Any] = DEFAULTS) -> tuple[str, dict[str, Any]]:
+        given = {name.lower() for name in self._options} | self.target.options
+        options = {name: value for name, value in defaults.items() if name.lower() not in given}
+        options.update(self._options)
+        place = self.target.place
+        if self.target.scheme == "embedded":
+            self._revival = _private_server(place)
+            place = self._revival.mongod.uri
+            options["event_listeners"] = [*(options.get("event_listeners") or ()), self._revival]
+        if place.startswith("mongodb+srv:"):
+            # A name server that is away is like a server that is: met at each use, until it is back.
+            options.setdefault("connect", False)
+        return place, options
+
+    def client(self, **more: Any) -> MongoClient[Any]:
+        """A new synchronous client that the caller closes."""
+        place, options = self._arguments({**DEFAULTS, **more})
+        try:
+            return MongoClient(place, **options)
+        except (InvalidURI, DriverConfigurationError, TypeError, ValueError, OSError) as error:
+            raise self._refused(error) from None
+
+    def check(self) -> None:
+        """Raise ``ConfigurationError`` for ``CLIENT_OPTIONS`` that the driver refuses. Opens nothing."""
+        if self.target.place.startswith("mongodb://"):
+            self.client(connect=False).close()
+
+    def _refused(self, error: Exception) -> ConfigurationError:
+        text = without_secrets(str(error), self.target.place)
+        for name, value in self._options.items():
+            if "pass" in name.lower() and str(value) in text:
+                text = f"{name} can't be used"
+        return ConfigurationError(f"{self.target.shown}: PyMongo refuses this URL or CLIENT_OPTIONS: {text[:300]}")
+
+    def sync(self) -> SyncExecutor | MockExecutor:
+        """The executor of this process. Raises ``StoreUnavailable`` for a private server that can't be started."""
+        if self._revival is not None:
+            self._revival.complain()
+        executor = self._executor
+        if executor is None:
+            with self._lock:
+                executor = self._executor
+                if executor is None:
+                    if self.target.scheme == "mongomock":
+                        executor = self._mock()
+                    else:
+                        self._client = self.client()
+                        executor = SyncExecutor(self._client[self.target.database])
+                    self._executor = executor
+        return executor
+
+    def _mock(self) -> MockExecutor:
+        try:
+            import mongomock
+        except ImportError as error:
+            raise ConfigurationError(
+                f"{self.target.shown}: mongomock is not installed; pip install mongomock (for tests only)"
+            ) from error
+        return MockExecutor(mongomock.MongoClient()[self.target.database])
+
+    @property
+    def opened(self) -> bool:
+        """Whether this process has a synchronous client already."""
+        return self._executor is not None
+
+    def asynchronous(self) -> AsyncExecutor | MockExecutor:
+        """The executor of the running event loop. Raises as ``sync`` does."""
+        if self._revival is not None:
+            self._revival.complain()
+        if self.target.scheme == "mongomock":
+            executor = self.sync()
+            assert isinstance(executor, MockExecutor)
+            return executor
+        return self._loops.current()
+
+    def _async_client(self) -> AsyncMongoClient[Any]:
+        place, options = self._arguments()
+        try:
+            return AsyncMongoClient(place, **options)
+        except (InvalidURI, DriverConfigurationError, TypeError, ValueError, OSError) as error:
+            raise self._refused(error) from None
+
+    @property
+    def pending(self) -> bool:
+        """Whether nobody in this process (or the one it was forked from) has seen to the indexes yet."""
+        return self._seen not in _prepared
+
+    def prepared(self) -> None:
+        """Take note that the indexes are seen to."""
+        _prepared.add(self._seen)
+
+    def prepare(self, seconds: float) -> list[IndexState]:
+        """Connect, make what indexes are missing, and let go again: no client and no thread stays behind.
+
+        Takes at most ``seconds`` where the server is away, then raises ``StoreUnavailable``. Raises ``IndexConflict``.
+        """
+        with self.briefly(seconds) as store:
+            states = store.run(ensure)
+        self.prepared()
+        return states
+
+    def inspect(self, seconds: float) -> ServerView:
+        """What the server is, on a connection that is closed again; like ``prepare``, but changes nothing."""
+        with self.briefly(seconds) as store:
+            return store.run(mock_view if self.target.scheme == "mongomock" else view)
+
+    @contextmanager
+    def briefly(self, seconds: float) -> Iterator[Store]:
+        """A store on a client of its own that is closed afterwards; all of it may take ``seconds``."""
+        if self.target.scheme == "mongomock":
+            yield Store(self.sync, None)
+            return
+        seconds *= 0.8  # the rest is for letting go of a server that hangs
+        milliseconds, before = int(seconds * 900), frozenset(threading.enumerate())
+        client = self.client(serverSelectionTimeoutMS=milliseconds, connectTimeoutMS=milliseconds)
+        try:
+            executor = SyncExecutor(client[self.target.database], limit=seconds)
+            with pymongo.timeout(seconds):
+                yield Store(lambda: executor, None)
+        finally:
+            close(client)
+            _leaving.extend(one for one in threading.enumerate() if one not in before and "pymongo" in one.name)
+
+    def close(self) -> None:
+        """Close the synchronous client. The next use opens a new one."""
+        with self._lock:
+            client, self._client, self._executor = self._client, None, None
+        if client is not None:
+            close(client)
+
+    async def aclose(self) -> None:
+        """Close the running event loop's client."""
+        await self._loops.aclose()
+
+    def _abandon(self) -> list[object]:
+        return [self._client, self._executor, self._loops]
+
+
+def close(client: MongoClient[Any]) -> None:
+    """Close ``client`` within a second, whether or not its server is still there."""
+    try:
+        with pymongo.timeout(loops.CLOSING_TIME):
+            client.close()
+    except PyMongoError:
+        pass
+
+
+def _see_off() -> None:
+    """Before a fork: wait for threads of clients that were closed just now, which take up to half a second to end."""
+    deadline = time.monotonic() + loops.CLOSING_TIME
+    while _leaving:
+        _leaving.pop().join(max(0.0, deadline - time.monotonic()))
+
+
+def _private_server(folder: str) -> Revival:
+    """The private server over ``folder``, started or joined once by this process. Stopped at its exit."""
+    with _lock:
+        found = _servers.get(folder)
+        if found is None:
+            found = _servers[folder] = Revival(embedded.start(folder))
+        return found
+
+
+_servers: dict[str, Revival] = {}
+_epoch = 0
+_prepared: set[tuple[str, str]] = set()
+_connections: dict[tuple[str, str], Connection] = {}
+_abandoned: list[object] = []
+_leaving: list[threading.Thread] = []
+_lock = threading.RLock()
+
+
+def connection(
+    url: str, options: Mapping[str, Any] | None = None, *, what: str = "URL", base: Path | None = None
+) -> Connection:
+    """This process's connection for ``url`` and ``options`` (keyword arguments of ``MongoClient``). Opens nothing yet.
+
+    Raises ``ConfigurationError`` for a URL that is not allowed.
+    """
+    given = dict(options or {})
+    key = (f"{url}|{base}" if url.startswith("embedded:") else url, repr(sorted(given.items())) if given else "")
+    found = _connections.get(key)
+    if found is None:
+        target = parse(url, what, base=base)
+        with _lock:
+            found = _connections.setdefault(key, Connection(target, given))
+    return found
+
+
+def store(url: str, options: Mapping[str, Any] | None = None, *, sink: Sink | None = None, **more: Any) -> Store:
+    """A store on ``url`` whose clients are this registry's."""
+    return Store(
+        lambda: connection(url, options, **more).sync(),
+        lambda: connection(url, options, **more).asynchronous(),
+        sink=sink,
+    )
+
+
+def close_all() -> None:
+    """Close all synchronous clients of this process and leave its private servers; the next use opens new ones."""
+    for one in list(_connections.values()):
+        one.close()
+    with _lock:
+        servers = list(_servers.values())
+        _servers.clear()
+    for server in servers:
+        server.mongod.release()
+
+
+def epoch() -> int:
+    """Changes when a fork has made every connection of the parent unusable here; whoever keeps one compares it."""
+    return _epoch
+
+
+def _forget_parent() -> None:
+    global _lock, _epoch
+    _epoch += 1
+    _lock = threading.RLock()
+    for one in _connections.values():
+        left = one._abandon()
+        _abandoned.append(left)
+        client = left[0]
+        if client is not None:
+            # Only marks it: at the end of the child the driver would warn of a client that is the parent's to close.
+            setattr(client, "_opened", False)  # noqa: B010
+    _abandoned.append(dict(_connections))
+    left_behind = loops.abandon()
+    for loop_client in left_behind:
+        setattr(loop_client.client, "_opened", False)  # noqa: B010
+    _abandoned.append(left_behind)
+    _connections.clear()
+    _servers.clear()
+    # One reference that nobody gives back: else the end of the child would take its parent's clients apart, aloud.
+    with suppress(Exception):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_abandoned))
+
+
+def _close_all_at_exit() -> None:
+    with suppress(GoscopeError):  # a server that can't be left now is tried again, and told of, by embedded
+        close_all()
+
+
+at_fork(before=_see_off, child=_forget_parent)
+atexit.register(_close_all_at_exit)

@@ -1,0 +1,345 @@
+"""The cache's commands, sent without the driver's models and cursors, and what is lost by that brought back.
+
+Half of what an operation costs is Python inside the driver. ``Database.command`` leaves out most of that, and with it
+the driver's retries and its judgement of a reply. Rules of this file:
+
+* A read is sent again once, as the driver would. A write is sent again once under the transaction number that it had:
+  the server then knows it and carries it out once, whatever happened in between (retryable writes, MongoDB's
+  specification). Where there are no such numbers (a standalone server, ``retryWrites=false``) it is sent once.
+* A reply is not taken for a success until ``written`` has looked at it.
+* The sessions are ours alone, and this process's alone: a number that was seen is not carried out again. They never go
+  back to the driver, whose own numbers in them begin again at 1.
+
+Everything here is a flow of ``Send``; what the driver does better is left to it by a ``Query``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
+from weakref import WeakSet
+
+from bson.codec_options import CodecOptions
+from pymongo import ReadPreference, UpdateOne
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    DocumentTooLarge,
+    DuplicateKeyError,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
+    WriteConcernError,
+    WriteError,
+    WTimeoutError,
+)
+
+from goscope_django.core.flow import Command, Flow, ask
+from goscope_django.core.forking import at_fork
+from goscope_django.mongodb.codec import ENTRY_OPTIONS
+
+DUPLICATE_KEY: Final = 11000
+RETRYABLE_WRITE: Final = "RetryableWriteError"
+_DUPLICATES: Final = frozenset({11000, 11001, 12582})
+_TIMED_OUT: Final = 64
+
+
+def row(reply: Mapping[str, Any]) -> Any:
+    """The one document of a reply to ``find``, or ``None``."""
+    rows = reply["cursor"]["firstBatch"]
+    return rows[0] if rows else None
+
+
+def recent(reply: Mapping[str, Any]) -> tuple[Any, datetime | None]:
+    """The document, and the server's time of its last operation; ``None`` on a standalone server.
+
+    A write moves that time on, and on an idle replica set the server itself does every ten seconds.
+    """
+    stamp = reply.get("operationTime")
+    return row(reply), None if stamp is None else stamp.as_datetime()
+
+
+def written(reply: Mapping[str, Any], *, many: bool = False) -> Mapping[str, Any]:
+    """The reply to a write, if it was carried out and confirmed; otherwise the error that the driver would raise.
+
+    With ``many`` that is a ``BulkWriteError``, which tells of each statement.
+    """
+    errors, concern = reply.get("writeErrors"), reply.get("writeConcernError")
+    if not errors and not concern:
+        return reply
+    if many:
+        raise BulkWriteError({"writeErrors": errors or [], "writeConcernErrors": [concern] if concern else []})
+    labels = {"errorLabels": reply["errorLabels"]} if "errorLabels" in reply else {}
+    if errors:
+        first: dict[str, Any] = {**errors[0], **labels}
+        kind = DuplicateKeyError if first.get("code") in _DUPLICATES else WriteError
+        raise kind(first.get("errmsg", "a write failed"), first.get("code"), first)
+    details: dict[str, Any] = {**(concern or {}), **labels}
+    timed_out = details.get("code") == _TIMED_OUT or details.get("errInfo", {}).get("wtimeout")
+    raise (WTimeoutError if timed_out else WriteConcernError)(
+        details.get("errmsg", "a write was not confirmed"), details.get("code"), details
+    )
+
+
+T = TypeVar("T")
+Reply = Mapping[str, Any]
+Change = tuple[Mapping[str, Any], Any]
+
+DIRECT: Final = frozenset({"point", "many", "recent", "time", "update", "delete", "modify", "take", "upsert_many"})
+"""The methods of ``Direct``, as a ``Query`` names them."""
+
+_FIRST_NUMBER: Final = 2**40
+"""Ours begin where no session of the driver has come to: a session may have been the driver's before."""
+
+_RETRYABLE_READ: Final = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+_ILLEGAL_OPERATION: Final = 20
+_UNSENT: Final = (ServerSelectionTimeoutError, WaitQueueTimeoutError)
+"""Errors of commands that never left this process."""
+
+
+class Send(Command[Reply]):
+    """One command of the server, as it is, to ``Database.command``."""
+
+    __slots__ = ("codec", "command", "preference", "session")
+
+    def __init__(self, command: dict[str, Any], session: Any, codec: CodecOptions[Any], preference: Any) -> None:
+        self.command = command
+        self.session = session
+        self.codec = codec
+        self.preference = preference
+
+
+class _Session:
+    """A session of the driver's and the number of its last write.
+
+    A server forgets one that was idle for half an hour, and takes its next write for a new session's first.
+    """
+
+    __slots__ = ("number", "session")
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.number = _FIRST_NUMBER
+
+
+def _retry_read(error: PyMongoError) -> bool:
+    if isinstance(error, OperationFailure) and not isinstance(error, NotPrimaryError):
+        return error.code in _RETRYABLE_READ
+    return isinstance(error, ConnectionFailure) and not isinstance(error, ServerSelectionTimeoutError)
+
+
+def _retry_write(error: PyMongoError) -> bool:
+    if error.has_error_label(RETRYABLE_WRITE):
+        return True
+    # What the driver would have labelled itself, had it known of the number.
+    return isinstance(error, ConnectionFailure) and not isinstance(error, (*_UNSENT, NotPrimaryError))
+
+
+def _numbers_refused(error: PyMongoError) -> bool:
+    return (
+        isinstance(error, OperationFailure) and error.code == _ILLEGAL_OPERATION and "Transaction numbers" in str(error)
+    )
+
+
+class Sessions:
+    """The sessions of one client that are kept for such commands. One is one operation's at a time."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._idle: list[_Session] = []  # append and pop are atomic
+        self.retry_reads: bool = client.options.retry_reads
+        self.numbers: bool = client.options.retry_writes
+        _all.add(self)
+
+    def take(self) -> _Session:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _Session(self._client.start_session(causal_consistency=False))
+
+    def give_back(self, kept: _Session) -> None:
+        """Not to be called after a broken connection, a time-out or a cancellation: it may still be at work."""
+        self._idle.append(kept)
+
+    def begin_anew(self) -> None:
+        """In a forked child: the parent goes on with its sessions, and a number counts once."""
+        self._idle = []
+
+
+_all: Final[WeakSet[Sessions]] = WeakSet()
+
+
+def _after_fork() -> None:
+    for one in _all:
+        one.begin_anew()
+
+
+at_fork(child=_after_fork)
+
+
+class Direct:
+    """The commands of one collection."""
+
+    def __init__(self, collection: Any, sessions: Sessions) -> None:
+        self._name: str = collection.name
+        self._sessions = sessions
+        self._codec: CodecOptions[Any] = collection.codec_options
+        self._preference = collection.read_preference
+        read, write = collection.read_concern.document, collection.write_concern.document
+        self._read_concern: dict[str, Any] = {"readConcern": read} if read else {}
+        self._write_concern: dict[str, Any] = {"writeConcern": write} if write else {}
+
+    def _read(
+        self,
+        command: dict[str, Any],
+        outcome: Callable[[Reply], T],
+        codec: CodecOptions[Any] | None = None,
+        preference: Any = None,
+    ) -> Flow[T]:
+        sessions = self._sessions
+        kept = sessions.take()
+        send = Send(command, kept.session, codec or self._codec, preference or self._preference)
+        try:
+            reply = yield send
+        except PyMongoError as error:
+            if not (sessions.retry_reads and _retry_read(error)):
+                raise
+            reply = yield send
+        sessions.give_back(kept)
+        return outcome(reply)
+
+    def _write(self, command: dict[str, Any], outcome: Callable[[Reply], T]) -> Flow[T]:
+        sessions = self._sessions
+        kept = sessions.take()
+        if sessions.numbers:
+            kept.number += 1
+            command["txnNumber"] = kept.number
+        command.update(self._write_concern)
+        send = Send(command, kept.session, self._codec, ReadPreference.PRIMARY)
+        try:
+            reply = yield send
+            if "errorLabels" in reply and sessions.numbers and RETRYABLE_WRITE in reply["errorLabels"]:
+                written(reply)
+        except PyMongoError as error:
+            if not self._may_repeat(error, command):
+                if isinstance(error, OperationFailure):
+                    sessions.give_back(kept)
+                raise
+            try:
+                reply = yield send
+            except _UNSENT:
+                raise error from None  # the other one would say that nothing was sent
+        sessions.give_back(kept)
+        return outcome(reply)
+
+    def _may_repeat(self, error: PyMongoError, command: dict[str, Any]) -> bool:
+        if _numbers_refused(error):
+            self._sessions.numbers = False
+            command.pop("txnNumber", None)
+            return True
+        return self._sessions.numbers and _retry_write(error)
+
+    def _one(self, test: Mapping[str, Any]) -> dict[str, Any]:
+        return {"find": self._name, "filter": test, "limit": 1, "singleBatch": True}
+
+    def point(self, test: Any, projection: Mapping[str, Any] | None = None, sort: Any = None) -> Flow[Any]:
+        """One document or ``None``."""
+        command = {**self._one(test), **self._read_concern}
+        if projection:
+            command["projection"] = projection
+        if sort:
+            command["sort"] = dict(sort)
+        return self._read(command, row)
+
+    def many(self, test: Mapping[str, Any], most: int) -> Flow[list[Any]]:
+        """All documents that match, of which there are at most ``most``."""
+        command = {"find": self._name, "filter": test, "batchSize": most + 1, **self._read_concern}
+        cursor = yield from self._read(command, _cursor)
+        if cursor["id"]:  # more than one reply holds: the driver's own cursor fetches the rest as well
+            kill = {"killCursors": self._name, "cursors": [cursor["id"]]}
+            yield from self._read(kill, lambda reply: reply)
+            rows: list[Any] = yield from ask(self._name, "find", test)
+            return rows
+        rows = cursor["firstBatch"]
+        return rows
+
+    def recent(self, test: Mapping[str, Any]) -> Flow[tuple[Any, datetime | None]]:
+        """One document that no failover takes back, and the server's time of its last operation, which a write moves
+        on, or else every ten seconds. ``None`` on a standalone server."""
+        return self._read({**self._one(test), "readConcern": {"level": "majority"}}, recent, ENTRY_OPTIONS)
+
+    def time(self) -> Flow[datetime | None]:
+        """The primary's time, to the millisecond; ``None`` if it does not say."""
+        return self._read({"hello": 1}, _local_time, ENTRY_OPTIONS, ReadPreference.PRIMARY)
+
+    def update(self, test: Mapping[str, Any], change: Any, *, upsert: bool = False) -> Flow[Mapping[str, Any]]:
+        """Change one document. The reply has ``n``, ``nModified`` and, where one was made, ``upserted``."""
+        statement = {"q": test, "u": change, "upsert": upsert}
+        return self._write({"update": self._name, "updates": [statement]}, written)
+
+    def delete(self, test: Mapping[str, Any]) -> Flow[int]:
+        """Remove one document; how many were removed."""
+        return self._write({"delete": self._name, "deletes": [{"q": test, "limit": 1}]}, _removed)
+
+    def modify(
+        self, test: Mapping[str, Any], change: Any, fields: Mapping[str, Any] | None = None, *, upsert: bool = False
+    ) -> Flow[dict[str, Any] | None]:
+        """Change one document; what it is then, or ``None`` if none matches."""
+        command = {"findAndModify": self._name, "query": test, "update": change, "new": True, "upsert": upsert}
+        if fields:
+            command["fields"] = fields
+        return self._write(command, _found)
+
+    def take(self, test: Mapping[str, Any], fields: Mapping[str, Any]) -> Flow[dict[str, Any] | None]:
+        """Remove one document; what it was, or ``None`` if none matches."""
+        return self._write({"findAndModify": self._name, "query": test, "remove": True, "fields": fields}, _found)
+
+    def upsert_many(self, changes: Sequence[Change]) -> Flow[list[int]]:
+        """Make or change one document each; the positions of those that collided with another document."""
+        statements = [{"q": test, "u": change, "upsert": True} for test, change in changes]
+        command = {"update": self._name, "updates": statements, "ordered": False}
+        try:
+            try:
+                yield from self._write(command, _all_written)
+            except DocumentTooLarge:  # the driver divides what one message does not hold
+                yield from ask(self._name, "bulk_write", _models(changes), ordered=False)
+        except BulkWriteError as error:
+            return _collided(error)
+        return []
+
+
+def _cursor(reply: Reply) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = reply["cursor"]
+    return found
+
+
+def _local_time(reply: Reply) -> datetime | None:
+    return reply.get("localTime")
+
+
+def _removed(reply: Reply) -> int:
+    return int(written(reply)["n"])
+
+
+def _found(reply: Reply) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = written(reply)["value"]
+    return found
+
+
+def _all_written(reply: Reply) -> None:
+    written(reply, many=True)
+
+
+def _models(changes: Sequence[Change]) -> list[UpdateOne]:
+    return [UpdateOne(test, change, upsert=True) for test, change in changes]
+
+
+def _collided(error: BulkWriteError) -> list[int]:
+    """Positions of the upserts that collided with another document; any other failure is raised."""
+    failed = error.details["writeErrors"]
+    if error.details.get("writeConcernErrors") or any(one["code"] != DUPLICATE_KEY for one in failed):
+        raise error
+    return [one["index"] for one in failed]

@@ -1,0 +1,74 @@
+"""Who uses a private ``mongod``: a file in its folder's ``users/`` for each process, locked as long as that lives.
+
+Rule of this file: it tells users and counts them; when a server is started or ended, ``mongod_folder`` decides. Whoever
+changes anything holds the folder's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from goscope_django.core.forking import at_fork
+from goscope_django.exceptions import MongodError
+from goscope_django.mongodb.embedded import file_lock as folder_lock
+
+_NAME: Final = re.compile(r"[0-9]+\.[0-9a-f]{8}")
+
+
+@dataclass(slots=True)
+class Membership:
+    """This process's use of the server ``pid``: its file, locked, and how many ``Mongod`` objects count on it."""
+
+    file: Path
+    descriptor: int
+    pid: int
+    uses: int
+
+    def end(self) -> None:
+        """Be no user any more."""
+        self.file.unlink(missing_ok=True)
+        folder_lock.release(self.descriptor)
+
+
+memberships: Final[dict[Path, Membership]] = {}
+"""Those of this process, by folder; emptied in a forked child."""
+
+at_fork(child=memberships.clear)
+
+
+def is_user_file(file: Path) -> bool:
+    """Whether the file's name is one that a user's has."""
+    return _NAME.fullmatch(file.name) is not None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    with suppress(FileNotFoundError):
+        yield from filter(is_user_file, (folder / "users").iterdir())
+
+
+def living(folder: Path) -> tuple[int, ...]:
+    """The process ids of the living users, this process included if it is one."""
+    return tuple(sorted(int(file.stem) for file in _files(folder) if folder_lock.is_held(file)))
+
+
+def forget_the_dead(folder: Path) -> None:
+    """Remove the files of users that are gone."""
+    for file in _files(folder):
+        if not folder_lock.is_held(file):
+            file.unlink(missing_ok=True)
+
+
+def enter(folder: Path, pid: int, uses: int) -> None:
+    """Make this process a user of the server ``pid``."""
+    file = folder / "users" / f"{os.getpid()}.{secrets.token_hex(4)}"
+    descriptor = folder_lock.acquire(file, timeout=5.0)
+    if descriptor is None:
+        raise MongodError(f"{str(file)!r} stayed locked by another process.")
+    memberships[folder] = Membership(file, descriptor, pid, uses)

@@ -1,0 +1,442 @@
+"""What is done with an idempotency record once it is claimed: results, second writes, lists. All as flows.
+
+Every second write names the token of its claim and holds only while the claim's lease lasts: a slow worker never
+overwrites the record of the one that took its work over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from pymongo import ReturnDocument
+from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
+
+from goscope_django.contracts import IdempotencyClaim, IdempotencyInfo, IdempotencyRecord
+from goscope_django.core.flow import Flow, Query, ask, perform
+from goscope_django.exceptions import InvalidValue, OutcomeUnknown, StoreUnavailable
+from goscope_django.mongodb.codec import Codec
+from goscope_django.mongodb.document.clock import Clock, ServerClock
+from goscope_django.mongodb.document.expressions import countable, instant, literal, named, or_null, prefix_range
+from goscope_django.mongodb.document.failures import may_have_happened, too_large
+from goscope_django.mongodb.document.lease import Lease, new_claim, upsert
+from goscope_django.mongodb.document.reading import whole_or_none
+
+IDEMPOTENCY: Final = "go_goscope_idempotency"
+LEASE: Final = Lease()
+SURELY: Final = timedelta(seconds=30)
+"""A server's time of operation is at most ten idle seconds old: a result that lives on for so much longer is alive."""
+
+_REMEMBERED: Final = 10_000
+_FIELDS: Final = dict.fromkeys(("key", "claim", "token", "fingerprint", "value", "expiresAt"), True)
+
+
+def claim_key(full: str) -> str:
+    """The ``key`` of a claim on the record ``full``."""
+    return f"claim:{full}"
+
+
+class ClaimFlows:
+    """The claims of one prefix.
+
+    ``finished`` holds the keys whose result this process has seen, so that a repeat is answered by one read, and
+    whether the result was to expire soon. It is a guess about the order of commands, never an answer: results are
+    neither kept here nor taken for granted.
+    """
+
+    def __init__(self, prefix: str, codec: Codec) -> None:
+        self.prefix = prefix
+        self.codec = codec
+        self.finished: dict[str, bool] = {}
+
+    def full(self, key: str) -> str:
+        """The stored key. Raises ``InvalidValue`` for one that would look like the claim of another record."""
+        full = self.prefix + key
+        if full.startswith("claim:"):
+            raise InvalidValue(f"key={full!r:.80}: stored keys that begin with 'claim:' are those of claims")
+        return full
+
+    def either(self, full: str) -> dict[str, Any]:
+        """A filter for the record of ``full``, in progress or finished, whoever made it."""
+        return {"key": {"$in": [full, claim_key(full)]}}
+
+    def result_first(self, full: str) -> list[tuple[str, int]]:
+        """A sort, which the index on ``key`` serves, that puts a result before a claim."""
+        return [("key", 1 if full.encode("utf-8") < b"claim:" else -1)]
+
+    def claimed(self, clock: Clock, full: str, token: int) -> dict[str, Any]:
+        """A filter for the live claim with ``token``."""
+        return LEASE.mine(clock, key=claim_key(full), token=token)
+
+    def remember(self, full: str) -> None:
+        known = self.finished
+        known.setdefault(full, False)
+        if len(known) > _REMEMBERED:
+            with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread was quicker
+                del known[next(iter(known))]
+
+    # Claim
+
+    def begin(self, clock: Clock, key: str, ttl: int, fingerprint: str | None, lease: int) -> Flow[IdempotencyClaim]:
+        """One command: a read where the result was seen before, else the claim; two where that was in vain."""
+        full = self.full(key)
+        if full in self.finished:
+            found = yield from self._recall(clock, full)
+            if found is not None:
+                return self._judged(clock, full, found, fingerprint, lease)
+            self.finished.pop(full, None)
+        claim = new_claim()
+        found = yield from self._take(clock, full, claim, ttl, fingerprint, lease)
+        if found.get("claim") == claim:
+            return IdempotencyClaim("started", token=int(found["token"]), claim=claim)
+        return self._judged(clock, full, found, fingerprint, lease)
+
+    def _recall(self, clock: Clock, full: str) -> Flow[dict[str, Any] | None]:
+        """The live result. An expression on time would cost the server a fifth of the read, so the time of operation
+        that comes with each answer decides where it can."""
+        found: dict[str, Any] | None
+        if isinstance(clock, ServerClock) and clock.cluster_time and not self.finished.get(full):
+            moment: datetime | None
+            found, moment = yield from ask(IDEMPOTENCY, "recent", {"key": full})
+            expires = instant(found.get("expiresAt")) if found else None
+            if found is None or expires is None or (moment is not None and expires - moment > SURELY):
+                return found
+            self.finished[full] = True
+        found = yield from ask(IDEMPOTENCY, "find_one", {"key": full, "$expr": clock.live()})
+        return found
+
+    def _take(
+        self, clock: Clock, full: str, claim: str, ttl: int, fingerprint: str | None, lease: int
+    ) -> Flow[dict[str, Any]]:
+        """The record's document, which has ``claim`` if it was free to take: no live result and no live claim."""
+
+        def query() -> Query[dict[str, Any]]:
+            done = {"$and": [{"$eq": [or_null("key"), literal(full)]}, clock.live()]}
+            grant = LEASE.take(
+                clock,
+                claim,
+                lease,
+                unless=done,
+                key=literal(claim_key(full)),
+                fingerprint=literal(fingerprint),
+                value=None,
+                retention=ttl,
+                retainUntil=clock.after(ttl),
+                updatedAt=clock.now(),
+            )
+            return Query(
+                IDEMPOTENCY,
+                "find_one_and_update",
+                self.either(full),
+                [{"$set": {**named(full), **grant}}],
+                projection={**_FIELDS, **clock.stamp()},
+                sort=self.result_first(full),
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+
+        try:
+            try:
+                return (yield from self._colliding(clock, full, query))
+            except PyMongoError as error:
+                if not may_have_happened(error):
+                    raise
+                # It is judged by its own claim, so it may go out again: what it took the first time it finds.
+                try:
+                    return (yield from self._colliding(clock, full, query))
+                except PyMongoError:
+                    raise OutcomeUnknown(
+                        f"idempotency key {full!r}: a claim may have been made; it ends with its lease"
+                    ) from error
+        except (GeneratorExit, PyMongoError, OutcomeUnknown):
+            raise
+        except BaseException:
+            # Cancelled or interrupted with the command on its way: nobody will ever use what it may have taken.
+            with contextlib.suppress(PyMongoError):
+                yield from ask(IDEMPOTENCY, "delete_one", {"key": claim_key(full), "claim": claim})
+            raise
+
+    def _colliding(self, clock: Clock, full: str, query: Callable[[], Query[Any]]) -> Flow[dict[str, Any]]:
+        found: dict[str, Any]
+        try:
+            found = yield from upsert(clock, query)
+        except DuplicateKeyError:
+            yield from self.clear(clock, full)
+            found = yield from upsert(clock, query)
+        return found
+
+    def clear(self, clock: Clock, full: str) -> Flow[None]:
+        """Remove an expired result that stands beside a claim."""
+        yield from ask(IDEMPOTENCY, "delete_many", {"key": full, **clock.expired_filter("expiresAt")})
+
+    def _judged(
+        self, clock: Clock, full: str, found: dict[str, Any], fingerprint: str | None, lease: int
+    ) -> IdempotencyClaim:
+        """What stands in the way of a caller with ``fingerprint``."""
+        finished = found["key"] == full  # whatever stands in the way under this key is a result
+        if finished:
+            self.remember(full)
+        known = found.get("fingerprint")
+        if fingerprint is not None and known is not None and known != fingerprint:
+            return IdempotencyClaim("mismatch")
+        if finished:
+            return IdempotencyClaim("completed", value=self.codec.decode(full, found.get("value")))
+        return IdempotencyClaim("in_progress", retry_after=LEASE.remaining(clock, found))
+
+
+BATCH: Final = 1_000
+"""Documents that ``list`` reads with one command."""
+
+_TRANSIENT: Final = "TransientTransactionError"
+_SHOWN: Final = dict.fromkeys(("key", "claim", "token", "updatedAt", "expiresAt"), True)
+
+
+def _refusal(full: str, error: Exception) -> InvalidValue:
+    return InvalidValue(
+        f"idempotency key {full!r:.200}: its result does not fit in one document of 16 MB: {str(error)[:100]}"
+    )
+
+
+class IdempotencyFlows(ClaimFlows):
+    """The operations of one prefix, as flows."""
+
+    def complete(
+        self, clock: Clock, key: str, token: int, value: object, ttl: int | None, session: Any = None
+    ) -> Flow[bool]:
+        """One command: store the result and make it the record, if ``token`` is the live claim's.
+
+        In a ``session`` it takes part in the session's transaction and then commits it: two commands.
+        """
+        full = self.full(key)
+        if ttl is None and not clock.adds:
+            # mongomock can't add to a date: what it would add is read before, which is no race within one process.
+            found = yield from ask(IDEMPOTENCY, "find_one", self.claimed(clock, full, token), {"retention": True})
+            ttl = None if found is None else found.get("retention")
+        keep = clock.after(ttl) if ttl is not None else clock.after_field("retention", "retainUntil")
+        done = {
+            "key": literal(full),
+            "value": literal(self.codec.encode(full, value)),
+            "expiresAt": keep,
+            "claim": None,
+            "updatedAt": clock.now(),
+        }
+        more = {} if session is None else {"session": session}
+        query: Query[Any] = Query(IDEMPOTENCY, "update_one", self.claimed(clock, full, token), [{"$set": done}], **more)
+        try:
+            if session is None:
+                completed = yield from self._complete(clock, full, token, query)
+            else:
+                completed = yield from self._complete_within(full, token, query, session)
+        except (DocumentTooLarge, OperationFailure) as error:
+            if not too_large(error):
+                raise
+            raise _refusal(full, error) from error
+        if completed:
+            self.remember(full)
+        return completed
+
+    def _complete(self, clock: Clock, full: str, token: int, query: Query[Any]) -> Flow[bool]:
+        try:
+            return bool((yield from perform(query)).matched_count)
+        except DuplicateKeyError:
+            pass
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            found = yield from ask(IDEMPOTENCY, "confirm", {**self.either(full), "token": token})
+            if found is None or found["key"] == full:
+                return found is not None
+            return bool((yield from perform(query)).matched_count)
+        # Somebody who knows no claims (Node) stored a result meanwhile. One that has expired goes; else it is the first
+        # and stands, and ours is dropped.
+        yield from self.clear(clock, full)
+        try:
+            return bool((yield from perform(query)).matched_count)
+        except DuplicateKeyError:
+            yield from ask(IDEMPOTENCY, "delete_one", self.claimed(clock, full, token))
+            return False
+
+    def _complete_within(self, full: str, token: int, query: Query[Any], session: Any) -> Flow[bool]:
+        try:
+            if not (yield from perform(query)).matched_count:
+                return False
+            yield from self._commit(full, token, session)
+        except DuplicateKeyError:
+            return False
+        except PyMongoError as error:
+            if isinstance(error, (DocumentTooLarge, OperationFailure)) and not error.has_error_label(_TRANSIENT):
+                raise
+            raise StoreUnavailable(
+                f"idempotency key {full!r:.200}: the transaction was rolled back: {error}"
+            ) from error
+        finally:
+            yield from ask("", "end", session)
+        return True
+
+    def _commit(self, full: str, token: int, session: Any) -> Flow[None]:
+        try:
+            yield from ask("", "commit", session)
+        except PyMongoError as error:
+            if not error.has_error_label("UnknownTransactionCommitResult"):
+                raise
+            # The driver has sent it twice. The result stands if, and only if, the transaction was committed.
+            try:
+                found = yield from ask(IDEMPOTENCY, "confirm", {"key": full, "token": token})
+            except PyMongoError:
+                found = None
+            if found is None:
+                raise OutcomeUnknown(
+                    f"idempotency key {full!r:.200}: the transaction may have been committed; its result tells"
+                ) from error
+
+    def transaction(self, clock: Clock, key: str, token: int, limit: int) -> Flow[Any | None]:
+        """One command: a session with a transaction, and the claim held for ``limit`` milliseconds without renewal.
+
+        ``None`` if ``token`` is not the live claim's. The claim must not be renewed until the transaction ends: a write
+        from outside to the document that it is going to write would make it fail.
+        """
+        session = yield from ask("", "transaction")
+        held = False
+        try:
+            held = yield from self.extend(clock, key, token, limit)
+        finally:
+            if not held:
+                yield from ask("", "end", session)
+        return session if held else None
+
+    def rollback(self, clock: Clock, session: Any) -> Flow[None]:
+        """Undo what was written in ``session``, and end it."""
+        yield from ask("", "end", session)
+
+    def abandon(self, clock: Clock, key: str, token: int) -> Flow[bool]:
+        """One command: remove the live claim, so that the next caller starts at once."""
+        return (yield from self._remove("delete_one", self.claimed(clock, self.full(key), token)))
+
+    def _remove(self, method: str, test: dict[str, Any]) -> Flow[bool]:
+        query: Query[Any] = Query(IDEMPOTENCY, method, test)
+        try:
+            return bool((yield from perform(query)).deleted_count)
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            if (yield from ask(IDEMPOTENCY, "confirm", test)) is not None:
+                yield from perform(query)
+            return True
+
+    def extend(self, clock: Clock, key: str, token: int, lease: int) -> Flow[bool]:
+        """One command: let the claim's lease end ``lease`` milliseconds from now."""
+        test = self.claimed(clock, self.full(key), token)
+        query: Query[Any] = Query(IDEMPOTENCY, "update_one", test, LEASE.renew(clock, lease))
+        try:
+            changed = yield from perform(query)
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            changed = yield from perform(query)  # at worst the lease is a little longer
+        return bool(changed.matched_count)
+
+    # Results
+
+    def get(self, clock: Clock, key: str) -> Flow[IdempotencyRecord | None]:
+        full = self.full(key)
+        found = yield from ask(IDEMPOTENCY, "find_one", {"key": full, "$expr": clock.live()})
+        if found is None:
+            return None
+        return IdempotencyRecord(self.codec.decode(full, found.get("value")), instant(found.get("expiresAt")))
+
+    def set(self, clock: Clock, key: str, value: object, ttl: int | None) -> Flow[None]:
+        """One command, two beside a result of Node: the result of ``key``; a claim in progress loses its key."""
+        full = self.full(key)
+        fields = {
+            **named(full),
+            "key": literal(full),
+            "value": literal(self.codec.encode(full, value)),
+            "expiresAt": None if ttl is None else clock.after(ttl),
+            "claim": None,
+            "fingerprint": None,
+            "token": {"$add": [countable("token"), 1]},
+            "updatedAt": clock.now(),
+        }
+
+        def query() -> Query[Any]:
+            return Query(
+                IDEMPOTENCY,
+                "find_one_and_update",
+                self.either(full),
+                [{"$set": fields}],
+                projection={"key": True},
+                sort=self.result_first(full),
+                upsert=True,
+                return_document=ReturnDocument.BEFORE,
+            )
+
+        try:
+            before = yield from upsert(clock, query)
+        except DocumentTooLarge as error:  # the driver's
+            raise _refusal(full, error) from error
+        except PyMongoError as error:
+            if too_large(error):
+                raise _refusal(full, error) from error
+            if not may_have_happened(error):
+                raise
+            before = yield from upsert(clock, query)  # to the same effect
+        if before is not None and before["key"] == full and before["_id"] != full:
+            yield from ask(IDEMPOTENCY, "delete_one", {"key": claim_key(full), "claim": {"$ne": None}})
+
+    def delete(self, clock: Clock, key: str) -> Flow[bool]:
+        full = self.full(key)
+        self.finished.pop(full, None)
+        # What has expired is not there, whether or not the TTL monitor has been by.
+        return (yield from self._remove("delete_many", LEASE.mine(clock, **self.either(full))))
+
+    # For observers
+
+    def in_progress(self, clock: Clock, key: str) -> Flow[bool]:
+        """Whether somebody works on it now: one read that carries nothing."""
+        test = {**LEASE.mine(clock, key=claim_key(self.full(key))), "claim": {"$ne": None}}
+        return (yield from ask(IDEMPOTENCY, "find_one", test, {"_id": True})) is not None
+
+    def list(self, clock: Clock, pattern: re.Pattern[str] | None, limit: int) -> Flow[list[IdempotencyInfo]]:
+        """Live claims, then live results, by key: one command for each thousand, and one for the end of each kind."""
+        shown: list[IdempotencyInfo] = []
+        for name, kind in ((claim_key(self.prefix), {"$ne": None}), (self.prefix, None)):
+            after: str | None = None
+            while len(shown) < limit:
+                size = BATCH if pattern is not None else min(BATCH, limit - len(shown))
+                test = {"key": prefix_range(name, after), "claim": kind, "$expr": clock.live()}
+                found = yield from ask(IDEMPOTENCY, "find", test, _SHOWN, sort=[("key", 1)], limit=size)
+                known = [idempotency_info(one, self.prefix) for one in found]
+                shown += [one for one in known if pattern is None or pattern.fullmatch(one.key)]
+                if len(found) < size:
+                    break
+                after = found[-1]["key"]
+        return shown[:limit]
+
+
+def idempotency_info(document: dict[str, Any], prefix: str) -> IdempotencyInfo:
+    """A claim or a result as an observer sees it, of its document under ``prefix``."""
+    running = document.get("claim") is not None
+    return IdempotencyInfo(
+        key=document["key"][len(claim_key(prefix) if running else prefix) :],
+        state="in_progress" if running else "completed",
+        token=whole_or_none(document.get("token")),
+        updated_at=instant(document.get("updatedAt")),
+        expires_at=instant(document.get("expiresAt")),
+    )
+
+
+def delete_idempotency(
+    clock: Clock, prefix: str, key: str, token: int | None
+) -> Flow[tuple[int, IdempotencyInfo | None]]:
+    """Remove a claim or result that has this token; else what is there. Two commands at most."""
+    full = prefix + key
+    either: dict[str, Any] = {"key": {"$in": [full, claim_key(full)]}}
+    test = either if token is None else {**either, "token": token}
+    removed = yield from ask(IDEMPOTENCY, "delete_many", test)
+    if removed.deleted_count:
+        return int(removed.deleted_count), None
+    found = yield from ask(IDEMPOTENCY, "find_one", {**either, "$expr": clock.live()}, {"value": False})
+    return 0, None if found is None else idempotency_info(found, prefix)

@@ -1,0 +1,227 @@
+"""Locks in ``go_goscope_locks``: leases with fencing tokens.
+
+Acquiring is one ``findAndModify`` by ``_id``, or by the unique key where another package's document stands. Its
+pipeline decides, by server time, whether the lock is free (after madelson/DistributedLock's MongoDB lock); each attempt
+is judged by a random claim of its own. The fencing token is Kleppmann's (2016): see ``expressions`` for why it grows. A
+released lock's document is gone, and other packages' locks (Node's) have no claim: whatever stands under the key holds
+the lock until it expires.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from bson.timestamp import Timestamp
+from pymongo import ReturnDocument
+from pymongo.errors import PyMongoError
+
+from goscope_django.contracts import LockInfo
+from goscope_django.core.flow import Flow, Query, ask, perform
+from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable
+from goscope_django.mongodb.document.clock import Clock, outrun
+from goscope_django.mongodb.document.expressions import instant, literal, named, prefix_range
+from goscope_django.mongodb.document.failures import may_have_happened
+from goscope_django.mongodb.document.lease import Lease, by_id, upsert
+from goscope_django.mongodb.document.reading import whole_or_none
+
+LOCKS: Final = "go_goscope_locks"
+LEASE: Final = Lease(holder=None)
+
+WANTED: Final = 60.0
+"""Seconds for which a lock counts as wanted by others after this process met one of them."""
+
+MOST_NOTED: Final = 10_000
+"""Locks that are remembered as wanted."""
+
+
+class LockFlows:
+    """The operations of one prefix, as flows."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = f"{prefix}lock:"
+        self._refused: dict[str, float] = {}
+
+    def acquire(self, clock: Clock, key: str, owner: str, claim: str, ttl: int) -> Flow[dict[str, Any] | None]:
+        """One command; one more where others want the lock as well and another holder may have come and gone while the
+        first was on its way. The document if ``claim`` holds the lock now, else ``None``."""
+        full = self.prefix + key
+        found: dict[str, Any] | None
+        try:
+            found, answered = yield from self._take(clock, full, owner, claim, ttl)
+            # mongomock drops what has expired before it can be given back; a lock that short was never held.
+            if found is None or found.get("claim") != claim:
+                self._note(full)
+                return None
+            if self._wanted(full) and outrun(found["token"], found["createdAt"], answered):
+                found = yield from self._renumber(clock, key, found, ttl)
+            return found
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            return (yield from self._settle(clock, full, claim, error))
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # Cancelled or interrupted with the command on its way: nobody will ever use what it may have taken.
+            with contextlib.suppress(PyMongoError):
+                yield from ask(LOCKS, "delete_one", {"key": full, "claim": claim})
+            raise
+
+    def _note(self, full: str) -> None:
+        """Somebody else holds the lock."""
+        known, now = self._refused, time.monotonic()
+        known.pop(full, None)  # so that the oldest come first
+        known[full] = now
+        with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread was quicker
+            while True:
+                oldest = next(iter(known))
+                if len(known) <= MOST_NOTED and now - known[oldest] < WANTED:
+                    break
+                del known[oldest]
+
+    def _wanted(self, full: str) -> bool:
+        """Whether others had the lock lately, as far as this process met them."""
+        at = self._refused.get(full)
+        return at is not None and time.monotonic() - at < WANTED
+
+    def _renumber(self, clock: Clock, key: str, found: dict[str, Any], ttl: int) -> Flow[dict[str, Any] | None]:
+        """Give the lock that was just taken a token of now. ``None`` if its lease has ended."""
+        renumbered: dict[str, Any] | None = yield from ask(
+            LOCKS,
+            "find_one_and_update",
+            LEASE.mine(clock, **self._place(clock, key, found["_id"]), claim=found["claim"]),
+            [{"$set": {"token": LEASE.next_token(clock)}}, *LEASE.renew(clock, ttl)],
+            return_document=ReturnDocument.AFTER,
+        )
+        return renumbered
+
+    @staticmethod
+    def _take(
+        clock: Clock, full: str, owner: str, claim: str, ttl: int
+    ) -> Flow[tuple[dict[str, Any], Timestamp | None]]:
+        """What stands there then, and the server's cluster time of the answer, where it has one."""
+
+        def query(name: str) -> Query[tuple[dict[str, Any], Timestamp | None]]:
+            grant = LEASE.grant(clock, claim, ttl, owner=literal(owner), createdAt=clock.now())
+            change = clock.put(LEASE.free(clock), {**named(full), "key": literal(full), **grant})
+            return Query(LOCKS, "upserted", {name: full}, change)
+
+        found = yield from by_id(clock, perform(query("_id")))
+        if found is None:
+            found = yield from upsert(clock, lambda: query("key"))
+        return found
+
+    def _place(self, clock: Clock, key: str, own_id: object) -> dict[str, Any]:
+        """What finds the document of ``key``, whose ``_id`` is known or else ``None``.
+
+        By ``_id`` where that may be: each release leaves a dead entry in the index of ``key``, all of which the server
+        passes by for some minutes before it comes to the living one.
+        """
+        return {"key": self.prefix + key} if own_id is None or not clock.by_id else {"_id": own_id}
+
+    def _settle(self, clock: Clock, full: str, claim: str, error: PyMongoError) -> Flow[dict[str, Any] | None]:
+        """Find out whether an acquisition happened; if that can't be known either, give back what may be ours."""
+        stands = {"key": full, "$or": [{"claim": claim}, {"$expr": clock.live()}]}
+        try:
+            found: dict[str, Any] | None = yield from ask(LOCKS, "confirm", stands)
+        except PyMongoError:
+            with contextlib.suppress(PyMongoError):
+                yield from ask(LOCKS, "delete_one", {"key": full, "claim": claim})
+            raise OutcomeUnknown(
+                f"lock {full!r}: it may have been acquired; it was given back if the server could be reached, and else "
+                f"ends with its lease"
+            ) from error
+        if found is None:
+            raise StoreUnavailable(f"lock {full!r}: the server did not carry out the acquisition: {error}") from error
+        return found if found.get("claim") == claim else None
+
+    def extend(
+        self, clock: Clock, key: str, ttl: int, identity: dict[str, str], own_id: object = None
+    ) -> Flow[datetime | None]:
+        """One command; the new expiry, or ``None`` if ``identity`` does not hold the lock any more."""
+        query: Query[dict[str, Any] | None] = Query(
+            LOCKS,
+            "find_one_and_update",
+            LEASE.mine(clock, **self._place(clock, key, own_id), **identity),
+            LEASE.renew(clock, ttl),
+            projection={"expiresAt": True},
+            return_document=ReturnDocument.AFTER,
+        )
+        try:
+            found = yield from perform(query)
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            # Its predicate is the holder's identity, so it may go out again: at worst the lease is a little longer.
+            found = yield from perform(query)
+        return instant(found["expiresAt"]) if found else None
+
+    def release(self, clock: Clock, key: str, claim: str, own_id: object = None) -> Flow[bool]:
+        """One command; ``True`` if the lock was still held by ``claim``."""
+        place = self._place(clock, key, own_id)
+        query: Query[Any] = Query(LOCKS, "delete_one", LEASE.mine(clock, **place, claim=claim))
+        try:
+            return bool((yield from perform(query)).deleted_count)
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            if (yield from ask(LOCKS, "confirm", {**place, "claim": claim})) is None:
+                return True
+            yield from perform(query)
+            return True
+
+    def force_release(self, clock: Clock, key: str) -> Flow[bool]:
+        removed = yield from ask(LOCKS, "delete_one", LEASE.mine(clock, key=self.prefix + key))
+        return bool(removed.deleted_count)
+
+    def held(self, clock: Clock, key: str, claim: str, own_id: object) -> Flow[bool]:
+        test = LEASE.mine(clock, **self._place(clock, key, own_id), claim=claim)
+        return (yield from ask(LOCKS, "find_one", test, {"_id": True})) is not None
+
+    def get(self, clock: Clock, key: str) -> Flow[LockInfo | None]:
+        test = {"key": self.prefix + key, "$expr": clock.live()}
+        found = yield from ask(LOCKS, "find_one", test)
+        return lock_info(found, self.prefix) if found else None
+
+    def remaining(self, clock: Clock, key: str) -> Flow[float]:
+        """Seconds until the lock can be had if nobody gives it back; 0 if it can be had now. One read."""
+        projection = {"expiresAt": True, **clock.stamp()}
+        found = yield from ask(LOCKS, "find_one", {"key": self.prefix + key}, projection)
+        return LEASE.remaining(clock, found) if found else 0.0
+
+    def list(self, clock: Clock, limit: int = 0) -> Flow[Sequence[LockInfo]]:
+        test = {"key": prefix_range(self.prefix), "$expr": clock.live()}
+        found = yield from ask(LOCKS, "find", test, sort=[("key", 1)], limit=limit)
+        return [lock_info(one, self.prefix) for one in found]
+
+
+def lock_info(document: dict[str, Any], prefix: str) -> LockInfo:
+    """A lock as an observer sees it, of its document under ``prefix``. One without an owner has ``""`` for it."""
+    owner = document.get("owner")
+    return LockInfo(
+        key=document["key"][len(prefix) :],
+        owner="" if owner is None else str(owner),
+        token=whole_or_none(document.get("token")),
+        created_at=instant(document.get("createdAt")),
+        expires_at=instant(document.get("expiresAt")),
+    )
+
+
+def release_lock(
+    clock: Clock, flows: LockFlows, key: str, token: int | None, owner: str | None
+) -> Flow[tuple[bool, LockInfo | None]]:
+    """Remove a held lock that has this token (and owner), whoever holds it; else what is there. Two commands at
+    most."""
+    identity: dict[str, Any] = {"key": flows.prefix + key}
+    if token is not None:
+        identity["token"] = token
+    if owner is not None:
+        identity["owner"] = owner or {"$in": ["", None]}  # as it was seen: one without an owner has "" for it
+    removed = yield from ask(LOCKS, "delete_one", LEASE.mine(clock, **identity))
+    if removed.deleted_count:
+        return True, None
+    return False, (yield from flows.get(clock, key))

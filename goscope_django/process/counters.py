@@ -1,0 +1,299 @@
+"""What a process counts: cache operations by alias and namespace, and happenings by name.
+
+Rules of this file:
+
+* Counting is an addition to an integer in a list that is there already; no lock, no clock, no allocation. Counters only
+  ever grow and are compared with what was sent, so nothing is lost between a reader and a writer. CPython switches
+  threads at calls and jumps, and there is none between reading and storing an element: the counts are exact under the
+  GIL. A free-threaded build may lose one where two threads add to one counter at the same instant; figures are for
+  looking at, not for accounts.
+* Bounded: at most ``MAX_ROWS`` namespaces of an alias; the rest is counted together. A namespace that no key had for an
+  hour makes room.
+* Nothing is sent from here; see ``figures``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final
+
+from goscope_django import conf
+from goscope_django.contracts import Event
+from goscope_django.mongodb import figures as stats
+from goscope_django.mongodb.figures import Batch, Wait
+
+MAX_ROWS: Final = 64
+LONGEST_NAME: Final = 64
+IDLE: Final = 3_600.0
+MAX_WAITS: Final = 5
+
+HITS, MISSES, SETS, DELETES, ERRORS, FORGED, READ, WRITTEN = range(len(stats.CACHE_COUNTERS))
+NONE: Final = "(none)"
+_DJANGO: Final = ("django.contrib.sessions", "views.decorators.cache", "template.cache")
+"""Keys of Django's own have no colon; what follows these is a session's secret key or a hash."""
+
+EVENTS: Final[Mapping[str, str]] = {
+    "lock_acquired": "locks_acquired",
+    "lock_lost": "locks_lost",
+    "circuit_opened": "circuits_opened",
+    "flight_taken_over": "flights_taken_over",
+    "idempotent_replayed": "idempotent_replayed",
+    "idempotent_lost": "idempotent_lost",
+    "task_started": "tasks_started",
+    "task_completed": "tasks_completed",
+    "task_failed": "tasks_failed",
+    "task_lost": "tasks_lost",
+    "checkpoint_saved": "checkpoints_saved",
+    "degraded": "degraded",
+}
+"""The counters of events."""
+
+COUNTED: Final = (
+    "locks_contended",
+    "locks_not_acquired",
+    "circuit_rejections",
+    "flights_led",
+    "flights_joined",
+    "flights_bypassed",
+    "flights_saved_ms",
+    "idempotent_conflicts",
+)
+"""The counters of ``count``: ``locks_contended`` are acquisitions that had to wait, ``flights_saved_ms`` what the
+joined flights took."""
+
+SERIES: Final = (*(f"cache_{name}" for name in stats.CACHE_COUNTERS), *EVENTS.values(), *COUNTED)
+"""All names of the state's ``figures``."""
+
+
+class Bell:
+    """Tells whoever sends that there is something to send: ``ring()`` is called unless ``awake``."""
+
+    __slots__ = ("awake", "ring")
+
+    def __init__(self) -> None:
+        self.awake = False
+        self.ring: Callable[[], None] = lambda: None
+
+
+bell = Bell()
+
+
+class Alias:
+    """The counters of one cache alias, by the namespace of the key: what stands before its first colon."""
+
+    __slots__ = ("name", "rows", "sent", "used")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows: dict[str, list[int]] = {}
+        self.sent: dict[str, list[int]] = {}
+        self.used: dict[str, float] = {}
+
+    def row(self, key: Any) -> list[int]:
+        """The counters for ``key``."""
+        if not isinstance(key, str):
+            key = str(key)
+        name, colon, _ = key.partition(":")
+        if not colon:
+            name = next(one for one in _DJANGO if key.startswith(one)) if key.startswith(_DJANGO) else NONE
+        return self.rows.get(name) or self._row(name)
+
+    def add(self, key: Any, what: int) -> None:
+        """Count one."""
+        self.row(key)[what] += 1
+        if not bell.awake:
+            bell.ring()
+
+    def valued(self, key: Any, value: object, what: int, size: int) -> None:
+        """Count a value that was read (``HITS``, ``READ``) or stored (``SETS``, ``WRITTEN``), and its size."""
+        row = self.row(key)
+        row[what] += 1
+        if type(value) is bytes or (type(value) is str and value.isascii()):
+            row[size] += len(value)
+        if not bell.awake:
+            bell.ring()
+
+    def read(self, keys: Collection[Any], found: Collection[Any]) -> None:
+        """Count many keys that were read, and those of them that were there."""
+        if len(found) in (0, len(keys)):
+            self.many(keys, HITS if found else MISSES)
+        elif (row := self._row_of_all(keys)) is not None:
+            row[HITS] += len(found)
+            row[MISSES] += len(keys) - len(found)
+        else:
+            for key in keys:
+                self.row(key)[HITS if key in found else MISSES] += 1
+
+    def many(self, keys: Collection[Any], what: int) -> None:
+        """Count many keys."""
+        if not keys:
+            return
+        row = self._row_of_all(keys)
+        if row is not None:
+            row[what] += len(keys)
+        else:
+            for key in keys:
+                self.row(key)[what] += 1
+        if not bell.awake:
+            bell.ring()
+
+    def _row_of_all(self, keys: Collection[Any]) -> list[int] | None:
+        """The counters of keys that are all of one namespace, told without looking at each: what the first and the
+        last in order begin with, all between them begin with."""
+        try:
+            first, last = min(keys), max(keys)
+            name, colon, _ = first.partition(":")
+            if colon and last.startswith(name + colon):
+                return self.row(first)
+        except (TypeError, AttributeError):  # keys that are not all text
+            pass
+        return None
+
+    def error(self) -> None:
+        """Count an operation that failed for want of the server."""
+        self.add("", ERRORS)
+
+    def _row(self, name: str) -> list[int]:
+        with _guard:
+            if len(name) > LONGEST_NAME or (len(self.rows) >= MAX_ROWS and name not in self.rows):
+                name = stats.OTHER
+            found = self.rows.get(name)
+            if found is None:
+                self.sent[name] = [0] * len(stats.CACHE_COUNTERS)
+                found = self.rows[name] = [0] * len(stats.CACHE_COUNTERS)
+            return found
+
+    def unsent(self) -> dict[str, list[int]]:
+        """What was counted and not sent, by namespace."""
+        found = {}
+        for name, row in list(self.rows.items()):
+            counts = [now - sent for now, sent in zip(list(row), self.sent[name], strict=True)]
+            if any(counts):
+                found[name] = counts
+        return found
+
+    def settle(self, sent: Mapping[str, list[int]], now: float) -> None:
+        """Take note of what was sent, and let go of names that were not used for long."""
+        for name, counts in sent.items():
+            self.sent[name] = [one + more for one, more in zip(self.sent[name], counts, strict=True)]
+            self.used[name] = now
+        for name, used in list(self.used.items()):
+            # Whoever still holds the row to count it up has an interval to do so before it is looked at for the last
+            # time.
+            if now - used > IDLE and not any(a - b for a, b in zip(self.rows[name], self.sent[name], strict=True)):
+                with _guard:
+                    del self.rows[name], self.sent[name], self.used[name]
+
+    def forget(self) -> None:
+        """Count everything as sent."""
+        for name, row in list(self.rows.items()):
+            self.sent[name] = list(row)
+
+
+_guard = threading.Lock()
+_aliases: dict[str, Alias] = {}
+_events: dict[str, int] = dict.fromkeys((*EVENTS.values(), *COUNTED), 0)
+_events_sent: dict[str, int] = dict(_events)
+_waiting: list[Callable[[], Iterable[Wait]]] = []
+_process = secrets.token_hex(4)
+
+
+def alias(name: str) -> Alias:
+    """The counters of a cache alias in this process."""
+    found = _aliases.get(name)
+    return found if found is not None else _aliases.setdefault(name, Alias(name))
+
+
+def count(name: str, by: int = 1) -> None:
+    """Count ``by`` of ``COUNTED``."""
+    _events[name] += by
+    if not bell.awake:
+        bell.ring()
+
+
+def announce(waits: Callable[[], Iterable[Wait]]) -> None:
+    """Let ``waits()`` be asked, with each sending, for what callers of this process wait: kind, key, how many, since
+    when."""
+    if waits not in _waiting:
+        _waiting.append(waits)
+
+
+def observe(event: Event) -> None:
+    name = EVENTS.get(event.name)
+    if name is not None:
+        count(name)
+    elif event.name == "cache_entry_forged":
+        of, key = _owner_of(str(event.details.get("key")))
+        alias(of).add(key, FORGED)
+
+
+def _owner_of(full: str) -> tuple[str, str]:
+    """The alias whose key this stored key is, as far as its prefix tells, and the key itself."""
+    start = f"{conf.current().key_prefix}cache:"
+    best = ("", stats.OTHER, "")
+    for name, entry in conf.our_caches().items():
+        own = f"{start}{entry.get('KEY_PREFIX', '')}:"
+        if full.startswith(own) and len(own) > len(best[0]):
+            best = (own, name, full[len(own) :].partition(":")[2])
+    return best[1], best[2]
+
+
+def waits() -> list[Wait]:
+    """The longest waits of this process."""
+    found: list[Wait] = []
+    for one in _waiting:
+        with contextlib.suppress(Exception):
+            found += one()
+    return sorted(found, key=lambda wait: -wait[3])[:MAX_WAITS]
+
+
+class Counted:
+    """What is about to be sent."""
+
+    def __init__(self) -> None:
+        self.rows = {one.name: found for one in list(_aliases.values()) if (found := one.unsent())}
+        events = {name: number - _events_sent[name] for name, number in list(_events.items())}
+        self.events = {name: number for name, number in events.items() if number}
+        self.waits = waits()
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.events or self.waits)
+
+    def batch(self) -> Batch:
+        aliases = {
+            name: [sum(column) for column in zip(*rows.values(), strict=True)] for name, rows in self.rows.items()
+        }
+        pairs = {
+            (name, space): counts
+            for name, rows in self.rows.items()
+            for space, counts in rows.items()
+            if space != stats.OTHER
+        }
+        return Batch(_process, aliases, pairs, self.events, self.waits)
+
+    def settle(self) -> None:
+        now = time.monotonic()
+        for name, rows in self.rows.items():
+            _aliases[name].settle(rows, now)
+        for name, number in self.events.items():
+            _events_sent[name] += number
+
+
+def forget() -> None:
+    """Drop what was counted and not sent."""
+    for one in list(_aliases.values()):
+        one.forget()
+    _events_sent.update(_events)
+
+
+def begin_anew() -> None:
+    """In a forked child: what the parent counted is the parent's to send."""
+    global _guard, _process
+    _guard = threading.Lock()
+    _process = secrets.token_hex(4)
+    bell.awake = False
+    forget()

@@ -1,0 +1,305 @@
+"""Leases kept alive: one thread for all of a process's leases, one task for all of an event loop's.
+
+Rules of this file:
+
+* A lease is renewed at a third of its length; what is due soon goes along, with one command for each kind. The lease
+  ends locally at a deadline that was taken *before* the renewal was sent, so that a holder knows of its loss even if
+  the renewer starves, hangs or the server is gone: whoever asks whether it is lost looks at the clock himself.
+* A failed renewal is not yet a loss: it is tried again until the deadline, each attempt with a bound of its own.
+* A renewal never shortens a lease, and it is stopped before its document is released.
+* A forked child has none of its parent's leases: they belong to the parent.
+* The clock goes on while the machine sleeps, and does not jump when somebody sets the time.
+
+After Redisson's watchdog (a third of the lease) and the faults that users of it and its peers report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from goscope_django.core.forking import at_fork
+from goscope_django.exceptions import GoscopeError
+from goscope_django.process.kept_lease import Extendable, Lost, Renewable, Renewal, now
+
+__all__ = ["Extendable", "Lost", "Renewable", "Renewal", "akeep", "keep", "now"]
+
+logger = logging.getLogger("goscope.renewal")
+RETRY: Final = 0.5
+"""Seconds until a renewal that failed is tried again, at most."""
+SHORTEST: Final = 0.1
+"""Seconds that an attempt gets at least."""
+LONGEST: Final = 10.0
+BATCH: Final = 1_000
+_IDLE: Final = 30.0
+_LONGEST_SLEEP: Final = 3_600.0
+"""Seconds; threads can't be told to sleep for centuries."""
+
+
+def _batches(due: list[Renewal]) -> list[list[Renewal]]:
+    """What one command each can renew: of one kind, a thousand or a megabyte of keys at most."""
+    groups: dict[object, list[Renewal]] = {}
+    for one in due:
+        groups.setdefault(one.renewable.kind, []).append(one)
+    batches = []
+    for group in groups.values():
+        batch: list[Renewal] = []
+        size = 0
+        for one in group:
+            size += len(one.renewable.key)
+            if batch and (len(batch) >= BATCH or size > 1_000_000):
+                batches.append(batch)
+                batch, size = [], len(one.renewable.key)
+            batch.append(one)
+        batches.append(batch)
+    return batches
+
+
+def _failed(group: list[Renewal], error: Exception) -> None:
+    if _closing or sys.is_finalizing():
+        return
+    level = logging.DEBUG if all(one.failures for one in group) else logging.WARNING
+    unexpected = None if isinstance(error, GoscopeError) else error
+    logger.log(level, "%d leases could not be renewed yet: %s", len(group), error, exc_info=unexpected)
+
+
+def _settle(group: list[Renewal], started: float, held: frozenset[str] | None) -> None:
+    """Take note of a batch sent at ``started``; ``held`` are the claims that it renewed, ``None`` if it failed."""
+    for one in group:
+        one.sending = False
+        if held is None:
+            one.failures += 1
+            one.due = now() + min(RETRY, one.renewable.milliseconds / 10_000)
+            one.check()
+        elif one.renewable.claim in held:
+            one.failures = 0
+            one.renewed(started)
+            one.check()
+        else:
+            one.lose()
+
+
+class _Book:
+    """The leases of one renewer, and when it will look at them next."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.entries: set[Renewal] = set()
+        self.planned = -math.inf
+        self.first_deadline = math.inf
+
+    def add(self, renewal: Renewal) -> bool:
+        """``True`` if the renewer would look too late."""
+        with self.lock:
+            self.entries.add(renewal)
+            return renewal.next < self.planned
+
+    def discard(self, renewal: Renewal) -> bool:
+        """``True`` if nothing is left."""
+        with self.lock:
+            self.entries.discard(renewal)
+            return not self.entries
+
+    def take_due(self) -> tuple[list[list[Renewal]], float | None]:
+        """What is to be sent now, and else for how long there is nothing to do (``None``: until something is added)."""
+        with self.lock:
+            self.entries = {one for one in self.entries if one.active}
+            entries = list(self.entries)
+            # Whatever is added from here on may be due before the moment that is worked out below.
+            self.planned = math.inf
+        entries = [one for one in entries if one.check()]
+        moment = now()
+        due: list[Renewal] = []
+        if any(one.next <= moment for one in entries):
+            # What is due soon goes along: a batch costs one command, however long.
+            soon = [one for one in entries if one.due <= moment + min(1.0, one.renewable.milliseconds / 20_000)]
+            due = [one for one in soon if one.send()]
+        with self.lock:
+            self.first_deadline = min((one.deadline for one in self.entries), default=math.inf)
+            self.planned = -math.inf if due else min((one.next for one in self.entries), default=math.inf)
+            pause = None if self.planned == math.inf else max(0.0, self.planned - now())
+        return _batches(due), pause
+
+    def limit(self, group: list[Renewal]) -> float:
+        """Seconds for an attempt: there is time for another before the deadline, and no deadline passes unnoticed."""
+        moment = now()
+        half = (min(one.deadline for one in group) - moment) / 2
+        return max(SHORTEST, min(half, self.first_deadline - moment, LONGEST))
+
+
+class _Thread:
+    """A renewer of the process."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.book = _Book()
+        self.wake = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def add(self, renewal: Renewal) -> None:
+        renewal.renewer = self
+        if self.book.add(renewal):
+            self.wake.set()
+        with self.book.lock:
+            if self.thread is None or not self.thread.is_alive():
+                self.thread = threading.Thread(target=self.work, name=self.name, daemon=True)
+                try:
+                    self.thread.start()
+                except RuntimeError:  # the interpreter ends: the lease does with it, at its deadline at the latest
+                    self.thread = None
+
+    def hurry(self, renewal: Renewal) -> None:
+        if self.book.add(renewal):
+            self.wake.set()
+
+    def discard(self, renewal: Renewal) -> None:
+        self.book.discard(renewal)
+
+    def work(self) -> None:
+        while not _closing:
+            self.wake.clear()
+            groups, pause = self.book.take_due()
+            for group in groups:
+                started, held = now(), None
+                try:
+                    held = group[0].renewable.renew([one.renewable for one in group], self.book.limit(group))
+                except Exception as error:  # noqa: BLE001 - whatever it was: tried again
+                    _failed(group, error)
+                _settle(group, started, held)
+            if (
+                not groups
+                and not self.wake.wait(_IDLE if pause is None else min(pause, _LONGEST_SLEEP))
+                and pause is None
+            ):
+                with self.book.lock:
+                    if not self.book.entries:
+                        self.thread = None
+                        return
+
+
+class _Task:
+    """An event loop's renewer. Ends when there is nothing left, so that no loop is closed with a task pending."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.book = _Book()
+        self.wake = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def add(self, renewal: Renewal) -> None:
+        renewal.renewer = self
+        if self.book.add(renewal):
+            self.wake.set()
+        if self.task is None or self.task.done():
+            self.task = self.loop.create_task(self.work(), name="goscope-renewal")
+
+    def hurry(self, renewal: Renewal) -> None:
+        if self.book.add(renewal):
+            self._rouse()
+
+    def discard(self, renewal: Renewal) -> None:
+        if self.book.discard(renewal):
+            self._rouse()
+
+    def _rouse(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self.wake.set)
+
+    async def work(self) -> None:
+        try:
+            while True:
+                self.wake.clear()
+                groups, pause = self.book.take_due()
+                for group in groups:
+                    started, held = now(), None
+                    try:
+                        held = await group[0].renewable.arenew([one.renewable for one in group], self.book.limit(group))
+                    except Exception as error:  # noqa: BLE001 - whatever it was: tried again
+                        _failed(group, error)
+                    _settle(group, started, held)
+                if not groups:
+                    if pause is None:
+                        return
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await self.wake.wait()
+        finally:
+            for one in list(self.book.entries):
+                one.sending = False
+            if _tasks.get(self.loop) is self:
+                del _tasks[self.loop]
+
+
+_threads: dict[str, _Thread] = {}
+_tasks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Task] = WeakKeyDictionary()
+_closing = False
+
+
+def _renewal(
+    renewable: Renewable | Extendable, started: float, on_lost: Callable[[], object] | None, renew: bool
+) -> Renewal:
+    # Callers take the time with time.monotonic(); only the age counts.
+    return Renewal(renewable, now() - (time.monotonic() - started), on_lost, renew=renew)
+
+
+def keep(
+    renewable: Renewable | Extendable,
+    started: float,
+    on_lost: Callable[[], object] | None = None,
+    *,
+    renew: bool = True,
+) -> Renewal:
+    """Keep a lease alive on the process's renewal thread; with ``renew=False`` only watch its deadline.
+
+    ``started`` is ``time.monotonic()`` from before the command was sent that granted it.
+    """
+    renewal = _renewal(renewable, started, on_lost, renew)
+    # A store of somebody else's may hang for as long as it likes: it has a thread of its own.
+    lane = renewable.lane
+    thread = _threads.get(lane)
+    if thread is None:
+        thread = _threads.setdefault(lane, _Thread(f"goscope-{lane}"))
+    thread.add(renewal)
+    return renewal
+
+
+def akeep(
+    renewable: Renewable | Extendable,
+    started: float,
+    on_lost: Callable[[], object] | None = None,
+    *,
+    renew: bool = True,
+) -> Renewal:
+    """Keep a lease alive on the running event loop's renewal task; else like ``keep``."""
+    renewal = _renewal(renewable, started, on_lost, renew)
+    loop = asyncio.get_running_loop()
+    task = _tasks.get(loop)
+    if task is None:
+        task = _tasks[loop] = _Task(loop)
+    task.add(renewal)
+    return renewal
+
+
+def _forget_parent() -> None:
+    _threads.clear()
+    _tasks.clear()
+
+
+@atexit.register
+def _close() -> None:
+    global _closing
+    _closing = True
+    for thread in _threads.values():
+        thread.wake.set()
+
+
+at_fork(child=_forget_parent)

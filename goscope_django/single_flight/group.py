@@ -1,0 +1,230 @@
+"""Callers of one process that want the same flight: one of them speaks to the server, the others wait for it.
+
+Rules of this file:
+
+* A key has at most one *contender* in a process, a thread or a task. It leads the flight or looks for the result; all
+  others are *waiters* of either colour, and cost the server nothing.
+* A contender that ends without an answer (its time is up, its task was cancelled) hands its part on to a waiter.
+* Whoever comes once the answer is being made known does not get it: see ``close``.
+* Nothing here blocks while holding the lock, and a forked child starts with nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, Final
+
+from goscope_django.core.forking import at_fork
+from goscope_django.mongodb.figures import Wait
+from goscope_django.mongodb.single_flight.values import Entered
+from goscope_django.process import counters
+
+Place = tuple[int, str]
+"""A flight in this process: which store, and the key."""
+
+FLOOR: Final = 0.02
+FAR: Final = 0.3
+RATE: Final = 10.0
+"""Commands per second and waiting caller."""
+
+
+class Signal(Enum):
+    """What a waiter may be told instead of an answer."""
+
+    AGAIN = "begin anew: the answer is not for you"
+    PROMOTED = "you are the contender now"
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """One caller that waits. ``joined`` is monotonic, ``loop`` the event loop of a task."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+    future: Future[Any] = field(default_factory=Future)
+    joined: float = field(default_factory=time.monotonic)
+
+    def tell(self, answer: object) -> bool:
+        """Give it its answer; ``False`` if it waits no more."""
+        if (self.loop is not None and self.loop.is_closed()) or not self.future.set_running_or_notify_cancel():
+            return False
+        self.future.set_result(answer)
+        return True
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """The callers of one key in this process. ``flight`` is what a former contender has learnt."""
+
+    key: Place
+    waiters: list[Waiter] = field(default_factory=list)
+    flight: Entered | None = None
+
+    def callers(self) -> int:
+        """How many wait, the contender included."""
+        return len(self.waiters) + 1
+
+    def known_to(self, waiter: Waiter) -> int | None:
+        """The token of a flight for which ``waiter`` was waiting for certain."""
+        return self.flight.token if self.flight is not None and waiter.joined <= self.flight.proven else None
+
+
+class Group:
+    """All entries of one process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[Place, Entry] = {}
+        self._undecided: dict[Place, int] = {}
+
+    def enter(self, key: Place, loop: asyncio.AbstractEventLoop | None = None) -> tuple[Entry, Waiter | None]:
+        """Be the contender of ``key`` (no waiter), or wait; a task says in which ``loop``."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                entry = self._entries[key] = Entry(key)
+                return entry, None
+            waiter = Waiter(loop)
+            entry.waiters.append(waiter)
+            return entry, waiter
+
+    def close(self, entry: Entry) -> None:
+        """Whoever comes from now on is none of ``entry``'s. To be called before its answer is published."""
+        with self._lock:
+            if self._entries.get(entry.key) is entry:
+                del self._entries[entry.key]
+
+    def settle(self, entry: Entry, answer: object, served: Callable[[float], bool] | None = None) -> None:
+        """Give all waiters ``answer``; those for whom ``served(joined)`` is false begin anew."""
+        self.close(entry)
+        with self._lock:
+            waiters, entry.waiters = entry.waiters, []
+        for waiter in waiters:
+            waiter.tell(answer if served is None or served(waiter.joined) else Signal.AGAIN)
+
+    def leave(self, entry: Entry) -> None:
+        """The contender ends without an answer: the next waiter goes on."""
+        while True:
+            with self._lock:
+                if not entry.waiters:
+                    if self._entries.get(entry.key) is entry:
+                        del self._entries[entry.key]
+                    return
+                waiter = entry.waiters.pop(0)
+            if waiter.tell(Signal.PROMOTED):
+                return
+
+    def conclude(self, entry: Entry, flight: Entered, answer: object | None) -> None:
+        """The leader has ended ``flight``: give all waiters its answer, or without one let the next waiter go on."""
+        self.close(entry)
+        if answer is not None:
+            self.settle(entry, answer)
+        else:
+            entry.flight = replace(flight, proven=time.monotonic())  # it was in the air when the last of them came
+            self.leave(entry)
+
+    def give_up(self, entry: Entry, waiter: Waiter) -> Any:
+        """``waiter`` waits no more. If its answer has come meanwhile that is returned; otherwise ``None``."""
+        if waiter.future.cancel():
+            with self._lock:
+                if waiter in entry.waiters:
+                    entry.waiters.remove(waiter)
+            return None
+        return waiter.future.result()
+
+    def answer(self, entry: Entry, waiter: Waiter, deadline: float) -> Any:
+        """The answer that ``waiter`` gets until ``deadline`` (monotonic), or ``None``."""
+        try:
+            return waiter.future.result(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
+        except TimeoutError:
+            return self._late(entry, waiter)
+        except BaseException:
+            self._late(entry, waiter)
+            raise
+
+    async def aanswer(self, entry: Entry, waiter: Waiter, deadline: float) -> Any:
+        """Asynchronous twin of ``answer``."""
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await asyncio.wrap_future(waiter.future)
+        except TimeoutError:
+            return self._late(entry, waiter)
+        except BaseException:
+            self._late(entry, waiter)
+            raise
+
+    def _late(self, entry: Entry, waiter: Waiter) -> Any:
+        answer = self.give_up(entry, waiter)
+        if answer is not Signal.PROMOTED:
+            return answer
+        self.leave(entry)
+        return None
+
+    # A result that waits for its transaction: whoever asks for it on that very thread would wait for itself.
+
+    def undecided(self, key: Place) -> bool:
+        """Whether this thread has a result of ``key`` that waits for the end of a transaction."""
+        return self._undecided.get(key) == threading.get_ident()
+
+    def decide_later(self, key: Place) -> Callable[[], None]:
+        """Remember that; to be forgotten by calling what is returned."""
+        thread = threading.get_ident()
+        with self._lock:
+            self._undecided[key] = thread
+
+        def forget() -> None:
+            with self._lock:
+                if self._undecided.get(key) == thread:
+                    del self._undecided[key]
+
+        return forget
+
+    def waits(self) -> list[Wait]:
+        """For figures: what callers of this process wait for, how many, and since when."""
+        with self._lock:
+            lines = [(one.key[1], [waiter.joined for waiter in one.waiters]) for one in self._entries.values()]
+        now = time.monotonic()
+        return [("flight", key, len(joined), now - min(joined)) for key, joined in lines if joined]
+
+
+group = Group()
+
+
+def _waits() -> list[Wait]:
+    return group.waits()  # a forked child has another one
+
+
+counters.announce(_waits)
+
+
+def pause(waited: float, flying: float, sent: int, callers: int, expected: float | None) -> float:
+    """Seconds until the server is asked again.
+
+    ``waited`` is how long the caller has waited, ``flying`` how long the flight has been in the air, ``sent`` how many
+    commands were sent, ``callers`` how many wait here, ``expected`` how long such a flight took before, if known. A
+    budget of ``RATE`` commands a second and caller is spent when the result is expected, and evenly where nothing is.
+    """
+    rate = RATE * callers
+    if expected is not None and flying < 0.9 * expected:
+        chosen = min(0.95 * expected - flying, FAR)
+    elif expected is not None and sent < rate * waited:
+        chosen = FLOOR
+    elif expected is None and sent <= 2:
+        chosen = FLOOR * sent
+    else:
+        chosen = min((sent + 1) / rate - waited, 1.5 / rate)
+    return max(FLOOR, chosen) * random.uniform(0.85, 1.15)
+
+
+def _forget_parent() -> None:
+    global group
+    group = Group()
+
+
+at_fork(child=_forget_parent)

@@ -1,0 +1,261 @@
+"""One call of a shared function: what an outcome means to it, and what it means to the others.
+
+Rule of this file: nothing here waits or talks to the server; both colours of ``single_flight`` decide here.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from django.db import connections
+
+from goscope_django import runtime
+from goscope_django.exceptions import GoscopeError, StoreError
+from goscope_django.http import requests, responses
+from goscope_django.http import responses as credentials
+from goscope_django.http.requests import Caller, Used
+from goscope_django.mongodb.adapter import MongoDBAdapter
+from goscope_django.mongodb.single_flight.flows import FLIGHTS, MAX_BODY, MongoDBFlightProvider
+from goscope_django.mongodb.single_flight.values import Entered, Terms
+from goscope_django.process import counters, outage
+from goscope_django.process.kept_lease import Renewable
+from goscope_django.single_flight import errors as single_flight_errors
+from goscope_django.single_flight import group as single_flight_group
+from goscope_django.single_flight.group import Entry
+
+logger = logging.getLogger("goscope.single_flight")
+HEADER: Final = "X-Single-Flight"
+_providers: WeakKeyDictionary[MongoDBAdapter, MongoDBFlightProvider] = WeakKeyDictionary()
+_took: dict[str, float] = {}
+"""Seconds that each function took lately."""
+
+
+class Bypass:
+    """The outcome is not for this caller: it runs the function itself."""
+
+
+BYPASS: Final = Bypass()
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The response depends on headers that this caller sent otherwise: there may be a flight of its own kind."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """The outcome of a flight as data. ``kind`` is ``response``, ``value``, ``error`` or ``unshared``."""
+
+    kind: str
+    value: Any
+    took: float
+
+    def parts(self) -> tuple[str, Any, float]:
+        return self.kind, self.value, self.took
+
+    def unshared(self) -> Landed:
+        return Landed("unshared", None, self.took)
+
+
+def flights() -> MongoDBFlightProvider:
+    """The flights of this project's adapter."""
+    adapter = runtime.adapter()
+    found = _providers.get(adapter)
+    if found is None:
+        found = MongoDBFlightProvider(adapter.store, key_prefix=adapter.key_prefix)
+        found = _providers.setdefault(adapter, found)
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """One call. ``deadline`` is monotonic."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    request: Any
+    caller: Caller | None
+    name: str
+    key: str
+    provider: MongoDBFlightProvider
+    terms: Terms
+    deadline: float
+    outage: outage.Outage
+    ignore: bool
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """What this process's callers of one flight have in common."""
+        return id(self.provider), self.key
+
+    def variant(self, variant: Variant) -> Plan:
+        """The plan for the flight of those who sent the same headers as this caller."""
+        values = requests.header_values(self.request, variant.names)
+        return replace(self, key=f"{self.key}:{requests.identity(*variant.names, *values)}")
+
+    def renewable(self, flight: Entered) -> Renewable:
+        """What to renew while this process leads."""
+        stored = self.provider.stored(self.key)
+        return Renewable(self.provider.store, FLIGHTS, stored, flight.claim or "", self.terms.lease, name="_id")
+
+    def pace(self, entry: Entry) -> Callable[[float, float, int], float]:
+        """When to look for the result."""
+        expected, longest = _took.get(self.name), self.terms.linger / 3_000
+
+        def pace(waited: float, flying: float, sent: int) -> float:
+            return min(longest, single_flight_group.pause(waited, flying, sent, entry.callers(), expected))
+
+        return pace
+
+    # What an outcome is to those who wait
+
+    def accept(self, answer: Any) -> Any:
+        """What to return for ``answer``: its value, ``BYPASS`` or a ``Variant``. Raises the leader's exception."""
+        if isinstance(answer, StoreError):
+            return self._without(answer)
+        if not isinstance(answer, Landed):
+            return BYPASS
+        _took[self.name] = answer.took
+        if answer.kind == "unshared":
+            return BYPASS
+        try:
+            found = self._opened(answer)
+        except (GoscopeError, KeyError, TypeError, ValueError, IndexError) as error:
+            logger.warning("the result of flight %r can't be used, so the function runs again: %s", self.key, error)
+            return BYPASS
+        if isinstance(found, Variant):
+            return found
+        counters.count("flights_joined")
+        counters.count("flights_saved_ms", round(answer.took * 1_000))
+        if answer.kind == "error":
+            found.add_note(f"raised by the leader of the flight {self.key!r}")
+            raise found
+        return found
+
+    def _opened(self, landed: Landed) -> Any:
+        if landed.kind == "error":
+            return single_flight_errors.unpack(landed.value)
+        if landed.kind == "value":
+            return runtime.codec().decode(self.provider.stored(self.key), copy.deepcopy(landed.value))
+        names = tuple(landed.value["vary"])
+        if names and requests.identity(*requests.header_values(self.request, names)) != landed.value["varied"]:
+            return Variant(names)
+        response = responses.unpack(landed.value["response"])
+        session = getattr(requests.plain(self.request), "session", None)
+        if landed.value["used"] and session is not None:
+            session.accessed = True  # so that Django says Vary: Cookie, as it does for the leader
+        response.headers[HEADER] = "follower"
+        return response
+
+    # What a call's end is to the flight
+
+    def land(self, result: Any, used: Used | None, took: float) -> Landed:
+        """The outcome of a call that returned ``result``."""
+        _took[self.name] = took
+        try:
+            if used is not None and self.caller is not None and responses.is_response(result):
+                return self._landed_response(result, self.caller, used, took)
+            if self._bound(used):
+                return Landed("unshared", None, took)
+            stored = runtime.codec().encode(self.provider.stored(self.key), result)
+            # A copy: what the function gave is its caller's, to change at once.
+            return Landed("value", copy.deepcopy(stored), took)
+        except Exception as error:  # noqa: BLE001 - whatever encoding or pickling the user's objects may raise
+            logger.warning("what %s returns can't be shared: %s", self.name, error)
+            return Landed("unshared", None, took)
+
+    def _landed_response(self, response: Any, caller: Caller, used: Used, took: float) -> Landed:
+        why = responses.why_private(self.request, response, caller, used)
+        packed = responses.pack(response) if why is None else {}
+        if why is None and responses.size(packed) > MAX_BODY:
+            why = "size"
+        if why is not None:
+            logger.debug("the response of %s is not shared: %s", self.name, why)
+            return Landed("unshared", None, took)
+        names = responses.vary_on(response)
+        if credentials.found_out(caller, used):
+            # The same Authorization may be everybody's, as before a site that is not public yet.
+            names = tuple(sorted({"cookie", *names, *credentials.sent(self.request)}))
+        varied = requests.identity(*requests.header_values(self.request, names))
+        value = {"response": packed, "vary": list(names), "varied": varied, "used": used.either}
+        return Landed("response", value, took)
+
+    def _bound(self, used: Used | None) -> bool:
+        """Whether what is no response (an exception, what others make a response of) may be for this caller alone."""
+        if used is None or self.caller is None:
+            return False
+        bound = responses.why_bound(self.request, self.caller, used)
+        return bool(bound or (credentials.found_out(self.caller, used) and credentials.sent(self.request)))
+
+    def failed(self, error: Exception, used: Used | None, took: float) -> Landed:
+        """The outcome of a call that raised ``error``."""
+        counters.count("flights_led")
+        if self._bound(used):
+            return Landed("unshared", None, took)
+        return Landed("error", single_flight_errors.pack(error), took)
+
+    def doomed(self, landed: Landed) -> bool:
+        """Whether it reports a failure whose transaction is to be rolled back anyhow: no commit can be outrun by it."""
+        failure = landed.kind == "response" and landed.value["response"]["status"] >= 400
+        return failure and any(
+            one.in_atomic_block and one.needs_rollback for one in connections.all(initialized_only=True)
+        )
+
+    def refused(self, error: Exception) -> Exception:
+        """``error``, with which publishing failed before anything was sent; the server's own errors are raised."""
+        if isinstance(error, StoreError):
+            raise error
+        return error
+
+    def published(self, said: object, landed: Landed) -> Landed:
+        """What this process's waiters get after the server ``said`` that, or refused by an exception."""
+        if said == "published":
+            return landed
+        if said == "lost":
+            logger.warning(
+                "flight %r was lost while its function ran; another one leads, this result is dropped", self.key
+            )
+            return landed
+        logger.warning("the result of flight %r can't be stored, so it is not shared: %s", self.key, said)
+        return landed.unshared()
+
+    # The server is away
+
+    def skips(self) -> bool:
+        """Whether the server is known to be away and may be done without."""
+        return self.ignore and self.outage.skips()
+
+    def without_server(self, error: StoreError) -> Bypass:
+        """The server was tried in vain: go on without it, or raise ``error``."""
+        if not self.ignore:
+            raise error
+        self.outage.failed(error)
+        return BYPASS
+
+    def _without(self, error: StoreError) -> Bypass:
+        if not self.ignore:
+            raise type(error)(str(error)) from error
+        return BYPASS
+
+    def not_published(self, error: StoreError) -> None:
+        """The outcome could not be made known: others will find the lease ended."""
+        if self.ignore:
+            self.outage.failed(error)
+        logger.warning("the end of flight %r could not be told: %s", self.key, error)
+
+
+def marked(result: Any, role: str, plan: Plan | None) -> Any:
+    """``result``, which says in a header what part its caller had. Counts it."""
+    if plan is not None:
+        counters.count("flights_led" if role == "leader" else "flights_bypassed")
+    if responses.is_response(result):
+        result.headers[HEADER] = role
+    return result

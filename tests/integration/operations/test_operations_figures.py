@@ -1,0 +1,223 @@
+"""Figures of real processes: no thread while idle, nothing lost at the end, nothing counted twice after a fork."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from goscope_django.mongodb import MongoDBAdapter
+from goscope_django.mongodb import figures as stats
+from goscope_django.mongodb.driver import client as clients
+from goscope_django.mongodb.figures import Hour
+from tests.support.manage import Ended, script, start_script
+
+PRELUDE = """
+import threading, time
+from django.core.cache import cache
+from goscope_django import figures, runtime
+
+def own_threads():
+    return [one.name for one in threading.enumerate() if one.name == "goscope-figures"]
+
+def until(test):
+    deadline = time.monotonic() + 20
+    while not test():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def url(mongo_url: str) -> Iterator[str]:
+    adapter = MongoDBAdapter.on(clients.store(mongo_url))
+    adapter.ensure_indexes()
+    yield mongo_url
+    adapter.wipe()
+
+
+def hour(url: str) -> Hour:
+    return clients.store(url).run(stats.read, "", datetime.now(UTC))
+
+
+def run(url: str, text: str, **more: Any) -> Ended:
+    ended = script(url, PRELUDE + text, **more)
+    assert (ended.code, ended.err) == (0, ""), ended.err
+    return ended
+
+
+def test_a_process_that_does_nothing_has_no_thread(url: str) -> None:
+    # The threads of the client that ready() used and closed take a moment to end.
+    run(url, "until(lambda: threading.active_count() == 1)")
+
+
+def test_the_thread_comes_with_the_first_count_and_goes_when_there_is_nothing_to_send(url: str) -> None:
+    text = """
+figures.INTERVAL = 0.05
+cache.get("user:1")
+assert own_threads()
+until(lambda: not own_threads())
+cache.get("user:1")
+assert own_threads()
+until(lambda: not own_threads())
+"""
+    run(url, text)
+    assert hour(url).pairs["default", "user"]["misses"] == 2
+
+
+def test_what_was_counted_is_sent_when_the_process_ends(url: str) -> None:
+    run(url, "cache.get('user:1'); runtime.emit('lock_acquired', key='k', owner='o', token=1)")
+    found = hour(url)
+    assert found.aliases["default"] == {"misses": 1}
+    assert sum(found.series["locks_acquired"]) == 1
+
+
+@pytest.mark.parametrize("leave", ["raise SystemExit(0)", "raise KeyboardInterrupt", "1 / 0"])
+def test_in_whatever_way_it_ends_in_order(leave: str, url: str) -> None:
+    script(url, f"{PRELUDE}\ncache.get('user:1')\n{leave}")
+    assert hour(url).aliases["default"] == {"misses": 1}
+
+
+def test_an_asynchronous_process_opens_no_second_client(url: str) -> None:
+    text = """
+import asyncio
+figures.INTERVAL = 0.05
+
+async def main():
+    await cache.aget("user:1")
+    for _ in range(400):
+        if not own_threads():
+            break
+        await asyncio.sleep(0.02)
+    assert not own_threads()
+    await cache.aget("user:1")  # to be sent with the loop's end
+
+asyncio.run(main())
+assert not runtime.connection().opened
+"""
+    run(url, text)
+    assert hour(url).pairs["default", "user"]["misses"] == 2
+
+
+def test_loops_that_come_and_go_do_not_send_each_time(url: str) -> None:
+    text = """
+import asyncio
+sent = []
+deliver = figures._Flusher.deliver_here
+
+async def counted(self, *args):
+    sent.append(1)
+    return await deliver(self, *args)
+
+figures._Flusher.deliver_here = counted
+
+def request():
+    asyncio.run(cache.aget("user:1"))
+
+for _ in range(5):
+    thread = threading.Thread(target=request)
+    thread.start()
+    thread.join()
+assert not sent, sent
+figures.flush()
+"""
+    run(url, text)
+    assert hour(url).aliases["default"]["misses"] == 5
+
+
+def test_a_forked_child_sends_its_own_counts_only(url: str) -> None:
+    text = """
+import os, sys
+for _ in range(5):
+    cache.get("user:1")
+children = []
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        assert not own_threads()
+        cache.get("user:1")
+        sys.exit(0)
+    children.append(child)
+assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+cache.get("user:1")
+"""
+    run(url, text)
+    assert hour(url).aliases["default"] == {"misses": 9}
+
+
+def test_processes_add_up(url: str) -> None:
+    text = """
+figures.INTERVAL = 0.03
+for number in range(300):
+    cache.get(f"n{number % 5}:x")
+    figures.count("flights_led")
+"""
+    processes = [start_script(url, PRELUDE + text) for _ in range(4)]
+    for process in processes:
+        assert process.communicate(timeout=60)[1] == ""
+    found = hour(url)
+    assert found.aliases["default"] == {"misses": 1_200}
+    assert {name: counts["misses"] for (_, name), counts in found.pairs.items()} == {f"n{n}": 240 for n in range(5)}
+    assert sum(found.series["flights_led"]) == 1_200
+
+
+def test_a_clock_that_is_wrong_changes_nothing(url: str) -> None:
+    text = """
+from datetime import timedelta
+import goscope_django.figures as module
+
+class Wrong(module.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + timedelta(hours=5, minutes=17)
+
+module.datetime = Wrong
+cache.get("user:1")
+assert figures.flush()
+cache.get("user:1")
+assert figures.flush()
+"""
+    run(url, text)
+    found = hour(url)
+    assert found.series["cache_misses"][-1] + found.series["cache_misses"][-2] == 2
+    assert found.pairs["default", "user"]["misses"] == 2
+
+
+def test_without_a_server_nothing_is_said_and_the_end_is_not_held_up() -> None:
+    text = """
+figures.INTERVAL = 0.05
+for _ in range(20):
+    cache.get("user:1")
+    time.sleep(0.01)
+"""
+    ended = script(
+        "mongodb://127.0.0.1:1/x?serverSelectionTimeoutMS=200",
+        PRELUDE + text,
+        goscope={"ON_ERROR": "ignore", "CONNECT_ON_READY": False},
+    )
+    assert ended.code == 0
+    assert "figures" not in ended.err and "Traceback" not in ended.err
+
+
+def test_what_was_counted_while_the_server_was_away_does_not_fall_into_a_later_hour(url: str) -> None:
+    text = """
+from goscope_django.mongodb.driver.store import Store
+from goscope_django.exceptions import StoreUnavailable
+run = Store.run
+
+def away(*args, **kwargs):
+    raise StoreUnavailable("away")
+
+cache.get("user:1")
+Store.run = away
+assert not figures.flush()
+figures._flusher._failing -= figures.FORGET + 1
+assert not figures.flush()
+Store.run = run
+assert figures.flush()
+cache.get("user:1")
+"""
+    run(url, text)
+    assert hour(url).aliases["default"] == {"misses": 1}

@@ -1,0 +1,1 @@
+"""Programs and settings that tests start as processes of their own."""

@@ -1,0 +1,163 @@
+"""Flows and their two runners: same results, same errors, nothing left running."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from goscope_django.core.flow import Command, Emit, Flow, Pause, Query, arun, ask, perform, run
+
+
+def in_sync(flow: Flow[Any], execute: Callable[[Command[Any]], Any]) -> Any:
+    return run(flow, execute)
+
+
+def in_async(flow: Flow[Any], execute: Callable[[Command[Any]], Any]) -> Any:
+    async def aexecute(command: Command[Any]) -> Any:
+        await asyncio.sleep(0)
+        return execute(command)
+
+    return asyncio.run(arun(flow, aexecute))
+
+
+BOTH = pytest.mark.parametrize("runner", [in_sync, in_async])
+
+
+class Boom(Exception):
+    pass
+
+
+@BOTH
+def test_results_go_in_and_the_last_comes_out(runner: Any) -> None:
+    def flow() -> Flow[list[int]]:
+        first = yield from ask("c", "find_one", {"a": 1}, sort=1)
+        second = yield from perform(Query[int]("c", "count"))
+        return [first, second]
+
+    seen: list[Query[Any]] = []
+
+    def execute(command: Command[Any]) -> Any:
+        assert isinstance(command, Query)
+        seen.append(command)
+        return len(seen)
+
+    assert runner(flow(), execute) == [1, 2]
+    assert [(one.collection, one.method, one.args, one.kwargs) for one in seen] == [
+        ("c", "find_one", ({"a": 1},), {"sort": 1}),
+        ("c", "count", (), {}),
+    ]
+
+
+@BOTH
+def test_a_flow_without_commands(runner: Any) -> None:
+    def flow() -> Flow[str]:
+        return "done"
+        yield
+
+    assert runner(flow(), pytest.fail) == "done"
+
+
+@BOTH
+def test_an_error_is_thrown_in_where_the_command_was(runner: Any) -> None:
+    def flow() -> Flow[str]:
+        try:
+            yield from ask("c", "insert")
+        except Boom:
+            found: str = yield from ask("c", "repair")
+            return found
+        raise AssertionError
+
+    def execute(command: Command[Any]) -> Any:
+        assert isinstance(command, Query)
+        if command.method == "insert":
+            raise Boom
+        return command.method
+
+    assert runner(flow(), execute) == "repair"
+
+
+@BOTH
+@pytest.mark.parametrize("error", [Boom, KeyboardInterrupt, SystemExit])
+def test_what_a_flow_does_not_catch_comes_out_after_its_finally(runner: Any, error: type[BaseException]) -> None:
+    closed = []
+
+    def flow() -> Flow[None]:
+        try:
+            yield Pause(1)
+        finally:
+            closed.append(True)
+
+    def execute(command: Command[Any]) -> Any:
+        raise error
+
+    with pytest.raises(error):
+        runner(flow(), execute)
+    assert closed == [True]
+
+
+@BOTH
+def test_a_flow_may_raise_itself(runner: Any) -> None:
+    def flow() -> Flow[None]:
+        yield Emit("event", key="k")
+        raise Boom("mine")
+
+    with pytest.raises(Boom, match="mine"):
+        runner(flow(), lambda command: None)
+
+
+@BOTH
+def test_errors_one_after_the_other(runner: Any) -> None:
+    def flow() -> Flow[int]:
+        for attempt in range(5):
+            try:
+                yield from ask("c", "try")
+            except Boom:
+                continue
+            return attempt
+        return -1
+
+    calls = iter([True, True, True, False])
+
+    def execute(command: Command[Any]) -> Any:
+        if next(calls):
+            raise Boom
+
+    assert runner(flow(), execute) == 3
+
+
+def test_cancellation_is_thrown_in_and_goes_on() -> None:
+    made_good = []
+
+    def flow() -> Flow[None]:
+        try:
+            yield from ask("c", "slow")
+        except asyncio.CancelledError:
+            made_good.append((yield from ask("c", "undo")))
+            raise
+
+    async def main() -> None:
+        started = asyncio.Event()
+
+        async def execute(command: Command[Any]) -> Any:
+            assert isinstance(command, Query)
+            if command.method == "slow":
+                started.set()
+                await asyncio.sleep(60)
+            return command.method
+
+        task = asyncio.create_task(arun(flow(), execute))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert made_good == ["undo"]
+
+
+def test_commands_show_no_values() -> None:
+    assert repr(Query("c", "insert", {"password": "x"})) == "Query(c.insert)"
+    assert Emit("event", key="k").event.details == {"key": "k"}

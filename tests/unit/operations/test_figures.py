@@ -1,0 +1,337 @@
+"""Counting and sending figures: exact, bounded, and out of everybody's way. On mongomock where no server is needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.core.cache import cache, caches
+from django.test import override_settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goscope_django import figures, runtime
+from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable
+from goscope_django.mongodb import figures as stats
+from goscope_django.mongodb.driver.store import Store
+from goscope_django.mongodb.figures import OTHER, Batch, Hour, Slots
+from goscope_django.process import counters
+from goscope_django.process.counters import DELETES, ERRORS, FORGED, HITS, MISSES, NONE, READ, SETS, WRITTEN, Alias
+
+
+@pytest.fixture(autouse=True)
+def anew() -> Iterator[None]:
+    counters.forget()
+    figures._flusher._slots = Slots()
+    runtime.adapter().store.run(lambda clock: stats_cleared())
+    yield
+    counters.forget()
+
+
+def stats_cleared() -> Any:
+    from goscope_django.core.flow import ask
+
+    yield from ask(stats.STATS, "delete_many", {})
+
+
+def hour() -> Hour:
+    adapter = runtime.adapter()
+    return adapter.store.run(stats.read, adapter.key_prefix, datetime.now(UTC))
+
+
+def batch(**pairs: int) -> Batch:
+    """Hits of namespaces of one alias."""
+    counts = {("a", name): [number, *[0] * 7] for name, number in pairs.items()}
+    return Batch("p", {"a": [sum(pairs.values()), *[0] * 7]}, counts, {})
+
+
+# Counting
+
+
+@pytest.mark.parametrize(
+    ("key", "namespace"),
+    [
+        ("user:1", "user"),
+        ("user:1:name", "user"),
+        (":1", ""),
+        ("plain", NONE),
+        ("", NONE),
+        (17, NONE),
+        ("django.contrib.sessions.cacheabc123secret", "django.contrib.sessions"),
+        ("views.decorators.cache.cache_page..GET.0123.4567.en-us.UTC", "views.decorators.cache"),
+        ("template.cache.sidebar.0123456789", "template.cache"),
+        (f"{'x' * 65}:1", OTHER),
+    ],
+)
+def test_the_namespace_is_what_stands_before_the_first_colon_and_never_a_whole_key(key: Any, namespace: str) -> None:
+    alias = Alias("a")
+    alias.add(key, HITS)
+    assert {name: counts[HITS] for name, counts in alias.unsent().items()} == {namespace: 1}
+
+
+def test_the_number_of_namespaces_of_a_process_is_bounded_and_nothing_is_lost() -> None:
+    alias = Alias("a")
+    for number in range(10_000):
+        alias.add(f"n{number}:x", MISSES)
+    assert len(alias.rows) <= counters.MAX_ROWS + 1
+    assert sum(counts[MISSES] for counts in alias.unsent().values()) == 10_000
+    assert alias.unsent()[OTHER][MISSES] == 10_000 - counters.MAX_ROWS
+
+
+def test_a_namespace_that_nobody_uses_makes_room_and_takes_its_last_counts_along() -> None:
+    alias = Alias("a")
+    alias.add("old:1", HITS)
+    alias.settle(alias.unsent(), 0.0)
+    alias.add("new:1", HITS)
+    alias.settle(alias.unsent(), counters.IDLE + 1)
+    assert set(alias.rows) == {"new"}
+    alias.add("old:1", HITS)
+    assert alias.unsent() == {"old": [1, *[0] * 7]}
+
+
+def test_threads_that_count_at_once_lose_nothing() -> None:
+    alias, each, number = Alias("a"), 20_000, 8
+    start = threading.Barrier(number)
+
+    def work() -> None:
+        start.wait()
+        for _ in range(each):
+            alias.add("user:1", HITS)
+
+    threads = [threading.Thread(target=work) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    sent = 0
+    while any(thread.is_alive() for thread in threads):  # whoever sends reads meanwhile
+        part = alias.unsent()
+        alias.settle(part, 1.0)
+        sent += sum(counts[HITS] for counts in part.values())
+    sent += sum(counts[HITS] for counts in alias.unsent().values())
+    assert sent == each * number
+
+
+def test_sizes_are_counted_where_they_are_known() -> None:
+    alias = Alias("a")
+    for value in (b"12345", "1234", "ä", 17, None, ["x"]):
+        alias.valued("k:1", value, SETS, WRITTEN)
+        alias.valued("k:1", value, HITS, READ)
+    assert alias.unsent()["k"][WRITTEN] == 9
+    assert alias.unsent()["k"][READ] == 9
+    assert alias.unsent()["k"][SETS] == 6
+
+
+def test_the_cache_counts_what_it_does() -> None:
+    cache.set("user:1", 1)
+    cache.get("user:1")
+    cache.get("user:2")
+    cache.add("user:1", 2)
+    cache.add("user:3", 3)
+    cache.set_many({"user:4": 4, "cart:1": 5})
+    cache.get_many(["user:1", "user:2", "cart:1", "cart:2", "nothing"])
+    cache.get_many(["user:1", "user:3"])
+    cache.delete("user:1")
+    cache.delete_many(["user:3", "user:9"])
+    found = counters.alias("default").unsent()
+    assert found["user"][HITS] == 1 + 1 + 2
+    assert found["user"][MISSES] == 1 + 1
+    assert found["user"][SETS] == 3
+    assert found["user"][DELETES] == 3
+    assert (found["cart"][HITS], found["cart"][MISSES], found["cart"][SETS]) == (1, 1, 1)
+    assert found[NONE][MISSES] == 1
+
+
+async def test_the_cache_counts_what_it_does_asynchronously() -> None:
+    await cache.aset("user:1", "abc")
+    await cache.aget("user:1")
+    await cache.aget("user:2")
+    await cache.aget_many(["user:1", "user:2"])
+    await cache.adelete("user:1")
+    found = counters.alias("default").unsent()["user"]
+    assert (found[HITS], found[MISSES], found[SETS], found[DELETES], found[READ]) == (2, 2, 1, 1, 3)
+
+
+@given(st.lists(st.sampled_from(["a:1", "a:2", "ab:1", "a", "b:1", ":x", "a:1:2", 5]), unique=True), st.data())
+def test_many_keys_are_counted_as_each_alone(keys: list[Any], data: st.DataObject) -> None:
+    found = set(data.draw(st.lists(st.sampled_from(keys), unique=True))) if keys else set()
+    together, alone = Alias("a"), Alias("a")
+    together.read(keys, found)
+    together.many(keys, SETS)
+    for key in keys:
+        alone.add(key, HITS if key in found else MISSES)
+        alone.add(key, SETS)
+    assert together.unsent() == alone.unsent()
+
+
+def test_aliases_are_told_apart_though_django_does_not_name_them() -> None:
+    backend = {"BACKEND": "goscope_django.cache.MongoDBCache"}
+    with override_settings(CACHES={"default": backend, "other": {**backend, "KEY_PREFIX": "o", "TIMEOUT": 5}}):
+        caches["other"].get("x:1")
+        caches["default"].get("x:1")
+    assert counters.alias("other").unsent()["x"][MISSES] == 1
+    assert counters.alias("default").unsent()["x"][MISSES] == 1
+
+
+def test_a_forged_entry_is_counted_where_it_belongs() -> None:
+    cache.set("user:1", {1, 2})  # tagged
+    adapter = runtime.adapter()
+
+    def forge(clock: Any) -> Any:
+        from goscope_django.core.flow import ask
+
+        key = f"{adapter.key_prefix}cache::1:user:1"
+        forged = {"__goscope__": 999, "t": "set", "v": [1]}
+        yield from ask("go_goscope_cache", "update_one", {"key": key}, {"$set": {"value": forged}})
+
+    adapter.store.run(forge)
+    before = counters.alias("default").unsent()["user"]
+    assert cache.get("user:1") is None
+    found = counters.alias("default").unsent()["user"]
+    assert (found[FORGED] - before[FORGED], found[MISSES] - before[MISSES]) == (1, 1)
+
+
+def test_events_are_counted_by_name() -> None:
+    for _ in range(3):
+        runtime.emit("lock_acquired", key="k", owner="o", token=1)
+    runtime.emit("circuit_opened", name="c", reason="failures", retry_after=1)
+    figures.count("flights_led", 4)
+    assert figures.flush()
+    found = hour()
+    assert found.series["locks_acquired"][-1] + found.series["locks_acquired"][-2] == 3
+    assert sum(found.series["circuits_opened"]) == 1
+    assert sum(found.series["flights_led"]) == 4
+
+
+# Sending
+
+
+def test_what_was_sent_is_not_sent_again() -> None:
+    cache.get("user:1")
+    assert figures.flush()
+    assert figures.flush()
+    cache.get("user:1")
+    assert figures.flush()
+    assert hour().aliases["default"]["misses"] == 2
+    assert hour().pairs["default", "user"]["misses"] == 2
+
+
+async def test_it_can_be_sent_from_an_event_loop() -> None:
+    await cache.aget("user:1")
+    assert await figures.aflush()
+    assert hour().aliases["default"]["misses"] == 1
+
+
+def test_nothing_is_written_where_nothing_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "run", lambda *args, **kwargs: pytest.fail("it asked the server"))
+    assert figures.flush()
+
+
+def test_a_server_that_is_away_costs_no_count_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.get("user:1")
+    with monkeypatch.context() as away:
+
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            raise StoreUnavailable("away")
+
+        away.setattr(Store, "run", fail)
+        assert not figures.flush()
+    assert figures.flush()
+    assert hour().aliases["default"]["misses"] == 1
+
+
+def test_an_outcome_that_is_unknown_is_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.get("user:1")
+    run = Store.run
+    with monkeypatch.context() as broken:
+
+        def lost(*args: Any, **kwargs: Any) -> Any:
+            run(*args, **kwargs)
+            raise OutcomeUnknown("lost")
+
+        broken.setattr(Store, "run", lost)
+        figures.flush()
+    figures.flush()
+    assert hour().aliases["default"]["misses"] == 1
+
+
+def test_names_that_were_removed_are_not_taken_for_others() -> None:
+    adapter, now = runtime.adapter(), datetime.now(UTC)
+    mine, theirs = Slots(), Slots()
+    adapter.store.run(stats.add, adapter.key_prefix, batch(mine=1), mine, now)
+    adapter.store.run(lambda clock: stats_cleared())
+    adapter.store.run(stats.add, adapter.key_prefix, batch(theirs=10), theirs, now)
+    adapter.store.run(stats.add, adapter.key_prefix, batch(mine=1), mine, now)
+    found = hour()
+    assert {name: counts["hits"] for (_, name), counts in found.pairs.items()} == {"theirs": 10}
+    assert found.aliases == {"a": {"hits": 10}, OTHER: {"hits": 1}}
+
+
+def test_names_are_data_whatever_they_look_like() -> None:
+    names = ["a.b", "$x", "", "$", "0", "ü", "a\0b", "-1"]
+    alias = counters.alias("we.ird$")
+    for name in names:
+        alias.add(f"{name}:1", HITS)
+    assert figures.flush()
+    assert {name for of, name in hour().pairs if of == "we.ird$"} == set(names)
+    assert hour().aliases["we.ird$"]["hits"] == len(names)
+
+
+def test_the_fleet_keeps_a_bounded_number_of_names_and_all_sums() -> None:
+    adapter, now = runtime.adapter(), datetime.now(UTC)
+    for process in range(20):
+        names = {f"p{process}n{number}": 1 for number in range(30)}
+        adapter.store.run(stats.add, adapter.key_prefix, batch(**names), Slots(), now)
+    found = hour()
+    assert len(found.pairs) == stats.MAX_NAMESPACES
+    assert found.aliases["a"]["hits"] == 600
+
+
+def test_aliases_beyond_the_limit_are_summed_up() -> None:
+    adapter, now = runtime.adapter(), datetime.now(UTC)
+    counts = {f"alias{number:02}": [1, *[0] * 7] for number in range(stats.MAX_ALIASES + 4)}
+    adapter.store.run(stats.add, adapter.key_prefix, Batch("p", counts, {}, {}), Slots(), now)
+    found = hour()
+    assert len(found.aliases) == stats.MAX_ALIASES + 1
+    assert found.aliases[OTHER]["hits"] == 4
+
+
+def test_an_hour_is_read_by_the_minute_and_no_further() -> None:
+    adapter = runtime.adapter()
+    now = datetime.now(UTC)
+    slots = Slots()
+    # Mongomock's time is this process's, so a first batch would fall into now: its names are registered before.
+    for back in (0, 1, 59, 60, 90):
+        moment = now - timedelta(minutes=back)
+        adapter.store.run(stats._register, adapter.key_prefix, stats._hour(moment), batch(x=1), slots)
+        adapter.store.run(stats.add, adapter.key_prefix, batch(x=back + 1), slots, moment)
+    found = adapter.store.run(stats.read, adapter.key_prefix, now)
+    assert len(found.minutes) == 60
+    assert found.minutes[-1] == now.replace(second=0, microsecond=0)
+    hits = found.series["cache_hits"]
+    assert (hits[-1], hits[-2], hits[0]) == (1, 2, 60)
+    assert sum(hits) == 63
+    assert found.pairs["a", "x"]["hits"] == 63
+
+
+def test_what_a_process_waits_for_goes_along() -> None:
+    told = [("lock", "k", 3, 12.5), ("flight", "f", 1, 2.0)]
+    figures.announce(lambda: told)
+    try:
+        figures.count("locks_contended")
+        assert figures.flush()
+        found = [(one.kind, one.key, one.count, one.longest) for one in hour().waits]
+        assert found == [("flight", "f", 1, 2.0), ("lock", "k", 3, 12.5)]
+    finally:
+        counters._waiting.clear()
+
+
+def test_the_errors_of_the_cache_are_counted() -> None:
+    away = {"TEST": {"URL": "mongodb://127.0.0.1:1/x"}, "CLIENT_OPTIONS": {"serverSelectionTimeoutMS": 50}}
+    with override_settings(GOSCOPE={**away, "ON_ERROR": "ignore"}):
+        cache.get("user:1")
+        cache.get("user:1")
+    with override_settings(GOSCOPE=away), pytest.raises(StoreUnavailable):
+        cache.get("user:1")
+    assert counters.alias("default").unsent()[NONE][ERRORS] == 3
