@@ -2,30 +2,26 @@
 
 Rules of this file:
 
-* It is written once, as flows of *calls in either colour*: ``run`` makes them on this thread, ``arun`` awaits the
-  twins.
+* It is written once for sync and async, as flows of calls.
 * The lease is no longer renewed once the claim's end is on its way, nor while a transaction of MongoDB is open.
 * The claim goes whatever happens: completed, abandoned, or by the end of its lease.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from goscope_django import runtime
 from goscope_django.contracts import IdempotencyClaim
-from goscope_django.core import arguments, flow
+from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
-from goscope_django.core.colours import finished
-from goscope_django.core.flow import Command, Flow, Pause
+from goscope_django.core.flow import Flow, acarry_out, call, carry_out, last_call
 from goscope_django.exceptions import IdempotencyConflict, StoreError
 from goscope_django.mongodb.idempotency.provider import IDEMPOTENCY, MongoDBIdempotencyProvider, claim_key
 from goscope_django.process import renewal
@@ -34,59 +30,6 @@ logger = logging.getLogger("goscope.idempotency")
 T = TypeVar("T")
 TRANSACTION: Final = 60
 """Seconds that MongoDB gives a transaction, unless its ``transactionLifetimeLimitSeconds`` says otherwise."""
-
-
-class Call(Command[Any]):
-    """A call in either colour: ``plain(...)`` or ``await twin(...)``, ``last`` if it must not be left half-way."""
-
-    __slots__ = ("args", "kwargs", "last", "plain", "twin")
-    last: bool
-
-    def __init__(self, plain: Callable[..., Any], twin: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        self.plain = plain
-        self.twin = twin
-        self.args = args
-        self.kwargs = kwargs
-        self.last = False
-
-
-def call(plain: Callable[..., Any], twin: Callable[..., Any], *args: Any, **kwargs: Any) -> Flow[Any]:
-    """``yield`` a call that is made on the spot."""
-    return (yield Call(plain, twin, *args, **kwargs))
-
-
-def end(plain: Callable[..., Any], twin: Callable[..., Any], *args: Any) -> Flow[Any]:
-    """``call`` for what ends a claim: a cancelled task makes it all the same. What was done would be done again."""
-    command = Call(plain, twin, *args)
-    command.last = True
-    return (yield command)
-
-
-def _execute(command: Command[Any]) -> Any:
-    if isinstance(command, Pause):
-        return time.sleep(command.seconds)
-    assert isinstance(command, Call)
-    return command.plain(*command.args, **command.kwargs)
-
-
-async def _aexecute(command: Command[Any]) -> Any:
-    if isinstance(command, Pause):
-        return await asyncio.sleep(command.seconds)
-    assert isinstance(command, Call)
-    found = command.twin(*command.args, **command.kwargs)
-    if not inspect.isawaitable(found):
-        return found
-    return await (finished(found) if command.last else found)
-
-
-def run(policy: Generator[Command[Any], Any, T]) -> T:
-    """Carry ``policy`` out on this thread."""
-    return flow.run(policy, _execute)
-
-
-async def arun(policy: Generator[Command[Any], Any, T]) -> T:
-    """Carry ``policy`` out in the current task."""
-    return await flow.arun(policy, _aexecute)
 
 
 class ClaimLost(IdempotencyConflict):
@@ -146,21 +89,21 @@ class Attempt:
         dies meanwhile is taken over when it has passed. One round trip. Raises ``ConfigurationError`` where there are
         no transactions, ``IdempotencyConflict`` if the claim has ended.
         """
-        session = run(self._open(timeout))
+        session = carry_out(self._open(timeout))
         try:
             yield session
         except BaseException:
-            run(self._undo())
+            carry_out(self._undo())
             raise
 
     @contextlib.asynccontextmanager
     async def atransaction(self, timeout: Duration = TRANSACTION) -> AsyncIterator[Any]:
         """Asynchronous twin of ``transaction``: an ``AsyncClientSession``."""
-        session = await arun(self._open(timeout))
+        session = await acarry_out(self._open(timeout))
         try:
             yield session
         except BaseException:
-            await arun(self._undo())
+            await acarry_out(self._undo())
             raise
 
     def _open(self, timeout: Duration) -> Flow[Any]:
@@ -197,7 +140,7 @@ class Attempt:
     def _rollback(self) -> Flow[None]:
         session, self._session = self._session, None
         if session is not None:
-            yield from end(self._provider.rollback, self._provider.arollback, session)
+            yield from last_call(self._provider.rollback, self._provider.arollback, session)
 
     # What the decorator does with it
 
@@ -223,16 +166,16 @@ class Attempt:
         self._stop()
         provider, session, self._session = self._provider, self._session, None
         if session is None:
-            stored = yield from end(provider.complete, provider.acomplete, self.name, self.token, value)
+            stored = yield from last_call(provider.complete, provider.acomplete, self.name, self.token, value)
         else:
             try:
-                stored = yield from end(
+                stored = yield from last_call(
                     provider.complete_within, provider.acomplete_within, session, self.name, self.token, value
                 )
             except GeneratorExit:
                 raise
             except BaseException:
-                yield from end(provider.rollback, provider.arollback, session)
+                yield from last_call(provider.rollback, provider.arollback, session)
                 raise
         if not stored:
             runtime.emit("idempotent_lost", key=self.name, token=self.token)
@@ -243,7 +186,7 @@ class Attempt:
         self._stop()
         try:
             yield from self._rollback()
-            yield from end(self._provider.abandon, self._provider.aabandon, self.name, self.token)
+            yield from last_call(self._provider.abandon, self._provider.aabandon, self.name, self.token)
         except StoreError as error:
             logger.warning("the claim on %.200r could not be given up and ends with its lease: %s", self.name, error)
 

@@ -19,7 +19,8 @@ from goscope_django.conf import OnError
 from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
 from goscope_django.core.colours import is_async_dispatch
-from goscope_django.idempotency.attempt import Attempt, arun, run, running
+from goscope_django.core.flow import acarry_out, carry_out
+from goscope_django.idempotency.attempt import Attempt, running
 from goscope_django.idempotency.policy import Policy
 
 P = ParamSpec("P")
@@ -80,15 +81,15 @@ def idempotent(
 
             @wraps(func)
             async def awrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
-                return await arun(policy.of(func, args, kwargs))
+                return await acarry_out(policy.of(func, args, kwargs))
 
             return cast("Callable[P, R]", awrapper)
 
         @wraps(func)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             if is_async_dispatch(func, args):
-                return cast("R", arun(policy.of(func, args, kwargs)))
-            return cast("R", run(policy.of(func, args, kwargs)))
+                return cast("R", acarry_out(policy.of(func, args, kwargs)))
+            return cast("R", carry_out(policy.of(func, args, kwargs)))
 
         return wrapper
 

@@ -23,13 +23,13 @@ from goscope_django import conf, runtime
 from goscope_django.contracts import IdempotencyClaim
 from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
-from goscope_django.core.flow import Flow, Pause, perform
+from goscope_django.core.flow import Flow, Pause, call, carry_out, invoke, perform
 from goscope_django.exceptions import IdempotencyError, InvalidType, InvalidValue, StoreError, Undecodable
 from goscope_django.http import requests, responses
 from goscope_django.http.problems import problem
 from goscope_django.idempotency import answers
 from goscope_django.idempotency import payload as idempotency_payload
-from goscope_django.idempotency.attempt import Attempt, ClaimLost, call, logger, run, running
+from goscope_django.idempotency.attempt import Attempt, ClaimLost, logger, running
 from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
 from goscope_django.process import transactions
 from goscope_django.process.outage import outage
@@ -84,7 +84,7 @@ class Policy:
     def of(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Flow[Any]:
         """The flow of one call."""
         request = requests.find(args, kwargs)
-        work = call(func, func, *args, **kwargs)
+        work = invoke(func, *args, **kwargs)
         if request is None:
             return self._function(func, args, kwargs, work)
         return self._view(request, work)
@@ -153,7 +153,7 @@ class Policy:
         value = answers.kept(response)
 
         def done() -> None:
-            run(self._record(attempt, value, response))
+            carry_out(self._record(attempt, value, response))
 
         if (yield from self._deferred(attempt, done)):
             return response
@@ -195,7 +195,7 @@ class Policy:
         value = yield from _working(found, work)
 
         def done() -> None:
-            run(_stored(found, {"result": value}))
+            carry_out(_stored(found, {"result": value}))
 
         if (yield from self._deferred(found, done)):
             return value
@@ -262,7 +262,7 @@ class Policy:
         """Whether the end waits for a commit."""
 
         def undone() -> None:
-            run(attempt.abandon())
+            carry_out(attempt.abandon())
 
         return bool((yield from call(transactions.after_commit, _no_transaction, done, undone)))
 

@@ -8,7 +8,22 @@ from typing import Any
 
 import pytest
 
-from goscope_django.core.flow import Command, Emit, Flow, Pause, Query, arun, ask, perform, run
+from goscope_django.core.flow import (
+    Command,
+    Emit,
+    Flow,
+    Pause,
+    Query,
+    acarry_out,
+    arun,
+    ask,
+    call,
+    carry_out,
+    invoke,
+    last_call,
+    perform,
+    run,
+)
 
 
 def in_sync(flow: Flow[Any], execute: Callable[[Command[Any]], Any]) -> Any:
@@ -161,3 +176,75 @@ def test_cancellation_is_thrown_in_and_goes_on() -> None:
 def test_commands_show_no_values() -> None:
     assert repr(Query("c", "insert", {"password": "x"})) == "Query(c.insert)"
     assert Emit("event", key="k").event.details == {"key": "k"}
+
+
+def test_a_call_is_made_by_its_plain_function_on_a_thread_and_by_its_twin_in_a_task() -> None:
+    async def twin(word: str) -> str:
+        await asyncio.sleep(0)
+        return f"twin {word}"
+
+    def flow() -> Flow[str]:
+        return (yield from call(lambda word: f"plain {word}", twin, "one"))
+
+    assert carry_out(flow()) == "plain one"
+    assert asyncio.run(acarry_out(flow())) == "twin one"
+
+
+def test_one_function_serves_both_and_is_awaited_only_in_a_task() -> None:
+    async def work() -> int:
+        return 1
+
+    def flow(function: Any) -> Flow[Any]:
+        return (yield from invoke(function))
+
+    assert carry_out(flow(lambda: 2)) == asyncio.run(acarry_out(flow(lambda: 2))) == 2
+    assert asyncio.run(acarry_out(flow(work))) == 1
+    coroutine = carry_out(flow(work))
+    assert asyncio.iscoroutine(coroutine), "on a thread nobody can await it"
+    coroutine.close()
+
+
+def test_errors_of_a_call_are_thrown_into_the_flow() -> None:
+    def fail() -> None:
+        raise Boom
+
+    def flow() -> Flow[str]:
+        try:
+            yield from invoke(fail)
+        except Boom:
+            return "made good"
+        return "not raised"
+
+    assert carry_out(flow()) == asyncio.run(acarry_out(flow())) == "made good"
+
+
+def test_a_last_call_is_finished_by_a_cancelled_task() -> None:
+    done: list[str] = []
+
+    async def end() -> None:
+        await asyncio.sleep(0.01)
+        done.append("ended")
+
+    def flow(way: Any) -> Flow[None]:
+        yield from way(lambda: None, end)
+
+    async def cancelled(way: Any) -> None:
+        task = asyncio.ensure_future(acarry_out(flow(way)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled(call))
+    assert not done
+    asyncio.run(cancelled(last_call))
+    assert done == ["ended"]
+
+
+@pytest.mark.parametrize("command", [Query("c", "find_one"), Emit("x")])
+def test_commands_for_a_store_are_refused_without_one(command: Command[Any]) -> None:
+    with pytest.raises(TypeError, match="not a command that this executor knows"):
+        carry_out(perform(command))
+    with pytest.raises(TypeError, match="not a command that this executor knows"):
+        asyncio.run(acarry_out(perform(command)))
