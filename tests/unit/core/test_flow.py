@@ -184,7 +184,8 @@ def test_a_call_is_made_by_its_plain_function_on_a_thread_and_by_its_twin_in_a_t
         return f"twin {word}"
 
     def flow() -> Flow[str]:
-        return (yield from call(lambda word: f"plain {word}", twin, "one"))
+        found: str = yield from call(lambda word: f"plain {word}", twin, "one")
+        return found
 
     assert carry_out(flow()) == "plain one"
     assert asyncio.run(acarry_out(flow())) == "twin one"
