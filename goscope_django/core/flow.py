@@ -123,18 +123,24 @@ def invoke(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Flow[Any]
 
 def run(flow: Flow[T], execute: Callable[[Command[Any]], Any]) -> T:
     """Run ``flow`` on this thread. Costs about a microsecond beside what the commands cost."""
+    thrown: BaseException | None = None
     try:
         command = next(flow)
         while True:
             try:
                 result = execute(command)
             except BaseException as error:  # noqa: BLE001  the flow decides, cancellation included
+                thrown = error
                 command = flow.throw(error)
             else:
                 command = flow.send(result)
     except StopIteration as stop:
         value: T = stop.value
         return value
+    except RuntimeError as error:
+        if isinstance(thrown, StopIteration) and error.__cause__ is thrown:
+            raise thrown from None  # a generator makes another error of it, but it is what the function raised
+        raise
     finally:
         flow.close()
 
@@ -148,8 +154,9 @@ async def arun(flow: Flow[T], execute: Callable[[Command[Any]], Awaitable[Any]])
             asked = task.cancelling() if task else 0
             try:
                 result = await execute(command)
-                if task and task.cancelling() > asked:
-                    # asyncio.wait_for before Python 3.12, which drivers use, may swallow a cancellation.
+                if task and task.cancelling() > asked and type(command) is not Call:
+                    # asyncio.wait_for before Python 3.12, which drivers use, may swallow a cancellation. A function
+                    # that is called may do so as it likes: it is the user's, or has looked itself.
                     raise asyncio.CancelledError
             except BaseException as error:  # noqa: BLE001  the flow decides, cancellation included
                 command = flow.throw(error)

@@ -219,6 +219,50 @@ def test_errors_of_a_call_are_thrown_into_the_flow() -> None:
     assert carry_out(flow()) == asyncio.run(acarry_out(flow())) == "made good"
 
 
+def test_a_function_may_raise_stop_iteration() -> None:
+    """Generators make a ``RuntimeError`` of it; the caller gets what the function raised."""
+    made_good = []
+
+    def fail() -> None:
+        raise StopIteration(3)
+
+    def flow() -> Flow[None]:
+        try:
+            yield from invoke(fail)
+        finally:
+            made_good.append((yield from invoke(lambda: "done")))
+
+    with pytest.raises(StopIteration) as raised:
+        carry_out(flow())
+    assert raised.value.value == 3
+    assert made_good == ["done"]
+
+
+def test_another_runtime_error_stays_one() -> None:
+    def fail() -> None:
+        raise RuntimeError("own") from StopIteration(3)
+
+    with pytest.raises(RuntimeError, match="own"):
+        carry_out(invoke(fail))
+
+
+async def test_a_function_that_is_called_may_ignore_its_cancellation() -> None:
+    began = asyncio.Event()
+
+    async def stubborn() -> str:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "done all the same"
+        return "not cancelled"
+
+    task = asyncio.ensure_future(acarry_out(invoke(stubborn)))
+    await began.wait()
+    task.cancel()
+    assert await task == "done all the same"
+
+
 def test_a_last_call_is_finished_by_a_cancelled_task() -> None:
     done: list[str] = []
 
