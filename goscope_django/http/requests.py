@@ -1,20 +1,19 @@
-"""Who asks, for what, and whether the answer may be given to another: what single flight and idempotency share.
+"""Who sends a request, and what it asks for. Single flight and idempotency share this.
 
 Rules of this file:
 
 * Two requests have the same identity only if nothing that this file knows of tells them apart. In doubt they differ.
-* Credentials go in as hashes only.
+* Credentials become part of an identity as hashes only.
 * Looking at ``request.user`` loads the session, which Django takes for a use of it (``Vary: Cookie``). We look without
-  leaving a trace: it counts as used when the view uses it. See ``Caller``.
-* Both colours: what may load a user from a database has an asynchronous twin.
+  leaving a trace: the user counts as used when the view uses it. See ``Trace``.
+* ``caller`` is a flow, since it may load a user from a database.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from django.utils import timezone, translation
 from django.utils.functional import SimpleLazyObject, empty
 
 from goscope_django import conf
+from goscope_django.core.flow import Flow, call, invoke
 from goscope_django.exceptions import InvalidType
 
 CONDITIONS: Final = (
@@ -90,7 +90,7 @@ class Caller:
 
 
 def user_identity(user: Any) -> str | None:
-    """A text that no two users share, ``None`` for an anonymous one. Raises ``InvalidType`` if nothing names it."""
+    """A text that no two users share, ``None`` for an anonymous one. Raises ``InvalidType`` if nothing names the user."""
     if user is None or not getattr(user, "is_authenticated", False):
         return None
     meta = getattr(user, "_meta", None)
@@ -102,33 +102,16 @@ def user_identity(user: Any) -> str | None:
     raise InvalidType(f"a user of type {kind} has neither pk, id nor username: say user= to tell callers apart")
 
 
-def caller(request: Any, user: Any = None) -> Caller:
-    """Who sends ``request``.
+def caller(request: Any, user: Any = None) -> Flow[Caller]:
+    """A flow: who sends ``request``.
 
     The scope is the authenticated user, and in every case a hash of the ``Authorization`` header; with neither, a hash
     of the session cookie. ``user`` replaces all of that: a value (text, number, UUID, a model instance) or a function
-    of the request; one that gives ``None`` or an anonymous user leaves it at the default.
+    of the request, in a task also a coroutine function. One that gives ``None`` or an anonymous user changes nothing.
+    Raises ``InvalidType`` for a user without ``pk``, ``id`` or ``username``.
     """
-    found = _given(user(request) if callable(user) else user)
-    return found or _caller(request, user_identity(_peek(request)))
-
-
-async def acaller(request: Any, user: Any = None) -> Caller:
-    """Asynchronous twin of ``caller``: asks ``request.auser()``; ``user`` may be a coroutine function."""
-    given = user(request) if callable(user) else user
-    if inspect.isawaitable(given):
-        given = await given
-    return _given(given) or _caller(request, user_identity(await _apeek(request)))
-
-
-def scope(request: Any, user: Any = None) -> str:
-    """``caller(request, user).scope``: a text that tells callers apart and holds no credential."""
-    return caller(request, user).scope
-
-
-async def ascope(request: Any, user: Any = None) -> str:
-    """Asynchronous twin of ``scope``."""
-    return (await acaller(request, user)).scope
+    found = _given((yield from invoke(user, request)) if callable(user) else user)
+    return found or _caller(request, user_identity((yield from _peek(request))))
 
 
 def _given(value: Any) -> Caller | None:
@@ -162,7 +145,10 @@ def _caller(request: Any, user: str | None) -> Caller:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a view used: the session ``itself``, it or the user (``either``); ``user`` is one that it put in place."""
+    """What a view used.
+
+    ``itself``: the session. ``either``: the session or the user. ``user``: the user that the view put into the request.
+    """
 
     itself: bool
     either: bool
@@ -190,13 +176,13 @@ class Trace:
         session, user = getattr(inner, "session", None), inner.__dict__.get("user")
         itself = bool(getattr(session, "accessed", False))
         if session is not None:
-            # Whoever still watches has noted that the user was used, and is the one to tell Django.
+            # A trace that is still open has noted that the user was used, and will tell Django.
             session.accessed = self._before or itself or (self.user_used and not traces)
         return Used(itself, itself or self.user_used, None if user is self._user else user)
 
 
 def watch(request: Any) -> Trace:
-    """Begin to note what the view uses; to be ended by ``Trace.end`` whatever happens."""
+    """Begin to note what the view uses. The caller must end it by ``Trace.end``, whatever happens."""
     inner = plain(request)
     trace = Trace(inner)
     _traces(inner).append(trace)
@@ -211,7 +197,7 @@ def _traces(inner: Any) -> list[Trace]:
 
 
 def _use(inner: Any) -> None:
-    """The user was asked for: note it, or where nobody watches tell Django at once."""
+    """The user was asked for: note it. If no trace is open, tell Django at once."""
     traces = _traces(inner)
     for trace in traces:
         trace.user_used = True
@@ -229,42 +215,46 @@ def _untouched(inner: Any) -> bool:
     )
 
 
-def _peek(request: Any) -> Any:
+def _peek(request: Any) -> Flow[Any]:
+    """The user. If nobody has asked for it yet, our looking leaves no trace: only the view's asking will count."""
     inner = plain(request)
     if inner is not request or not _untouched(inner):
         return getattr(request, "user", None)
+    return (yield from call(_look, _alook, inner))
+
+
+def _look(inner: Any) -> Any:
     user = inner.user
     ours, looked_at = inner.__dict__.get(_LOOKED_AT, (None, None))
     if user is ours:
         return looked_at
     with contextlib.suppress(AttributeError):
         bool(user.is_authenticated)  # loads it
-    inner.session.accessed = False
 
     def use() -> Any:
         _use(inner)
         return user._wrapped
 
+    inner.session.accessed = False
     inner.user = SimpleLazyObject(use)
     inner.__dict__[_LOOKED_AT] = (inner.user, user)
     return user
 
 
-async def _apeek(request: Any) -> Any:
-    inner = plain(request)
-    load: Callable[[], Awaitable[Any]] | None = getattr(inner, "auser", None)
-    if inner is not request or load is None or not _untouched(inner):
-        return getattr(request, "user", None)
+async def _alook(inner: Any) -> Any:
+    load = getattr(inner, "auser", None)
+    if load is None:
+        return inner.user
     ours, looked_at = inner.__dict__.get(_ALOOKED_AT, (None, None))
     if load is ours:
         return looked_at
     user = await load()
-    inner.session.accessed = False
 
     async def auser() -> Any:
         _use(inner)
         return user
 
+    inner.session.accessed = False
     inner.auser = auser
     inner.__dict__[_ALOOKED_AT] = (auser, user)
     return user

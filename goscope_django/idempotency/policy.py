@@ -107,8 +107,8 @@ class Policy:
                 return (yield from work)
             detail = f"This operation needs an {idempotency_payload.HEADER} header, so that a repeat does no harm."
             return problem(400, "idempotency-key-missing", "Idempotency-Key is missing", detail)
-        scope = yield from call(requests.scope, requests.ascope, request, self.user)
-        name = idempotency_payload.stored_key(request, key, scope)
+        caller = yield from requests.caller(request, self.user)
+        name = idempotency_payload.stored_key(request, key, caller.scope)
         seen = None if self.fingerprint is False else self._fingerprint_of(request)
         try:
             found = yield from self._begin(name, key, seen)

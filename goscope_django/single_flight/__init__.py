@@ -1,23 +1,11 @@
-"""``single_flight``: identical calls that run at the same time, anywhere in the fleet, run once and share the outcome.
+"""``single_flight``: identical calls that run at the same time, on any machine, run once and share the outcome.
 
-Rules of this file:
-
-* It is deduplication, not mutual exclusion. Whenever something is in the way (time, the server, an unshareable result)
-  the function runs, for this caller alone; nobody gets an answer that may not be theirs.
-* What a function returned or raised is never replaced by a failure to share it.
-* The two colours differ in ``await`` alone; ``single_flight_plan`` decides.
+The decorator is in ``decorator``; which flight a call belongs to is in ``policy``, what an outcome means in ``plan``.
 """
 
 from __future__ import annotations
 
-from goscope_django.single_flight.decorator import (
-    single_flight,
-)
-from goscope_django.single_flight.plan import (
-    HEADER,
-)
+from goscope_django.single_flight.decorator import single_flight
+from goscope_django.single_flight.plan import HEADER
 
-__all__ = [
-    "HEADER",
-    "single_flight",
-]
+__all__ = ["HEADER", "single_flight"]

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
+from goscope_django.core.flow import Flow, call
 from goscope_django.core.forking import at_fork
 from goscope_django.mongodb.figures import Wait
 from goscope_django.mongodb.single_flight.values import Entered
@@ -57,6 +58,15 @@ class Waiter:
         self.future.set_result(answer)
         return True
 
+    def result(self, deadline: float) -> Any:
+        """Wait for the answer. Raises ``TimeoutError`` at ``deadline`` (monotonic)."""
+        return self.future.result(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
+
+    async def aresult(self, deadline: float) -> Any:
+        """Async version of ``result``."""
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            return await asyncio.wrap_future(self.future)
+
 
 @dataclass(eq=False, slots=True)
 class Entry:
@@ -79,9 +89,14 @@ class Group:
     """All entries of one process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._entries: dict[Place, Entry] = {}
-        self._undecided: dict[Place, int] = {}
+        self._lock: threading.Lock
+        self._entries: dict[Place, Entry]
+        self._undecided: dict[Place, int]
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin without callers, as a forked child does: none of its parent's threads run in it."""
+        self._lock, self._entries, self._undecided = threading.Lock(), {}, {}
 
     def enter(self, key: Place, loop: asyncio.AbstractEventLoop | None = None) -> tuple[Entry, Waiter | None]:
         """Be the contender of ``key`` (no waiter), or wait; a task says in which ``loop``."""
@@ -138,21 +153,10 @@ class Group:
             return None
         return waiter.future.result()
 
-    def answer(self, entry: Entry, waiter: Waiter, deadline: float) -> Any:
+    def answer(self, entry: Entry, waiter: Waiter, deadline: float) -> Flow[Any]:
         """The answer that ``waiter`` gets until ``deadline`` (monotonic), or ``None``."""
         try:
-            return waiter.future.result(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
-        except TimeoutError:
-            return self._late(entry, waiter)
-        except BaseException:
-            self._late(entry, waiter)
-            raise
-
-    async def aanswer(self, entry: Entry, waiter: Waiter, deadline: float) -> Any:
-        """Asynchronous twin of ``answer``."""
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await asyncio.wrap_future(waiter.future)
+            return (yield from call(waiter.result, waiter.aresult, deadline))
         except TimeoutError:
             return self._late(entry, waiter)
         except BaseException:
@@ -193,16 +197,6 @@ class Group:
         return [("flight", key, len(joined), now - min(joined)) for key, joined in lines if joined]
 
 
-group = Group()
-
-
-def _waits() -> list[Wait]:
-    return group.waits()  # a forked child has another one
-
-
-counters.announce(_waits)
-
-
 def pause(waited: float, flying: float, sent: int, callers: int, expected: float | None) -> float:
     """Seconds until the server is asked again.
 
@@ -222,9 +216,6 @@ def pause(waited: float, flying: float, sent: int, callers: int, expected: float
     return max(FLOOR, chosen) * random.uniform(0.85, 1.15)
 
 
-def _forget_parent() -> None:
-    global group
-    group = Group()
-
-
-at_fork(child=_forget_parent)
+group = Group()
+counters.announce(group.waits)
+at_fork(child=group.clear)

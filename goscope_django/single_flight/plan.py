@@ -17,16 +17,15 @@ from django.db import connections
 from goscope_django import runtime
 from goscope_django.exceptions import GoscopeError, StoreError
 from goscope_django.http import requests, responses
-from goscope_django.http import responses as credentials
 from goscope_django.http.requests import Caller, Used
 from goscope_django.mongodb.adapter import MongoDBAdapter
 from goscope_django.mongodb.single_flight.flows import FLIGHTS, MAX_BODY, MongoDBFlightProvider
 from goscope_django.mongodb.single_flight.values import Entered, Terms
-from goscope_django.process import counters, outage
+from goscope_django.process import counters
 from goscope_django.process.kept_lease import Renewable
-from goscope_django.single_flight import errors as single_flight_errors
-from goscope_django.single_flight import group as single_flight_group
-from goscope_django.single_flight.group import Entry
+from goscope_django.process.outage import Outage
+from goscope_django.single_flight import errors
+from goscope_django.single_flight.group import Entry, pause
 
 logger = logging.getLogger("goscope.single_flight")
 HEADER: Final = "X-Single-Flight"
@@ -57,12 +56,6 @@ class Landed:
     value: Any
     took: float
 
-    def parts(self) -> tuple[str, Any, float]:
-        return self.kind, self.value, self.took
-
-    def unshared(self) -> Landed:
-        return Landed("unshared", None, self.took)
-
 
 def flights() -> MongoDBFlightProvider:
     """The flights of this project's adapter."""
@@ -88,7 +81,7 @@ class Plan:
     provider: MongoDBFlightProvider
     terms: Terms
     deadline: float
-    outage: outage.Outage
+    outage: Outage
     ignore: bool
 
     @property
@@ -111,7 +104,7 @@ class Plan:
         expected, longest = _took.get(self.name), self.terms.linger / 3_000
 
         def pace(waited: float, flying: float, sent: int) -> float:
-            return min(longest, single_flight_group.pause(waited, flying, sent, entry.callers(), expected))
+            return min(longest, pause(waited, flying, sent, entry.callers(), expected))
 
         return pace
 
@@ -120,7 +113,9 @@ class Plan:
     def accept(self, answer: Any) -> Any:
         """What to return for ``answer``: its value, ``BYPASS`` or a ``Variant``. Raises the leader's exception."""
         if isinstance(answer, StoreError):
-            return self._without(answer)
+            if not self.ignore:
+                raise type(answer)(str(answer)) from answer
+            return BYPASS
         if not isinstance(answer, Landed):
             return BYPASS
         _took[self.name] = answer.took
@@ -142,7 +137,7 @@ class Plan:
 
     def _opened(self, landed: Landed) -> Any:
         if landed.kind == "error":
-            return single_flight_errors.unpack(landed.value)
+            return errors.unpack(landed.value)
         if landed.kind == "value":
             return runtime.codec().decode(self.provider.stored(self.key), copy.deepcopy(landed.value))
         names = tuple(landed.value["vary"])
@@ -181,9 +176,9 @@ class Plan:
             logger.debug("the response of %s is not shared: %s", self.name, why)
             return Landed("unshared", None, took)
         names = responses.vary_on(response)
-        if credentials.found_out(caller, used):
+        if responses.found_out(caller, used):
             # The same Authorization may be everybody's, as before a site that is not public yet.
-            names = tuple(sorted({"cookie", *names, *credentials.sent(self.request)}))
+            names = tuple(sorted({"cookie", *names, *responses.sent(self.request)}))
         varied = requests.identity(*requests.header_values(self.request, names))
         value = {"response": packed, "vary": list(names), "varied": varied, "used": used.either}
         return Landed("response", value, took)
@@ -193,14 +188,14 @@ class Plan:
         if used is None or self.caller is None:
             return False
         bound = responses.why_bound(self.request, self.caller, used)
-        return bool(bound or (credentials.found_out(self.caller, used) and credentials.sent(self.request)))
+        return bool(bound or (responses.found_out(self.caller, used) and responses.sent(self.request)))
 
     def failed(self, error: Exception, used: Used | None, took: float) -> Landed:
         """The outcome of a call that raised ``error``."""
         counters.count("flights_led")
         if self._bound(used):
             return Landed("unshared", None, took)
-        return Landed("error", single_flight_errors.pack(error), took)
+        return Landed("error", errors.pack(error), took)
 
     def doomed(self, landed: Landed) -> bool:
         """Whether it reports a failure whose transaction is to be rolled back anyhow: no commit can be outrun by it."""
@@ -208,12 +203,6 @@ class Plan:
         return failure and any(
             one.in_atomic_block and one.needs_rollback for one in connections.all(initialized_only=True)
         )
-
-    def refused(self, error: Exception) -> Exception:
-        """``error``, with which publishing failed before anything was sent; the server's own errors are raised."""
-        if isinstance(error, StoreError):
-            raise error
-        return error
 
     def published(self, said: object, landed: Landed) -> Landed:
         """What this process's waiters get after the server ``said`` that, or refused by an exception."""
@@ -225,7 +214,7 @@ class Plan:
             )
             return landed
         logger.warning("the result of flight %r can't be stored, so it is not shared: %s", self.key, said)
-        return landed.unshared()
+        return Landed("unshared", None, landed.took)
 
     # The server is away
 
@@ -238,11 +227,6 @@ class Plan:
         if not self.ignore:
             raise error
         self.outage.failed(error)
-        return BYPASS
-
-    def _without(self, error: StoreError) -> Bypass:
-        if not self.ignore:
-            raise type(error)(str(error)) from error
         return BYPASS
 
     def not_published(self, error: StoreError) -> None:

@@ -1,107 +1,78 @@
-"""What ``single_flight`` was told, and which flight a call of a function is one of.
+"""What ``single_flight`` was told, and the name of the flight that a call belongs to.
 
 Rules of this file:
 
 * A view's flight is named by the function, and by everything that may make the response another caller's or another
-  representation; a plain function's by the function and its ``key``.
-* A wrong argument is told when the function is decorated, a call that can't be named when it is made.
+  representation. A plain function's flight is named by the function and its ``key``.
+* A wrong argument raises when the function is decorated, a call that can't be named when it is made.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable
 from typing import Any, Final
 
 from goscope_django import conf
 from goscope_django.core import arguments
+from goscope_django.core.arguments import Duration
 from goscope_django.core.colours import unwrapped
+from goscope_django.core.flow import Flow, invoke
 from goscope_django.exceptions import InvalidType
 from goscope_django.http import requests
 from goscope_django.http.requests import Caller
 from goscope_django.mongodb.single_flight.values import Terms
-from goscope_django.process import outage
+from goscope_django.process.outage import outage
 from goscope_django.single_flight.plan import Plan, flights
 
 SAFE_METHODS: Final = ("GET", "HEAD")
 PATIENCE: Final = {"ignore": 2.0, "raise": 10.0}
-"""Seconds that one command may take before the server counts as away."""
+"""Seconds that one command may take before MongoDB counts as out of reach."""
 
 LONGEST_NAME: Final = 300
 LONGEST_TEXT: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
 class Policy:
-    """What the decorator was told. ``lease`` and ``linger`` in milliseconds, ``blocking`` in seconds."""
+    """What the decorator was told, checked. Raises ``InvalidType`` or ``InvalidValue``, naming the argument."""
 
-    lease: int
-    blocking: float
-    key: str | Callable[..., Any] | None
-    user: Any
-    linger: int
-    on_error: str | None
+    def __init__(
+        self,
+        timeout: Duration,
+        blocking_timeout: Duration,
+        key: str | Callable[..., Any] | None,
+        user: Any,
+        linger: Duration,
+        on_error: str | None,
+    ) -> None:
+        if callable(timeout):
+            raise InvalidType("@single_flight needs parentheses: @single_flight()")
+        if key is not None and not callable(key):
+            arguments.key(key)
+        if on_error is not None:
+            conf.on_error(on_error, "on_error")
+        self.lease = arguments.duration_milliseconds(timeout, "timeout")
+        self.blocking = arguments.duration_seconds(blocking_timeout, "blocking_timeout")
+        self.key = key
+        self.user = user
+        self.linger = arguments.duration_milliseconds(linger, "linger")
+        self.on_error = on_error
 
-    def plan(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan | None:
+    def plan(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow[Plan | None]:
         """The plan for a call, ``None`` if it is not to be shared."""
-        request = self._request(fn, args, kwargs)
-        text = self.key(*args, **kwargs) if callable(self.key) else self.key
-        if not self._shares(request, text):
-            return None
-        caller = requests.caller(request, self.user) if request is not None else None
-        return self._plan(fn, args, kwargs, request, text, caller)
-
-    async def aplan(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan | None:
-        """Asynchronous twin of ``plan``."""
-        request = self._request(fn, args, kwargs)
-        text = self.key(*args, **kwargs) if callable(self.key) else self.key
-        if inspect.isawaitable(text):
-            text = await text
-        if not self._shares(request, text):
-            return None
-        caller = await requests.acaller(request, self.user) if request is not None else None
-        return self._plan(fn, args, kwargs, request, text, caller)
-
-    def _request(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         request = requests.find(args, kwargs)
         if request is None and self.key is None:
             raise InvalidType(
                 f"single_flight() on {name_of(fn, args, None)}: the call has no request, so it needs a key "
                 f"(key='text', or a function of the call's arguments)"
             )
-        return request
-
-    def _shares(self, request: Any, text: Any) -> bool:
-        if self.key is None:
-            return request is not None and requests.plain(request).method in SAFE_METHODS
-        if text is not None:
-            arguments.key(text)
-        return text is not None
-
-    def _plan(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        request: Any,
-        text: str | None,
-        caller: Caller | None,
-    ) -> Plan:
+        text = (yield from invoke(self.key, *args, **kwargs)) if callable(self.key) else self.key
+        if not self._shares(request, text):
+            return None
+        caller = None if request is None else (yield from requests.caller(request, self.user))
         name = name_of(fn, args, request)
-        if request is not None and caller is not None:
-            if text is None:
-                key = f"{name}:{requests.key(request, caller.scope)}"
-            else:
-                method, host = requests.plain(request).method, requests.host(request)
-                parts = ("key", text, method, host, caller.scope, requests.representation(request))
-                key = f"{name}:{requests.identity(*parts)}"
-        else:
-            key = f"{name}:{text if text is None or len(text) <= LONGEST_TEXT else requests.digest(text)}"
         ignore = (self.on_error or conf.current().on_error) == "ignore"
         limit = PATIENCE["ignore" if ignore else "raise"]
         return Plan(
@@ -111,48 +82,30 @@ class Policy:
             request=request,
             caller=caller,
             name=name,
-            key=key,
+            key=f"{name}:{_which(request, caller, text)}",
             provider=flights(),
             terms=Terms(self.lease, self.linger, f"{socket.gethostname()}:{os.getpid()}", limit),
             deadline=time.monotonic() + self.blocking,
-            outage=outage.outage("single_flight"),
+            outage=outage("single_flight"),
             ignore=ignore,
         )
 
-
-def make_policy(
-    timeout: float | timedelta,
-    blocking_timeout: float | timedelta,
-    key: Any,
-    user: Any,
-    linger: float | timedelta,
-    on_error: str | None,
-) -> Policy:
-    """A checked policy. Raises ``InvalidType`` or ``InvalidValue``, naming the argument."""
-    if callable(timeout):
-        raise InvalidType("@single_flight needs parentheses: @single_flight()")
-    if key is not None and not callable(key):
-        arguments.key(key)
-    if on_error is not None:
-        conf.on_error(on_error, "on_error")
-    return Policy(
-        lease=arguments.duration_milliseconds(timeout, "timeout"),
-        blocking=arguments.duration_seconds(blocking_timeout, "blocking_timeout"),
-        key=key,
-        user=user,
-        linger=arguments.duration_milliseconds(linger, "linger"),
-        on_error=on_error,
-    )
+    def _shares(self, request: Any, text: Any) -> bool:
+        if self.key is None:
+            return requests.plain(request).method in SAFE_METHODS
+        if text is not None:
+            arguments.key(text)
+        return text is not None
 
 
-def _view_name(fn: Any, view: type) -> str:
-    """Of what ``as_view()`` gave: all of them have one name, that of the function inside it."""
-    options = getattr(fn, "view_initkwargs", None) or getattr(fn, "initkwargs", None) or {}
-    said = [
-        (name, repr(value) if isinstance(value, (str, int, float)) else type(value)) for name, value in options.items()
-    ]
-    more = requests.identity(sorted(said, key=str), sorted((getattr(fn, "actions", None) or {}).items()))
-    return f"{view.__qualname__}.{view.__name__}:{more}"
+def _which(request: Any, caller: Caller | None, text: str | None) -> str | None:
+    """Which of the function's flights: of a request or a ``key``, or of both."""
+    if caller is None:
+        return text if text is None or len(text) <= LONGEST_TEXT else requests.digest(text)
+    if text is None:
+        return requests.key(request, caller.scope)
+    method, host = requests.plain(request).method, requests.host(request)
+    return requests.identity("key", text, method, host, caller.scope, requests.representation(request))
 
 
 def name_of(fn: Callable[..., Any], args: tuple[Any, ...], request: Any) -> str:
@@ -174,3 +127,13 @@ def name_of(fn: Callable[..., Any], args: tuple[Any, ...], request: Any) -> str:
     # A spawned child calls the module that was run by another name.
     full = f"{module.replace('__mp_main__', '__main__')}.{name}"
     return full if len(full) <= LONGEST_NAME else f"{full[:LONGEST_NAME]}:{requests.digest(full)}"
+
+
+def _view_name(fn: Any, view: type) -> str:
+    """Of what ``as_view()`` gave: all such functions have the same name, that of the function inside it."""
+    options = getattr(fn, "view_initkwargs", None) or getattr(fn, "initkwargs", None) or {}
+    said = [
+        (name, repr(value) if isinstance(value, (str, int, float)) else type(value)) for name, value in options.items()
+    ]
+    more = requests.identity(sorted(said, key=str), sorted((getattr(fn, "actions", None) or {}).items()))
+    return f"{view.__qualname__}.{view.__name__}:{more}"

@@ -18,6 +18,7 @@ from django.test import RequestFactory
 from pymongo import MongoClient
 
 from goscope_django import runtime
+from goscope_django.core.flow import carry_out
 from goscope_django.mongodb.single_flight.flows import FLIGHTS
 from goscope_django.mongodb.single_flight.values import Entered, Terms
 from goscope_django.single_flight import group as single_flight_group
@@ -310,8 +311,8 @@ def test_nobody_looks_less_often_than_a_result_is_kept() -> None:
     def value() -> str:
         return "x"
 
-    policy = single_flight_policy.make_policy(5, 10, "k", None, 0.15, None)
-    plan = policy.plan(value, (), {})
+    policy = single_flight_policy.Policy(5, 10, "k", None, 0.15, None)
+    plan = carry_out(policy.plan(value, (), {}))
     assert plan is not None
     pace = plan.pace(single_flight_group.Entry((0, "k")))
     assert all(pace(waited, waited, 5) <= 0.05 for waited in (0.0, 0.5, 5.0, 50.0))

@@ -22,6 +22,7 @@ from goscope_django.mongodb.single_flight.values import Terms
 from goscope_django.process import outage
 from goscope_django.signals import degraded, recovered
 from goscope_django.single_flight import group as single_flight_group
+from goscope_django.single_flight import plan as single_flight_plan
 from goscope_django.single_flight import policy as single_flight_policy
 from goscope_django.single_flight import single_flight
 from goscope_django.single_flight.plan import flights
@@ -362,7 +363,7 @@ def test_who_joins_a_process_that_waits_after_the_publication_runs_it_anew(monke
         assert look.wait(20)
         return 0.0
 
-    monkeypatch.setattr(single_flight_group, "pause", pause)
+    monkeypatch.setattr(single_flight_plan, "pause", pause)
 
     @single_flight(key="late", blocking_timeout=60)
     def value() -> str:
@@ -426,6 +427,38 @@ async def test_a_cancelled_waiter_leaves_the_flight_to_the_others() -> None:
     assert isinstance(found[1], asyncio.CancelledError)
     assert roles([one for one in found if isinstance(one, HttpResponse)]) == ["follower", "follower", "leader"]
     assert gate.entered == 1
+
+
+def test_a_function_may_raise_stop_iteration() -> None:
+    gate = Gate()
+
+    @single_flight(key="k")
+    def value() -> str:
+        gate.hold()
+        raise StopIteration(3)
+
+    found = gate.together([value] * 2)
+    assert [(type(one), one.args) for one in found] == [(StopIteration, (3,))] * 2
+    assert gate.entered == 1
+
+
+async def test_a_function_that_ignores_its_cancellation_shares_its_result() -> None:
+    began = asyncio.Event()
+
+    @single_flight(key="k")
+    async def value() -> str:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "done all the same"
+        return "not cancelled"
+
+    leader, follower = asyncio.ensure_future(value()), asyncio.ensure_future(value())
+    await began.wait()
+    await await_until(lambda: waiting() == 1)
+    leader.cancel()
+    assert [await leader, await follower] == ["done all the same"] * 2
 
 
 def test_a_leader_that_is_interrupted_lets_another_lead() -> None:

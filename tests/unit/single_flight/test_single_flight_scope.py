@@ -33,6 +33,7 @@ from rest_framework.response import Response
 from rest_framework.test import APIRequestFactory
 from rest_framework.views import APIView
 
+from goscope_django.core.flow import acarry_out, carry_out
 from goscope_django.http import requests, responses
 from goscope_django.single_flight import group as single_flight_group
 from goscope_django.single_flight import single_flight
@@ -111,8 +112,12 @@ def _meta(made: HttpRequest, **values: str) -> HttpRequest:
     return made
 
 
+def scope(made: HttpRequest, user: Any = None) -> str:
+    return carry_out(requests.caller(made, user)).scope
+
+
 def key_of(made: HttpRequest) -> str:
-    return requests.key(made, requests.scope(made))
+    return requests.key(made, scope(made))
 
 
 def test_requests_that_differ_in_anything_have_keys_that_differ() -> None:
@@ -137,7 +142,7 @@ def test_a_session_counts_only_where_nothing_else_says_who_asks() -> None:
 
 def test_no_credential_stands_in_a_scope() -> None:
     for made in (request(cookie="secret-cookie"), request(Authorization="Bearer secret-token")):
-        assert "secret" not in requests.scope(made)
+        assert "secret" not in scope(made)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +151,8 @@ def test_no_credential_stands_in_a_scope() -> None:
     ids=str,
 )
 def test_what_user_gives_tells_callers_apart_and_replaces_the_rest(one: Any, other: Any) -> None:
-    assert requests.scope(request(ann()), one) == requests.scope(request(cookie="s"), lambda request: one)
-    assert requests.scope(request(ann()), one) != requests.scope(request(ann()), other)
+    assert scope(request(ann()), one) == scope(request(cookie="s"), lambda request: one)
+    assert scope(request(ann()), one) != scope(request(ann()), other)
 
 
 def _give(what: Any, request: HttpRequest) -> Any:
@@ -157,20 +162,20 @@ def _give(what: Any, request: HttpRequest) -> Any:
 def test_a_user_function_that_gives_nothing_leaves_the_scope_as_it_is() -> None:
     for nothing in (None, AnonymousUser()):
         made = request(cookie="s")
-        assert requests.scope(made, partial(_give, nothing)) == requests.scope(made)
+        assert scope(made, partial(_give, nothing)) == scope(made)
 
 
 def _bare(**who: Any) -> Callable[[], HttpRequest]:
     return lambda: request(**who)
 
 
-async def test_both_colours_find_the_same_scope() -> None:
+async def test_sync_and_async_find_the_same_scope() -> None:
     async def tenant(request: HttpRequest) -> str:
         return "tenant"
 
     for make in (_bare(user=ann()), _bare(cookie="s"), _bare(Authorization="x")):
-        assert await requests.ascope(make()) == requests.scope(make())
-    assert await requests.ascope(request(), tenant) == requests.scope(request(), "tenant")
+        assert (await acarry_out(requests.caller(make()))).scope == scope(make())
+    assert (await acarry_out(requests.caller(request(), tenant))).scope == scope(request(), "tenant")
 
 
 def _call(view: Callable[[HttpRequest], Any], **who: Any) -> Any:
@@ -563,7 +568,7 @@ def test_the_user_that_was_looked_at_is_still_there() -> None:
         return ann()
 
     made.user = SimpleLazyObject(load)  # type: ignore[assignment]
-    requests.caller(made)
+    scope(made)
     assert not made.session.accessed
     assert made.user == ann()
     assert made.session.accessed
