@@ -90,7 +90,7 @@ class Caller:
 
 
 def user_identity(user: Any) -> str | None:
-    """A text that no two users share, ``None`` for an anonymous one. Raises ``InvalidType`` if nothing names the user."""
+    """A text that no two users share, ``None`` for an anonymous one. ``InvalidType`` if it has no name."""
     if user is None or not getattr(user, "is_authenticated", False):
         return None
     meta = getattr(user, "_meta", None)

@@ -23,7 +23,8 @@ from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out, last_call
 from goscope_django.exceptions import IdempotencyConflict, StoreError
-from goscope_django.mongodb.idempotency.provider import IDEMPOTENCY, MongoDBIdempotencyProvider, claim_key
+from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY, claim_key
+from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
 from goscope_django.process import renewal
 
 logger = logging.getLogger("goscope.idempotency")

@@ -19,7 +19,8 @@ from goscope_django.exceptions import GoscopeError, StoreError
 from goscope_django.http import requests, responses
 from goscope_django.http.requests import Caller, Used
 from goscope_django.mongodb.adapter import MongoDBAdapter
-from goscope_django.mongodb.single_flight.flows import FLIGHTS, MAX_BODY, MongoDBFlightProvider
+from goscope_django.mongodb.single_flight.flows import FLIGHTS, MAX_BODY
+from goscope_django.mongodb.single_flight.provider import MongoDBFlightProvider
 from goscope_django.mongodb.single_flight.values import Entered, Terms
 from goscope_django.process import counters
 from goscope_django.process.kept_lease import Renewable

@@ -8,9 +8,22 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from goscope_django.mongodb import overview
+from goscope_django.mongodb.single_flight.provider import MongoDBFlightProvider
+from goscope_django.mongodb.single_flight.values import FlightInfo
 from goscope_django.single_flight import group as single_flight_group
+from goscope_django.single_flight.plan import flights
 
 PATIENCE = 30.0
+
+
+def in_the_air(
+    provider: MongoDBFlightProvider | None = None, limit: int = 1_000, run: Callable[..., Any] | None = None
+) -> list[FlightInfo]:
+    """The flights that somebody leads, by key; ``run`` runs a flow of the store where it is not ``store.run``."""
+    provider = provider or flights()
+    run = run or provider.store.run
+    return list(run(overview.flights, provider.stored("").removesuffix("flight:"), limit, None, "").items)
 
 
 def waiting() -> int:

@@ -1,6 +1,9 @@
-"""What is done with an idempotency record once it is claimed: results, second writes, lists. All as flows.
+"""Idempotency records in ``go_goscope_idempotency``: a claim while the work runs, then its result. All as flows.
 
-Every second write names the token of its claim and holds only while the claim's lease lasts: a slow worker never
+A record is a leased document with a value. Its ``key`` is ``claim:<stored key>`` while somebody works on it, and the
+stored key itself once there is a result, so that a unique index lets one result and one claim of a key exist.
+
+Every write after the claim names the claim's token and holds only while the claim's lease lasts: a slow worker never
 overwrites the record of the one that took its work over.
 """
 
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -30,8 +33,13 @@ LEASE: Final = Lease()
 SURELY: Final = timedelta(seconds=30)
 """A server's time of operation is at most ten idle seconds old: a result that lives on for so much longer is alive."""
 
+BATCH: Final = 1_000
+"""Documents that ``list`` reads with one command."""
+
 _REMEMBERED: Final = 10_000
+_TRANSIENT: Final = "TransientTransactionError"
 _FIELDS: Final = dict.fromkeys(("key", "claim", "token", "fingerprint", "value", "expiresAt"), True)
+_SHOWN: Final = dict.fromkeys(("key", "claim", "token", "updatedAt", "expiresAt"), True)
 
 
 def claim_key(full: str) -> str:
@@ -39,12 +47,17 @@ def claim_key(full: str) -> str:
     return f"claim:{full}"
 
 
-class ClaimFlows:
-    """The claims of one prefix.
+def _either(full: str) -> dict[str, Any]:
+    """A filter for the record of ``full``, in progress or finished, whoever made it."""
+    return {"key": {"$in": [full, claim_key(full)]}}
+
+
+class IdempotencyFlows:
+    """The operations of one prefix, as flows.
 
     ``finished`` holds the keys whose result this process has seen, so that a repeat is answered by one read, and
-    whether the result was to expire soon. It is a guess about the order of commands, never an answer: results are
-    neither kept here nor taken for granted.
+    whether the result was to expire soon. It is a guess about which command to send first, never an answer: no result
+    is kept here or taken for granted.
     """
 
     def __init__(self, prefix: str, codec: Codec) -> None:
@@ -59,29 +72,10 @@ class ClaimFlows:
             raise InvalidValue(f"key={full!r:.80}: stored keys that begin with 'claim:' are those of claims")
         return full
 
-    def either(self, full: str) -> dict[str, Any]:
-        """A filter for the record of ``full``, in progress or finished, whoever made it."""
-        return {"key": {"$in": [full, claim_key(full)]}}
-
-    def result_first(self, full: str) -> list[tuple[str, int]]:
-        """A sort, which the index on ``key`` serves, that puts a result before a claim."""
-        return [("key", 1 if full.encode("utf-8") < b"claim:" else -1)]
-
-    def claimed(self, clock: Clock, full: str, token: int) -> dict[str, Any]:
-        """A filter for the live claim with ``token``."""
-        return LEASE.mine(clock, key=claim_key(full), token=token)
-
-    def remember(self, full: str) -> None:
-        known = self.finished
-        known.setdefault(full, False)
-        if len(known) > _REMEMBERED:
-            with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread was quicker
-                del known[next(iter(known))]
-
-    # Claim
+    # Claims
 
     def begin(self, clock: Clock, key: str, ttl: int, fingerprint: str | None, lease: int) -> Flow[IdempotencyClaim]:
-        """One command: a read where the result was seen before, else the claim; two where that was in vain."""
+        """One command: a read if this process has seen the result, else the claim. Two if that read found nothing."""
         full = self.full(key)
         if full in self.finished:
             found = yield from self._recall(clock, full)
@@ -95,8 +89,8 @@ class ClaimFlows:
         return self._judged(clock, full, found, fingerprint, lease)
 
     def _recall(self, clock: Clock, full: str) -> Flow[dict[str, Any] | None]:
-        """The live result. An expression on time would cost the server a fifth of the read, so the time of operation
-        that comes with each answer decides where it can."""
+        """The live result. An expression on time would make the read a fifth slower, so where possible we compare with
+        the time of operation that comes with each answer."""
         found: dict[str, Any] | None
         if isinstance(clock, ServerClock) and clock.cluster_time and not self.finished.get(full):
             moment: datetime | None
@@ -130,10 +124,10 @@ class ClaimFlows:
             return Query(
                 IDEMPOTENCY,
                 "find_one_and_update",
-                self.either(full),
+                _either(full),
                 [{"$set": {**named(full), **grant}}],
                 projection={**_FIELDS, **clock.stamp()},
-                sort=self.result_first(full),
+                sort=self._result_first(full),
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
@@ -144,7 +138,7 @@ class ClaimFlows:
             except PyMongoError as error:
                 if not may_have_happened(error):
                     raise
-                # It is judged by its own claim, so it may go out again: what it took the first time it finds.
+                # It is judged by its own claim, so it may be sent again: it finds what it took the first time.
                 try:
                     return (yield from self._colliding(clock, full, query))
                 except PyMongoError:
@@ -164,21 +158,17 @@ class ClaimFlows:
         try:
             found = yield from upsert(clock, query)
         except DuplicateKeyError:
-            yield from self.clear(clock, full)
+            yield from self._clear(clock, full)
             found = yield from upsert(clock, query)
         return found
-
-    def clear(self, clock: Clock, full: str) -> Flow[None]:
-        """Remove an expired result that stands beside a claim."""
-        yield from ask(IDEMPOTENCY, "delete_many", {"key": full, **clock.expired_filter("expiresAt")})
 
     def _judged(
         self, clock: Clock, full: str, found: dict[str, Any], fingerprint: str | None, lease: int
     ) -> IdempotencyClaim:
-        """What stands in the way of a caller with ``fingerprint``."""
-        finished = found["key"] == full  # whatever stands in the way under this key is a result
+        """What the caller with ``fingerprint`` is told of the record that is there."""
+        finished = found["key"] == full  # what has this key is a result
         if finished:
-            self.remember(full)
+            self._remember(full)
         known = found.get("fingerprint")
         if fingerprint is not None and known is not None and known != fingerprint:
             return IdempotencyClaim("mismatch")
@@ -186,22 +176,23 @@ class ClaimFlows:
             return IdempotencyClaim("completed", value=self.codec.decode(full, found.get("value")))
         return IdempotencyClaim("in_progress", retry_after=LEASE.remaining(clock, found))
 
+    def extend(self, clock: Clock, key: str, token: int, lease: int) -> Flow[bool]:
+        """One command: let the claim's lease end ``lease`` milliseconds from now."""
+        test = self._claimed(clock, self.full(key), token)
+        query: Query[Any] = Query(IDEMPOTENCY, "update_one", test, LEASE.renew(clock, lease))
+        try:
+            changed = yield from perform(query)
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            changed = yield from perform(query)  # at worst the lease is a little longer
+        return bool(changed.matched_count)
 
-BATCH: Final = 1_000
-"""Documents that ``list`` reads with one command."""
+    def abandon(self, clock: Clock, key: str, token: int) -> Flow[bool]:
+        """One command: remove the live claim, so that the next caller starts at once."""
+        return (yield from self._remove("delete_one", self._claimed(clock, self.full(key), token)))
 
-_TRANSIENT: Final = "TransientTransactionError"
-_SHOWN: Final = dict.fromkeys(("key", "claim", "token", "updatedAt", "expiresAt"), True)
-
-
-def _refusal(full: str, error: Exception) -> InvalidValue:
-    return InvalidValue(
-        f"idempotency key {full!r:.200}: its result does not fit in one document of 16 MB: {str(error)[:100]}"
-    )
-
-
-class IdempotencyFlows(ClaimFlows):
-    """The operations of one prefix, as flows."""
+    # The end of the work
 
     def complete(
         self, clock: Clock, key: str, token: int, value: object, ttl: int | None, session: Any = None
@@ -213,7 +204,7 @@ class IdempotencyFlows(ClaimFlows):
         full = self.full(key)
         if ttl is None and not clock.adds:
             # mongomock can't add to a date: what it would add is read before, which is no race within one process.
-            found = yield from ask(IDEMPOTENCY, "find_one", self.claimed(clock, full, token), {"retention": True})
+            found = yield from ask(IDEMPOTENCY, "find_one", self._claimed(clock, full, token), {"retention": True})
             ttl = None if found is None else found.get("retention")
         keep = clock.after(ttl) if ttl is not None else clock.after_field("retention", "retainUntil")
         done = {
@@ -224,7 +215,9 @@ class IdempotencyFlows(ClaimFlows):
             "updatedAt": clock.now(),
         }
         more = {} if session is None else {"session": session}
-        query: Query[Any] = Query(IDEMPOTENCY, "update_one", self.claimed(clock, full, token), [{"$set": done}], **more)
+        query: Query[Any] = Query(
+            IDEMPOTENCY, "update_one", self._claimed(clock, full, token), [{"$set": done}], **more
+        )
         try:
             if session is None:
                 completed = yield from self._complete(clock, full, token, query)
@@ -235,7 +228,7 @@ class IdempotencyFlows(ClaimFlows):
                 raise
             raise _refusal(full, error) from error
         if completed:
-            self.remember(full)
+            self._remember(full)
         return completed
 
     def _complete(self, clock: Clock, full: str, token: int, query: Query[Any]) -> Flow[bool]:
@@ -246,17 +239,17 @@ class IdempotencyFlows(ClaimFlows):
         except PyMongoError as error:
             if not may_have_happened(error):
                 raise
-            found = yield from ask(IDEMPOTENCY, "confirm", {**self.either(full), "token": token})
+            found = yield from ask(IDEMPOTENCY, "confirm", {**_either(full), "token": token})
             if found is None or found["key"] == full:
                 return found is not None
             return bool((yield from perform(query)).matched_count)
-        # Somebody who knows no claims (Node) stored a result meanwhile. One that has expired goes; else it is the first
-        # and stands, and ours is dropped.
-        yield from self.clear(clock, full)
+        # A client that knows no claims (Node) stored a result meanwhile. If it has expired it is removed; else it was
+        # first and stays, and ours is dropped.
+        yield from self._clear(clock, full)
         try:
             return bool((yield from perform(query)).matched_count)
         except DuplicateKeyError:
-            yield from ask(IDEMPOTENCY, "delete_one", self.claimed(clock, full, token))
+            yield from ask(IDEMPOTENCY, "delete_one", self._claimed(clock, full, token))
             return False
 
     def _complete_within(self, full: str, token: int, query: Query[Any], session: Any) -> Flow[bool]:
@@ -311,36 +304,10 @@ class IdempotencyFlows(ClaimFlows):
         """Undo what was written in ``session``, and end it."""
         yield from ask("", "end", session)
 
-    def abandon(self, clock: Clock, key: str, token: int) -> Flow[bool]:
-        """One command: remove the live claim, so that the next caller starts at once."""
-        return (yield from self._remove("delete_one", self.claimed(clock, self.full(key), token)))
-
-    def _remove(self, method: str, test: dict[str, Any]) -> Flow[bool]:
-        query: Query[Any] = Query(IDEMPOTENCY, method, test)
-        try:
-            return bool((yield from perform(query)).deleted_count)
-        except PyMongoError as error:
-            if not may_have_happened(error):
-                raise
-            if (yield from ask(IDEMPOTENCY, "confirm", test)) is not None:
-                yield from perform(query)
-            return True
-
-    def extend(self, clock: Clock, key: str, token: int, lease: int) -> Flow[bool]:
-        """One command: let the claim's lease end ``lease`` milliseconds from now."""
-        test = self.claimed(clock, self.full(key), token)
-        query: Query[Any] = Query(IDEMPOTENCY, "update_one", test, LEASE.renew(clock, lease))
-        try:
-            changed = yield from perform(query)
-        except PyMongoError as error:
-            if not may_have_happened(error):
-                raise
-            changed = yield from perform(query)  # at worst the lease is a little longer
-        return bool(changed.matched_count)
-
     # Results
 
     def get(self, clock: Clock, key: str) -> Flow[IdempotencyRecord | None]:
+        """One command: the live result."""
         full = self.full(key)
         found = yield from ask(IDEMPOTENCY, "find_one", {"key": full, "$expr": clock.live()})
         if found is None:
@@ -365,10 +332,10 @@ class IdempotencyFlows(ClaimFlows):
             return Query(
                 IDEMPOTENCY,
                 "find_one_and_update",
-                self.either(full),
+                _either(full),
                 [{"$set": fields}],
                 projection={"key": True},
-                sort=self.result_first(full),
+                sort=self._result_first(full),
                 upsert=True,
                 return_document=ReturnDocument.BEFORE,
             )
@@ -387,20 +354,21 @@ class IdempotencyFlows(ClaimFlows):
             yield from ask(IDEMPOTENCY, "delete_one", {"key": claim_key(full), "claim": {"$ne": None}})
 
     def delete(self, clock: Clock, key: str) -> Flow[bool]:
+        """One command: remove the live result, and the live claim beside it."""
         full = self.full(key)
         self.finished.pop(full, None)
-        # What has expired is not there, whether or not the TTL monitor has been by.
-        return (yield from self._remove("delete_many", LEASE.mine(clock, **self.either(full))))
+        # What has expired counts as gone, whether or not the TTL monitor has removed it.
+        return (yield from self._remove("delete_many", LEASE.mine(clock, **_either(full))))
 
     # For observers
 
     def in_progress(self, clock: Clock, key: str) -> Flow[bool]:
-        """Whether somebody works on it now: one read that carries nothing."""
+        """One command: whether somebody works on it now. Reads no value."""
         test = {**LEASE.mine(clock, key=claim_key(self.full(key))), "claim": {"$ne": None}}
         return (yield from ask(IDEMPOTENCY, "find_one", test, {"_id": True})) is not None
 
     def list(self, clock: Clock, pattern: re.Pattern[str] | None, limit: int) -> Flow[list[IdempotencyInfo]]:
-        """Live claims, then live results, by key: one command for each thousand, and one for the end of each kind."""
+        """Live claims, then live results, by key: one command for each thousand, and one more for each kind."""
         shown: list[IdempotencyInfo] = []
         for name, kind in ((claim_key(self.prefix), {"$ne": None}), (self.prefix, None)):
             after: str | None = None
@@ -414,6 +382,44 @@ class IdempotencyFlows(ClaimFlows):
                     break
                 after = found[-1]["key"]
         return shown[:limit]
+
+    # Shared by several operations
+
+    def _result_first(self, full: str) -> Sequence[tuple[str, int]]:
+        """A sort, which the index on ``key`` serves, that puts a result before a claim."""
+        return [("key", 1 if full.encode("utf-8") < b"claim:" else -1)]
+
+    def _claimed(self, clock: Clock, full: str, token: int) -> dict[str, Any]:
+        """A filter for the live claim with ``token``."""
+        return LEASE.mine(clock, key=claim_key(full), token=token)
+
+    def _clear(self, clock: Clock, full: str) -> Flow[None]:
+        """Remove an expired result that stands beside a claim."""
+        yield from ask(IDEMPOTENCY, "delete_many", {"key": full, **clock.expired_filter("expiresAt")})
+
+    def _remove(self, method: str, test: dict[str, Any]) -> Flow[bool]:
+        query: Query[Any] = Query(IDEMPOTENCY, method, test)
+        try:
+            return bool((yield from perform(query)).deleted_count)
+        except PyMongoError as error:
+            if not may_have_happened(error):
+                raise
+            if (yield from ask(IDEMPOTENCY, "confirm", test)) is not None:
+                yield from perform(query)
+            return True
+
+    def _remember(self, full: str) -> None:
+        known = self.finished
+        known.setdefault(full, False)
+        if len(known) > _REMEMBERED:
+            with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread was quicker
+                del known[next(iter(known))]
+
+
+def _refusal(full: str, error: Exception) -> InvalidValue:
+    return InvalidValue(
+        f"idempotency key {full!r:.200}: its result does not fit in one document of 16 MB: {str(error)[:100]}"
+    )
 
 
 def idempotency_info(document: dict[str, Any], prefix: str) -> IdempotencyInfo:
@@ -433,10 +439,9 @@ def delete_idempotency(
 ) -> Flow[tuple[int, IdempotencyInfo | None]]:
     """Remove a claim or result that has this token; else what is there. Two commands at most."""
     full = prefix + key
-    either: dict[str, Any] = {"key": {"$in": [full, claim_key(full)]}}
-    test = either if token is None else {**either, "token": token}
+    test = _either(full) if token is None else {**_either(full), "token": token}
     removed = yield from ask(IDEMPOTENCY, "delete_many", test)
     if removed.deleted_count:
         return int(removed.deleted_count), None
-    found = yield from ask(IDEMPOTENCY, "find_one", {**either, "$expr": clock.live()}, {"value": False})
+    found = yield from ask(IDEMPOTENCY, "find_one", {**_either(full), "$expr": clock.live()}, {"value": False})
     return 0, None if found is None else idempotency_info(found, prefix)

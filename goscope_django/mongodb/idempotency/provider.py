@@ -1,4 +1,7 @@
-"""``adapter.idempotency``: results by key, with a claim while the work is in progress."""
+"""``adapter.idempotency``: results by key, with a claim while the work runs.
+
+This file checks arguments; what is sent is in ``flows``.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,7 @@ from goscope_django.core import arguments
 from goscope_django.exceptions import InvalidType
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.driver.store import Store
-from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY, IdempotencyFlows, claim_key
-
-__all__ = ["IDEMPOTENCY", "MongoDBIdempotencyProvider", "claim_key"]
+from goscope_django.mongodb.idempotency.flows import IdempotencyFlows
 
 _NO_TOKEN: Final = -1
 """In place of a number that no claim ever has."""
@@ -25,37 +26,21 @@ class MongoDBIdempotencyProvider:
         self.store = store
         self.flows = IdempotencyFlows(key_prefix, codec or Codec(pickle=False))
 
-    @staticmethod
-    def _begin(ttl: Ttl, fingerprint: str | None, lease_ttl: Ttl) -> tuple[int, str | None, int]:
-        if fingerprint is not None:
-            arguments.key(fingerprint, "fingerprint")
-        return arguments.ttl_milliseconds(ttl), fingerprint, arguments.ttl_milliseconds(lease_ttl, "lease_ttl")
-
-    @staticmethod
-    def _token(token: int) -> int:
-        if type(token) is not int:
-            raise InvalidType(f"token={token!r}: the token of a claim (int) is needed")
-        return token if 0 < token < 2**63 else _NO_TOKEN  # the driver refuses what BSON can't hold
-
-    @staticmethod
-    def _ttl(ttl: Ttl | None) -> int | None:
-        return None if ttl is None else arguments.ttl_milliseconds(ttl)
-
     def begin(self, key: str, ttl: Ttl, fingerprint: str | None = None, lease_ttl: Ttl = 60_000) -> IdempotencyClaim:
-        """Claim ``key``, or say what stands in the way. Atomic: of concurrent calls exactly one is ``started``.
+        """Claim ``key``, or tell what is there. Atomic: of concurrent calls exactly one is ``started``.
 
-        ``ttl`` is how long the result will be kept, ``lease_ttl`` how long the claim holds unless extended. Two round
-        trips where this process remembers a result that is gone. Raises ``OutcomeUnknown`` if the server was lost
-        half-way and can't be asked, ``Undecodable`` if the stored result is damaged, ``InvalidValue`` for a stored key
-        that begins with ``claim:``.
+        ``ttl`` is how long the result will be kept, ``lease_ttl`` how long the claim holds unless extended, both in
+        milliseconds or as a ``timedelta``. Two round trips where this process remembers a result that is gone. Raises
+        ``OutcomeUnknown`` if the connection broke and the outcome can't be asked for, ``Undecodable`` if the stored
+        result is damaged, ``InvalidValue`` for a stored key that begins with ``claim:``.
         """
-        return self.store.run(self.flows.begin, arguments.key(key), *self._begin(ttl, fingerprint, lease_ttl))
+        return self.store.run(self.flows.begin, arguments.key(key), *self._terms(ttl, fingerprint, lease_ttl))
 
     async def abegin(
         self, key: str, ttl: Ttl, fingerprint: str | None = None, lease_ttl: Ttl = 60_000
     ) -> IdempotencyClaim:
-        """Asynchronous twin of ``begin``."""
-        return await self.store.arun(self.flows.begin, arguments.key(key), *self._begin(ttl, fingerprint, lease_ttl))
+        """Async version of ``begin``."""
+        return await self.store.arun(self.flows.begin, arguments.key(key), *self._terms(ttl, fingerprint, lease_ttl))
 
     def complete(self, key: str, token: int, value: Any, ttl: Ttl | None = None) -> bool:
         """Store the result, kept for ``ttl`` (``begin``'s if ``None``); ``False`` unless ``token`` is the live claim's.
@@ -65,7 +50,7 @@ class MongoDBIdempotencyProvider:
         return self.store.run(self.flows.complete, arguments.key(key), self._token(token), value, self._ttl(ttl))
 
     async def acomplete(self, key: str, token: int, value: Any, ttl: Ttl | None = None) -> bool:
-        """Asynchronous twin of ``complete``."""
+        """Async version of ``complete``."""
         return await self.store.arun(self.flows.complete, arguments.key(key), self._token(token), value, self._ttl(ttl))
 
     def abandon(self, key: str, token: int) -> bool:
@@ -73,7 +58,7 @@ class MongoDBIdempotencyProvider:
         return self.store.run(self.flows.abandon, arguments.key(key), self._token(token))
 
     async def aabandon(self, key: str, token: int) -> bool:
-        """Asynchronous twin of ``abandon``."""
+        """Async version of ``abandon``."""
         return await self.store.arun(self.flows.abandon, arguments.key(key), self._token(token))
 
     def extend(self, key: str, token: int, lease_ttl: Ttl) -> bool:
@@ -82,7 +67,7 @@ class MongoDBIdempotencyProvider:
         return self.store.run(self.flows.extend, arguments.key(key), self._token(token), lease)
 
     async def aextend(self, key: str, token: int, lease_ttl: Ttl) -> bool:
-        """Asynchronous twin of ``extend``."""
+        """Async version of ``extend``."""
         lease = arguments.ttl_milliseconds(lease_ttl, "lease_ttl")
         return await self.store.arun(self.flows.extend, arguments.key(key), self._token(token), lease)
 
@@ -91,7 +76,7 @@ class MongoDBIdempotencyProvider:
         return self.store.run(self.flows.get, arguments.key(key))
 
     async def aget(self, key: str) -> IdempotencyRecord | None:
-        """Asynchronous twin of ``get``."""
+        """Async version of ``get``."""
         return await self.store.arun(self.flows.get, arguments.key(key))
 
     def set(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
@@ -99,7 +84,7 @@ class MongoDBIdempotencyProvider:
         self.store.run(self.flows.set, arguments.key(key), value, self._ttl(ttl))
 
     async def aset(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
-        """Asynchronous twin of ``set``."""
+        """Async version of ``set``."""
         await self.store.arun(self.flows.set, arguments.key(key), value, self._ttl(ttl))
 
     def delete(self, key: str) -> bool:
@@ -107,15 +92,15 @@ class MongoDBIdempotencyProvider:
         return self.store.run(self.flows.delete, arguments.key(key))
 
     async def adelete(self, key: str) -> bool:
-        """Asynchronous twin of ``delete``."""
+        """Async version of ``delete``."""
         return await self.store.arun(self.flows.delete, arguments.key(key))
 
     def in_progress(self, key: str) -> bool:
-        """Whether somebody works on ``key`` now: for those who wait. Carries no value and changes nothing."""
+        """Whether somebody works on ``key`` now, for callers that wait. Reads no value and changes nothing."""
         return self.store.run(self.flows.in_progress, arguments.key(key))
 
     async def ain_progress(self, key: str) -> bool:
-        """Asynchronous twin of ``in_progress``."""
+        """Async version of ``in_progress``."""
         return await self.store.arun(self.flows.in_progress, arguments.key(key))
 
     def list(self, pattern: str | None = None, limit: int = 1_000) -> builtins.list[IdempotencyInfo]:
@@ -126,7 +111,7 @@ class MongoDBIdempotencyProvider:
         return self.store.run(self.flows.list, arguments.pattern(pattern), arguments.count(limit, "limit"))
 
     async def alist(self, pattern: str | None = None, limit: int = 1_000) -> builtins.list[IdempotencyInfo]:
-        """Asynchronous twin of ``list``."""
+        """Async version of ``list``."""
         return await self.store.arun(self.flows.list, arguments.pattern(pattern), arguments.count(limit, "limit"))
 
     # Within one of MongoDB's transactions
@@ -141,7 +126,7 @@ class MongoDBIdempotencyProvider:
         return self.store.run(self.flows.transaction, arguments.key(key), self._token(token), milliseconds)
 
     async def atransaction(self, key: str, token: int, timeout: Ttl = 60_000) -> Any | None:
-        """Asynchronous twin of ``transaction``: an ``AsyncClientSession``."""
+        """Async version of ``transaction``: an ``AsyncClientSession``."""
         milliseconds = arguments.ttl_milliseconds(timeout, "timeout")
         return await self.store.arun(self.flows.transaction, arguments.key(key), self._token(token), milliseconds)
 
@@ -154,7 +139,7 @@ class MongoDBIdempotencyProvider:
         return self.store.run(self.flows.complete, arguments.key(key), self._token(token), value, None, session)
 
     async def acomplete_within(self, session: Any, key: str, token: int, value: Any) -> bool:
-        """Asynchronous twin of ``complete_within``."""
+        """Async version of ``complete_within``."""
         return await self.store.arun(self.flows.complete, arguments.key(key), self._token(token), value, None, session)
 
     def rollback(self, session: Any) -> None:
@@ -162,5 +147,23 @@ class MongoDBIdempotencyProvider:
         self.store.run(self.flows.rollback, session)
 
     async def arollback(self, session: Any) -> None:
-        """Asynchronous twin of ``rollback``."""
+        """Async version of ``rollback``."""
         await self.store.arun(self.flows.rollback, session)
+
+    # Arguments
+
+    @staticmethod
+    def _terms(ttl: Ttl, fingerprint: str | None, lease_ttl: Ttl) -> tuple[int, str | None, int]:
+        if fingerprint is not None:
+            arguments.key(fingerprint, "fingerprint")
+        return arguments.ttl_milliseconds(ttl), fingerprint, arguments.ttl_milliseconds(lease_ttl, "lease_ttl")
+
+    @staticmethod
+    def _token(token: int) -> int:
+        if type(token) is not int:
+            raise InvalidType(f"token={token!r}: the token of a claim (int) is needed")
+        return token if 0 < token < 2**63 else _NO_TOKEN  # the driver refuses what BSON can't hold
+
+    @staticmethod
+    def _ttl(ttl: Ttl | None) -> int | None:
+        return None if ttl is None else arguments.ttl_milliseconds(ttl)

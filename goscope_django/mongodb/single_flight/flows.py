@@ -1,15 +1,15 @@
 """Flights in ``go_goscope_flights``: one leader per key, and its result for those who were waiting.
 
-A flight is a leased document, found by ``_id``. While ``claim`` is set and ``expiresAt`` ahead somebody leads.
-Publishing is one update with the predicate on the claim: the claim goes, the result comes with ``published``, the token
-of its flight. The next leader leaves that result where it is, so that whoever still waits finds it.
+A flight is a leased document, found by ``_id``. While ``claim`` is set and ``expiresAt`` is ahead, somebody leads.
+Publishing is one update that requires the claim: it removes the claim, and stores the result with ``published``, the
+token of its flight. The next leader leaves that result in place, so that callers who still wait find it.
 
-Who may have a result is told by tokens, not by times: whoever found flight *t* in the air is served by a result of *t*
-or of a later flight, since all of these were published after that. Whoever finds nobody leading starts a flight,
-however young the last result is.
+Tokens, not times, tell who may have a result. A caller that found flight *t* in the air may have a result of *t* or of
+a later flight, since all of these were published after it began to wait. A caller that finds nobody leading starts a
+flight, however young the last result is.
 
-The idea is Go's ``singleflight``; that waiters look for a result before they contend is what the reports of its peers
-ask for (``posthog`` 56781, ``layercache`` 59).
+The idea is Go's ``singleflight``. Waiters look for a result before they try to lead, which is what users of similar
+packages ask for (``posthog`` 56781, ``layercache`` 59).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -28,11 +28,10 @@ from pymongo.errors import PyMongoError
 
 from goscope_django.core.flow import Emit, Flow, Pause, Query, ask, perform
 from goscope_django.mongodb.document.clock import Clock
-from goscope_django.mongodb.document.expressions import instant, literal, or_null, prefix_range
+from goscope_django.mongodb.document.expressions import instant, literal, or_null
 from goscope_django.mongodb.document.failures import may_have_happened, too_large
 from goscope_django.mongodb.document.lease import Lease, new_claim, upsert
 from goscope_django.mongodb.document.reading import number, text, whole
-from goscope_django.mongodb.driver.store import Store
 from goscope_django.mongodb.single_flight.values import Entered, FlightInfo, Result, Terms
 
 FLIGHTS: Final = "go_goscope_flights"
@@ -206,12 +205,6 @@ class FlightFlows:
             changed = yield from ask(FLIGHTS, "update_one", test, [{"$set": free}])
         return bool(changed.matched_count)
 
-    def list(self, clock: Clock, limit: int = 0) -> Flow[Sequence[FlightInfo]]:
-        """One command: the flights in the air, by key."""
-        test = {"_id": prefix_range(self.prefix), "claim": {"$ne": None}, "$expr": clock.live()}
-        found = yield from ask(FLIGHTS, "find", test, {"value": False}, sort=[("_id", 1)], limit=limit)
-        return [flight_info(one, self.prefix) for one in found]
-
 
 def _now(clock: Clock, document: dict[str, Any]) -> datetime:
     now = clock.read_stamp(document)
@@ -227,49 +220,3 @@ def flight_info(document: dict[str, Any], prefix: str) -> FlightInfo:
         started_at=instant(document.get("startedAt")),
         expires_at=instant(document.get("expiresAt")),
     )
-
-
-class MongoDBFlightProvider:
-    """Flights on one store."""
-
-    def __init__(self, store: Store, *, key_prefix: str = "") -> None:
-        self.store = store
-        self.flows = FlightFlows(key_prefix)
-
-    def stored(self, key: str) -> str:
-        """The stored key, by which a result's pickle is signed and the lease renewed."""
-        return self.flows.prefix + key
-
-    def enter(self, key: str, terms: Terms, since: int | None, pace: Pace, deadline: float) -> Entered:
-        """Lead the flight or wait for its result: see ``FlightFlows.enter``."""
-        return self.store.run(self.flows.enter, key, terms, since, pace, deadline)
-
-    async def aenter(self, key: str, terms: Terms, since: int | None, pace: Pace, deadline: float) -> Entered:
-        """Asynchronous twin of ``enter``."""
-        return await self.store.arun(self.flows.enter, key, terms, since, pace, deadline)
-
-    def publish(self, key: str, flight: Entered, kind: str, value: object, took: float, terms: Terms) -> Published:
-        """Give ``value`` to those who wait; ``lost`` if another leads by now."""
-        return self.store.run(self.flows.publish, key, flight, kind, value, took, terms)
-
-    async def apublish(
-        self, key: str, flight: Entered, kind: str, value: object, took: float, terms: Terms
-    ) -> Published:
-        """Asynchronous twin of ``publish``."""
-        return await self.store.arun(self.flows.publish, key, flight, kind, value, took, terms)
-
-    def abort(self, key: str, flight: Entered, terms: Terms) -> bool:
-        """Give the lead back without a result: whoever waits takes over. ``False`` if another leads by now."""
-        return self.store.run(self.flows.abort, key, flight.claim or "", terms)
-
-    async def aabort(self, key: str, flight: Entered, terms: Terms) -> bool:
-        """Asynchronous twin of ``abort``."""
-        return await self.store.arun(self.flows.abort, key, flight.claim or "", terms)
-
-    def list(self, limit: int = 0) -> Sequence[FlightInfo]:
-        """The flights in the air, ordered by key; at most ``limit`` if that is not 0. One command."""
-        return self.store.run(self.flows.list, limit)
-
-    async def alist(self, limit: int = 0) -> Sequence[FlightInfo]:
-        """Asynchronous twin of ``list``."""
-        return await self.store.arun(self.flows.list, limit)

@@ -1,6 +1,6 @@
-"""What passes between a flight and those who want its result.
+"""The values that the flows of flights take and return.
 
-Rule of this file: frozen values; the only decision is what can be told of two moments.
+Rule of this file: frozen values. The only decision is whether one moment was surely before another.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from pymongo import MongoClient
 
 from goscope_django.mongodb import MongoDBAdapter
-from goscope_django.mongodb.idempotency.provider import IDEMPOTENCY
+from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY
 
 MINUTE = 60_000
 KEYS = st.sampled_from(["a", "b"])

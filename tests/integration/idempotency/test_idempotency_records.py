@@ -17,7 +17,8 @@ from pymongo.errors import AutoReconnect
 from goscope_django.contracts import IdempotencyRecord
 from goscope_django.exceptions import InvalidValue, OutcomeUnknown, StoreUnavailable
 from goscope_django.mongodb import MongoDBAdapter
-from goscope_django.mongodb.idempotency.provider import IDEMPOTENCY, MongoDBIdempotencyProvider
+from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY
+from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
 from tests.support.commands import Recorder, explainable, stages
 from tests.support.mongod import temporary_mongod
 

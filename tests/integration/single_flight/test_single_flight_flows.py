@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -18,10 +19,12 @@ from django.test import override_settings
 from goscope_django import runtime
 from goscope_django.core.flow import Flow, ask
 from goscope_django.mongodb.document.clock import Clock
-from goscope_django.mongodb.single_flight.flows import FLIGHTS, MongoDBFlightProvider, Published
-from goscope_django.mongodb.single_flight.values import Entered, Result, Terms
+from goscope_django.mongodb.single_flight.flows import FLIGHTS, Published
+from goscope_django.mongodb.single_flight.provider import MongoDBFlightProvider
+from goscope_django.mongodb.single_flight.values import Entered, FlightInfo, Result, Terms
 from goscope_django.signals import flight_taken_over
 from goscope_django.testing.conformance.base import Drive
+from tests.support.flights import in_the_air
 
 TERMS = Terms(60_000, 60_000, "me", 10.0)
 SHORT = Terms(250, 60_000, "me", 10.0)
@@ -97,6 +100,10 @@ class Scene:
     def die(self, key: str = "k") -> None:
         """The lease of whoever leads has ended, by the server's clock."""
         self.change(key, expiresAt=datetime.now(UTC) - timedelta(hours=1))
+
+    def listed(self, provider: MongoDBFlightProvider | None = None, limit: int = 1_000) -> list[FlightInfo]:
+        provider = provider or self.provider
+        return in_the_air(provider, limit, partial(self.drive, provider.store, "run"))
 
 
 @pytest.fixture
@@ -190,19 +197,19 @@ def test_keys_and_prefixes_are_apart(scene: Scene) -> None:
     assert scene.enter("a").claim is not None
     assert scene.enter("b").claim is not None
     assert scene.drive(other, "enter", "a", TERMS, None, lambda *_: SOON, 0.0).claim is not None
-    assert [one.key for one in scene.drive(scene.provider, "list")] == ["a", "b"]
-    assert [one.key for one in scene.drive(scene.provider, "list", 1)] == ["a"]
-    assert [one.key for one in scene.drive(other, "list")] == ["a"]
+    assert [one.key for one in scene.listed()] == ["a", "b"]
+    assert [one.key for one in scene.listed(limit=1)] == ["a"]
+    assert [one.key for one in scene.listed(other)] == ["a"]
 
 
 def test_only_what_is_in_the_air_is_listed(scene: Scene) -> None:
     flight = scene.enter()
-    (one,) = scene.drive(scene.provider, "list")
+    (one,) = scene.listed()
     assert (one.key, one.leader, one.token) == ("k", "me", flight.token)
     assert one.started_at is not None
     assert one.started_at.tzinfo is not None
     scene.publish(flight)
-    assert list(scene.drive(scene.provider, "list")) == []
+    assert scene.listed() == []
 
 
 def test_a_value_that_no_document_holds_is_told(scene: Scene, mongo_url: str) -> None:
@@ -290,7 +297,7 @@ async def test_a_cancelled_contender_leaves_nothing_behind(real: MongoDBFlightPr
             continue
         await real.aabort("k", entered, TERMS)
     deadline = time.monotonic() + 20
-    while real.list():  # a command that was on its way may arrive after it was given up
+    while in_the_air(real):  # a command that was on its way may arrive after it was given up
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
 

@@ -26,7 +26,7 @@ from goscope_django.single_flight import plan as single_flight_plan
 from goscope_django.single_flight import policy as single_flight_policy
 from goscope_django.single_flight import single_flight
 from goscope_django.single_flight.plan import flights
-from tests.support.flights import Gate, await_until, roles, wait_until, waiting
+from tests.support.flights import Gate, await_until, in_the_air, roles, wait_until, waiting
 
 rf = RequestFactory()
 AWAY = {"TEST": {"URL": "mongodb://127.0.0.1:1/never?serverSelectionTimeoutMS=100"}}
@@ -38,7 +38,7 @@ def _empty(goscope: object) -> Iterator[None]:
     yield
     outage._outages.pop("single_flight", None)
     assert not single_flight_group.group._entries, "somebody was left behind"
-    assert not flights().list(), "a flight was left in the air"
+    assert not in_the_air(), "a flight was left in the air"
 
 
 def same(gate: Gate, call: Callable[[], Any], number: int) -> list[Any]:

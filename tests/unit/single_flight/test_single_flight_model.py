@@ -20,11 +20,11 @@ from goscope_django.contracts import Event
 from goscope_django.mongodb.document.clock import LocalClock
 from goscope_django.mongodb.driver.execute import MockExecutor
 from goscope_django.mongodb.driver.store import Store
-from goscope_django.mongodb.single_flight.flows import MongoDBFlightProvider
+from goscope_django.mongodb.single_flight.provider import MongoDBFlightProvider
 from goscope_django.mongodb.single_flight.values import Entered, Terms
 from goscope_django.single_flight import group as single_flight_group
 from goscope_django.single_flight import single_flight
-from goscope_django.single_flight.plan import flights
+from tests.support.flights import in_the_air
 
 TERMS = Terms(lease=1_000, linger=2_000, leader="me", limit=5.0)
 KEYS = st.sampled_from(["a", "b"])
@@ -160,7 +160,7 @@ class FlightMachine(RuleBasedStateMachine):
     def the_list_names_what_is_in_the_air(self) -> None:
         if hasattr(self, "model"):
             flying = sorted(key for key, flown in self.model.items() if self._flying(flown))
-            assert [one.key for one in self.provider.list()] == flying
+            assert [one.key for one in in_the_air(self.provider)] == flying
 
     @invariant()
     def a_takeover_is_told_once_for_each_death(self) -> None:
@@ -179,7 +179,7 @@ TestFlights.settings = settings(max_examples=60, stateful_step_count=40, deadlin
 def _clean(goscope: object) -> Iterator[None]:
     yield
     assert not single_flight_group.group._entries
-    assert not flights().list()
+    assert not in_the_air()
 
 
 @pytest.mark.usefixtures("_clean")

@@ -37,8 +37,7 @@ from goscope_django.core.flow import acarry_out, carry_out
 from goscope_django.http import requests, responses
 from goscope_django.single_flight import group as single_flight_group
 from goscope_django.single_flight import single_flight
-from goscope_django.single_flight.plan import flights
-from tests.support.flights import Gate, roles
+from tests.support.flights import Gate, in_the_air, roles
 
 rf = RequestFactory()
 
@@ -47,7 +46,7 @@ rf = RequestFactory()
 def _empty(goscope: object) -> Iterator[None]:
     yield
     assert not single_flight_group.group._entries, "somebody was left behind"
-    assert not flights().list(), "a flight was left in the air"
+    assert not in_the_air(), "a flight was left in the air"
 
 
 class Session(SessionStore):

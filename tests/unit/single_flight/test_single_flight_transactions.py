@@ -19,8 +19,7 @@ from rest_framework.response import Response
 
 from goscope_django.single_flight import group as single_flight_group
 from goscope_django.single_flight import single_flight
-from goscope_django.single_flight.plan import flights
-from tests.support.flights import Gate, roles, wait_until, waiting
+from tests.support.flights import Gate, in_the_air, roles, wait_until, waiting
 
 rf = RequestFactory()
 
@@ -30,7 +29,7 @@ def _empty(goscope: object) -> Iterator[None]:
     yield
     assert not single_flight_group.group._entries
     assert not single_flight_group.group._undecided
-    assert not flights().list()
+    assert not in_the_air()
 
 
 def in_thread(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
@@ -84,7 +83,7 @@ def test_the_result_is_published_by_the_commit(savepoint: bool) -> None:
     second, others = follower(value)
     gate.open.set()
     assert returned.wait(20)
-    assert len(flights().list()) == 1, "still in the air"
+    assert len(in_the_air()) == 1, "still in the air"
     assert not others
     may_commit.set()
     first.join(20)
