@@ -1,7 +1,7 @@
-"""Errors of this package that a view lets through, as responses.
+"""Makes responses of errors of this package that a view does not catch.
 
 ``MIDDLEWARE = [..., "goscope_django.middleware.CircuitOpenMiddleware"]``, anywhere in the list. It works in
-synchronous and asynchronous stacks and costs a request nothing unless its view raises.
+sync and async stacks and costs a request nothing unless its view raises.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ TITLE: Final = "Temporarily unavailable"
 
 
 def circuit_open_response(request: HttpRequest, error: CircuitOpen) -> HttpResponse:
-    """503 with ``Retry-After``: problem+json for who accepts JSON rather than a page, else plain text.
+    """503 with ``Retry-After``: problem+json for a client that accepts JSON and not HTML, else plain text.
 
-    The circuit's name is not told: it is about the inside.
+    The circuit's name is left out: it is not meant for clients.
     """
     wait = retry_after_header(error.retry_after)
     detail = f"A service that this needs is not available. Try again in {wait} seconds."
@@ -37,8 +37,10 @@ def circuit_open_response(request: HttpRequest, error: CircuitOpen) -> HttpRespo
 
 
 class CircuitOpenMiddleware:
-    """Answers ``CircuitOpen`` that a view raises by 503 with ``Retry-After``. Django rolls back ``ATOMIC_REQUESTS``
-    before."""
+    """Answers a ``CircuitOpen`` that a view raises with 503 and ``Retry-After``.
+
+    Django has rolled back the transaction of ``ATOMIC_REQUESTS`` before.
+    """
 
     sync_capable = True
     async_capable = True
@@ -53,5 +55,5 @@ class CircuitOpenMiddleware:
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Django calls it with what the view raised."""
+        """Called by Django with what the view raised."""
         return circuit_open_response(request, exception) if isinstance(exception, CircuitOpen) else None

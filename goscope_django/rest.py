@@ -1,4 +1,4 @@
-"""Errors of this package as responses of Django REST framework.
+"""Makes responses of Django REST framework of errors of this package.
 
 ``REST_FRAMEWORK = {"EXCEPTION_HANDLER": "goscope_django.rest.exception_handler"}``. Without it the middleware answers
 ``CircuitOpen`` for DRF views as well, but not in the renderer that the client asked for.
@@ -6,18 +6,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from goscope_django.exceptions import CircuitOpen, LockNotAcquired
+from goscope_django.http.problems import retry_after_header
 
 if TYPE_CHECKING:
     from rest_framework.response import Response
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
-    """``CircuitOpen`` is 503 and ``LockNotAcquired`` 409, both with ``Retry-After``; all else is left to DRF's own
-    handler.
+    """``CircuitOpen`` is 503 and ``LockNotAcquired`` 409, both with ``Retry-After``. DRF's handler does the rest.
 
     DRF marks the transaction of ``ATOMIC_REQUESTS`` for rollback, as it does for its own errors.
     """
@@ -40,4 +39,4 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
 
 
 def _wait(answer: Any, seconds: float) -> None:
-    answer.wait = max(1, math.ceil(seconds))  # what DRF makes Retry-After of
+    answer.wait = int(retry_after_header(seconds))  # DRF makes Retry-After of it

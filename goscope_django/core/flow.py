@@ -123,14 +123,14 @@ def invoke(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Flow[Any]
 
 def run(flow: Flow[T], execute: Callable[[Command[Any]], Any]) -> T:
     """Run ``flow`` on this thread. Costs about a microsecond beside what the commands cost."""
-    thrown: BaseException | None = None
+    thrown: StopIteration | None = None
     try:
         command = next(flow)
         while True:
             try:
                 result = execute(command)
             except BaseException as error:  # noqa: BLE001  the flow decides, cancellation included
-                thrown = error
+                thrown = error if isinstance(error, StopIteration) else thrown
                 command = flow.throw(error)
             else:
                 command = flow.send(result)
@@ -138,7 +138,7 @@ def run(flow: Flow[T], execute: Callable[[Command[Any]], Any]) -> T:
         value: T = stop.value
         return value
     except RuntimeError as error:
-        if isinstance(thrown, StopIteration) and error.__cause__ is thrown:
+        if thrown is not None and error.__cause__ is thrown:
             raise thrown from None  # a generator makes another error of it, but it is what the function raised
         raise
     finally:

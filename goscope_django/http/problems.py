@@ -1,4 +1,4 @@
-"""Errors as ``application/problem+json`` (RFC 9457): what a client of an API gets to read, and a program to tell apart.
+"""Errors as ``application/problem+json`` (RFC 9457), which both people and programs can read.
 
 Rule of this file: a problem says what the client did or can do. It holds no stored value and no internal name.
 """
@@ -14,7 +14,7 @@ from django.http import HttpResponse
 
 CONTENT_TYPE: Final = "application/problem+json"
 TYPES: Final = "urn:goscope:problem:"
-"""In front of the ``type`` of each problem, which then is a URI that never changes."""
+"""The beginning of each problem's ``type``, a URI that never changes."""
 
 
 def retry_after_header(seconds: float) -> str:
@@ -24,7 +24,7 @@ def retry_after_header(seconds: float) -> str:
 
 def problem(status: int, kind: str, title: str, detail: str, *, retry_after: float | None = None) -> HttpResponse:
     """A problem as a response. ``retry_after`` (seconds) becomes a ``Retry-After`` of whole seconds, at least one."""
-    HTTPStatus(status)  # raises ValueError for what is no status
+    HTTPStatus(status)  # raises ValueError for a number that is no status
     body = {"type": f"{TYPES}{kind}", "title": title, "status": status, "detail": detail}
     headers = {"Cache-Control": "no-store"}
     response = HttpResponse(json.dumps(body), status=status, content_type=CONTENT_TYPE, headers=headers)

@@ -1,11 +1,11 @@
-"""Responses as data, and whether one may be given to somebody else: what single flight and idempotency share.
+"""Responses as plain data, and whether one may be given to another caller. Single flight and idempotency share this.
 
 Rules of this file:
 
 * A response is kept as status, reason, headers in order, body, and the plain attributes that views and decorators put
   on it for middleware (``xframe_options_exempt``). No pickle, no class: it comes back as an ``HttpResponse``.
 * Cookies are never kept: they belong to one client.
-* In doubt a response is not given to somebody else, and there is a word that says why.
+* In doubt a response is not given to another caller, and a word says why.
 """
 
 from __future__ import annotations
@@ -28,25 +28,13 @@ _CREDENTIAL: Final = re.compile(
 )
 """Names of headers that may say who asks."""
 
-
-def found_out(caller: Caller, used: Used) -> bool:
-    """Whether a view has found out by itself who asks, by something that may not be in the scope."""
-    return caller.user is None and bool(getattr(used.user, "is_authenticated", False))
-
-
-def sent(request: Any) -> list[str]:
-    """The headers of ``request`` by which a view may have found out who asks, beside the one that is in every scope."""
-    names = [name for name in plain(request).headers if _CREDENTIAL.match(name) or name == "Cookie"]
-    return [name.lower() for name in names if name != "Authorization"]
-
-
 _OWN: Final = {
     *("headers", "cookies", "status_code", "closed", "text"),
     *("_charset", "_reason_phrase", "_container", "_resource_closers", "_handler_class"),
     *("using", "context_data", "template_name", "_is_rendered", "_post_render_callbacks", "_request"),
     *("data", "exception", "content_type", "accepted_media_type", "accepted_renderer", "renderer_context"),
 }
-"""Attributes that are kept as something else, or that nobody needs once there is a body."""
+"""Attributes that are kept in another form, or that are useless once there is a body."""
 _PLAIN: Final = (str, int, float, bool, type(None))
 
 
@@ -56,7 +44,7 @@ def is_response(value: object) -> bool:
 
 
 def needs_rendering(response: Any) -> bool:
-    """Whether it is a template or REST framework response that nobody has rendered yet."""
+    """Whether it is a template or REST framework response that is not rendered yet."""
     return callable(getattr(response, "render", None)) and not getattr(response, "is_rendered", True)
 
 
@@ -78,14 +66,14 @@ def render(request: Any, response: Any) -> Any:
 
 
 async def arender(request: Any, response: Any) -> Any:
-    """Asynchronous twin of ``render``. Templates may ask the database: like Django, on its thread for such code."""
+    """Async version of ``render``. Runs on Django's thread for sync code, since templates may query the database."""
     if not needs_rendering(response):
         return response
     return await sync_to_async(render, thread_sensitive=True)(request, response)
 
 
 def pack(response: Any) -> dict[str, Any]:
-    """A rendered response as a document of plain values. Raises ``InvalidType`` for a stream."""
+    """A rendered response as a document of plain values. Raises ``InvalidType`` for a streaming response."""
     if response.streaming:
         raise InvalidType(f"a {type(response).__name__} can't be stored: its content can be read once")
     return {
@@ -113,7 +101,7 @@ def unpack(packed: Mapping[str, Any]) -> HttpResponse:
 
 
 def size(packed: Mapping[str, Any]) -> int:
-    """About how many bytes ``packed`` takes in a document; never less than it does, but for a kilobyte."""
+    """About how many bytes ``packed`` takes in a document: at most a kilobyte too few."""
     headers = sum(len(name) + 3 * len(value) + 24 for name, value in packed["headers"])
     return len(packed["body"]) + headers + 3 * len(repr(packed["extra"]))
 
@@ -127,7 +115,7 @@ def _is_plain(value: object) -> bool:
 
 
 def sets_cookies(response: Any) -> bool:
-    """Whether it sets a cookie by itself; what middleware adds later is not known yet."""
+    """Whether it sets a cookie. Cookies that middleware adds later are not known yet."""
     return bool(response.cookies) or response.has_header("Set-Cookie")
 
 
@@ -146,9 +134,9 @@ def _listed(response: Any, header: str) -> list[str]:
 
 
 def why_private(request: Any, response: Any, caller: Caller, used: Used) -> str | None:
-    """Why ``response`` is for this very request alone, in a word; ``None`` if the same caller's others may have it.
+    """Why ``response`` is for this request alone, in a word. ``None``: other requests of this caller may have it.
 
-    To be called once the view has run; ``used`` is what it used.
+    To be called when the view has run; ``used`` is what it used.
     """
     if response.streaming:
         return "stream"
@@ -163,7 +151,7 @@ def why_private(request: Any, response: Any, caller: Caller, used: Used) -> str 
 
 
 def why_bound(request: Any, caller: Caller, used: Used) -> str | None:
-    """Why what a view made, or raised, may come of something that only this very request has; ``None`` if not."""
+    """Why what a view made or raised may depend on something that only this request has, in a word, or ``None``."""
     inner = plain(request)
     if getattr(getattr(inner, "session", None), "modified", False) or (used.itself and caller.user is None):
         return "session"
@@ -177,3 +165,17 @@ def why_bound(request: Any, caller: Caller, used: Used) -> str | None:
     if not caller.known and found_out(caller, used):
         return "user"  # the view has found out who asks, by something that the scope does not hold
     return None
+
+
+def found_out(caller: Caller, used: Used) -> bool:
+    """Whether a view has found out by itself who asks, by something that may not be in the scope."""
+    return caller.user is None and bool(getattr(used.user, "is_authenticated", False))
+
+
+def credential_headers(request: Any) -> list[str]:
+    """The headers of ``request``, in lower case, by which a view may have found out who asks.
+
+    ``Authorization`` is not among them: it is part of every scope.
+    """
+    names = [name for name in plain(request).headers if _CREDENTIAL.match(name) or name == "Cookie"]
+    return [name.lower() for name in names if name != "Authorization"]

@@ -1,24 +1,12 @@
-"""Idempotency: what was asked twice is done once, and answered twice alike.
+"""``idempotent``: a request or call that comes twice is carried out once, and both get the same answer.
 
-After the IETF draft "The Idempotency-Key HTTP Header Field" (draft-ietf-httpapi-idempotency-key-header-07) and Stripe's
-API: the first request with a key claims it and runs; its response is kept, and every repeat gets that.
-
-Rule of this file: the decorator and nothing else. ``idempotency_policy`` decides, ``idempotency_attempt`` keeps a claim
-and ends it, ``idempotency_payload`` reads requests, ``idempotency_answers`` makes answers.
+``decorator`` has the decorator, ``policy`` decides, ``attempt`` keeps a claim and ends it, ``payload`` reads requests,
+``answers`` makes responses and results.
 """
 
 from __future__ import annotations
 
-from goscope_django.idempotency.attempt import (
-    Attempt,
-)
-from goscope_django.idempotency.decorator import (
-    current,
-    idempotent,
-)
+from goscope_django.idempotency.attempt import Attempt
+from goscope_django.idempotency.decorator import current, idempotent
 
-__all__ = [
-    "Attempt",
-    "current",
-    "idempotent",
-]
+__all__ = ["Attempt", "current", "idempotent"]

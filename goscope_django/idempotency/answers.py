@@ -1,6 +1,6 @@
-"""What is kept of a response or result, and what a repeat gets: the same, or why not.
+"""What is kept of a response or result, and what a repeat gets: the same again, or the reason why not.
 
-Rule of this file: values in, values out; nothing is asked and nothing stored here.
+Rule of this file: values in, values out. Nothing is sent to the server here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from goscope_django.process import counters
 MAX_BODY: Final = 1024 * 1024
 """Bytes of a response's body that are kept."""
 NOT_KEPT: Final = frozenset({401, 403, 429})
-"""Answers about who asks or how often, not about the request: a repeat runs. So it does after a server error."""
+"""These statuses are about who asks or how often, not about the request: a repeat runs, as after a server error."""
 REPLAYED: Final = "Idempotent-Replayed"
 STORED: Final = "Idempotent-Stored"
-"""``false`` on a response that was not recorded, since its claim was lost or the server was away: a repeat may run."""
+"""``false`` on a response that was not recorded, since the claim was lost or MongoDB was down: a repeat may run."""
 
 _PER_CONNECTION: Final = frozenset(
     {
@@ -35,9 +35,9 @@ _PER_CONNECTION: Final = frozenset(
 
 
 def is_kept(response: Any) -> bool:
-    """Whether the response is the request's outcome."""
+    """Whether the response is to be kept, so that a repeat gets it."""
     if not responses.is_response(response):
-        return True  # what others make a response of, as frameworks on top of Django do
+        return True  # frameworks on top of Django make a response of it
     return response.status_code < 500 and response.status_code not in NOT_KEPT
 
 
@@ -56,7 +56,7 @@ def kept(response: Any) -> dict[str, Any]:
 
 
 def answer(name: str, claim: IdempotencyClaim) -> Any:
-    """What a repeat gets: a response, or the result that others make one of."""
+    """What a repeat of a request gets: a response, or the result of which a framework makes one."""
     if claim.outcome == "mismatch":
         detail = "This Idempotency-Key was used before with another request. Use a new key for a new request."
         return problem(422, "idempotency-key-reused", "Idempotency-Key is already used", detail)
@@ -80,7 +80,7 @@ def answer(name: str, claim: IdempotencyClaim) -> Any:
 
 
 def not_kept() -> HttpResponse:
-    """For a repeat of what was done, but left nothing to replay."""
+    """For a repeat of a request that was carried out, but whose response was not kept."""
     detail = "The request was carried out before and is not carried out again, but its response was not kept."
     return problem(409, "idempotency-response-not-kept", "The response is no longer available", detail)
 
@@ -92,7 +92,7 @@ def undone() -> HttpResponse:
 
 
 def result_of(name: str, key: str, claim: IdempotencyClaim) -> Any:
-    """What a repeated call returns or raises."""
+    """What a repeat of a call returns or raises."""
     if claim.outcome == "mismatch":
         raise IdempotencyMismatch(f"idempotency key {key!r:.200} was used before with other arguments", key=key)
     if claim.outcome == "in_progress":

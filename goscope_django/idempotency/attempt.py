@@ -1,10 +1,9 @@
-"""One attempt to do something once: the claim, kept alive while the work runs, and what is written at its end.
+"""One attempt to do something once. It keeps the claim alive while the work runs, and writes what came of it.
 
 Rules of this file:
 
-* It is written once for sync and async, as flows of calls.
-* The lease is no longer renewed once the claim's end is on its way, nor while a transaction of MongoDB is open.
-* The claim goes whatever happens: completed, abandoned, or by the end of its lease.
+* The lease is no longer renewed once the end of the claim is being written, nor while a MongoDB transaction is open.
+* The claim ends whatever happens: completed, given up, or by the end of its lease.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ class ClaimLost(IdempotencyConflict):
 class Attempt:
     """What ``request.idempotency`` and ``current()`` give to the work while it runs.
 
-    ``key`` is the client's or caller's key. ``token`` is the claim's fencing token: it grows with each attempt at one
-    key, so a store that refuses older tokens refuses a worker that has been taken over.
+    ``key`` is the client's or caller's key, ``name`` the stored key. ``token`` is the claim's fencing token: it grows
+    with each attempt at one key, so a store that refuses older tokens refuses a worker that has been replaced.
     """
 
     replayed: Final = False
@@ -73,12 +72,12 @@ class Attempt:
 
     @property
     def lost(self) -> bool:
-        """Whether the claim has certainly or possibly ended: somebody else may be at it. Asks no server."""
+        """Whether the claim has ended, or may have: somebody else may run the work. Sends nothing."""
         return self._renewal is not None and not self._renewal.check()
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction of MongoDB is open, which will be committed together with the result."""
+        """Whether a MongoDB transaction is open. It will be committed together with the result."""
         return self._session is not None
 
     @contextlib.contextmanager
@@ -86,9 +85,9 @@ class Attempt:
         """A ``pymongo`` session whose writes are committed together with the result, or not at all.
 
         Leaving the block commits nothing yet: that happens when the work has returned. An error that leaves the block
-        undoes the writes. ``timeout`` (seconds) is how long the claim is held for it, without renewal; a worker that
-        dies meanwhile is taken over when it has passed. One round trip. Raises ``ConfigurationError`` where there are
-        no transactions, ``IdempotencyConflict`` if the claim has ended.
+        undoes the writes. ``timeout`` (seconds or a ``timedelta``) is how long the claim is held for it, without
+        renewal: if the worker dies, a repeat runs after that. One round trip. Raises ``ConfigurationError`` where there
+        are no transactions, ``IdempotencyConflict`` if the claim has ended.
         """
         session = carry_out(self._open(timeout))
         try:
@@ -99,7 +98,7 @@ class Attempt:
 
     @contextlib.asynccontextmanager
     async def atransaction(self, timeout: Duration = TRANSACTION) -> AsyncIterator[Any]:
-        """Asynchronous twin of ``transaction``: an ``AsyncClientSession``."""
+        """Async version of ``transaction``: an ``AsyncClientSession``."""
         session = await acarry_out(self._open(timeout))
         try:
             yield session
@@ -111,7 +110,7 @@ class Attempt:
         milliseconds = arguments.duration_milliseconds(timeout, "timeout")
         if self._session is not None:
             return self._session
-        self._stop()
+        self.stop()
         provider, started = self._provider, time.monotonic()
         try:
             found = yield from call(provider.transaction, provider.atransaction, self.name, self.token, milliseconds)
@@ -132,7 +131,7 @@ class Attempt:
 
     def _undo(self) -> Flow[None]:
         if self._session is not None:
-            self._stop()
+            self.stop()
             yield from self._rollback()
             started, provider = time.monotonic(), self._provider
             yield from call(provider.extend, provider.aextend, self.name, self.token, self._lease)
@@ -143,10 +142,10 @@ class Attempt:
         if session is not None:
             yield from last_call(self._provider.rollback, self._provider.arollback, session)
 
-    # What the decorator does with it
+    # For the decorator
 
     def keep(self, started: float) -> Flow[None]:
-        """Keep the lease alive, which was granted by a command sent at ``started`` (monotonic seconds)."""
+        """Keep the lease alive. The command that granted it was sent at ``started`` (monotonic seconds)."""
         self._renewal = yield from call(renewal.keep, renewal.akeep, self._renewable, started)
 
     def _watch(self, started: float, milliseconds: int) -> Flow[None]:
@@ -154,17 +153,14 @@ class Attempt:
         watched = replace(self._renewable, milliseconds=milliseconds)
         self._renewal = yield from call(renewal.keep, renewal.akeep, watched, started, renew=False)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Renew the lease no more: without another word the claim ends with it. Sends nothing."""
         if self._renewal is not None:
             self._renewal.stop()
 
-    def forget(self) -> None:
-        """Leave the claim to the end of its lease. Sends nothing."""
-        self._stop()
-
     def complete(self, value: Any) -> Flow[bool]:
         """Store the result, in the open transaction if there is one. ``False``, and an event, if the claim was lost."""
-        self._stop()
+        self.stop()
         provider, session, self._session = self._provider, self._session, None
         if session is None:
             stored = yield from last_call(provider.complete, provider.acomplete, self.name, self.token, value)
@@ -183,8 +179,8 @@ class Attempt:
         return bool(stored)
 
     def abandon(self) -> Flow[None]:
-        """Give the claim up, so that a repeat runs at once. A server that is away gives it up at the lease's end."""
-        self._stop()
+        """Give the claim up, so that a repeat runs at once; if MongoDB can't be reached, after the end of the lease."""
+        self.stop()
         try:
             yield from self._rollback()
             yield from last_call(self._provider.abandon, self._provider.aabandon, self.name, self.token)

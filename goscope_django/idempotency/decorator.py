@@ -1,10 +1,9 @@
-"""Idempotency: what was asked twice is done once, and answered twice alike.
+"""The decorator ``idempotent``. The first call with a key runs and its result is kept; every repeat gets that result.
 
-After the IETF draft "The Idempotency-Key HTTP Header Field" (draft-ietf-httpapi-idempotency-key-header-07) and Stripe's
-API: the first request with a key claims it and runs; its response is kept, and every repeat gets that.
+It follows the IETF draft "The Idempotency-Key HTTP Header Field" (draft-ietf-httpapi-idempotency-key-header-07) and
+Stripe's API.
 
-Rule of this file: the decorator and nothing else. ``idempotency_policy`` decides, ``idempotency_attempt`` keeps a claim
-and ends it, ``idempotency_payload`` reads requests, ``idempotency_answers`` makes answers.
+Rule of this file: the decorator and nothing else; ``policy`` decides.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ OnConflict = Literal["reject", "wait"]
 
 
 def current() -> Attempt | None:
-    """The attempt whose work runs here, the innermost; ``None`` outside. In a view also ``request.idempotency``."""
+    """The attempt whose work runs here (the innermost one), else ``None``. In a view also ``request.idempotency``."""
     return running.get()
 
 
@@ -45,23 +44,22 @@ def idempotent(
     blocking_timeout: Duration = 10,
     fingerprint: bool | Callable[..., Any] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a view or a function, synchronous or ``async def``, so that it runs once for each key.
+    """A decorator for a view or a function, ``def`` or ``async def``: it runs once for each key.
 
-    A *view* (anything that is called with a request) reads the ``Idempotency-Key`` header of POST and PATCH; without
-    one it runs as ever, or gives 400 if ``required``. ``key(request)`` replaces the header, ``user`` (a value or
-    ``user(request)``) the caller whom the key belongs to. A *function* needs ``key``: a format string over its
-    arguments (``"charge:{order_id}"``) or a function of them. Its result is kept by the codec, ``None`` and ``False``
-    too.
+    A *view* (anything that is called with a request) reads the ``Idempotency-Key`` header of POST and PATCH. Without
+    the header it runs as usual, or gives 400 if ``required``. ``key(request)`` replaces the header. ``user`` (a value
+    or ``user(request)``) says to whom the key belongs. A *function* needs ``key``: a format string over its arguments
+    (``"charge:{order_id}"``) or a function of them. Any result is kept, also ``None`` and ``False``.
 
-    ``timeout`` is how long a result is kept, ``lease`` how long a claim outlives its worker (``DEFAULT_LOCK_TIMEOUT``),
-    both in seconds or as a ``timedelta``. ``on_conflict="wait"`` waits up to ``blocking_timeout`` for the result of one
-    who is at it. ``on_error="ignore"`` runs without the server when that is away. ``fingerprint`` tells payloads apart:
-    the whole request or what a function of it returns; a function's arguments where it is ``True`` or a function of
-    them.
+    ``timeout`` is how long a result is kept, ``lease`` how long a claim outlives its worker (``DEFAULT_LOCK_TIMEOUT``
+    if not given), ``blocking_timeout`` how long ``on_conflict="wait"`` waits for the result of a running call. All
+    three are seconds or a ``timedelta``. With ``on_error="ignore"`` the function also runs while MongoDB can't be
+    reached. ``fingerprint`` tells payloads apart: of a view the whole request, or what a function of the request
+    returns; of a function its arguments if ``True``, or what a function of them returns.
 
-    A view answers with ``application/problem+json``: 400, 409 (with ``Retry-After``), 422 or 503. A function raises
-    ``IdempotencyConflict``, ``IdempotencyMismatch``, ``IdempotencyError`` (done, but its result was not kept) or
-    ``StoreError``. A first run costs two round trips, a repeat one.
+    A view answers errors with ``application/problem+json``: 400, 409 (with ``Retry-After``), 422 or 503. A function
+    raises ``IdempotencyConflict``, ``IdempotencyMismatch``, ``IdempotencyError`` (done, but the result was not kept) or
+    ``StoreError``. Claiming a key is atomic. A first run costs two round trips, a repeat one.
     """
     policy = Policy(
         timeout=timeout,

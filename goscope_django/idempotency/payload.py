@@ -1,12 +1,12 @@
-"""What an idempotent request says: its key, and the fingerprint by which another payload under the same key shows.
+"""Reads an idempotent request: its key, and its fingerprint, which shows another payload under the same key.
 
 Rules of this file:
 
 * Two requests have one fingerprint only if method, path, query, content type and body are the same. The order of query
-  parameters with different names does not count, nor does the boundary of a multipart body, which is another one each
-  time: of such a body the fields and the digests of the files do.
-* Reading a body here takes nothing from the view. What Django streams to disk is not read into memory either; what
-  Django refuses (``DATA_UPLOAD_MAX_MEMORY_SIZE``) is refused in the same way, before anything is claimed.
+  parameters with different names does not count. Of a multipart body the fields and the digests of the files count, not
+  the boundary, which changes each time.
+* The view can still read the body. What Django streams to disk is not read into memory here; what Django refuses
+  (``DATA_UPLOAD_MAX_MEMORY_SIZE``) is refused in the same way, before anything is claimed.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def parse_key(text: str) -> str:
 
 
 def stored_key(request: Any, key: str, scope: str) -> str:
-    """The record's key for a client's ``key``: what tells it apart is in the hash, the rest is for people who look.
+    """The record's key for a client's ``key``. The hash tells records apart, the rest is for people who read it.
 
-    No two methods, hosts, paths or callers (``scope``) share one. The route stands for the path: a path may hold a
-    secret, such as the token of a link to reset a password.
+    No two methods, hosts, paths or callers (``scope``) share one. It shows the route and not the path: a path may hold
+    a secret, such as the token of a link to reset a password.
     """
     inner = requests.plain(request)
     method, host, _ = requests.address(inner)
@@ -63,9 +63,9 @@ def stored_key(request: Any, key: str, scope: str) -> str:
 
 
 def fingerprint(request: Any) -> str:
-    """A sha256 over everything that the request asks for. Reads the body.
+    """A sha256 of everything that the request asks for. Reads the body.
 
-    Raises what Django raises for a body that it refuses, and ``RawPostDataException`` if somebody has consumed it.
+    Raises what Django raises for a body that it refuses, and ``RawPostDataException`` if the body was read before.
     """
     inner = requests.plain(request)
     query = sorted(
@@ -106,19 +106,19 @@ def _body(request: Any, inner: HttpRequest) -> Iterator[bytes]:
     except RawPostDataException:
         if request is inner:
             raise
-        # REST framework has parsed the stream already, so what it made of it is all there is.
+        # REST framework has parsed the stream already: only its result is left.
         yield of_value(request.data).encode()
 
 
 def _parsed(request: Any, inner: HttpRequest) -> tuple[MultiValueDict[str, Any], MultiValueDict[str, Any]]:
-    """Fields and files of a multipart body, which stays readable in every way in which it was."""
+    """Fields and files of a multipart body. The view can read the body in every way as before."""
     if not hasattr(inner, "_files") and inner.META.get("CONTENT_LENGTH"):
-        # In memory while Django would keep it there; then the view may still ask for the body or parse it itself.
+        # A body that Django would keep in memory is kept there, so that the view can read or parse it as well.
         try:
             body = inner.body
         except (RawPostDataException, RequestDataTooBig):
             if inner.method != "POST" and request is inner:
-                raise  # Django parses forms of POST alone, so reading this one would take it from the view
+                raise  # Django parses forms of POST alone, so the view could not read this one any more
         else:
             if inner.method != "POST":
                 handlers = [MemoryFileUploadHandler(inner), TemporaryFileUploadHandler(inner)]

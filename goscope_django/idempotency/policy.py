@@ -1,12 +1,14 @@
-"""The decisions of ``idempotent``, once for both colours and for views and functions.
+"""Decides what ``idempotent`` does: run, replay, wait or refuse. The same flows serve views and functions.
 
 Rules of this file:
 
-* Another payload under the same key is told first (422), then work in progress (409), then the result is replayed.
-* Kept is what the view answered, errors of the client included. Not kept, so that a repeat runs: server errors,
-  exceptions, and 401, 403 and 429. Nor is what this layer itself answers.
-* What was done and can't be kept (a large or streaming response) is recorded all the same: never done again.
-* What must not outrun a commit waits for it; a rollback gives the claim up.
+* Another payload under the same key is refused first (422), then a call while the first one runs (409); otherwise the
+  result is replayed.
+* The view's answer is kept, client errors included. Not kept, so that a repeat runs: server errors, exceptions, and
+  401, 403 and 429. What this module itself answers is not kept either.
+* Work that was done but whose answer can't be kept (a large or streaming response) is recorded as done: it never runs
+  again.
+* Inside a transaction the result is recorded after the commit. A rollback gives the claim up.
 """
 
 from __future__ import annotations
@@ -27,8 +29,7 @@ from goscope_django.core.flow import Flow, Pause, call, carry_out, invoke, perfo
 from goscope_django.exceptions import IdempotencyError, InvalidType, InvalidValue, StoreError, Undecodable
 from goscope_django.http import requests, responses
 from goscope_django.http.problems import problem
-from goscope_django.idempotency import answers
-from goscope_django.idempotency import payload as idempotency_payload
+from goscope_django.idempotency import answers, payload
 from goscope_django.idempotency.attempt import Attempt, ClaimLost, logger, running
 from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
 from goscope_django.process import transactions
@@ -36,19 +37,19 @@ from goscope_django.process.outage import outage
 
 METHODS: Final = frozenset({"POST", "PATCH"})
 AWAY: Final = 5
-"""Seconds after which to try again when the server is away."""
+"""Seconds after which to try again while MongoDB can't be reached."""
 
 _PAUSE: Final = (0.02, 0.25)
-"""Seconds between two looks of one who waits: the first, and the longest."""
+"""Seconds between two looks of a caller that waits: the first pause, and the longest."""
 
 
 def _no_transaction(*_: Any) -> bool:
-    """The asynchronous twin of ``after_commit``: a coroutine is in no transaction of Django's."""
+    """Async version of ``after_commit``: a coroutine is in no transaction of Django."""
     return False
 
 
 class Policy:
-    """What one decorator was told."""
+    """What one decorator was told, checked. Raises ``InvalidType`` or ``InvalidValue``, naming the argument."""
 
     def __init__(
         self,
@@ -105,10 +106,10 @@ class Policy:
         if key is None:
             if not self.required:
                 return (yield from work)
-            detail = f"This operation needs an {idempotency_payload.HEADER} header, so that a repeat does no harm."
+            detail = f"This operation needs an {payload.HEADER} header, so that a repeat does no harm."
             return problem(400, "idempotency-key-missing", "Idempotency-Key is missing", detail)
         caller = yield from requests.caller(request, self.user)
-        name = idempotency_payload.stored_key(request, key, caller.scope)
+        name = payload.stored_key(request, key, caller.scope)
         seen = None if self.fingerprint is False else self._fingerprint_of(request)
         try:
             found = yield from self._begin(name, key, seen)
@@ -128,8 +129,8 @@ class Policy:
 
     def _key_of(self, request: Any) -> str | None:
         if self.key is None:
-            header = requests.plain(request).headers.get(idempotency_payload.HEADER)
-            return None if header is None else idempotency_payload.parse_key(header)
+            header = requests.plain(request).headers.get(payload.HEADER)
+            return None if header is None else payload.parse_key(header)
         if not callable(self.key):
             raise InvalidType(f"key={self.key!r:.80}: a view needs a function of the request")
         key = self.key(request)
@@ -138,7 +139,7 @@ class Policy:
     def _fingerprint_of(self, request: Any) -> str:
         if callable(self.fingerprint):
             return _condensed(self.fingerprint(request))
-        return idempotency_payload.fingerprint(request)
+        return payload.fingerprint(request)
 
     def _attempted(self, request: Any, attempt: Attempt, work: Flow[Any]) -> Flow[Any]:
         try:
@@ -215,13 +216,13 @@ class Policy:
         key = self.key(*args, **kwargs) if callable(self.key) else self.key.format(**bound.arguments)
         if not self.fingerprint:
             return arguments.key(key), None
-        payload = self.fingerprint(*args, **kwargs) if callable(self.fingerprint) else bound.arguments
-        return arguments.key(key), _condensed(payload)
+        given = self.fingerprint(*args, **kwargs) if callable(self.fingerprint) else bound.arguments
+        return arguments.key(key), _condensed(given)
 
     # Both
 
     def _begin(self, name: str, key: str, seen: str | None) -> Flow[Attempt | IdempotencyClaim | None]:
-        """An attempt of ours, kept alive; what stands in its way; or ``None`` to do without the server."""
+        """Our own attempt, kept alive; else the record that is there; ``None``: run without the server."""
         state = outage("idempotency")
         if self.ignore and state.skips():
             return None
@@ -244,7 +245,7 @@ class Policy:
     def _claim(
         self, provider: MongoDBIdempotencyProvider, name: str, seen: str | None, lease: int
     ) -> Flow[tuple[float, IdempotencyClaim]]:
-        """What ``begin`` says, and when it was sent; with ``on_conflict="wait"`` not before it is over or too late."""
+        """When ``begin`` was sent, and what it said. ``on_conflict="wait"`` waits while another call runs."""
         deadline = time.monotonic() + self.wait
         while True:
             started = time.monotonic()
@@ -259,7 +260,7 @@ class Policy:
                 pause = min(longest, pause * 1.5)
 
     def _deferred(self, attempt: Attempt, done: Callable[[], None]) -> Flow[bool]:
-        """Whether the end waits for a commit."""
+        """Whether the end waits for a commit. Then ``done`` is called after it."""
 
         def undone() -> None:
             carry_out(attempt.abandon())
@@ -277,7 +278,7 @@ def _working(attempt: Attempt, work: Flow[Any]) -> Flow[Any]:
             raise InvalidType(f"idempotent(): {attempt.name:.200} gave a coroutine, but is no coroutine function")
         return result
     except GeneratorExit:  # nothing can be awaited any more: the lease ends by itself
-        attempt.forget()
+        attempt.stop()
         raise
     except BaseException:
         yield from attempt.abandon()
@@ -288,7 +289,7 @@ def _working(attempt: Attempt, work: Flow[Any]) -> Flow[Any]:
 
 
 def _stored(attempt: Attempt, value: Any) -> Flow[bool]:
-    """Whether the result was recorded. One that can't be kept is recorded without its value, for it was done."""
+    """Whether the result was recorded. One that can't be kept is recorded as done, without its value."""
     together = attempt.in_transaction
     try:
         try:
@@ -307,7 +308,7 @@ def _stored(attempt: Attempt, value: Any) -> Flow[bool]:
         return False
 
 
-def _condensed(payload: Any) -> str:
-    if isinstance(payload, (str, bytes)):
-        return hashlib.sha256(payload.encode() if isinstance(payload, str) else payload).hexdigest()
-    return idempotency_payload.of_value(payload)
+def _condensed(given: Any) -> str:
+    if isinstance(given, (str, bytes)):
+        return hashlib.sha256(given.encode() if isinstance(given, str) else given).hexdigest()
+    return payload.of_value(given)

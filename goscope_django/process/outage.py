@@ -1,8 +1,11 @@
-"""What a feature does while the server is away and it may do without.
+"""Remembers, for one process, that MongoDB can't be reached. Features that may work without it ask here first.
 
-Rule of this file: it remembers, for one process, that the server is away, so that not every call waits for a server
-that is not there (a request that users of django-redis have made since 2018). Said once when it begins, once when it
-ends.
+Rules of this file:
+
+* During an outage not every call tries the server and waits for a timeout: one caller tries now and then.
+* The outage is told once when it begins and once when it ends.
+
+Users of django-redis have asked for this since 2018.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ _outages: dict[str, Outage] = {}
 
 
 class Outage:
-    """The state of one feature. All threads of a process share it."""
+    """Whether one feature can reach MongoDB. All threads of a process share it."""
 
     __slots__ = ("_lock", "_pause", "_trying", "_until", "away", "feature", "ignored")
 
@@ -30,14 +33,14 @@ class Outage:
         self.feature = feature
         self.away = False
         self.ignored = 0
-        """Calls that did without the server, since the process began."""
+        """Calls that worked without the server, since the process began."""
         self._until = 0.0
         self._pause = FIRST
         self._trying = False
         self._lock = threading.Lock()
 
     def skips(self) -> bool:
-        """Whether the server should not even be tried now. When a pause ends one caller tries; nobody waits with it."""
+        """Whether not to try the server now. When a pause ends one caller tries; the others don't wait for it."""
         if not self.away:
             return False
         with self._lock:
@@ -49,11 +52,11 @@ class Outage:
         return False
 
     def failed(self, error: StoreError) -> None:
-        """The server was tried in vain."""
+        """The server was tried and could not be reached."""
         with self._lock:
             self.ignored += 1
             began, self.away = not self.away, True
-            if began or self._trying:  # others began while it was still there, and say nothing new
+            if began or self._trying:  # calls that began before the outage say nothing new
                 self._pause = FIRST if began else min(LONGEST, self._pause * 2)
                 self._until = time.monotonic() + self._pause
                 self._trying = False

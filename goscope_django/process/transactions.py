@@ -1,20 +1,19 @@
-"""What must not outrun a commit: told of the commit, and of the rollback as well.
+"""Work that has to wait for the end of a transaction. It learns of the commit, and of a rollback as well.
 
 Rules of this file:
 
-* Django has ``on_commit`` and nothing for a rollback. A deferred piece of work is therefore a hook in ``on_commit``, in
-  its place among the others; while there are hooks of ours on a connection, the methods with which its transaction or a
-  savepoint ends are followed, on this very connection object only. What has left ``run_on_commit`` without a commit was
-  rolled back.
-* ``done`` is called once after the commit, also when another ``on_commit`` hook fails before ours has its turn; else
-  ``undone`` is, after the rollback (of the transaction, of a savepoint, by a failing commit, by closing the
-  connection). Both run on the thread of the transaction, synchronously; an error of theirs is logged, for the
-  transaction is over.
-* Should a connection vanish with its thread in mid-transaction, ``undone`` is called on a thread of its own.
-* The transactions in which Django's ``TestCase`` wraps a test do not count. Those that a test opens inside are
-  committed, as ever with ``on_commit``, by ``captureOnCommitCallbacks(execute=True)``, and rolled back at the latest
-  with the test.
-* A forked child commits nothing of its parent's.
+* Django has ``on_commit`` and nothing for a rollback. Our work is therefore an ``on_commit`` hook, in its place among
+  the others. While a connection has hooks of ours, we follow the methods that end its transaction or a savepoint, on
+  this connection object only. A hook that has left ``run_on_commit`` without a commit was rolled back.
+* Either ``done`` or ``undone`` is called, once. ``done`` after the commit, also when another ``on_commit`` hook fails
+  before ours. ``undone`` after the rollback: of the transaction, of a savepoint, by a failing commit, by closing the
+  connection. Both run synchronously on the thread of the transaction; their errors are logged, since the transaction is
+  over.
+* If a connection vanishes with its thread during a transaction, ``undone`` is called on a new thread.
+* The transactions in which Django's ``TestCase`` wraps a test do not count. For transactions that a test opens inside,
+  ``captureOnCommitCallbacks(execute=True)`` is the commit, as always with ``on_commit``; the end of the test is the
+  rollback of the rest.
+* A forked child commits nothing of its parent.
 """
 
 from __future__ import annotations
@@ -50,12 +49,12 @@ def open_on(using: str | None = None) -> frozenset[str]:
 def after_commit(done: Callable[[], object], undone: Callable[[], object], using: str | None = None) -> bool:
     """Call ``done`` after the transaction has been committed, ``undone`` if it is rolled back.
 
-    ``using`` names the database whose transaction counts. With ``None`` all that this thread has open do: ``done`` is
-    called after the last of them was committed, ``undone`` after the last has ended if any was rolled back.
+    ``using`` names the database whose transaction counts. With ``None`` all transactions of this thread count: ``done``
+    is called after the last of them was committed, ``undone`` after the last has ended if any was rolled back.
 
-    Returns ``False``, and calls neither, if there is no transaction: the caller goes on itself. A transaction without
-    ``atomic()`` (``set_autocommit(False)``) is none in this sense. A coroutine sees none: Django's connections belong
-    to synchronous code, and ``sync_to_async`` leads to where they are.
+    Returns ``False``, and calls neither, if there is no transaction. Only ``atomic()`` counts as one, not
+    ``set_autocommit(False)``. A coroutine sees none, since Django's connections belong to synchronous code: use
+    ``sync_to_async`` to get there. Sends nothing.
     """
     found = _open(using)
     if not found:
@@ -104,7 +103,7 @@ class _Pending:
 
 
 class _Hook:
-    """The share of one transaction in a ``_Pending``. Being called means: committed."""
+    """The part of a ``_Pending`` that waits for one transaction. Django calls it after the commit."""
 
     __slots__ = ("__weakref__", "committed", "ended", "pending")
 
@@ -122,7 +121,7 @@ class _Hook:
             self.pending.ended(committed=committed)
 
     def __del__(self) -> None:
-        # The collector may run at any point of any thread, maybe one that holds a lock of the driver: hence not here.
+        # The collector may run in any thread, even one that holds a lock of the driver: hence on a new thread.
         if not self.ended and not sys.is_finalizing():
             self.ended = True
             end, committed = self.pending.ended, self.committed
@@ -167,7 +166,10 @@ class _Watch:
         return [hook for hook in self.hooks if id(hook) in held]
 
     def settle(self, *, after_hooks: bool) -> None:
-        """End what left Django's list, but for what Django will call next: a hook may run transactions of its own."""
+        """End the hooks that left Django's list, except those that Django is about to call.
+
+        A hook may run transactions of its own.
+        """
         waiting = self.waiting()
         gone = [
             hook for hook in self.hooks if hook not in waiting and (after_hooks or not hook.committed or hook.ended)

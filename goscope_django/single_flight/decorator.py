@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import functools
 import inspect
-import logging
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -37,7 +36,6 @@ from goscope_django.single_flight.policy import Policy
 P = ParamSpec("P")
 R = TypeVar("R")
 
-logger = logging.getLogger("goscope.single_flight")
 _leading: ContextVar[frozenset[object]] = ContextVar("goscope_leading", default=frozenset())
 
 

@@ -1,12 +1,11 @@
-"""Exceptions as data: what a view raised, raised alike by those who waited for it.
+"""Exceptions as plain data. What a view raised is raised again for the callers that waited for it.
 
 Rules of this file:
 
-* A class is looked up in a list made of modules that are named here; nothing that stands in the database is imported or
-  called.
-* Kept are the class, plain arguments and plain attributes. Never a traceback, never a pickle.
-* An exception of a class that is not listed comes back as a ``RemoteError`` that is also an instance of its nearest
-  listed base: a 404 stays a 404, and ``except ValueError`` still works.
+* A class is looked up in modules that are named here. No name from the database is ever imported or called.
+* We keep the class, plain arguments and plain attributes. Never a traceback, never a pickle.
+* An exception of a class that is not in these modules comes back as a ``RemoteError`` that is also an instance of its
+  nearest base that is: a 404 stays a 404, and ``except ValueError`` still works.
 """
 
 from __future__ import annotations
@@ -93,10 +92,10 @@ def _name(kind: type) -> str:
 
 
 def pack(error: Exception) -> dict[str, Any]:
-    """``error`` as plain data. Never raises: what a class of the user's makes impossible is left out."""
+    """``error`` as plain data. Never raises: what can't be read of a user's class is left out."""
     try:
         return _pack(error)
-    except Exception:  # noqa: BLE001 - properties and conversions of the user's may fail at anything
+    except Exception:  # noqa: BLE001 - a user's properties and conversions may raise anything
         return {
             "type": _name(type(error)),
             "base": _name(Exception),
@@ -132,12 +131,12 @@ def _pack(error: Exception) -> dict[str, Any]:
 def _message(error: Exception) -> str:
     try:
         return _text(str(error))
-    except Exception:  # noqa: BLE001 - a class of the user's may fail at anything
+    except Exception:  # noqa: BLE001 - a user's class may raise anything
         return type(error).__qualname__
 
 
 def unpack(packed: Mapping[str, Any]) -> Exception:
-    """An exception made of what ``pack`` gave: of the same class if that is listed, else a ``RemoteError``."""
+    """The exception of what ``pack`` gave: of the same class if that is listed, else a ``RemoteError``."""
     base = _listed(str(packed["base"])) or Exception
     same = packed["type"] == packed["base"]
     args, state = tuple(packed["args"]), dict(packed["state"])
@@ -158,7 +157,7 @@ def unpack(packed: Mapping[str, Any]) -> Exception:
 
 
 def _blank(kind: type[Exception], args: tuple[Any, ...]) -> Exception:
-    """An instance as unpickling would make it: past ``__init__``, which may want something else."""
+    """An instance without ``__init__`` (as in unpickling), which may take other arguments."""
     error = kind.__new__(kind, *args)
     error.args = args
     return error

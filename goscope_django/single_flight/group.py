@@ -1,12 +1,12 @@
-"""Callers of one process that want the same flight: one of them speaks to the server, the others wait for it.
+"""The callers of one process that want the same flight. One of them talks to the server, the others wait for it.
 
 Rules of this file:
 
-* A key has at most one *contender* in a process, a thread or a task. It leads the flight or looks for the result; all
-  others are *waiters* of either colour, and cost the server nothing.
-* A contender that ends without an answer (its time is up, its task was cancelled) hands its part on to a waiter.
-* Whoever comes once the answer is being made known does not get it: see ``close``.
-* Nothing here blocks while holding the lock, and a forked child starts with nothing.
+* A key has at most one *contender* in a process: a thread or a task that leads the flight or looks for its result. All
+  other callers are *waiters*, threads and tasks alike; they send nothing to the server.
+* A contender that ends without an answer (its time is up, its task was cancelled) passes its part on to a waiter.
+* A caller that comes when the answer is already being published does not get that answer: see ``close``.
+* Nothing here blocks while it holds the lock, and a forked child starts without callers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RATE: Final = 10.0
 
 
 class Signal(Enum):
-    """What a waiter may be told instead of an answer."""
+    """What a waiter may get instead of an answer."""
 
     AGAIN = "begin anew: the answer is not for you"
     PROMOTED = "you are the contender now"
@@ -52,7 +52,7 @@ class Waiter:
     joined: float = field(default_factory=time.monotonic)
 
     def tell(self, answer: object) -> bool:
-        """Give it its answer; ``False`` if it waits no more."""
+        """Give it its answer; ``False`` if it no longer waits."""
         if (self.loop is not None and self.loop.is_closed()) or not self.future.set_running_or_notify_cancel():
             return False
         self.future.set_result(answer)
@@ -70,18 +70,18 @@ class Waiter:
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """The callers of one key in this process. ``flight`` is what a former contender has learnt."""
+    """The callers of one key in this process. ``flight`` is what an earlier contender learnt of it."""
 
     key: Place
     waiters: list[Waiter] = field(default_factory=list)
     flight: Entered | None = None
 
     def callers(self) -> int:
-        """How many wait, the contender included."""
+        """How many callers wait, the contender included."""
         return len(self.waiters) + 1
 
     def known_to(self, waiter: Waiter) -> int | None:
-        """The token of a flight for which ``waiter`` was waiting for certain."""
+        """The token of a flight for which ``waiter`` certainly waited, if there is one."""
         return self.flight.token if self.flight is not None and waiter.joined <= self.flight.proven else None
 
 
@@ -99,7 +99,7 @@ class Group:
         self._lock, self._entries, self._undecided = threading.Lock(), {}, {}
 
     def enter(self, key: Place, loop: asyncio.AbstractEventLoop | None = None) -> tuple[Entry, Waiter | None]:
-        """Be the contender of ``key`` (no waiter), or wait; a task says in which ``loop``."""
+        """Become the contender of ``key`` (no waiter), or a waiter. A task gives its ``loop``."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -110,13 +110,13 @@ class Group:
             return entry, waiter
 
     def close(self, entry: Entry) -> None:
-        """Whoever comes from now on is none of ``entry``'s. To be called before its answer is published."""
+        """Callers that come from now on do not join ``entry``. To be called before its answer is published."""
         with self._lock:
             if self._entries.get(entry.key) is entry:
                 del self._entries[entry.key]
 
     def settle(self, entry: Entry, answer: object, served: Callable[[float], bool] | None = None) -> None:
-        """Give all waiters ``answer``; those for whom ``served(joined)`` is false begin anew."""
+        """Give all waiters ``answer``. Those for whom ``served(joined)`` is false begin again."""
         self.close(entry)
         with self._lock:
             waiters, entry.waiters = entry.waiters, []
@@ -124,7 +124,7 @@ class Group:
             waiter.tell(answer if served is None or served(waiter.joined) else Signal.AGAIN)
 
     def leave(self, entry: Entry) -> None:
-        """The contender ends without an answer: the next waiter goes on."""
+        """The contender ends without an answer: the next waiter takes its place."""
         while True:
             with self._lock:
                 if not entry.waiters:
@@ -136,16 +136,16 @@ class Group:
                 return
 
     def conclude(self, entry: Entry, flight: Entered, answer: object | None) -> None:
-        """The leader has ended ``flight``: give all waiters its answer, or without one let the next waiter go on."""
+        """The leader has ended ``flight``: give all waiters its answer, or let the next one take its place."""
         self.close(entry)
         if answer is not None:
             self.settle(entry, answer)
         else:
-            entry.flight = replace(flight, proven=time.monotonic())  # it was in the air when the last of them came
+            entry.flight = replace(flight, proven=time.monotonic())  # all of them joined before this moment
             self.leave(entry)
 
     def give_up(self, entry: Entry, waiter: Waiter) -> Any:
-        """``waiter`` waits no more. If its answer has come meanwhile that is returned; otherwise ``None``."""
+        """``waiter`` stops waiting. Returns its answer if that has come meanwhile, else ``None``."""
         if waiter.future.cancel():
             with self._lock:
                 if waiter in entry.waiters:
@@ -170,14 +170,14 @@ class Group:
         self.leave(entry)
         return None
 
-    # A result that waits for its transaction: whoever asks for it on that very thread would wait for itself.
+    # A result that waits for the end of a transaction: a caller on the same thread must not wait for it.
 
     def undecided(self, key: Place) -> bool:
         """Whether this thread has a result of ``key`` that waits for the end of a transaction."""
         return self._undecided.get(key) == threading.get_ident()
 
     def decide_later(self, key: Place) -> Callable[[], None]:
-        """Remember that; to be forgotten by calling what is returned."""
+        """Note that this thread has one. Calling what is returned takes the note back."""
         thread = threading.get_ident()
         with self._lock:
             self._undecided[key] = thread
@@ -190,7 +190,7 @@ class Group:
         return forget
 
     def waits(self) -> list[Wait]:
-        """For figures: what callers of this process wait for, how many, and since when."""
+        """For the figures: what callers of this process wait for, how many do, and since when."""
         with self._lock:
             lines = [(one.key[1], [waiter.joined for waiter in one.waiters]) for one in self._entries.values()]
         now = time.monotonic()
@@ -201,8 +201,9 @@ def pause(waited: float, flying: float, sent: int, callers: int, expected: float
     """Seconds until the server is asked again.
 
     ``waited`` is how long the caller has waited, ``flying`` how long the flight has been in the air, ``sent`` how many
-    commands were sent, ``callers`` how many wait here, ``expected`` how long such a flight took before, if known. A
-    budget of ``RATE`` commands a second and caller is spent when the result is expected, and evenly where nothing is.
+    commands were sent, ``callers`` how many wait here, ``expected`` how long such a flight took before, if known (all
+    times in seconds). We may send ``RATE`` commands a second and caller: most of them when the result is expected, or
+    evenly spread if we don't know when.
     """
     rate = RATE * callers
     if expected is not None and flying < 0.9 * expected:

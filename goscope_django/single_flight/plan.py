@@ -1,6 +1,6 @@
-"""One call of a shared function: what an outcome means to it, and what it means to the others.
+"""One call of a shared function. Decides what an outcome means to this caller, and what the other callers get.
 
-Rule of this file: nothing here waits or talks to the server; both colours of ``single_flight`` decide here.
+Rule of this file: nothing here waits or talks to the server.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _took: dict[str, float] = {}
 
 
 class Bypass:
-    """The outcome is not for this caller: it runs the function itself."""
+    """This caller gets nothing from the flight: it runs the function itself."""
 
 
 BYPASS: Final = Bypass()
@@ -44,7 +44,10 @@ BYPASS: Final = Bypass()
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """The response depends on headers that this caller sent otherwise: there may be a flight of its own kind."""
+    """The response depends on headers that this caller sent with other values.
+
+    There may be another flight, of callers that sent the same as this one.
+    """
 
     names: tuple[str, ...]
 
@@ -109,10 +112,10 @@ class Plan:
 
         return pace
 
-    # What an outcome is to those who wait
+    # For a caller that waited
 
     def accept(self, answer: Any) -> Any:
-        """What to return for ``answer``: its value, ``BYPASS`` or a ``Variant``. Raises the leader's exception."""
+        """What to return for ``answer``: its value, ``BYPASS`` or a ``Variant``. Raises what the leader raised."""
         if isinstance(answer, StoreError):
             if not self.ignore:
                 raise type(answer)(str(answer)) from answer
@@ -151,7 +154,7 @@ class Plan:
         response.headers[HEADER] = "follower"
         return response
 
-    # What a call's end is to the flight
+    # For the leader
 
     def land(self, result: Any, used: Used | None, took: float) -> Landed:
         """The outcome of a call that returned ``result``."""
@@ -178,18 +181,18 @@ class Plan:
             return Landed("unshared", None, took)
         names = responses.vary_on(response)
         if responses.found_out(caller, used):
-            # The same Authorization may be everybody's, as before a site that is not public yet.
-            names = tuple(sorted({"cookie", *names, *responses.sent(self.request)}))
+            # Everybody may send the same Authorization, as to a site that is not public yet.
+            names = tuple(sorted({"cookie", *names, *responses.credential_headers(self.request)}))
         varied = requests.identity(*requests.header_values(self.request, names))
         value = {"response": packed, "vary": list(names), "varied": varied, "used": used.either}
         return Landed("response", value, took)
 
     def _bound(self, used: Used | None) -> bool:
-        """Whether what is no response (an exception, what others make a response of) may be for this caller alone."""
+        """Whether an exception, or a result that is no response, may be meant for this caller alone."""
         if used is None or self.caller is None:
             return False
         bound = responses.why_bound(self.request, self.caller, used)
-        return bool(bound or (responses.found_out(self.caller, used) and responses.sent(self.request)))
+        return bool(bound or (responses.found_out(self.caller, used) and responses.credential_headers(self.request)))
 
     def failed(self, error: Exception, used: Used | None, took: float) -> Landed:
         """The outcome of a call that raised ``error``."""
@@ -199,14 +202,14 @@ class Plan:
         return Landed("error", errors.pack(error), took)
 
     def doomed(self, landed: Landed) -> bool:
-        """Whether it reports a failure whose transaction is to be rolled back anyhow: no commit can be outrun by it."""
+        """Whether it is a failure whose transaction will be rolled back anyhow: then there is no commit to wait for."""
         failure = landed.kind == "response" and landed.value["response"]["status"] >= 400
         return failure and any(
             one.in_atomic_block and one.needs_rollback for one in connections.all(initialized_only=True)
         )
 
     def published(self, said: object, landed: Landed) -> Landed:
-        """What this process's waiters get after the server ``said`` that, or refused by an exception."""
+        """What this process's waiters get. ``said``: what publishing ``landed`` returned or raised."""
         if said == "published":
             return landed
         if said == "lost":
@@ -217,28 +220,28 @@ class Plan:
         logger.warning("the result of flight %r can't be stored, so it is not shared: %s", self.key, said)
         return Landed("unshared", None, landed.took)
 
-    # The server is away
+    # While MongoDB can't be reached
 
     def skips(self) -> bool:
-        """Whether the server is known to be away and may be done without."""
+        """Whether MongoDB is known to be out of reach, and that is to be ignored."""
         return self.ignore and self.outage.skips()
 
     def without_server(self, error: StoreError) -> Bypass:
-        """The server was tried in vain: go on without it, or raise ``error``."""
+        """MongoDB could not be reached: go on without it, or raise ``error``."""
         if not self.ignore:
             raise error
         self.outage.failed(error)
         return BYPASS
 
     def not_published(self, error: StoreError) -> None:
-        """The outcome could not be made known: others will find the lease ended."""
+        """The outcome could not be published: other processes wait for the end of the lease."""
         if self.ignore:
             self.outage.failed(error)
         logger.warning("the end of flight %r could not be told: %s", self.key, error)
 
 
 def marked(result: Any, role: str, plan: Plan | None) -> Any:
-    """``result``, which says in a header what part its caller had. Counts it."""
+    """``result``, with a header that says what part its caller had. Counts it."""
     if plan is not None:
         counters.count("flights_led" if role == "leader" else "flights_bypassed")
     if responses.is_response(result):

@@ -44,13 +44,13 @@ def store(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.fixture(params=COLOURS)
-def colour(request: pytest.FixtureRequest) -> str:
+def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def in_colour(colour: str, func: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """``func`` made idempotent in a colour; to be called like a plain function."""
-    if colour == "sync":
+def in_mode(mode: str, func: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """``func`` made idempotent sync or async; to be called like a plain function."""
+    if mode == "sync":
         return idempotent(**options)(func)
 
     async def twin(*args: Any, **kwargs: Any) -> Any:
@@ -71,14 +71,14 @@ VALUES: list[Any] = [
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_any_result_is_returned_again(store: Any, colour: str, value: Any) -> None:
+def test_any_result_is_returned_again(store: Any, mode: str, value: Any) -> None:
     runs: list[int] = []
 
     def work(number: int) -> Any:
         runs.append(number)
         return value
 
-    decorated = in_colour(colour, work, key="work:{number}")
+    decorated = in_mode(mode, work, key="work:{number}")
     for _ in range(3):
         found = decorated(1)
         assert found == value
@@ -89,7 +89,7 @@ def test_any_result_is_returned_again(store: Any, colour: str, value: Any) -> No
     assert runs == [1, 2]
 
 
-def test_an_exception_is_no_result(store: Any, colour: str) -> None:
+def test_an_exception_is_no_result(store: Any, mode: str) -> None:
     runs: list[int] = []
 
     def work() -> str:
@@ -98,13 +98,28 @@ def test_an_exception_is_no_result(store: Any, colour: str) -> None:
             raise KeyError("not yet")
         return "done"
 
-    decorated = in_colour(colour, work, key="k")
+    decorated = in_mode(mode, work, key="k")
     for _ in range(2):
         with pytest.raises(KeyError, match="not yet"):
             decorated()
         assert store.idempotency.list() == []
     assert [decorated(), decorated()] == ["done", "done"]
     assert len(runs) == 3
+
+
+def test_a_function_may_raise_stop_iteration(store: Any) -> None:
+    runs = []
+
+    @idempotent(key="k")
+    def work() -> None:
+        runs.append(1)
+        raise StopIteration(3)
+
+    for _ in range(2):
+        with pytest.raises(StopIteration) as raised:
+            work()
+        assert raised.value.value == 3
+    assert len(runs) == 2, "an exception is no result"
 
 
 def test_cancellation_gives_the_claim_up(store: Any) -> None:
@@ -189,7 +204,7 @@ def test_cancellation_while_the_result_is_being_stored_does_not_lose_it(
     assert runs == [1]
 
 
-def test_concurrently_one_runs_and_the_others_are_told(store: Any, colour: str) -> None:
+def test_concurrently_one_runs_and_the_others_are_told(store: Any, mode: str) -> None:
     entered, gate = threading.Event(), threading.Event()
 
     def work() -> str:
@@ -197,7 +212,7 @@ def test_concurrently_one_runs_and_the_others_are_told(store: Any, colour: str) 
         assert gate.wait(20)
         return "done"
 
-    decorated = in_colour(colour, work, key="k")
+    decorated = in_mode(mode, work, key="k")
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(decorated)
         assert entered.wait(10)
@@ -209,7 +224,7 @@ def test_concurrently_one_runs_and_the_others_are_told(store: Any, colour: str) 
     assert 0 < caught.value.retry_after <= 30
 
 
-def test_who_waits_gets_the_result(store: Any, colour: str) -> None:
+def test_who_waits_gets_the_result(store: Any, mode: str) -> None:
     entered, gate = threading.Event(), threading.Event()
     runs: list[int] = []
 
@@ -219,7 +234,7 @@ def test_who_waits_gets_the_result(store: Any, colour: str) -> None:
         assert gate.wait(20)
         return None
 
-    decorated = in_colour(colour, work, key="k", on_conflict="wait", blocking_timeout=15)
+    decorated = in_mode(mode, work, key="k", on_conflict="wait", blocking_timeout=15)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(decorated)
         assert entered.wait(10)
@@ -229,7 +244,7 @@ def test_who_waits_gets_the_result(store: Any, colour: str) -> None:
     assert runs == [1]
 
 
-def test_who_waits_takes_over_from_one_that_failed(store: Any, colour: str) -> None:
+def test_who_waits_takes_over_from_one_that_failed(store: Any, mode: str) -> None:
     entered, gate = threading.Event(), threading.Event()
     runs: list[int] = []
 
@@ -241,7 +256,7 @@ def test_who_waits_takes_over_from_one_that_failed(store: Any, colour: str) -> N
             raise KeyError
         return "second"
 
-    decorated = in_colour(colour, work, key="k", on_conflict="wait", blocking_timeout=15)
+    decorated = in_mode(mode, work, key="k", on_conflict="wait", blocking_timeout=15)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(decorated)
         assert entered.wait(10)
@@ -255,18 +270,18 @@ def test_who_waits_takes_over_from_one_that_failed(store: Any, colour: str) -> N
 @pytest.mark.parametrize(
     "fingerprint", [True, lambda amount, note="": amount, lambda amount, note="": {"amount": amount}]
 )
-def test_other_arguments_under_one_key(store: Any, colour: str, fingerprint: Any) -> None:
+def test_other_arguments_under_one_key(store: Any, mode: str, fingerprint: Any) -> None:
     def charge(amount: str, note: str = "") -> str:
         return amount
 
-    decorated = in_colour(colour, charge, key="charge", fingerprint=fingerprint)
+    decorated = in_mode(mode, charge, key="charge", fingerprint=fingerprint)
     assert decorated("10") == decorated(amount="10") == "10"
     with pytest.raises(IdempotencyMismatch):
         decorated("20")
 
 
-def test_without_a_fingerprint_the_key_alone_counts(store: Any, colour: str) -> None:
-    decorated = in_colour(colour, lambda amount: amount, key="charge")
+def test_without_a_fingerprint_the_key_alone_counts(store: Any, mode: str) -> None:
+    decorated = in_mode(mode, lambda amount: amount, key="charge")
     assert [decorated(1), decorated(2)] == [1, 1]
 
 
@@ -300,28 +315,28 @@ def test_a_method(store: Any) -> None:
     assert asyncio.run(till.acharge(7)) == 2
 
 
-def test_the_attempt_is_there_while_the_work_runs(store: Any, colour: str) -> None:
+def test_the_attempt_is_there_while_the_work_runs(store: Any, mode: str) -> None:
     def work() -> tuple[str, int]:
         attempt = current()
         assert isinstance(attempt, Attempt)
         assert not attempt.lost
         return attempt.key, attempt.token
 
-    key, token = in_colour(colour, work, key="k")()
+    key, token = in_mode(mode, work, key="k")()
     assert key == "k"
     (info,) = store.idempotency.list()
     assert info.token == token
     assert current() is None
 
 
-def test_a_result_that_can_not_be_kept_is_done_all_the_same(store: Any, colour: str) -> None:
+def test_a_result_that_can_not_be_kept_is_done_all_the_same(store: Any, mode: str) -> None:
     runs: list[int] = []
 
     def work() -> Any:
         runs.append(1)
         return threading.Lock()
 
-    decorated = in_colour(colour, work, key="k")
+    decorated = in_mode(mode, work, key="k")
     assert decorated() is not None
     with pytest.raises(IdempotencyError, match="not kept"):
         decorated()
@@ -329,7 +344,7 @@ def test_a_result_that_can_not_be_kept_is_done_all_the_same(store: Any, colour: 
 
 
 def test_nor_is_it_lost_to_the_caller_if_the_server_goes_away_then(
-    store: Any, colour: str, monkeypatch: pytest.MonkeyPatch
+    store: Any, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def complete(name: str, token: int, value: Any) -> bool:
         if "dropped" in value:
@@ -341,20 +356,20 @@ def test_nor_is_it_lost_to_the_caller_if_the_server_goes_away_then(
 
     monkeypatch.setattr(store.idempotency, "complete", complete)
     monkeypatch.setattr(store.idempotency, "acomplete", acomplete)
-    assert in_colour(colour, lambda: "done", key="k")() == "done"
+    assert in_mode(mode, lambda: "done", key="k")() == "done"
 
 
-def test_a_result_over_the_limit_of_a_document(store: Any, colour: str, request: pytest.FixtureRequest) -> None:
+def test_a_result_over_the_limit_of_a_document(store: Any, mode: str, request: pytest.FixtureRequest) -> None:
     if "mongomock" in request.node.callspec.id:
         pytest.skip("mongomock: it knows no limit for a document's size")
-    decorated = in_colour(colour, lambda: b"x" * (16 * 1024 * 1024), key="k")
+    decorated = in_mode(mode, lambda: b"x" * (16 * 1024 * 1024), key="k")
     assert len(decorated()) == 16 * 1024 * 1024
     with pytest.raises(IdempotencyError, match="not kept"):
         decorated()
 
 
-def test_a_damaged_result_is_done_all_the_same(store: Any, colour: str) -> None:
-    decorated = in_colour(colour, lambda: 1, key="k")
+def test_a_damaged_result_is_done_all_the_same(store: Any, mode: str) -> None:
+    decorated = in_mode(mode, lambda: 1, key="k")
     decorated()
     damage = {"$set": {"value": {"__goscope__": 99}}}
     store.store.run(lambda clock: ask("go_goscope_idempotency", "update_many", {}, damage))
@@ -385,8 +400,8 @@ def test_bad_options_are_told_when_it_is_decorated(options: dict[str, Any], erro
 
 
 @pytest.mark.parametrize("key", [None, lambda: None, lambda: 5])
-def test_a_function_needs_a_key(store: Any, colour: str, key: Any) -> None:
-    decorated = in_colour(colour, lambda: 1, key=key)
+def test_a_function_needs_a_key(store: Any, mode: str, key: Any) -> None:
+    decorated = in_mode(mode, lambda: 1, key=key)
     with pytest.raises(InvalidType, match="key"):
         decorated()
 
@@ -435,7 +450,7 @@ def test_it_keeps_name_and_documentation() -> None:
 
 @pytest.mark.parametrize("value", [{"paid": 5}, (201, {"paid": 5}), None])
 def test_a_view_whose_result_others_make_a_response_of_is_idempotent_too(
-    store: Any, colour: str, value: Any, rf: RequestFactory
+    store: Any, mode: str, value: Any, rf: RequestFactory
 ) -> None:
     runs: list[int] = []
 
@@ -443,7 +458,7 @@ def test_a_view_whose_result_others_make_a_response_of_is_idempotent_too(
         runs.append(1)
         return value
 
-    decorated = in_colour(colour, pay)
+    decorated = in_mode(mode, pay)
     for _ in range(2):
         assert decorated(rf.post("/pay/", {"a": 1}, headers={"Idempotency-Key": "k"})) == value
     assert runs == [1]

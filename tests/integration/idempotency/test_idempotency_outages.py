@@ -1,4 +1,4 @@
-"""The server is away: before the work, after it, and while its lease should be renewed."""
+"""The server can't be reached: before the work, after it, and while its lease should be renewed."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def _clean() -> Iterator[None]:
 
 
 @pytest.fixture(params=["sync", "async"])
-def colour(request: pytest.FixtureRequest) -> str:
+def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def send(colour: str, name: str, key: str | None = "k") -> Any:
+def send(mode: str, name: str, key: str | None = "k") -> Any:
     headers = {} if key is None else {"Idempotency-Key": key}
-    place = f"/{colour}/{name}/"
-    if colour == "sync":
+    place = f"/{mode}/{name}/"
+    if mode == "sync":
         return Client(raise_request_exception=False).post(place, "{}", "application/json", headers=headers)
     client = AsyncClient(raise_request_exception=False)
     return asyncio.run(client.post(place, "{}", "application/json", headers=headers))
@@ -99,9 +99,9 @@ class TestAway:
         with override_settings(GOSCOPE={"TEST": {"URL": NOWHERE}, "ON_ERROR": "ignore"}, ROOT_URLCONF=__name__):
             yield
 
-    def test_the_request_is_refused_and_may_be_sent_again(self, colour: str) -> None:
+    def test_the_request_is_refused_and_may_be_sent_again(self, mode: str) -> None:
         """``ON_ERROR`` of the settings does not count: doing without is to be said where it is decorated."""
-        response = send(colour, "strict")
+        response = send(mode, "strict")
         assert response.status_code == 503
         assert response["Retry-After"] == "5"
         assert response["Content-Type"] == "application/problem+json"
@@ -110,10 +110,10 @@ class TestAway:
         assert b"127.0.0.1" not in response.content
         assert runs == []
 
-    def test_without_a_key_nobody_asks_the_server(self, colour: str) -> None:
-        assert send(colour, "strict", key=None).status_code == 200
+    def test_without_a_key_nobody_asks_the_server(self, mode: str) -> None:
+        assert send(mode, "strict", key=None).status_code == 200
 
-    def test_ignored_it_runs_and_says_so_once(self, colour: str) -> None:
+    def test_ignored_it_runs_and_says_so_once(self, mode: str) -> None:
         told: list[str] = []
 
         def hear(sender: Any, feature: str, **_: Any) -> None:
@@ -121,7 +121,7 @@ class TestAway:
 
         signals.degraded.connect(hear)
         try:
-            assert [send(colour, "lenient").status_code for _ in range(3)] == [200] * 3
+            assert [send(mode, "lenient").status_code for _ in range(3)] == [200] * 3
         finally:
             signals.degraded.disconnect(hear)
         assert runs == ["lenient"] * 3

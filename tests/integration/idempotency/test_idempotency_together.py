@@ -88,13 +88,13 @@ def db(mongo_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture(params=["sync", "async"])
-def colour(request: pytest.FixtureRequest) -> str:
+def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def send(colour: str) -> Any:
+def send(mode: str) -> Any:
     more: dict[str, Any] = {"data": "{}", "content_type": "application/json", "headers": {"Idempotency-Key": "k"}}
-    if colour == "sync":
+    if mode == "sync":
         return Client(raise_request_exception=False).post("/sync/", **more)
     return asyncio.run(AsyncClient(raise_request_exception=False).post("/async/", **more))
 
@@ -103,9 +103,9 @@ def count(db: Database) -> int:
     return int((db["orders"].find_one({"_id": "total"}) or {"count": 0})["count"])
 
 
-def test_writes_and_result_are_committed_together(db: Database, colour: str) -> None:
+def test_writes_and_result_are_committed_together(db: Database, mode: str) -> None:
     ways.append("buy")
-    first, repeat = send(colour), send(colour)
+    first, repeat = send(mode), send(mode)
     assert (first.status_code, first.content) == (201, b"buy")
     assert repeat["Idempotent-Replayed"] == "true"
     assert repeat.content == b"buy"
@@ -113,30 +113,30 @@ def test_writes_and_result_are_committed_together(db: Database, colour: str) -> 
 
 
 @pytest.mark.parametrize(("way", "status"), [("raise", 500), ("500", 500)])
-def test_without_a_result_nothing_was_written(db: Database, colour: str, way: str, status: int) -> None:
+def test_without_a_result_nothing_was_written(db: Database, mode: str, way: str, status: int) -> None:
     ways.extend([way, "buy"])
-    assert send(colour).status_code == status
+    assert send(mode).status_code == status
     assert count(db) == 0
-    assert send(colour).status_code == 201
+    assert send(mode).status_code == 201
     assert count(db) == 1
 
 
-def test_when_the_claim_was_lost_everything_is_undone_and_the_client_told(db: Database, colour: str) -> None:
+def test_when_the_claim_was_lost_everything_is_undone_and_the_client_told(db: Database, mode: str) -> None:
     ways.extend(["stolen", "buy"])
-    first = send(colour)
+    first = send(mode)
     assert first.status_code == 503
     assert first["Retry-After"] == "1"
     assert json.loads(first.content)["type"] == "urn:goscope:problem:idempotency-undone"
     assert count(db) == 0
-    assert send(colour).content == b"buy"
+    assert send(mode).content == b"buy"
     assert count(db) == 1
 
 
-def test_a_block_that_fails_is_undone_and_the_work_may_go_on(db: Database, colour: str) -> None:
+def test_a_block_that_fails_is_undone_and_the_work_may_go_on(db: Database, mode: str) -> None:
     ways.append("undo")
-    assert send(colour).status_code == 201
+    assert send(mode).status_code == 201
     assert count(db) == 0
-    assert send(colour)["Idempotent-Replayed"] == "true"
+    assert send(mode)["Idempotent-Replayed"] == "true"
 
 
 def test_the_claim_is_held_longer_than_its_lease_for_the_transaction(db: Database) -> None:

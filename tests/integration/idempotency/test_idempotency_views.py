@@ -1,4 +1,4 @@
-"""``idempotent`` on views: over a real server and mongomock, in both colours."""
+"""``idempotent`` on views: over a real server and mongomock, sync and async."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def store(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 class Caller:
-    """One client of either colour, with the same methods."""
+    """One client sync or async, with the same methods."""
 
-    def __init__(self, colour: str) -> None:
-        self.colour = colour
-        self.prefix = "a" if colour == "async" else ""
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.prefix = "a" if mode == "async" else ""
         self.sync, self.asynchronous = Client(raise_request_exception=False), AsyncClient(raise_request_exception=False)
 
     def __call__(
@@ -54,7 +54,7 @@ class Caller:
         more: dict[str, Any]
         path, _, query = name.partition("?")
         place, more = f"/{path}/?{query}", {"data": data, "content_type": "application/json", "headers": named}
-        if self.colour == "sync":
+        if self.mode == "sync":
             return self.sync.generic(method.upper(), place, **more)
 
         async def sent() -> Any:
@@ -88,7 +88,7 @@ def problem(response: Any, status: int, kind: str) -> dict[str, Any]:
 
 class TestRepeats:
     def test_a_repeat_gets_the_same_and_runs_nothing(self, store: Any, send: Caller) -> None:
-        name = send.colour
+        name = send.mode
         first, repeat = send(name), send(name)
         assert ran["pay"] == 1
         assert first.content == b"run 1"
@@ -97,7 +97,7 @@ class TestRepeats:
         assert repeat["Idempotent-Replayed"] == "true"
 
     def test_cookies_dates_and_headers_of_one_connection_are_not_replayed(self, store: Any, send: Caller) -> None:
-        first, repeat = send(send.colour), send(send.colour)
+        first, repeat = send(send.mode), send(send.mode)
         assert "basket" in first.cookies
         assert {"Date", "Connection", "X-Hop", "X-Receipt"} <= set(first.headers)
         assert not repeat.cookies
@@ -105,11 +105,11 @@ class TestRepeats:
         assert repeat["X-Receipt"] == "1"
 
     def test_the_key_may_be_quoted(self, store: Any, send: Caller) -> None:
-        send(send.colour, key="abc")
-        assert send(send.colour, key='"abc"')["Idempotent-Replayed"] == "true"
+        send(send.mode, key="abc")
+        assert send(send.mode, key='"abc"')["Idempotent-Replayed"] == "true"
 
     def test_other_keys_run(self, store: Any, send: Caller) -> None:
-        assert [send(send.colour, key=key).content for key in ("a", "b", "c")] == [b"run 1", b"run 2", b"run 3"]
+        assert [send(send.mode, key=key).content for key in ("a", "b", "c")] == [b"run 1", b"run 2", b"run 3"]
 
     def test_the_event_names_the_record(self, store: Any, send: Caller) -> None:
         told: list[Any] = []
@@ -119,55 +119,55 @@ class TestRepeats:
 
         signals.idempotent_replayed.connect(hear)
         try:
-            send(send.colour)
+            send(send.mode)
             assert told == []
-            send(send.colour)
+            send(send.mode)
         finally:
             signals.idempotent_replayed.disconnect(hear)
         assert told == [one.key for one in store.idempotency.list()]
 
     @pytest.mark.parametrize("status", [200, 204, 302, 400, 402, 404, 409, 410, 422])
     def test_outcomes_are_kept(self, store: Any, send: Caller, status: int) -> None:
-        first, repeat = send(send.colour, {"status": status}), send(send.colour, {"status": status})
+        first, repeat = send(send.mode, {"status": status}), send(send.mode, {"status": status})
         assert ran["pay"] == 1
         assert shown(first) == shown(repeat)
 
     @pytest.mark.parametrize("status", [401, 403, 429, 500, 502, 503])
     def test_what_is_not_about_the_request_is_not(self, store: Any, send: Caller, status: int) -> None:
-        assert send(send.colour, {"status": status}).status_code == status
+        assert send(send.mode, {"status": status}).status_code == status
         assert store.idempotency.list() == []
-        assert send(send.colour, {"status": status}).content == b"run 2"
+        assert send(send.mode, {"status": status}).content == b"run 2"
 
     @pytest.mark.parametrize(("kind", "status"), [("404", 404), ("error", 500)])
     def test_after_an_exception_a_repeat_runs_at_once(self, store: Any, send: Caller, kind: str, status: int) -> None:
-        assert send(send.colour, {"raise": kind}).status_code == status
+        assert send(send.mode, {"raise": kind}).status_code == status
         assert store.idempotency.list() == []
-        assert send(send.colour, {"raise": kind}).status_code == status
+        assert send(send.mode, {"raise": kind}).status_code == status
         assert ran["pay"] == 2
 
     def test_a_redirect_is_one_again(self, store: Any, send: Caller) -> None:
-        first, repeat = send(send.colour, {"redirect": True}), send(send.colour, {"redirect": True})
+        first, repeat = send(send.mode, {"redirect": True}), send(send.mode, {"redirect": True})
         assert (first.url, first.status_code) == (repeat.url, repeat.status_code)
 
     def test_a_template_response_is_rendered_and_kept(self, store: Any, send: Caller) -> None:
-        first, repeat = send(send.colour, {"template": True}), send(send.colour, {"template": True})
+        first, repeat = send(send.mode, {"template": True}), send(send.mode, {"template": True})
         assert first.content == b"run 1"
         assert shown(first) == shown(repeat)
 
     @pytest.mark.parametrize("method", ["get", "put", "delete", "options"])
     def test_other_methods_pass(self, store: Any, send: Caller, method: str) -> None:
         for run in (1, 2):
-            assert send("required" if send.colour == "sync" else "arequired", method=method).status_code == 201
+            assert send("required" if send.mode == "sync" else "arequired", method=method).status_code == 201
             assert ran["pay"] == run
         assert seen == [None, None]
 
     def test_patch_is_one_of_ours_and_not_post(self, store: Any, send: Caller) -> None:
-        assert send(send.colour, method="patch").content == b"run 1"
-        assert send(send.colour, method="patch")["Idempotent-Replayed"] == "true"
-        assert send(send.colour, method="post").content == b"run 2"
+        assert send(send.mode, method="patch").content == b"run 1"
+        assert send(send.mode, method="patch")["Idempotent-Replayed"] == "true"
+        assert send(send.mode, method="post").content == b"run 2"
 
     def test_without_a_key_it_runs_as_ever(self, store: Any, send: Caller) -> None:
-        assert [send(send.colour, key=None).content for _ in range(2)] == [b"run 1", b"run 2"]
+        assert [send(send.mode, key=None).content for _ in range(2)] == [b"run 1", b"run 2"]
         assert store.idempotency.list() == []
 
 
@@ -178,43 +178,43 @@ class TestProblems:
 
     @pytest.mark.parametrize("key", ["", "k" * 256, '""', '"open', "\u00e4"])
     def test_a_malformed_key(self, store: Any, send: Caller, key: str) -> None:
-        problem(send(send.colour, key=key), 400, "idempotency-key-malformed")
+        problem(send(send.mode, key=key), 400, "idempotency-key-malformed")
         assert ran["pay"] == 0
 
     @pytest.mark.parametrize("query", [False, True])
     def test_another_payload(self, store: Any, send: Caller, query: bool) -> None:
-        send(send.colour, {"a": 1})
-        again = send(f"{send.colour}?x=1" if query else send.colour, {"a": 1 if query else 2})
+        send(send.mode, {"a": 1})
+        again = send(f"{send.mode}?x=1" if query else send.mode, {"a": 1 if query else 2})
         problem(again, 422, "idempotency-key-reused")
         assert ran["pay"] == 1
-        assert send(send.colour, {"a": 1})["Idempotent-Replayed"] == "true"
+        assert send(send.mode, {"a": 1})["Idempotent-Replayed"] == "true"
 
     @pytest.mark.parametrize("asked", [{"size": 1024 * 1024 + 1}, {"stream": True}])
     def test_a_response_that_can_not_be_kept(self, store: Any, send: Caller, asked: dict[str, Any]) -> None:
-        first = send(send.colour, asked)
+        first = send(send.mode, asked)
         assert first.status_code in (200, 201)
-        body = problem(send(send.colour, asked), 409, "idempotency-response-not-kept")
+        body = problem(send(send.mode, asked), 409, "idempotency-response-not-kept")
         assert "not carried out again" in body["detail"]
         assert ran["pay"] == 1
 
     def test_a_response_of_a_megabyte_is_kept(self, store: Any, send: Caller) -> None:
-        first, repeat = send(send.colour, {"size": 1024 * 1024}), send(send.colour, {"size": 1024 * 1024})
+        first, repeat = send(send.mode, {"size": 1024 * 1024}), send(send.mode, {"size": 1024 * 1024})
         assert first.content == repeat.content
         assert repeat["Idempotent-Replayed"] == "true"
 
     @pytest.mark.parametrize("value", [{"response": {}}, {"response": None}, 5, None, {"dropped": "size"}])
     def test_a_record_of_something_else_is_not_run_over(self, store: Any, send: Caller, value: Any) -> None:
-        send(send.colour)
+        send(send.mode)
         (info,) = store.idempotency.list()
         store.idempotency.set(info.key, value)
-        problem(send(send.colour), 409, "idempotency-response-not-kept")
+        problem(send(send.mode), 409, "idempotency-response-not-kept")
         assert ran["pay"] == 1
 
     def test_a_forged_record_is_not_run_over(self, store: Any, send: Caller) -> None:
-        send(send.colour)
+        send(send.mode)
         damage = {"$set": {"value": {"__goscope__": 99}}}
         store.store.run(lambda clock: ask("go_goscope_idempotency", "update_many", {}, damage))
-        assert send(send.colour).status_code == 409
+        assert send(send.mode).status_code == 409
         assert ran["pay"] == 1
 
 
@@ -265,17 +265,17 @@ class TestConcurrent:
 
 class TestScope:
     def test_the_key_of_one_user_is_nothing_to_another(self, store: Any, send: Caller) -> None:
-        anonymous = send(send.colour)
+        anonymous = send(send.mode)
         for name in ("alice", "bob"):
             user = User.objects.create_user(name)
             send.sync.force_login(user)
             send.asynchronous.cookies = send.sync.cookies
-            assert send(send.colour)["X-Receipt"] != anonymous["X-Receipt"]
-            assert send(send.colour)["Idempotent-Replayed"] == "true"
+            assert send(send.mode)["X-Receipt"] != anonymous["X-Receipt"]
+            assert send(send.mode)["Idempotent-Replayed"] == "true"
         assert ran["pay"] == 3
 
     def test_nor_with_another_authorization(self, store: Any, send: Caller) -> None:
-        tokens = [send(send.colour, Authorization=f"Token {one}").content for one in "aab"]
+        tokens = [send(send.mode, Authorization=f"Token {one}").content for one in "aab"]
         assert tokens == [b"run 1", b"run 1", b"run 2"]
 
     def test_user_replaces_the_scope(self, store: Any) -> None:
@@ -285,7 +285,7 @@ class TestScope:
         assert found == [b"run 1", b"run 1", b"run 2"]
 
     def test_a_path_of_its_own(self, store: Any, send: Caller) -> None:
-        send(send.colour)
+        send(send.mode)
         assert send(f"{send.prefix}required").content == b"run 2"
 
 
@@ -308,7 +308,7 @@ class TestOptions:
 
 class TestRequest:
     def test_the_view_sees_its_attempt(self, store: Any, send: Caller) -> None:
-        send(send.colour, key='"my key"')
+        send(send.mode, key='"my key"')
         (attempt,) = seen
         assert isinstance(attempt, Attempt)
         assert (attempt.key, attempt.replayed, attempt.lost) == ("my key", False, False)
@@ -317,7 +317,7 @@ class TestRequest:
 
     def test_tokens_of_one_key_grow(self, store: Any, send: Caller) -> None:
         for _ in range(3):
-            send(send.colour, {"status": 500})
+            send(send.mode, {"status": 500})
         tokens = [attempt.token for attempt in seen]
         assert tokens == sorted(set(tokens))
 
@@ -326,9 +326,9 @@ class TestRequest:
         assert seen[0] is seen[1]
 
     def test_the_record_is_told_apart_by_people(self, store: Any, send: Caller) -> None:
-        send(send.colour, key="order-7")
+        send(send.mode, key="order-7")
         (info,) = store.idempotency.list()
-        assert info.key.startswith(f"POST /{send.colour}/ order-7 ")
+        assert info.key.startswith(f"POST /{send.mode}/ order-7 ")
         assert info.state == "completed"
 
 

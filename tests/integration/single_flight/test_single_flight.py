@@ -71,8 +71,8 @@ def elsewhere(fn: Any) -> tuple[str, Entered]:
 # Leases
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_the_lease_is_renewed_while_the_function_runs(documents: Any, colour: str) -> None:
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_the_lease_is_renewed_while_the_function_runs(documents: Any, mode: str) -> None:
     gate = Gate()
 
     @single_flight(timeout=0.3, key="k")
@@ -86,7 +86,7 @@ def test_the_lease_is_renewed_while_the_function_runs(documents: Any, colour: st
         return "done"
 
     results: list[str] = []
-    call: Callable[[], str] = value if colour == "sync" else lambda: asyncio.run(avalue())
+    call: Callable[[], str] = value if mode == "sync" else lambda: asyncio.run(avalue())
     thread = threading.Thread(target=lambda: results.append(call()))
     thread.start()
     wait_until(lambda: gate.inside == 1)

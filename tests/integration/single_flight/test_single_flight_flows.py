@@ -256,8 +256,8 @@ def test_of_many_contenders_one_leads_and_the_others_get_its_result(real: MongoD
     assert found[:11] == [led[0].replace("led", "got")] * 11
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_exactly_one_of_many_takes_over(real: MongoDBFlightProvider, taken_over: list[str], colour: str) -> None:
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_exactly_one_of_many_takes_over(real: MongoDBFlightProvider, taken_over: list[str], mode: str) -> None:
     dead = real.enter("k", SHORT, None, lambda *_: SOON, 0.0)
     assert dead.claim is not None
 
@@ -276,7 +276,7 @@ def test_exactly_one_of_many_takes_over(real: MongoDBFlightProvider, taken_over:
     async def gather() -> list[Entered]:
         return list(await asyncio.gather(*(awaits() for _ in range(10))))
 
-    if colour == "sync":
+    if mode == "sync":
         with ThreadPoolExecutor(10) as pool:
             found = list(pool.map(lambda _: waits(), range(10)))
     else:

@@ -1,4 +1,4 @@
-"""Single flight inside one process, in both colours: who runs, who shares what, and who never does."""
+"""Single flight inside one process, sync and async: who runs, who shares what, and who never does."""
 
 from __future__ import annotations
 
@@ -482,7 +482,7 @@ def test_a_leader_that_is_interrupted_lets_another_lead() -> None:
     assert gate.entered == 2
 
 
-# The server is away
+# While the server can't be reached
 
 
 @override_settings(GOSCOPE=AWAY)
