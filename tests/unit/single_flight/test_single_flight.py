@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -427,6 +428,28 @@ async def test_a_cancelled_waiter_leaves_the_flight_to_the_others() -> None:
     assert isinstance(found[1], asyncio.CancelledError)
     assert roles([one for one in found if isinstance(one, HttpResponse)]) == ["follower", "follower", "leader"]
     assert gate.entered == 1
+
+
+async def test_a_leader_that_is_closed_leaves_the_flight_to_a_waiter() -> None:
+    """Nothing can be awaited while a coroutine is closed: its lease ends by itself."""
+    runs: list[int] = []
+
+    @single_flight(key="k", timeout=0.3)
+    async def value() -> str:
+        runs.append(1)
+        if len(runs) == 1:
+            await asyncio.Event().wait()
+        return "x"
+
+    leader: Any = value()
+    context = contextvars.copy_context()
+    while not runs:
+        context.run(leader.send, None)
+    follower = asyncio.ensure_future(value())
+    await await_until(lambda: waiting() == 1)
+    contextvars.Context().run(leader.close)
+    assert await follower == "x"
+    assert len(runs) == 2
 
 
 def test_a_function_may_raise_stop_iteration() -> None:
