@@ -34,7 +34,7 @@ CONDITIONS: Final = (
     "If-Range",
     "Range",
 )
-"""Headers for which a view may answer 304, 412 or 206: such an answer is for those alone who sent the same."""
+"""Headers for which a view may answer 304, 412 or 206: such an answer is only for clients that sent the same values."""
 
 NEGOTIATION: Final = ("Accept", "Accept-Language")
 """Headers by which a view may choose a representation even if it forgets to say so in ``Vary``."""

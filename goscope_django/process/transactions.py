@@ -3,7 +3,7 @@
 Rules of this file:
 
 * Django has ``on_commit`` and nothing for a rollback. Our work is therefore an ``on_commit`` hook, in its place among
-  the others. While a connection has hooks of ours, we follow the methods that end its transaction or a savepoint, on
+  the others. While a connection has such hooks, we follow the methods that end its transaction or a savepoint, on
   this connection object only. A hook that has left ``run_on_commit`` without a commit was rolled back.
 * Either ``done`` or ``undone`` is called, once. ``done`` after the commit, also when another ``on_commit`` hook fails
   before ours. ``undone`` after the rollback: of the transaction, of a savepoint, by a failing commit, by closing the
@@ -130,7 +130,7 @@ class _Hook:
 
 
 class _Watch:
-    """Follows one connection for as long as there are hooks of ours on it."""
+    """Follows one connection while it has hooks of this module."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection

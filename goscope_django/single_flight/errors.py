@@ -77,7 +77,7 @@ def _listed(name: str) -> type[Exception] | None:
     module_name, _, class_name = name.rpartition(".")
     if module_name == _REST and _REST not in sys.modules:
         try:
-            import rest_framework.exceptions  # noqa: F401 - a fixed name: the leader had it, this process has not yet
+            import rest_framework.exceptions  # noqa: F401 - a fixed name; the leader had imported it
         except ImportError:
             return None
     for module in _modules():

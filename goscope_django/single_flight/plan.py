@@ -94,7 +94,7 @@ class Plan:
         return id(self.provider), self.key
 
     def variant(self, variant: Variant) -> Plan:
-        """The plan for the flight of those who sent the same headers as this caller."""
+        """The plan for the flight of the callers that sent the same headers as this one."""
         values = requests.header_values(self.request, variant.names)
         return replace(self, key=f"{self.key}:{requests.identity(*variant.names, *values)}")
 

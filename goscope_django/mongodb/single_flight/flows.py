@@ -1,4 +1,4 @@
-"""Flights in ``go_goscope_flights``: one leader per key, and its result for those who were waiting.
+"""Flights in ``go_goscope_flights``: one leader per key, and its result for the callers that waited.
 
 A flight is a leased document, found by ``_id``. While ``claim`` is set and ``expiresAt`` is ahead, somebody leads.
 Publishing is one update that requires the claim: it removes the claim, and stores the result with ``published``, the
@@ -57,8 +57,9 @@ class FlightFlows:
     ) -> Flow[Entered]:
         """Lead the flight of ``key`` if nobody does, else wait for its result; ``deadline`` is monotonic.
 
-        ``since`` is the token of a flight that the caller was already waiting for. One command to lead; for those who
-        wait one more for each look. If the leader dies, one of those who wait takes over: ``flight_taken_over``.
+        ``since`` is the token of a flight that the caller was already waiting for. One command to lead; a caller that
+        waits sends one more for each look. If the leader dies, one of the waiting callers takes over, and
+        ``flight_taken_over`` is emitted.
         """
         claim, began, looks, joined = new_claim(), time.monotonic(), 0, None
         while True:
@@ -66,7 +67,7 @@ class FlightFlows:
             found = yield from self._take(clock, key, claim, since, terms)
             looks += 1
             if found["claim"] == claim:
-                # A flight that we waited for and that is gone altogether was removed once its lease had ended.
+                # If the document of the flight that we waited for is gone, the TTL monitor removed it after its lease.
                 if found.get("previous") == "flying" or (since is not None and found.get("previous") is None):
                     yield Emit("flight_taken_over", key=key)
                 return Entered(claim, whole(found["token"]), sent, _now(clock, found), sent)
@@ -198,7 +199,7 @@ class FlightFlows:
         return "published" if held else "lost"
 
     def abort(self, clock: Clock, key: str, claim: str, terms: Terms) -> Flow[bool]:
-        """One command: give the lease back without a result, so that one of those who wait takes over."""
+        """One command: give the lease back without a result, so that one of the waiting callers takes over."""
         test = LEASE.mine(clock, _id=self.prefix + key, claim=claim)
         free = {"claim": None, "state": "aborted", "expiresAt": clock.after(60_000)}
         with pymongo.timeout(terms.limit):

@@ -27,7 +27,7 @@ class MongoDBFlightProvider:
         return await self.store.arun(self.flows.enter, key, terms, since, pace, deadline)
 
     def publish(self, key: str, flight: Entered, kind: str, value: object, took: float, terms: Terms) -> Published:
-        """Give ``value`` to those who wait. ``lost`` if another leads by now, ``too large`` if it does not fit."""
+        """Give ``value`` to the waiting callers. ``lost`` if another leads by now, ``too large`` if it does not fit."""
         return self.store.run(self.flows.publish, key, flight, kind, value, took, terms)
 
     async def apublish(
