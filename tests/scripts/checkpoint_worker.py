@@ -74,9 +74,9 @@ def zombie(**options: Any) -> None:
 
 def blind(**options: Any) -> None:
     """A zombie whose own view of its lease says nothing: only the server can refuse it."""
-    from goscope_django.checkpoints.task import TaskSteps
+    from goscope_django.checkpoints.state import TaskState
 
-    TaskSteps.lost = False  # type: ignore[assignment,method-assign]
+    TaskState.lost = False  # type: ignore[assignment,method-assign]
     zombie(**options)
 
 

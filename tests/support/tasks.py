@@ -148,7 +148,7 @@ def heard() -> Iterator[list[tuple[str, dict[str, Any]]]]:
 
 def die(block: Any) -> None:
     """Abandon an entered block as a killed process does: nothing is written, and nobody renews the lease."""
-    task, _ = block._entered
-    task._renewal.stop()
-    task._interrupts.leave()
-    task._interrupts.restore(None)
+    runner, _ = block._entered
+    runner.state.renewal.stop()
+    runner.interrupts.leave()
+    runner.interrupts.restore(None)

@@ -173,13 +173,13 @@ class TestLease:
 
     def test_nothing_is_renewed_once_the_task_is_let_go(self, by: Colour) -> None:
         with by.task("import") as completed:
-            assert completed._renewal is not None
-            assert completed._renewal.active
+            assert completed._state.renewal is not None
+            assert completed._state.renewal.active
         with pytest.raises(Boom), by.task("import", restart=True) as failed:
             raise Boom
         for task in (completed, failed):
-            assert task._renewal is not None
-            assert not task._renewal.active
+            assert task._state.renewal is not None
+            assert not task._state.renewal.active
             assert not task.lost
 
     def test_a_save_and_a_report_renew_the_lease(self, by: Colour) -> None:
@@ -191,7 +191,7 @@ class TestLease:
         with by.task("import", lease=1000) as task:
             for renew in (by.save, by.report):
                 change("import", leaseUntil=datetime.now(UTC) + timedelta(seconds=100))
-                task._reported -= 60
+                task._runner._reported -= 60
                 renew(task, progress=5)
                 assert left() > 900
 
@@ -225,8 +225,8 @@ class TestLease:
             for item in by.track(task, range(10), every=100):
                 seen.append(item)
                 if item == 3:
-                    assert task._renewal is not None
-                    task._renewal.lose()
+                    assert task._state.renewal is not None
+                    task._state.renewal.lose()
         assert seen == [0, 1, 2, 3]
 
     def test_an_error_of_the_body_is_not_hidden_by_the_loss(self, by: Colour) -> None:
@@ -593,7 +593,7 @@ class TestReporting:
             by.report(task, progress=10)
             assert head("import")["progress"] == 0
             assert task.progress == 10
-            task._reported -= 6
+            task._runner._reported -= 6
             by.report(task, done=3, total=4)
             assert (head("import")["progress"], head("import")["done"], head("import")["sequence"]) == (75, 3, 0)
             by.report(task, progress=80)
