@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 from django.db import DEFAULT_DB_ALIAS, router, transaction
@@ -24,6 +24,7 @@ from goscope_django.core import arguments
 from goscope_django.core.flow import acarry_out, carry_out
 from goscope_django.exceptions import InvalidType
 
+Save = Callable[[], Any]
 BATCH: Final = 100
 """Items of a transaction, unless ``every`` is given."""
 
@@ -52,7 +53,7 @@ class Policy:
         return True
 
 
-def loop(state: TaskState, source: Source, place: Place, policy: Policy, save: Callable[[], object]) -> Iterator[Any]:
+def loop(state: TaskState, source: Source, place: Place, policy: Policy, save: Save) -> Iterator[Any]:
     """The items that are not done yet."""
     if state.completed or place.ended:
         return
@@ -70,9 +71,7 @@ def loop(state: TaskState, source: Source, place: Place, policy: Policy, save: C
     save()
 
 
-async def aloop(
-    state: TaskState, source: Source, place: Place, policy: Policy, save: Callable[[], Awaitable[object]]
-) -> AsyncIterator[Any]:
+async def aloop(state: TaskState, source: Source, place: Place, policy: Policy, save: Save) -> AsyncIterator[Any]:
     """Async version of ``loop``. A coroutine is in no transaction of Django's."""
     if state.completed or place.ended:
         return
@@ -88,9 +87,7 @@ async def aloop(
     await save()
 
 
-def batches(
-    state: TaskState, source: Source, place: Place, size: int, using: str, save: Callable[[], object]
-) -> Iterator[Any]:
+def batches(state: TaskState, source: Source, place: Place, size: int, using: str, save: Save) -> Iterator[Any]:
     """The items in transactions of ``size``; each is saved once it is committed.
 
     Whatever ends the loop within a transaction, ``break`` included, rolls it back: then none of its items is done.

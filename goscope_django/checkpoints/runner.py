@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -80,18 +81,10 @@ class Runner:
     def hold(self, sent: float) -> Flow[None]:
         """Keep the lease alive that was granted by a command sent at ``sent`` (monotonic seconds), and tell."""
         details = {"task_id": self.state.id, "attempt": self.state.attempt}
-        lease = renewal.Renewable(
-            self._store,
-            TASKS,
-            self._flows.prefix + self.state.id,
-            self._run.claim,
-            self._run.lease,
-            name="_id",
-            lease=LEASE,
-        )
-        self.state.renewal = yield from call(
-            renewal.keep, renewal.akeep, lease, sent, lambda: runtime.emit("task_lost", **details)
-        )
+        key, run = self._flows.prefix + self.state.id, self._run
+        lease = renewal.Renewable(self._store, TASKS, key, run.claim, run.lease, name="_id", lease=LEASE)
+        on_lost = functools.partial(runtime.emit, "task_lost", **details)
+        self.state.renewal = yield from call(renewal.keep, renewal.akeep, lease, sent, on_lost)
         if self.state.resumed:
             runtime.emit("task_resumed", sequence=self.state.sequence, **details)
         else:

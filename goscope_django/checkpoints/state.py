@@ -97,12 +97,12 @@ class TaskState:
 
     @property
     def lost(self) -> bool:
-        """Whether the lease is gone, as far as this process knows."""
+        """Whether the lease is gone, as far as this process knows. Sends nothing."""
         return self.renewal is not None and not self.renewal.check()
 
     @property
     def cancelled(self) -> bool:
-        """Whether an operator asked the task to stop. Whoever asks has noticed it."""
+        """Whether an operator asked the task to stop, as of the last save. A body that leaves then is not completed."""
         self._noticed = self._noticed or self.cancel_requested
         return self.cancel_requested
 

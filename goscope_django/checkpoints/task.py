@@ -32,7 +32,9 @@ class Task:
     ``data`` is the last saved state (``None`` at first), ``resumed`` whether there was one. ``attempt`` counts the
     starts, ``token`` is the fencing token, ``sequence`` the number of the last save, ``result`` the result of a
     completed task. ``progress`` is 0 to 100; ``done`` and ``total`` count items; ``rate`` is in items per second,
-    ``estimated_time_remaining`` in seconds. Methods that reach the store have ``a`` twins.
+    ``estimated_time_remaining`` in seconds. ``lost``: the lease is gone, as far as this process knows. ``cancelled``:
+    an operator asked the task to stop, as of the last save; a body that asks this and leaves is not completed. None of
+    these sends anything. Methods that reach the store have ``a`` twins.
     """
 
     id: str = _known("id")
@@ -48,6 +50,8 @@ class Task:
     rate: float | None = _known("rate")
     estimated_time_remaining: float | None = _known("estimated_time_remaining")
     consistent: bool = _known("consistent")
+    lost: bool = _known("lost")
+    cancelled: bool = _known("cancelled")
 
     def __init__(self, runner: Runner, interval: float) -> None:
         self._runner = runner
@@ -67,16 +71,6 @@ class Task:
         self._state.data = value
 
     state = data
-
-    @property
-    def lost(self) -> bool:
-        """Whether the lease is gone, as far as this process knows. Sends nothing."""
-        return self._state.lost
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether an operator asked the task to stop, as of the last save. A body that leaves then is not completed."""
-        return self._state.cancelled
 
     def raise_if_cancelled(self) -> None:
         """Raise ``TaskCancelled`` if an operator asked the task to stop, as of the last save."""

@@ -1,4 +1,4 @@
-"""A worker with one task, run as a program: ``checkpoint_worker.py URL PREFIX MODE JSON``; answers in lines of JSON."""
+"""A worker with one task, run as a program: ``task_worker.py URL PREFIX MODE JSON``; answers in lines of JSON."""
 
 from __future__ import annotations
 
