@@ -1,4 +1,4 @@
-"""Tasks that resume: ``checkpointed``.
+"""Tasks that resume where they stopped: ``checkpointed``. This is the public face of the feature.
 
 >>> from goscope_django.checkpoints import checkpointed
 >>> with checkpointed("nightly-import") as task:
@@ -7,17 +7,14 @@
 
 Rules of this file:
 
-* At most one runner at a time holds a task; nothing but the end of its lease is needed to go on after a crash.
-* Items are processed at least once. Repeated is what was done since the last save.
-* A body that is left without an error has completed the task; it is not run again unless asked.
+* At most one runner at a time holds a task. After a crash the next one goes on as soon as the lease has ended.
+* Items are processed at least once. After a crash the items since the last save are processed again.
+* A body that is left without an error has completed the task. It is not run again unless asked.
 """
 
 from __future__ import annotations
 
-from goscope_django.checkpoints.entry import (
-    checkpointed,
-    current_task,
-)
+from goscope_django.checkpoints.entry import checkpointed, current_task
 from goscope_django.checkpoints.operators import (
     acancel_task,
     acleanup_tasks,
@@ -38,13 +35,9 @@ from goscope_django.checkpoints.operators import (
     stalled_tasks,
     task_result,
 )
-from goscope_django.checkpoints.task import (
-    Saved,
-    Task,
-)
-from goscope_django.mongodb.checkpoints.values import (
-    TaskInfo,
-)
+from goscope_django.checkpoints.runner import Saved
+from goscope_django.checkpoints.task import Task
+from goscope_django.mongodb.checkpoints.values import TaskInfo
 
 __all__ = [
     "Saved",

@@ -1,20 +1,16 @@
-"""Tasks that resume: ``checkpointed``.
-
->>> from goscope_django.checkpoints import checkpointed
->>> with checkpointed("nightly-import") as task:
-...     for row in task.track(rows):
-...         import_row(row)
+"""``checkpointed``: enters and leaves the block in which a task runs, and decorates functions with it.
 
 Rules of this file:
 
-* At most one runner at a time holds a task; nothing but the end of its lease is needed to go on after a crash.
-* Items are processed at least once. Repeated is what was done since the last save.
-* A body that is left without an error has completed the task; it is not run again unless asked.
+* At most one runner at a time holds a task. After a crash the next one goes on as soon as the lease has ended.
+* A body that is left without an error has completed the task.
+* One ``checkpointed`` is in use once at a time; each call of a decorated function makes its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import socket
 import time
@@ -22,21 +18,24 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, overload
 
 from goscope_django import conf, runtime
-from goscope_django.checkpoints.decorator import Decorates
+from goscope_django.checkpoints.decorator import decorated
+from goscope_django.checkpoints.runner import Runner
 from goscope_django.checkpoints.task import Task
 from goscope_django.core import arguments
+from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import GoscopeError, InvalidType, TaskAlreadyRunning, TaskCancelled, TaskExhausted
-from goscope_django.mongodb.checkpoints.tasks import LEASE, TASKS, TaskFlows
+from goscope_django.mongodb.checkpoints.tasks import TaskFlows
 from goscope_django.mongodb.checkpoints.values import Run, Started
 from goscope_django.mongodb.document.lease import new_claim
-from goscope_django.process import renewal
-from goscope_django.process.renewal import Renewable
 
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
 INTERVAL: Final = 1.0
-"""Seconds between two saves of a tracked loop, where nothing is said."""
+"""Seconds between two saves of a tracked loop, unless told otherwise."""
 RETENTION: Final = timedelta(days=7)
 _current: ContextVar[Task | None] = ContextVar("goscope_task", default=None)
 
@@ -46,26 +45,26 @@ def current_task() -> Task | None:
     return _current.get()
 
 
-class checkpointed(Decorates):  # noqa: N801 - used like a function, as contextlib's are
+class checkpointed:  # noqa: N801 - used like a function, as contextlib's are
     """Hold the task ``task_id`` while a block or a function runs, and hand over what it last saved.
 
-    A context manager of both kinds that gives a ``Task``, and a decorator: of a function whose parameter ``task`` gets
-    it, or that asks ``current_task()``. For a decorator ``task_id`` may be a function of the call's arguments.
+    A context manager, sync and async, that gives a ``Task``; and a decorator. A decorated function gets the task as its
+    parameter ``task``, or asks ``current_task()``; there ``task_id`` may be a function of the call's arguments.
 
     * ``keep``: how many saved states the history keeps (``None``: all). ``interval``: seconds between the saves of a
       tracked loop (1). ``lease``: seconds after which a dead runner's task can be taken over
       (``DEFAULT_LOCK_TIMEOUT``); it is renewed while the task runs.
-    * ``max_attempts``: how often in all it may fail or die (10; ``None``: no limit). Then ``reset_task`` is needed.
-    * ``restart=True`` begins anew, also if the task is completed. So does another ``version`` (a text that stands for
-      the code and the parameters to which the saved state belongs).
+    * ``max_attempts``: how often the task may fail or die (10; ``None``: no limit). After that it needs ``reset_task``.
+    * ``restart=True`` begins anew, also if the task is completed. So does another ``version``, a text that stands for
+      the code and the parameters to which the saved state belongs.
     * ``retention``: seconds for which a finished task is remembered (7 days; ``None``: for good).
-    * ``owner`` and ``metadata`` are for operators; ``metadata`` (at most 64 KiB) for whoever dispatches it again.
+    * ``owner`` and ``metadata`` (at most 64 KiB) are for operators and for whoever dispatches the task again.
     * ``on_sigterm=False`` leaves SIGTERM alone.
 
-    Entering takes two commands and raises ``TaskAlreadyRunning``, ``TaskExhausted`` or ``TaskCancelled``. A task that
-    is completed is not held: ``task.completed`` is true, ``task.result`` there, loops give nothing, saving raises
-    ``TaskLost``; a decorated function is not called, its stored result is returned. Leaving takes one command, two more
-    if something is still to be saved; it raises ``TaskLost`` if the task was taken over.
+    Entering takes two commands and raises ``TaskAlreadyRunning``, ``TaskExhausted`` or ``TaskCancelled``. A completed
+    task is not held: ``task.completed`` is true, ``task.result`` has the result, loops give nothing, saving raises
+    ``TaskLost``; a decorated function is not called, and the stored result is returned. Leaving takes one command, two
+    more if something is still to be saved; it raises ``TaskLost`` if the task was taken over.
     """
 
     def __init__(
@@ -98,7 +97,67 @@ class checkpointed(Decorates):  # noqa: N801 - used like a function, as contextl
             raise InvalidType(f"metadata={type(metadata).__name__}: a mapping is needed")
         self._metadata = dict(metadata or {})
         self._on_sigterm = arguments.flag(on_sigterm, "on_sigterm")
-        self._entered: tuple[Task, Token[Task | None]] | None = None
+        self._entered: tuple[Runner, Token[Task | None]] | None = None
+
+    def __enter__(self) -> Task:
+        return carry_out(self._enter())
+
+    async def __aenter__(self) -> Task:
+        return await acarry_out(self._enter())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        carry_out(self._exit().leave(error))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await acarry_out(self._exit().leave(error))
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Task, P], T]) -> Callable[P, T]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[S, Task, P], T]) -> Callable[Concatenate[S, P], T]: ...
+    @overload
+    def __call__(self, function: Callable[P, T]) -> Callable[P, T]: ...
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return decorated(function, self._called)
+
+    def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+        """The ``checkpointed`` of one call."""
+        mine = copy.copy(self)
+        mine._entered = None
+        if callable(self._task_id):
+            mine._task_id = self._task_id(*args, **kwargs)
+        return mine
+
+    def _enter(self) -> Flow[Task]:
+        if self._entered is not None:
+            raise GoscopeError(f"task {self._task_id!r}: this checkpointed() is in use; make another one")
+        if not isinstance(self._task_id, str):
+            raise InvalidType(
+                "task_id: a function of a call's arguments is for a decorator; give text to a `with` block"
+            )
+        adapter, run = runtime.adapter(), self._run(self._task_id)
+        flows, sent = TaskFlows(adapter.checkpoint.flows), time.monotonic()
+        found = yield from call(adapter.store.run, adapter.store.arun, flows.start, run)
+        _raise_if_refused(run, found)
+        runner = Runner(adapter.store, flows, run, found)
+        if not runner.state.completed:
+            yield from runner.hold(sent)
+            if self._on_sigterm:
+                runner.interrupts.install()
+        task = Task(runner, self._interval)
+        self._entered = (runner, _current.set(task))
+        return task
+
+    def _exit(self) -> Runner:
+        assert self._entered is not None, "left without having been entered"
+        (runner, token), self._entered = self._entered, None
+        with contextlib.suppress(ValueError):  # left in another context than entered, as generators may be
+            _current.reset(token)
+        return runner
 
     def _run(self, task_id: str) -> Run:
         lease = self._lease
@@ -117,76 +176,20 @@ class checkpointed(Decorates):  # noqa: N801 - used like a function, as contextl
             metadata=self._metadata,
         )
 
-    def _prepared(self) -> tuple[TaskFlows, Run]:
-        if self._entered is not None:
-            raise GoscopeError(f"task {self._task_id!r}: this checkpointed() is in use; make another one")
-        if not isinstance(self._task_id, str):
-            raise InvalidType(
-                "task_id: a function of a call's arguments is for a decorator; give text to a `with` block"
-            )
-        return TaskFlows(runtime.adapter().checkpoint.flows), self._run(self._task_id)
 
-    def _begun(self, flows: TaskFlows, run: Run, found: Started, sent: float, keep: Any) -> Task:
-        named = {"task_id": run.task_id}
-        if found.outcome == "running":
-            raise TaskAlreadyRunning(
-                f"task {run.task_id!r}: {found.owner!r} runs it; as things are its lease ends in "
-                f"{found.retry_after:.1f} seconds",
-                retry_after=found.retry_after,
-                **named,
-            )
-        if found.outcome == "cancelled":
-            raise TaskCancelled(f"task {run.task_id!r}: it was cancelled; reset_task() lets it go on", **named)
-        if found.outcome == "exhausted":
-            raise TaskExhausted(
-                f"task {run.task_id!r}: it failed {run.max_attempts} times, which is as often as it may; reset_task() "
-                f"allows more",
-                **named,
-            )
-        store = runtime.adapter().store
-        task = Task(store, flows, run, found, self._interval)
-        if task.completed:
-            return task
-        details = {**named, "attempt": found.attempt}
-        what = Renewable(store, TASKS, flows.prefix + run.task_id, run.claim, run.lease, name="_id", lease=LEASE)
-        task._renewal = keep(what, sent, lambda: runtime.emit("task_lost", **details))
-        if found.resumed:
-            runtime.emit("task_resumed", sequence=found.sequence, **details)
-        else:
-            runtime.emit("task_started", **details)
-        if self._on_sigterm:
-            task._interrupts.install()
-        return task
-
-    def _enter(self, task: Task) -> Task:
-        self._entered = (task, _current.set(task))
-        return task
-
-    def _exit(self) -> Task:
-        assert self._entered is not None, "left without having been entered"
-        (task, token), self._entered = self._entered, None
-        with contextlib.suppress(ValueError):  # left in another context than entered, as generators may be
-            _current.reset(token)
-        return task
-
-    def __enter__(self) -> Task:
-        flows, run = self._prepared()
-        sent = time.monotonic()
-        found = runtime.adapter().store.run(flows.start, run)
-        return self._enter(self._begun(flows, run, found, sent, renewal.keep))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exit()._leave(error)
-
-    async def __aenter__(self) -> Task:
-        flows, run = self._prepared()
-        sent = time.monotonic()
-        found = await runtime.adapter().store.arun(flows.start, run)
-        return self._enter(self._begun(flows, run, found, sent, renewal.akeep))
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._exit()._aleave(error)
+def _raise_if_refused(run: Run, found: Started) -> None:
+    if found.outcome == "running":
+        raise TaskAlreadyRunning(
+            f"task {run.task_id!r}: {found.owner!r} runs it; its lease ends in {found.retry_after:.1f} seconds unless "
+            f"it is renewed",
+            retry_after=found.retry_after,
+            task_id=run.task_id,
+        )
+    if found.outcome == "cancelled":
+        raise TaskCancelled(f"task {run.task_id!r}: it was cancelled; reset_task() lets it go on", task_id=run.task_id)
+    if found.outcome == "exhausted":
+        raise TaskExhausted(
+            f"task {run.task_id!r}: it failed {run.max_attempts} times and may not be tried more often; reset_task() "
+            f"allows more",
+            task_id=run.task_id,
+        )

@@ -1,13 +1,14 @@
-"""SIGTERM for a block that has something to put in order first.
+"""SIGTERM while a task's block runs: the block is left, what was done is saved, then the process ends.
 
 Rules of this file:
 
-* Only in the main thread, and only while the block runs. What was installed before is put back and, once the block is
-  in order, called; where that was the default, the process ends with ``TaskInterrupted`` (a ``SystemExit``).
-* Like Ctrl-C, the signal raises where the program is, so that a block that sleeps or computes is left at once. While
-  the block's own bookkeeping runs it waits for its end.
+* The signal is handled in the main thread only, and only while the block runs. When the task is let go, the handler
+  that was there before is put back and called. If there was none, the process ends by ``TaskInterrupted`` (a
+  ``SystemExit``).
+* Like Ctrl-C, the signal raises wherever the program is, so that a block that sleeps or computes is left at once. While
+  the task saves or ends, the signal waits until that is done.
 * In an event loop nothing is raised: the asyncio task that entered the block is cancelled.
-* SIGTERM that the process ignores stays ignored.
+* If the process ignores SIGTERM, it stays ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class TaskInterrupted(SystemExit):
 
 
 class Interrupts:
-    """SIGTERM of one block."""
+    """SIGTERM for one block."""
 
     def __init__(self) -> None:
         self.received = False
@@ -39,11 +40,11 @@ class Interrupts:
         self._cancel: Callable[[], object] | None = None
 
     def install(self) -> None:
-        """Follow the signal from here on, if this is the main thread of a process that does not ignore it."""
+        """Handle the signal from here on, if this is the main thread and the process does not ignore the signal."""
         if threading.current_thread() is not threading.main_thread():
             return
         previous = signal.getsignal(signal.SIGTERM)
-        if previous is None or previous == signal.SIG_IGN:  # None: not installed from Python, so it can't be put back
+        if previous is None or previous == signal.SIG_IGN:  # None: not set from Python, so it can't be put back
             return
         self._cancel = _canceller()
         self._previous = previous
@@ -52,7 +53,7 @@ class Interrupts:
             self._installed = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._installed:  # somebody who was installed later still calls us
+        if not self._installed:  # a handler that was set later still calls this one
             if callable(self._previous):
                 self._previous(number, frame)
             return
@@ -66,7 +67,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """A signal in here waits until the end, and is raised then. Other threads know no signals."""
+        """A signal that comes in the block is raised at its end. Other threads than the main one get no signals."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -80,14 +81,14 @@ class Interrupts:
             raise TaskInterrupted
 
     def leave(self) -> None:
-        """No more of it; a signal in here only counts as received. To be called before the block's last bookkeeping."""
+        """From here on a signal is noted and raises nothing. To be called before the task's end is written."""
         self._deferred += 1
 
     def restore(self, error: BaseException | None) -> None:
-        """Put back what was there before; ``error`` is what the block is left with.
+        """Put the handler from before back; ``error`` is the error that the block is left with.
 
-        If the signal came, the handler that was there before is called and decides; where there was none,
-        ``TaskInterrupted`` goes on (or is raised), so that the process ends.
+        If the signal came, that handler is called and decides what happens. If there was none, ``TaskInterrupted`` is
+        raised (or goes on), so that the process ends.
         """
         if self._installed:
             self._installed = False

@@ -1,28 +1,32 @@
-"""The loops behind ``task.track``: generators that hand out items, count what is done and save when it is time.
+"""The loops behind ``task.track``: generators that give items, count what is done and save when it is due.
 
-Rule of this file: between two items it is asked whether the task may go on. An item handed out is not done before the
-loop asks for the next one.
+Rules of this file:
+
+* An item is done when the next one is asked for. Before each item the loop checks whether the task may go on.
+* ``loop`` and ``aloop`` are written twice, since a generator is either sync or async, and since each item passes here:
+  by hand an item costs 0.12 microseconds, by way of a flow and its runner 1.6.
+* ``save`` is given by the task. Nothing is sent from here.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final
 
 from django.db import DEFAULT_DB_ALIAS, router, transaction
 from django.db.models import QuerySet
 
+from goscope_django.checkpoints.state import TaskState
 from goscope_django.checkpoints.tracking import Place, Source
 from goscope_django.core import arguments
+from goscope_django.core.flow import acarry_out, carry_out
 from goscope_django.exceptions import InvalidType
 
-if TYPE_CHECKING:
-    from goscope_django.checkpoints.task import Task
-
-BATCH = 100
-"""Items of a transaction, where nothing is said."""
+Save = Callable[[], Any]
+BATCH: Final = 100
+"""Items of a transaction, unless ``every`` is given."""
 
 
 class Policy:
@@ -40,7 +44,7 @@ class Policy:
         self._since = time.monotonic()
 
     def due(self) -> bool:
-        """One more item is done: is it time? Begins anew if so."""
+        """One more item is done: is a save due? If so, counting begins anew."""
         self._count += 1
         late = self._interval is not None and time.monotonic() - self._since >= self._interval
         if not late and (self.every is None or self._count < self.every):
@@ -49,65 +53,67 @@ class Policy:
         return True
 
 
-def loop(task: Task, source: Source, place: Place, policy: Policy) -> Iterator[Any]:
+def loop(state: TaskState, source: Source, place: Place, policy: Policy, save: Save) -> Iterator[Any]:
     """The items that are not done yet."""
-    if task.completed or place.ended:
+    if state.completed or place.ended:
         return
-    task._follow(place, source.count(place))
+    state.follow(place, carry_out(source.count(place)))
     for item, key in source.behind(place):
-        task._proceed()
+        state.proceed()
         yield item
-        task._advance(place, key)
+        state.watch_transaction()
+        state.advance(place, key)
         if policy.due():
-            task._autosave()
-    task._proceed(done=True)
-    task._advance(place, ended=True)
-    task._autosave()
+            save()
+    state.proceed(done=True)
+    state.watch_transaction()
+    state.end(place)
+    save()
 
 
-async def aloop(task: Task, source: Source, place: Place, policy: Policy) -> AsyncIterator[Any]:
-    """Asynchronous twin of ``loop``."""
-    if task.completed or place.ended:
+async def aloop(state: TaskState, source: Source, place: Place, policy: Policy, save: Save) -> AsyncIterator[Any]:
+    """Async version of ``loop``. A coroutine is in no transaction of Django's."""
+    if state.completed or place.ended:
         return
-    task._follow(place, await source.acount(place))
+    state.follow(place, await acarry_out(source.count(place)))
     async for item, key in source.abehind(place):
-        task._proceed()
+        state.proceed()
         yield item
-        task._advanced(place, key)
+        state.advance(place, key)
         if policy.due():
-            await task._aautosave()
-    task._proceed(done=True)
-    place.ended = task._dirty = True
-    await task._aautosave()
+            await save()
+    state.proceed(done=True)
+    state.end(place)
+    await save()
 
 
-def batches(task: Task, source: Source, place: Place, size: int, using: str) -> Iterator[Any]:
+def batches(state: TaskState, source: Source, place: Place, size: int, using: str, save: Save) -> Iterator[Any]:
     """The items in transactions of ``size``; each is saved once it is committed.
 
-    Whatever ends the loop within a transaction, ``break`` included, rolls it back: none of its items is done then.
+    Whatever ends the loop within a transaction, ``break`` included, rolls it back: then none of its items is done.
     """
-    if task.completed or place.ended:
+    if state.completed or place.ended:
         return
-    task._follow(place, source.count(place))
+    state.follow(place, carry_out(source.count(place)))
     pairs = source.behind(place)
     while not place.ended:
         count = 0
-        task._before = task._stand()
+        state.mark()
         try:
             with transaction.atomic(using=using, durable=True):
                 for item, key in itertools.islice(pairs, size):
-                    task._proceed()
+                    state.proceed()
                     yield item
-                    task._advanced(place, key)
+                    state.advance(place, key)
                     count += 1
-                # A runner that lost the task in the meantime rather takes the batch back.
-                task._proceed(done=True)
+                # A runner that has lost the task by now takes the batch back.
+                state.proceed(done=True)
         except BaseException:
-            task._rolled_back()
+            state.rolled_back()
             raise
-        task._before, place.ended = None, count < size
-        task._dirty = True
-        task.save()
+        state.committed()
+        place.ended, state.dirty = count < size, True
+        save()
 
 
 def database(atomic: bool | str, items: Any) -> str:
@@ -117,7 +123,7 @@ def database(atomic: bool | str, items: Any) -> str:
     if atomic is not True:
         raise InvalidType(f"atomic={atomic!r}: True, False or the alias of a database is needed")
     if isinstance(items, QuerySet):
-        # Where an object of it is saved: the database that the queryset names, before any router is asked.
+        # Where one of its objects would be saved: the database that the queryset names, else what the router says.
         queryset: Any = items
         alias: str = queryset._db or router.db_for_write(queryset.model, **queryset._hints)
         return alias

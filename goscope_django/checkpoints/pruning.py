@@ -1,7 +1,9 @@
-"""The history of a running task, pruned a moment after its saves, so that each of them is two commands.
+"""Prunes the history of a running task a moment after its saves, so that a save stays two commands.
 
-Rules of this file: what is not pruned now is pruned later or at the end, so nothing here fails anything; and nothing
-is pruned once the task is let go.
+Rules of this file:
+
+* An error here fails nothing: what is not pruned now is pruned later, or at the end.
+* Nothing is pruned once the task is let go.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 DELAY: Final = 1.0
-"""Seconds from the save that made it due to the pruning."""
+"""Seconds between the save after which it is due and the pruning."""
 
 logger = logging.getLogger("goscope.checkpoints")
 
@@ -23,12 +25,12 @@ logger = logging.getLogger("goscope.checkpoints")
 def _told() -> Iterator[None]:
     try:
         yield
-    except Exception:  # the interpreter ends, or a store of somebody else's
+    except Exception:  # the interpreter ends, or the store is not ours
         logger.debug("a history could not be pruned", exc_info=True)
 
 
 class Pruning:
-    """Calls ``prune`` on a thread of its own, once for all that ask within ``DELAY`` seconds."""
+    """Calls ``prune`` on a thread of its own, once for all calls of ``soon`` within ``DELAY`` seconds."""
 
     def __init__(self, prune: Callable[[], object]) -> None:
         self._prune = prune
@@ -53,14 +55,14 @@ class Pruning:
                 self._prune()
 
     def stop(self) -> None:
-        """No more of it. One that is at work ends by itself."""
+        """Prune no more. A pruning that has begun ends by itself."""
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
 
 
 class AsyncPruning:
-    """The same on the running event loop."""
+    """``Pruning`` on the running event loop."""
 
     def __init__(self, prune: Callable[[], Awaitable[object]]) -> None:
         self._prune = prune
@@ -84,7 +86,7 @@ class AsyncPruning:
             self._task = None
 
     async def stop(self) -> None:
-        """No more of it. Returns when none is waiting or at work any more."""
+        """Prune no more. Returns when no pruning waits or runs any more."""
         self._over = True
         task = self._task
         if task is not None:

@@ -1,11 +1,16 @@
-"""What a running task knows about itself: its data, the places of its loops, its figures. Nothing is sent from here.
+"""What a running task knows in this process: its data, the places of its loops, its progress. Nothing is sent here.
 
-Rule of this file: the state that is saved of its own accord is one that held between two items. If the body may have
-changed it in the middle of an item, ``consistent`` is false, and the save before that stands.
+Rules of this file:
+
+* Data and places belong together. What is saved without being asked for is a state from between two items. If the body
+  may have changed the data within an item, ``consistent`` is false and the save before that stands.
+* What an open transaction may still take back is not saved, and comes back with a rollback.
+* Time is counted from the server's time at the start, since this machine's wall clock may be wrong.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
@@ -15,17 +20,20 @@ from uuid import UUID
 
 from goscope_django.checkpoints.tracking import Meter, Place
 from goscope_django.core import arguments
-from goscope_django.exceptions import InvalidType, InvalidValue
+from goscope_django.exceptions import InvalidType, InvalidValue, TaskCancelled
+from goscope_django.mongodb.checkpoints.tasks import lost
 from goscope_django.mongodb.checkpoints.values import Run, Snapshot, Started
-from goscope_django.process.renewal import now
+from goscope_django.process.renewal import Renewal, now
+from goscope_django.process.transactions import after_commit, in_transaction
 
 KEEP: Final[Any] = object()
-"""Says: as it is."""
+"""Stands for the data as they are."""
 _ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes, date, datetime, timedelta, Decimal, UUID})
+"""Types whose values can't be changed from outside."""
 
 
 class TaskState:
-    """The part of a task that lives in this process."""
+    """One attempt at a task, as far as this process knows."""
 
     def __init__(self, run: Run, started: Started) -> None:
         self.id = run.task_id
@@ -38,6 +46,11 @@ class TaskState:
         self.progress = started.progress
         self.done: int | None = None
         self.total: int | None = started.total
+        self.renewal: Renewal | None = None
+        self.cancel_requested = False
+        self.dirty = False
+        """Whether a loop has come further than what is saved."""
+        self._noticed = self._completing = False
         self._data = started.data
         self._exposed = self._changed = False
         self._places = {place.name: place for place in map(Place.of, started.places)}
@@ -45,17 +58,17 @@ class TaskState:
         self._place: Place | None = None
         self._meter = Meter(self.progress)
         self._by_items = False
-        self._dirty = False
-        # The places as they were before an open transaction; ``None`` where none has advanced within one.
+        # The places as they were before an open transaction; ``None`` if none has advanced in one.
         self._before: dict[str, tuple[int, Any, bool]] | None = None
         self._waiting: list[list[Any]] = []
         self._next = started.sequence
-        # From here on time is counted, not read: this machine's wall clock may be wrong.
         self._moment, self._moment_at = started.moment, now()
+
+    # What it knows
 
     @property
     def data(self) -> Any:
-        """The state last saved, or what was put here since; the next save saves it. ``state`` is the same."""
+        """The data last saved, or what was put here since."""
         self._exposed = self._exposed or type(self._data) not in _ATOMS
         return self._data
 
@@ -65,8 +78,6 @@ class TaskState:
         self._changed = True
         self._exposed = self._exposed or type(value) not in _ATOMS
 
-    state = data
-
     @property
     def rate(self) -> float | None:
         """Items per second, lately; ``None`` if it is not known."""
@@ -74,7 +85,7 @@ class TaskState:
 
     @property
     def estimated_time_remaining(self) -> float | None:
-        """Seconds until all items are done, as things go; ``None`` if it is not known."""
+        """Seconds until all items are done at this rate; ``None`` if it is not known."""
         if not self._by_items:
             return self._meter.remaining(100.0 - self.progress)
         return None if self.total is None else self._meter.remaining(self.total - (self.done or 0))
@@ -84,8 +95,42 @@ class TaskState:
         """Whether the data can't have changed since the last item was done."""
         return not (self._exposed or self._changed)
 
-    def _accept(self, data: Any, progress: Any, done: Any, total: Any) -> None:
-        """Take what a save or a report says. Checks all of it before anything is changed."""
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is gone, as far as this process knows. Sends nothing."""
+        return self.renewal is not None and not self.renewal.check()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether an operator asked the task to stop, as of the last save. A body that leaves then is not completed."""
+        self._noticed = self._noticed or self.cancel_requested
+        return self.cancel_requested
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the body has noticed that it shall stop and did not call the work done all the same."""
+        return self._noticed and not self._completing
+
+    def raise_if_cancelled(self) -> None:
+        """Raise ``TaskCancelled`` if an operator asked the task to stop."""
+        if self.cancel_requested:
+            raise TaskCancelled(f"task {self.id!r}: an operator asked it to stop", task_id=self.id)
+
+    def complete(self, result: Any) -> None:
+        """The work is done, with this result."""
+        self._completing, self.result = True, result
+
+    def proceed(self, *, done: bool = False) -> None:
+        """Raise if a loop must not go on; with ``done`` only if what it did does not count any more."""
+        if self.lost:
+            raise lost(self.id)
+        if not done:
+            self.raise_if_cancelled()
+
+    # What the body says
+
+    def accept(self, data: Any = KEEP, progress: Any = None, done: Any = None, total: Any = None) -> Any:
+        """Take what a save or a report says; returns the data as they were. Checks everything before it changes any."""
         if progress is not None:
             if isinstance(progress, bool) or not isinstance(progress, (int, float)):
                 raise InvalidType(f"progress={progress!r}: a number from 0 to 100 is needed")
@@ -94,6 +139,7 @@ class TaskState:
         for name, value in (("done", done), ("total", total)):
             if value is not None:
                 arguments.count(value, name, least=0)
+        before = self._data
         if data is not KEEP:
             self.data = data
         self.total = self.total if total is None else total
@@ -103,46 +149,66 @@ class TaskState:
             self.progress = float(progress)
             if not self._by_items:
                 self._meter.note(self.progress)
+        return before
 
-    def _follow(self, place: Place, total: int | None) -> None:
-        """``place`` is the loop whose figures are the task's from here on."""
-        self._place, self.total, self.done = place, total, place.done
-        self._meter, self._by_items = Meter(place.done), True
-        self._percent()
+    # What loops say
 
-    def _count(self, done: int) -> None:
-        if not self._by_items:
-            self._meter, self._by_items = Meter(self.done or 0), True
-        self.done = done
-        self._meter.note(done)
-        self._percent()
-
-    def _percent(self) -> None:
-        if self.total is not None and self.done is not None:
-            self.progress = 100.0 if self.total <= 0 else min(100.0, math.floor(self.done * 10_000 / self.total) / 100)
-
-    def _begin(self, name: str) -> Place:
+    def begin(self, name: str) -> Place:
+        """The place of the loop ``name``. Raises ``InvalidValue`` if this attempt had one of that name."""
         if name in self._begun:
             raise InvalidValue(f"name={name!r}: this attempt has tracked a loop of this name; each needs its own")
         self._begun.add(arguments.key(name, "name"))
         return self._places.setdefault(name, Place(name))
 
-    def _advanced(self, place: Place, key: Any) -> None:
+    def follow(self, place: Place, total: int | None) -> None:
+        """From here on the task's progress is that of the loop at ``place``."""
+        self._place, self.total, self.done = place, total, place.done
+        self._meter, self._by_items = Meter(place.done), True
+        self._percent()
+
+    def advance(self, place: Place, key: Any) -> None:
+        """One more item of ``place`` is done."""
         place.advance(key)
-        self._dirty = True
+        self.dirty = True
         self._changed = False
 
-    def _snapshot(
+    def end(self, place: Place) -> None:
+        """All items of ``place`` are done."""
+        place.ended = self.dirty = True
+
+    def watch_transaction(self) -> None:
+        """To be called before a place moves: if a transaction is open, its rollback takes back what follows."""
+        if in_transaction() and self._before is None:
+            self.mark()
+            after_commit(self.committed, self.rolled_back)
+
+    def mark(self) -> None:
+        """What places do from here on is not saved before ``committed``, and ``rolled_back`` takes it back."""
+        self._before = self._stand()
+
+    def committed(self) -> None:
+        """The transaction since ``mark`` was committed."""
+        self._before = None
+
+    def rolled_back(self) -> None:
+        """The transaction since ``mark`` was rolled back."""
+        before, self._before = self._before or {}, None
+        for name, place in self._places.items():
+            place.done, place.key, place.ended = before.get(name, (0, None, False))
+
+    # What is saved
+
+    def snapshot(
         self, data: Any = KEEP, places: list[Mapping[str, Any]] | None = None, *, numbered: bool = True
     ) -> Snapshot:
-        """The state under the next sequence. A sequence is never used for two states, also if its save fails."""
+        """The state, with the next sequence if ``numbered``. No sequence serves two states, even if its save fails."""
         if self._place is not None and self._place.done != self.done:
             self._count(self._place.done)
         self._next += numbered
         return Snapshot(
             sequence=self._next,
             data=self._data if data is KEEP else data,
-            places=self._stored_places() if places is None else places,
+            places=self.places() if places is None else places,
             progress=self.progress,
             done=self.done,
             total=self.total,
@@ -151,25 +217,27 @@ class TaskState:
             moment=self._moment + timedelta(seconds=now() - self._moment_at),
         )
 
-    def _stand(self) -> dict[str, tuple[int, Any, bool]]:
-        """Where the loops stand."""
-        return {name: (one.done, one.key, one.ended) for name, one in self._places.items()}
+    def saved(self, snapshot: Snapshot) -> None:
+        """``snapshot`` was saved. Places that it left out because of a transaction still have to be."""
+        self.sequence = snapshot.sequence
+        self.dirty = self.dirty and list(snapshot.places) != self.places(uncommitted=True)
 
-    def _stored_places(self, *, uncommitted: bool = False) -> list[Mapping[str, Any]]:
-        """The places to save: what an open transaction may still take back is left out, unless asked for."""
+    def places(self, *, uncommitted: bool = False) -> list[Mapping[str, Any]]:
+        """The places to save; with ``uncommitted`` also what an open transaction may still take back."""
         stand = self._stand() if uncommitted or self._before is None else self._before
         return [Place(name, done, key, ended=ended).stored() for name, (done, key, ended) in stand.items()]
 
-    def _rolled_back(self) -> None:
-        before, self._before = self._before or {}, None
-        for name, place in self._places.items():
-            place.done, place.key, place.ended = before.get(name, (0, None, False))
+    def last_save(self, error: BaseException | None) -> bool:
+        """Whether the end of a block that is left with ``error`` should save what was done since the last save."""
+        return self.dirty and not self._before and not in_transaction() and (error is None or self.consistent)
 
-    def _dropping(self, before: Any) -> Callable[[bool], None]:
-        """To be called at the end of the transaction that the state just accepted waits for: committed, or not.
+    def set_aside(self, before: Any) -> tuple[Any, list[Mapping[str, Any]], Callable[[bool], None]]:
+        """Copies of the data and places of now, to be saved after a commit; ``before`` are the data before them.
 
-        Then the state before it is the task's again, unless the body has put another one there since.
+        The function returned is to be called at the end of the transaction: with ``True`` for a commit, with ``False``
+        for a rollback. Then ``before`` is the task's data again, unless the body has set others since.
         """
+        kept, places = copy.deepcopy(self._data), self.places(uncommitted=True)
         mine = [self._data, before]
         self._waiting.append(mine)
 
@@ -183,4 +251,18 @@ class TaskState:
                 if one[1] is mine[0]:
                     one[1] = mine[1]
 
-        return over
+        return kept, places, over
+
+    def _stand(self) -> dict[str, tuple[int, Any, bool]]:
+        return {name: (one.done, one.key, one.ended) for name, one in self._places.items()}
+
+    def _count(self, done: int) -> None:
+        if not self._by_items:
+            self._meter, self._by_items = Meter(self.done or 0), True
+        self.done = done
+        self._meter.note(done)
+        self._percent()
+
+    def _percent(self) -> None:
+        if self.total is not None and self.done is not None:
+            self.progress = 100.0 if self.total <= 0 else min(100.0, math.floor(self.done * 10_000 / self.total) / 100)

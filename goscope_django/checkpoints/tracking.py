@@ -1,12 +1,12 @@
-"""Where a loop over many items stands: its place, how far that is, how fast it goes, and what comes next.
+"""What a loop over many items needs to resume: its place, its speed, and the items that are left.
 
 Rules of this file:
 
-* An item counts as done when the loop asks for the next one. What is being worked on when the process dies, or the
-  loop is left, is not done: it is repeated.
-* A place is a count, or the key of the last item done where items have one. Counting needs the same items in the same
-  order each time, so what has no order of its own (a set) or an arbitrary one (a queryset without key) is refused.
-* Speed is measured on the monotonic clock. Nothing here talks to the store.
+* An item is done when the loop asks for the next one. The item that is being worked on when the process dies, or when
+  the loop is left, is not done: it is repeated.
+* A place is the key of the last item done or, where items have no key, a count. Counting needs the same items in the
+  same order each time. So a set, and a queryset whose order is no unique key, are refused.
+* Speed is measured on the monotonic clock. Nothing is sent to the store from here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model, QuerySet
 
 from goscope_django.core import arguments
+from goscope_django.core.flow import Flow, call
 from goscope_django.exceptions import InvalidType, InvalidValue
 from goscope_django.mongodb.document.reading import whole
 
@@ -31,7 +32,7 @@ SMOOTHING: Final = 30.0
 
 
 class Place:
-    """How far the loop ``name`` has come."""
+    """How far the loop ``name`` has come: how many items are done, and the last one's key."""
 
     __slots__ = ("done", "ended", "key", "name")
 
@@ -43,23 +44,23 @@ class Place:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Place:
-        """The place of which ``stored`` was made. What is damaged in it begins anew."""
+        """The place that was saved as ``stored``. Damaged values begin anew."""
         done, ended = max(0, whole(stored.get("done"))), stored.get("ended") is True
         return cls(str(stored["name"]), done, stored.get("key"), ended=ended)
 
     def stored(self) -> dict[str, Any]:
-        """What is saved of it."""
+        """What of it is saved."""
         return {"name": self.name, "done": self.done, "key": self.key, "ended": self.ended}
 
     def advance(self, key: Any) -> None:
         """One more item is done."""
-        # The key first: should a signal come between, the next run begins behind what is done, not before.
+        # The key first: if a signal comes between the two lines, the next run still begins behind what is done.
         self.key = key
         self.done += 1
 
 
 class Meter:
-    """Items per second, averaged over ``SMOOTHING``, and what that means for those that are left."""
+    """Items per second, averaged over ``SMOOTHING`` seconds, and how long the rest will take."""
 
     __slots__ = ("_count", "_moment", "rate")
 
@@ -69,7 +70,7 @@ class Meter:
         self.rate: float | None = None
 
     def note(self, count: float) -> None:
-        """``count`` items (or percent) are done by now."""
+        """By now ``count`` items (or percent) are done."""
         moment = time.monotonic()
         passed, more = moment - self._moment, count - self._count
         if passed <= 0:
@@ -82,7 +83,7 @@ class Meter:
         self._count, self._moment = count, moment
 
     def remaining(self, left: float) -> float | None:
-        """Seconds until ``left`` more are done; ``None`` while nothing moves."""
+        """Seconds until ``left`` more are done; ``None`` if none was done lately."""
         if left <= 0:
             return 0.0
         return left / self.rate if self.rate else None
@@ -114,30 +115,21 @@ class Source:
         if self.key_of is None and self.rows is None and not isinstance(items, (Iterable, AsyncIterable)):
             raise InvalidType(f"items={type(items).__name__}: an iterable or an asynchronous one is needed")
 
-    def count(self, place: Place) -> int | None:
-        """How many items there are in all, if that can be told. One SQL query for a queryset."""
+    def count(self, place: Place) -> Flow[int | None]:
+        """How many items there are in all, if that is known. One SQL query for a queryset."""
         if self.total is not None:
             return self.total
         if self.rows is not None:
-            return place.done + self.rows.behind(place.key).count()
+            left = self.rows.behind(place.key)
+            return place.done + int((yield from call(left.count, left.acount)))
         return len(self.items) if isinstance(self.items, Sized) and not isinstance(self.items, QuerySet) else None
-
-    async def acount(self, place: Place) -> int | None:
-        """Asynchronous twin of ``count``."""
-        if self.total is None and self.rows is not None:
-            return place.done + await self.rows.behind(place.key).acount()
-        return self.count(place)
 
     def behind(self, place: Place) -> Iterator[tuple[Any, Any]]:
         """The items behind ``place``."""
         if self.rows is not None:
-            last, size = place.key, self.page
-            while size == self.page:
-                found = list(self.rows.behind(last)[: self.page])
-                size = len(found)
-                for row in found:
-                    last = self.rows.key(row)
-                    yield row, last
+            pages = _Pages(self.rows, place.key, self.page)
+            for query in pages:
+                yield from pages.read(list(query))
         elif self.key_of is not None:
             for item in self.items(place.key):
                 yield item, self.key_of(item)
@@ -148,15 +140,12 @@ class Source:
             raise InvalidType("items: an asynchronous iterable goes with `async for ... in task.atrack(...)`")
 
     async def abehind(self, place: Place) -> AsyncIterator[tuple[Any, Any]]:
-        """Asynchronous twin of ``behind``; takes ordinary iterables as well."""
+        """Async version of ``behind``; takes ordinary iterables as well."""
         if self.rows is not None:
-            last, size = place.key, self.page
-            while size == self.page:
-                found = [row async for row in self.rows.behind(last)[: self.page]]
-                size = len(found)
-                for row in found:
-                    last = self.rows.key(row)
-                    yield row, last
+            pages = _Pages(self.rows, place.key, self.page)
+            for query in pages:
+                for pair in pages.read([row async for row in query]):
+                    yield pair
             return
         items = self.items if self.key_of is None else self.items(place.key)
         if not isinstance(items, AsyncIterable):
@@ -171,8 +160,29 @@ class Source:
                 yield item, None if self.key_of is None else self.key_of(item)
 
 
+class _Pages:
+    """The queries that read ``rows`` behind the key ``last``, ``size`` rows each."""
+
+    def __init__(self, rows: _Rows, last: Any, size: int) -> None:
+        self.rows = rows
+        self.last = last
+        self.size = size
+        self.over = False
+
+    def __iter__(self) -> Iterator[QuerySet[Any]]:
+        while not self.over:
+            yield self.rows.behind(self.last)[: self.size]
+
+    def read(self, found: list[Any]) -> Iterator[tuple[Any, Any]]:
+        """The rows of one page with their keys. The next query begins behind the last one."""
+        self.over = len(found) < self.size
+        for row in found:
+            self.last = self.rows.key(row)
+            yield row, self.last
+
+
 class _Rows:
-    """A queryset by a unique field: ``key="pk"``, or ``"-pk"`` from the end."""
+    """A queryset in the order of a unique field: ``key="pk"``, or ``"-pk"`` from the end."""
 
     def __init__(self, queryset: QuerySet[Any], key: str) -> None:
         if queryset.query.is_sliced:

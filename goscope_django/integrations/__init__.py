@@ -1,4 +1,4 @@
-"""Thin helpers for other packages. Each imports its package when it is imported itself, and nobody else imports it."""
+"""Helpers for other packages, one module each. A module imports its package; nothing else imports the module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def needed(package: str, install: str) -> Iterator[None]:
-    """Around the imports of ``package``: where it is missing, the ``ModuleNotFoundError`` says what to install."""
+    """Put around the imports of ``package``: if it is missing, the ``ModuleNotFoundError`` says what to install."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -10,9 +10,9 @@
 
 Rules of this file:
 
-* A message that is delivered twice (``acks_late``, a visibility timeout that was too short, a worker that only seems
-  dead) finds the task held: it comes back later, and then goes on, or returns the stored result.
-* Celery's own retries keep their request's id, so they resume as well.
+* A message may be delivered twice (``acks_late``, a visibility timeout that is too short, a worker that only seems
+  dead). The second one finds the task held. It is sent again later; then it goes on, or returns the stored result.
+* Celery's own retries keep the id of their request, so they resume as well.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ json: Any = kombu_json  # Celery's own: it knows dates, UUIDs and decimals
 logger = logging.getLogger("goscope.checkpoints")
 NAME: Final = "celery"
 LONGEST_WAIT: Final = 60.0
-"""Seconds until a message whose task is held looks again, at most."""
+"""Seconds until a message whose task is held is tried again, at most."""
 MAX_ARGUMENTS: Final = 32 * 1024
-"""Characters of a message's arguments, as JSON, that are remembered for ``dispatch``."""
+"""Characters of a message's arguments, as JSON, that are kept for ``dispatch``, at most."""
 
 
 def resumable(
@@ -50,15 +50,15 @@ def resumable(
     on_running: Literal["retry", "ignore", "raise"] = "retry",
     **options: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make the function of a Celery task resumable; goes below ``@app.task``.
+    """Make the function of a Celery task resumable. Put it below ``@app.task``.
 
     ``task_id`` is text, a function of the call's arguments, or ``None``: the id of the Celery request, which stays the
     same when a message is delivered again or retried. ``options`` are those of ``checkpointed``. A parameter ``task``
     of the function gets the resumable task; with ``bind=True`` the first one is Celery's.
 
-    ``on_running`` says what becomes of a message whose task somebody holds: it is sent again for when the lease may
-    have ended (``"retry"``, without end and without using up the task's retries), dropped (``"ignore"``), or fails with
-    ``TaskAlreadyRunning`` (``"raise"``, and always where Celery runs eagerly).
+    ``on_running`` says what happens to a message whose task another runner holds. ``"retry"``: it is sent again for
+    when the lease may have ended, as often as needed, without using up the task's retries. ``"ignore"``: it is dropped.
+    ``"raise"``, and always where Celery runs eagerly: it fails with ``TaskAlreadyRunning``.
     """
     if on_running not in ("retry", "ignore", "raise"):
         raise InvalidValue(f"on_running={on_running!r}: 'retry', 'ignore' or 'raise' is allowed")
@@ -67,7 +67,7 @@ def resumable(
         if inspect.iscoroutinefunction(function):
             raise InvalidType(f"{function!r}: Celery calls no coroutine functions")
 
-        # What a plain decorator makes has the signature without ``task``, and shows faults of the options at import.
+        # Decorated once at import for the signature without ``task``, and so that bad options are refused there.
         shown: Callable[..., Any] = checkpointed("", **options)(function)
 
         @functools.wraps(shown)
@@ -100,13 +100,13 @@ def resumable(
 def _later(request: Any, error: TaskAlreadyRunning, on_running: str) -> NoReturn:
     if on_running == "retry":
         wait = math.ceil(min(LONGEST_WAIT, max(1.0, error.retry_after)))
-        # Not Celery's retry(): waiting for somebody else's work is no failure of this task.
+        # Not Celery's retry(): waiting for another runner is no failure of this task.
         current_task.signature_from_request(request, countdown=wait, retries=request.retries).apply_async()
     raise Ignore from error
 
 
 def _message(request: Any) -> dict[str, Any]:
-    """What is remembered of the message that started the task."""
+    """What is kept of the message that started the task, for ``dispatch``."""
     if request is None or request.id is None or request.called_directly:
         return {}
     try:
@@ -114,7 +114,7 @@ def _message(request: Any) -> dict[str, Any]:
     except (TypeError, ValueError):
         arguments = None
     if arguments is None or len(arguments) > MAX_ARGUMENTS:
-        logger.info("task %s: its arguments are too large or no JSON: dispatch() can't send it again", request.id)
+        logger.info("task %s: its arguments are too large or not JSON, so dispatch() can't send it again", request.id)
         return {}
     route: Mapping[str, Any] = request.delivery_info or {}
     named = route.get("exchange") in ("", None, route.get("routing_key"))
@@ -123,14 +123,14 @@ def _message(request: Any) -> dict[str, Any]:
 
 
 def dispatch(info: TaskInfo, **options: Any) -> Any:
-    """Send a stalled task's message again, under its id: for ``resume_stalled(dispatch)``. Returns the ``AsyncResult``.
+    """Send a stalled task's message again, with its id: for ``resume_stalled(dispatch)``. Returns the ``AsyncResult``.
 
-    ``options`` are those of Celery's ``apply_async``. Raises ``InvalidValue`` for a task that no worker of Celery has
-    started, or whose arguments were not remembered (more than 32 KiB, or no JSON).
+    ``options`` are those of Celery's ``apply_async``. Raises ``InvalidValue`` for a task that no Celery worker started,
+    or whose arguments were not kept (more than 32 KiB, or not JSON).
     """
     sent = info.metadata.get(NAME)
     if not isinstance(sent, Mapping):
-        raise InvalidValue(f"task {info.task_id!r}: there is no message of Celery's that could be sent again")
+        raise InvalidValue(f"task {info.task_id!r}: no message of Celery is known that could be sent again")
     args, kwargs = json.loads(sent["arguments"])
     if sent["queue"]:
         options.setdefault("queue", sent["queue"])

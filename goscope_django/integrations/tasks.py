@@ -10,8 +10,9 @@
 
 Rules of this file:
 
-* It decorates the function, not Django's task, and so works with whatever backend runs it.
-* ``django.tasks`` can't send a message again under its id: a task that ``dispatch`` can start has an id of its own.
+* It decorates the function, not Django's task, so it works with every backend.
+* ``django.tasks`` can't enqueue a task again under the same id. So ``dispatch`` can start only tasks with an id of
+  their own.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ NAME: Final = "django.tasks"
 
 
 def resumable(task_id: str | Callable[..., str] | None = None, **options: Any) -> Callable[[Any], Any]:
-    """Make the function of a task resumable; goes below ``@task``. ``options`` are those of ``checkpointed``.
+    """Make the function of a task resumable. Put it below ``@task``. ``options`` are those of ``checkpointed``.
 
-    ``task_id`` is text, a function of the call's arguments (without Django's ``context``), or ``None``: the id of the
-    task's result, which needs ``takes_context=True`` and resumes only if the backend runs that very result again. A
-    parameter ``task`` of the function gets the resumable task. Coroutine functions too. A task that somebody holds
-    fails with ``TaskAlreadyRunning``.
+    ``task_id`` is text, a function of the call's arguments (without Django's ``context``), or ``None`` for the id of
+    the task's result. That needs ``takes_context=True``, and resumes only if the backend runs the same result again. A
+    parameter ``task`` of the function gets the resumable task. The function may be a coroutine function. If another
+    runner holds the task, the call fails with ``TaskAlreadyRunning``.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,11 +80,11 @@ def resumable(task_id: str | Callable[..., str] | None = None, **options: Any) -
 
 
 def dispatch(info: TaskInfo) -> Any:
-    """Enqueue a stalled task anew, with its arguments: for ``resume_stalled(dispatch)``. Returns the ``TaskResult``.
+    """Enqueue a stalled task again, with its arguments: for ``resume_stalled(dispatch)``. Returns the ``TaskResult``.
 
-    Raises ``InvalidValue`` for a task that was not started by ``django.tasks`` under an id of its own.
+    Raises ``InvalidValue`` for a task that ``django.tasks`` did not start, or not with an id of its own.
     """
     sent = info.metadata.get(NAME)
     if not isinstance(sent, Mapping):
-        raise InvalidValue(f"task {info.task_id!r}: there is no task of django.tasks that could be enqueued again")
+        raise InvalidValue(f"task {info.task_id!r}: no task of django.tasks is known that could be enqueued again")
     return import_string(sent["path"]).enqueue(*sent["args"], **sent["kwargs"])

@@ -185,8 +185,12 @@ def circuit(clock: Clock, prefix: str, name: str) -> Flow[tuple[CircuitInfo, dat
     return None if now is None else (circuit_info(name, found, now), now)
 
 
-class TaskPages(TaskQueryFlows):
+class TaskPages:
     """Tasks, as flows."""
+
+    def __init__(self, history: CheckpointFlows) -> None:
+        self.prefix = history.prefix
+        self.tasks = TaskQueryFlows(history)
 
     def page(self, clock: Clock, limit: int, after: str | None, search: str) -> Flow[Page[TaskInfo]]:
         """Tasks by id, and how many are in which status. Two commands."""
@@ -194,7 +198,7 @@ class TaskPages(TaskQueryFlows):
         def test(behind: str | None) -> dict[str, Any]:
             return {**_selected("_id", self.prefix, behind, search, "owner"), "$expr": clock.live()}
 
-        found: builtins.list[TaskInfo] = yield from self._find(clock, test(after), limit + 1)
+        found: builtins.list[TaskInfo] = yield from self.tasks.find(clock, test(after), limit + 1)
         counts = dict.fromkeys(SEEN_AS, 0)
         fields = {"status": True, "leaseUntil": True, "tries": True, "maxAttempts": True, **clock.stamp()}
         heads = yield from ask(TASKS, "find", test(None), fields, limit=MOST_STATES + 1, batch_size=MOST_STATES + 2)
@@ -208,7 +212,7 @@ class TaskPages(TaskQueryFlows):
 
     def show(self, clock: Clock, task_id: str) -> Flow[tuple[TaskInfo, datetime] | None]:
         """A task and the server's time. Two commands."""
-        found = yield from self.get(clock, task_id)
+        found = yield from self.tasks.get(clock, task_id)
         if found is None:
             return None
         head = yield from ask(TASKS, "find_one", {"_id": self.prefix + task_id}, {"_id": True, **clock.stamp()})

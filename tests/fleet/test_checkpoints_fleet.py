@@ -26,11 +26,11 @@ from goscope_django.mongodb.checkpoints.values import TaskInfo
 
 pytestmark = [pytest.mark.real, pytest.mark.fleet]
 ROOT = Path(__file__).resolve().parents[2]
-WORKER = ROOT / "tests" / "scripts" / "checkpoint_worker.py"
+WORKER = ROOT / "tests" / "scripts" / "task_worker.py"
 
 
 class Worker:
-    """One process of ``checkpoint_worker``."""
+    """One process of ``task_worker``."""
 
     def __init__(self, url: str, prefix: str, mode: str, *, faketime: str | None = None, **options: Any) -> None:
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}

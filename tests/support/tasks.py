@@ -1,4 +1,4 @@
-"""Tasks of both colours from tests that are written once, and what their stored documents look like."""
+"""Sync and async tasks for tests that are written once, and what their stored documents look like."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 from django.test import override_settings
 
 from goscope_django import checkpoints, runtime, signals
-from goscope_django.checkpoints import Task, checkpointed
+from goscope_django.checkpoints import Task, checkpointed, entry
 
 SIGNALS = ("task_started", "task_resumed", "task_completed", "task_failed", "task_lost", "checkpoint_saved")
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-class Colour:
-    """What a task's body does, in one colour."""
+class Way:
+    """What a task's body does, sync or async."""
 
     def __init__(self, name: str, runner: asyncio.Runner) -> None:
         self.name = name
@@ -87,9 +87,9 @@ class Colour:
 
 
 @contextmanager
-def colour(name: str) -> Iterator[Colour]:
+def way(name: str) -> Iterator[Way]:
     with asyncio.Runner() as runner:
-        yield Colour(name, runner)
+        yield Way(name, runner)
 
 
 @contextmanager
@@ -148,7 +148,8 @@ def heard() -> Iterator[list[tuple[str, dict[str, Any]]]]:
 
 def die(block: Any) -> None:
     """Abandon an entered block as a killed process does: nothing is written, and nobody renews the lease."""
-    task, _ = block._entered
-    task._renewal.stop()
-    task._interrupts.leave()
-    task._interrupts.restore(None)
+    runner, token = block._entered
+    entry._current.reset(token)
+    runner.state.renewal.stop()
+    runner.interrupts.leave()
+    runner.interrupts.restore(None)

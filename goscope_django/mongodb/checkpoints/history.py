@@ -1,7 +1,7 @@
-"""Checkpoints in ``go_goscope_checkpoints``: numbered states of tasks.
+"""Checkpoints in ``go_goscope_checkpoints``: the saved states of tasks, with numbers.
 
-A (task, sequence) is written once: the unique index refuses a second writer, and ``_id`` refuses a second document of
-one checkpoint id. Nothing is overwritten, ever.
+Rule of this file: nothing is overwritten. The unique index refuses a second document of one task and sequence, and
+``_id`` refuses a second one of one checkpoint id.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ from goscope_django.mongodb.driver.store import Store
 
 CHECKPOINTS: Final = "go_goscope_checkpoints"
 MAX_BYTES: Final = 16 * 1024 * 1024 - 16 * 1024
-"""The server takes 16 MiB and some; the rest is left to the driver's own fields."""
-
+"""The server takes a little more than 16 MiB; the difference is for the driver's own fields."""
 NUMBERED: Final = {"$gte": 0, "$lte": MOST}
-"""What is in ``sequence``: a document without a number there is nobody's latest."""
+"""A number in ``sequence``. A document without one is never the latest."""
 
 
 class CheckpointFlows:
-    """The operations of one prefix, as flows."""
+    """The operations on checkpoints, as flows, for the keys of one prefix."""
 
     def __init__(self, prefix: str, codec: Codec) -> None:
         self.prefix = prefix
@@ -59,9 +58,9 @@ class CheckpointFlows:
         most: int = MAX_BYTES,
         more: Mapping[str, Any] | None = None,
     ) -> RawBSONDocument:
-        """The checkpoint as BSON, encoded once. Raises ``CheckpointTooLarge`` before the server would refuse it.
+        """The checkpoint as BSON, encoded once. Raises ``CheckpointTooLarge`` if it has more than ``most`` bytes.
 
-        ``stored`` is its data as ``codec.encode`` has made it, if that is done already; ``more`` are fields beside it.
+        ``stored`` is its data after ``codec.encode``, if that is done already. ``more`` are further fields.
         """
         task = self.prefix + checkpoint.task_id
         remaining = checkpoint.estimated_time_remaining
@@ -87,7 +86,7 @@ class CheckpointFlows:
         return RawBSONDocument(encoded)
 
     def checkpoint(self, document: dict[str, Any]) -> Checkpoint:
-        """What a document holds. Raises ``Undecodable`` for one without a number, or whose data can't be decoded."""
+        """The checkpoint of a document. Raises ``Undecodable`` if it has no number or its data can't be decoded."""
         name, remaining = str(document["_id"])[len(self.prefix) :], number(document.get("estimatedTimeRemaining"))
         sequence = whole_or_none(document.get("sequence"))
         if sequence is None:
@@ -103,12 +102,12 @@ class CheckpointFlows:
         )
 
     def save(self, clock: Clock, checkpoint: Checkpoint) -> Flow[None]:
-        """One command. Raises ``CheckpointConflict`` if the (task, sequence) or the id was written before."""
+        """Insert it. One command. Raises ``CheckpointConflict`` if the task has this sequence, or the id exists."""
         claim = new_claim()
         yield from self.insert(checkpoint, claim, self.document(checkpoint, claim))
 
     def insert(self, checkpoint: Checkpoint, claim: str, document: RawBSONDocument) -> Flow[None]:
-        """One command, and a read where its outcome is unknown. ``claim`` tells the writer's own document."""
+        """Insert ``document``, which ``claim`` marks. One command, and a read if its outcome is unknown."""
         query: Query[Any] = Query(CHECKPOINTS, "insert_one", document)
         test = {"taskId": self.prefix + checkpoint.task_id, "sequence": checkpoint.sequence}
         for again in (False, True):
@@ -116,7 +115,7 @@ class CheckpointFlows:
                 yield from perform(query)
                 return
             except DuplicateKeyError as error:
-                # Sent again, it may meet itself: then the first one did arrive, only late.
+                # Sent again, it may find its own document: then the first one arrived after all.
                 found = (yield from ask(CHECKPOINTS, "confirm", test)) if again else None
                 if found is None or found.get("claim") != claim:
                     raise self._conflict(checkpoint) from error
@@ -169,7 +168,7 @@ class CheckpointFlows:
         return [one["_id"][len(self.prefix) :] for one in found]
 
     def cleanup(self, clock: Clock, task_id: str, keep_count: int) -> Flow[int]:
-        """Two commands: find the oldest to be kept, remove what is older. A save meanwhile loses nothing."""
+        """Find the oldest one to keep and remove what is older. Two commands. A save in between loses nothing."""
         full = self.prefix + task_id
         test: dict[str, Any] = {"taskId": full}
         if keep_count:
@@ -185,7 +184,7 @@ class CheckpointFlows:
 
 
 def _of_milliseconds(value: object) -> datetime:
-    """Another writer's time: JavaScript's milliseconds. 1970 for what is no time."""
+    """The time that another program wrote as JavaScript's milliseconds; 1970 for anything else."""
     with contextlib.suppress(OverflowError, ValueError, OSError):
         return datetime.fromtimestamp((number(value) or 0) / 1_000, UTC)
     return datetime.fromtimestamp(0, UTC)
@@ -219,14 +218,14 @@ class MongoDBCheckpointProvider:
         self.flows = CheckpointFlows(key_prefix, codec or Codec(pickle=False))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Insert it.
+        """Insert the checkpoint.
 
         Raises ``CheckpointConflict`` if its (task, sequence) exists, ``CheckpointTooLarge`` over 16 MB.
         """
         self.store.run(self.flows.save, _valid(checkpoint))
 
     async def asave(self, checkpoint: Checkpoint) -> None:
-        """Asynchronous twin of ``save``."""
+        """Async version of ``save``."""
         await self.store.arun(self.flows.save, _valid(checkpoint))
 
     def load_latest(self, task_id: str) -> Checkpoint | None:
@@ -234,7 +233,7 @@ class MongoDBCheckpointProvider:
         return self.store.run(self.flows.load_latest, arguments.key(task_id, "task_id"))
 
     async def aload_latest(self, task_id: str) -> Checkpoint | None:
-        """Asynchronous twin of ``load_latest``."""
+        """Async version of ``load_latest``."""
         return await self.store.arun(self.flows.load_latest, arguments.key(task_id, "task_id"))
 
     def load(self, checkpoint_id: str) -> Checkpoint | None:
@@ -242,7 +241,7 @@ class MongoDBCheckpointProvider:
         return self.store.run(self.flows.load, arguments.key(checkpoint_id, "checkpoint_id"))
 
     async def aload(self, checkpoint_id: str) -> Checkpoint | None:
-        """Asynchronous twin of ``load``."""
+        """Async version of ``load``."""
         return await self.store.arun(self.flows.load, arguments.key(checkpoint_id, "checkpoint_id"))
 
     def list(self, task_id: str) -> builtins.list[Checkpoint]:
@@ -250,7 +249,7 @@ class MongoDBCheckpointProvider:
         return self.store.run(self.flows.list, arguments.key(task_id, "task_id"))
 
     async def alist(self, task_id: str) -> builtins.list[Checkpoint]:
-        """Asynchronous twin of ``list``."""
+        """Async version of ``list``."""
         return await self.store.arun(self.flows.list, arguments.key(task_id, "task_id"))
 
     def tasks(self, pattern: str | None = None) -> builtins.list[str]:
@@ -259,24 +258,24 @@ class MongoDBCheckpointProvider:
         return [one for one in self.store.run(self.flows.tasks) if test is None or test.fullmatch(one)]
 
     async def atasks(self, pattern: str | None = None) -> builtins.list[str]:
-        """Asynchronous twin of ``tasks``."""
+        """Async version of ``tasks``."""
         test = arguments.pattern(pattern)
         return [one for one in await self.store.arun(self.flows.tasks) if test is None or test.fullmatch(one)]
 
     def cleanup(self, task_id: str, keep_count: int) -> int:
-        """Remove all but the ``keep_count`` latest; how many were removed. Two round trips."""
+        """Remove all but the ``keep_count`` latest; returns how many were removed. Two round trips."""
         keep = arguments.count(keep_count, "keep_count", least=0)
         return self.store.run(self.flows.cleanup, arguments.key(task_id, "task_id"), keep)
 
     async def acleanup(self, task_id: str, keep_count: int) -> int:
-        """Asynchronous twin of ``cleanup``."""
+        """Async version of ``cleanup``."""
         keep = arguments.count(keep_count, "keep_count", least=0)
         return await self.store.arun(self.flows.cleanup, arguments.key(task_id, "task_id"), keep)
 
     def delete_all(self, task_id: str) -> int:
-        """Remove all checkpoints of a task; how many there were."""
+        """Remove all checkpoints of a task; returns how many there were."""
         return self.store.run(self.flows.cleanup, arguments.key(task_id, "task_id"), 0)
 
     async def adelete_all(self, task_id: str) -> int:
-        """Asynchronous twin of ``delete_all``."""
+        """Async version of ``delete_all``."""
         return await self.store.arun(self.flows.cleanup, arguments.key(task_id, "task_id"), 0)

@@ -1,7 +1,7 @@
-"""What an operator does with tasks: list, look, cancel, reset, delete, and find those whose worker is gone.
+"""What an operator does with tasks in the store: list, show, cancel, reset, delete, dispatch again.
 
-Rule of this file: nothing here holds a task. Whatever changes a head says in its filter that nobody runs it, or only
-asks its runner for something.
+Rule of this file: nothing here holds a task. An update of a head says in its filter that nobody runs the task, or it
+only asks the runner for something.
 """
 
 from __future__ import annotations
@@ -11,32 +11,33 @@ from typing import Any, Final
 
 from goscope_django.core.flow import Flow, ask
 from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, CheckpointFlows
-from goscope_django.mongodb.checkpoints.tasks import LEASE, TASKS, cancelled
+from goscope_django.mongodb.checkpoints.tasks import LEASE, TASKS, cancellation
 from goscope_django.mongodb.checkpoints.values import TaskInfo, status_of
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import conditions, instant, literal, prefix_range
 from goscope_django.mongodb.document.reading import number, text, whole, whole_or_none
 
-_HIDDEN: Final = {"data": False, "places": False, "result": False}
 PAGE: Final = 500
+"""Tasks that one command reads where more are looked at than returned."""
+_HIDDEN: Final = {"data": False, "places": False, "result": False}
 
 
 class TaskQueryFlows:
-    """The operators' operations of one prefix, as flows."""
+    """The operators' operations, as flows, for the keys of one prefix."""
 
     def __init__(self, history: CheckpointFlows) -> None:
         self.prefix = history.prefix
         self.codec = history.codec
 
     def get(self, clock: Clock, task_id: str) -> Flow[TaskInfo | None]:
-        """One command."""
-        found = yield from self._find(clock, {"_id": self.prefix + task_id}, 1)
+        """The task. One command."""
+        found = yield from self.find(clock, {"_id": self.prefix + task_id}, 1)
         return found[0] if found else None
 
     def list(
         self, clock: Clock, limit: int, after: str | None, *, stalled: bool = False
     ) -> Flow[builtins.list[TaskInfo]]:
-        """One command; in the order of their ids."""
+        """Up to ``limit`` tasks behind ``after``, in the order of their ids. One command."""
         test: dict[str, Any] = {
             "_id": prefix_range(self.prefix, None if after is None else self.prefix + after),
             "$expr": clock.live(),
@@ -44,9 +45,10 @@ class TaskQueryFlows:
         if stalled:
             test.update(status="running", cancelRequested=False)
             test["$expr"] = clock.passed("leaseUntil")
-        return (yield from self._find(clock, test, limit))
+        return (yield from self.find(clock, test, limit))
 
-    def _find(self, clock: Clock, test: dict[str, Any], limit: int) -> Flow[builtins.list[TaskInfo]]:
+    def find(self, clock: Clock, test: dict[str, Any], limit: int) -> Flow[builtins.list[TaskInfo]]:
+        """Up to ``limit`` tasks whose heads match ``test``, in the order of their ids. One command."""
         pipeline: builtins.list[dict[str, Any]] = [{"$match": test}, {"$sort": {"_id": 1}}, {"$limit": limit}]
         if clock.stamp():
             pipeline.append({"$addFields": clock.stamp()})
@@ -87,23 +89,23 @@ class TaskQueryFlows:
         )
 
     def result(self, clock: Clock, task_id: str) -> Flow[tuple[bool, Any]]:
-        """One command: whether the task is completed, and its result."""
+        """Whether the task is completed, and its result. One command."""
         full = self.prefix + task_id
         test = {"_id": full, "status": "completed", "$expr": clock.live()}
         found = yield from ask(TASKS, "find_one", test, {"result": True})
         return (False, None) if found is None else (True, self.codec.decode(full, found.get("result")))
 
     def cancel(self, clock: Clock, task_id: str, token: int | None = None) -> Flow[bool]:
-        """One command: ask the runner (of the run ``token``) to stop; where nobody runs it, it is cancelled at once."""
+        """Ask the runner (of the run ``token``) to stop; cancel the task at once if nobody runs it. One command."""
         test: dict[str, Any] = {"_id": self.prefix + task_id, "status": {"$nin": ["completed", "cancelled"]}}
         if token is not None:
             test["token"] = token
-        fields = conditions(LEASE.free(clock), cancelled(clock)[0]["$set"])
+        fields = conditions(LEASE.free(clock), cancellation(clock))
         changed = yield from ask(TASKS, "update_one", test, [{"$set": {**fields, "cancelRequested": True}}])
         return bool(changed.matched_count)
 
     def reset(self, clock: Clock, task_id: str, token: int | None = None, *, discard: bool) -> Flow[bool]:
-        """One command (two with ``discard``): let a task that nobody runs be started again."""
+        """Let a task that nobody runs be started again. One command, two with ``discard``."""
         full = self.prefix + task_id
         fields: dict[str, Any] = {
             "status": "interrupted",
@@ -127,7 +129,7 @@ class TaskQueryFlows:
         return bool(changed.matched_count)
 
     def delete(self, clock: Clock, task_id: str, token: int | None, *, force: bool) -> Flow[bool]:
-        """Three commands at most: the head, unless somebody runs the task, then its history."""
+        """Remove the head, unless somebody runs the task, then the history. Three commands at most."""
         full = self.prefix + task_id
         test: dict[str, Any] = {"_id": full}
         if token is not None:
@@ -136,7 +138,7 @@ class TaskQueryFlows:
             test["$expr"] = LEASE.free(clock)
         removed = yield from ask(TASKS, "delete_one", test)
         if not removed.deleted_count:
-            # A history without a head (another program's) may go too, unless a certain run was meant.
+            # Without a head there may be a history of another program's. It goes too, unless one run was meant.
             head = yield from ask(TASKS, "find_one", {"_id": full}, {"_id": True})
             if head is not None or token is not None:
                 return False
@@ -144,7 +146,7 @@ class TaskQueryFlows:
         return bool(removed.deleted_count or gone.deleted_count)
 
     def claim_dispatch(self, clock: Clock, info: TaskInfo, again_after: int) -> Flow[bool]:
-        """One command: note that a stalled task is about to be dispatched; ``False`` if it was lately, or runs."""
+        """Note that a stalled task is being dispatched; ``False`` if it runs or was dispatched lately. One command."""
         recent = {"$gt": [{"$ifNull": ["$dispatchedAt", clock.before(again_after)]}, clock.before(again_after)]}
         test = {
             "_id": self.prefix + info.task_id,
@@ -156,12 +158,15 @@ class TaskQueryFlows:
         return bool(changed.matched_count)
 
     def undo_dispatch(self, clock: Clock, info: TaskInfo) -> Flow[None]:
-        """One command: forget that it was dispatched."""
+        """Forget that it was dispatched. One command."""
         test = {"_id": self.prefix + info.task_id, "token": info.token}
         yield from ask(TASKS, "update_one", test, [{"$set": {"dispatchedAt": literal(None)}}])
 
     def orphans(self, clock: Clock) -> Flow[int]:
-        """Remove the histories of tasks of ours whose heads are gone; how many documents. Two commands a page."""
+        """Remove the histories of our tasks whose heads are gone; returns how many states.
+
+        Two commands for every 500 tasks, three where there is something to remove.
+        """
         after, removed = None, 0
         while True:
             pipeline: builtins.list[dict[str, Any]] = [

@@ -1,14 +1,17 @@
-"""Heads of tasks in ``go_goscope_tasks``: who runs a task, and its last saved state.
+"""What the runner of a task does in the store: take it, save, report, end. Each task has one document, its head.
 
-A head is a leased document. A save is one update of the head, under the holder's claim, that takes the next sequence
-and carries the state; then the same state is inserted into the history (``go_goscope_checkpoints``), which other
-programs read.
+The head stands in ``go_goscope_tasks`` and says who runs the task and what was saved last. A copy of each saved state
+goes to the history, ``go_goscope_checkpoints``, which other programs read.
 
-The head is the truth: only there can a write be refused to whoever lost the lease. A runner that is killed between the
-two writes leaves a history that lacks the last state; the next start adds it. A history that is *ahead* of the head was
-written by a program that knows no heads (its documents have no ``token``): the higher sequence wins, so that state is
-taken up. Documents with a ``token`` that are ahead of their head belong to a run whose head was removed; they are no
-state to go on from.
+Rules of this file:
+
+* A head is a leased document. A save is one update of the head, under the runner's claim, with the next sequence and
+  the state. Then the same state is inserted into the history.
+* The head decides, for only there can the server refuse a runner that lost the lease. A runner that is killed between
+  the two writes leaves a history without the last state; the next start adds it.
+* History without a ``token`` was written by a program that knows no heads. If it is ahead of the head, the higher
+  sequence wins and its state is taken up.
+* History with a ``token`` that is ahead of the head is left from a run whose head was removed. No task goes on from it.
 
 After occurrent's fenced checkpoint writes and Spring Batch's restartable executions.
 """
@@ -38,7 +41,11 @@ TASKS: Final = "go_goscope_tasks"
 LEASE: Final = Lease(holder="claim", deadline="leaseUntil")
 
 MAX_METADATA: Final = 64 * 1024
-
+"""Bytes of a task's metadata."""
+MAX_STATE: Final = 16 * 1024 * 1024 - 256 * 1024
+"""Bytes of a saved state with its names and places. The head also holds a result, metadata and an error."""
+_TOO_LARGE_FOR_CACHE: Final = 388
+"""Error code of a server with little memory: it refuses documents that are far smaller than 16 MB."""
 _READ: Final = dict.fromkeys(
     (
         *("claim", "token", "leaseUntil", "owner", "status", "attempt", "cancelRequested", "result"),
@@ -48,8 +55,8 @@ _READ: Final = dict.fromkeys(
 )
 
 
-class StartFlows:
-    """The start of a task, as a flow."""
+class TaskFlows:
+    """What the runner of a task does, as flows, for the keys of one prefix."""
 
     def __init__(self, history: CheckpointFlows) -> None:
         self.prefix = history.prefix
@@ -57,14 +64,14 @@ class StartFlows:
         self.history = history
 
     def start(self, clock: Clock, run: Run) -> Flow[Started]:
-        """Take the task if nobody runs it and it is not done: two commands, more where the history must be mended."""
+        """Take the task if nobody runs it and it is not finished. Two commands; more if the history lacks something."""
         full = self.prefix + run.task_id
         try:
             found = yield from self._take(clock, full, run)
         except (GeneratorExit, PyMongoError):
             raise
         except BaseException:
-            # Cancelled or interrupted with the command on its way: nobody will ever use what it may have taken.
+            # Cancelled or interrupted while the command was on its way: it may have taken the task, for nobody.
             with contextlib.suppress(PyMongoError):
                 yield from self._give_back(clock, full, run)
             raise
@@ -79,6 +86,71 @@ class StartFlows:
             with contextlib.suppress(PyMongoError):
                 yield from self._give_back(clock, full, run)
             raise
+
+    def save(self, clock: Clock, run: Run, token: int, snapshot: Snapshot, *, cancelled: bool) -> Flow[bool]:
+        """Save the state in the head, then in the history. Returns whether an operator asked the task to stop.
+
+        Two commands; the first save that learns of the operator's wish takes three. ``cancelled`` says that it is
+        known already. Raises ``TaskLost`` if the run's lease has ended, and ``CheckpointTooLarge`` before anything is
+        sent.
+        """
+        checkpoint, document, data, places = self._document(run, token, snapshot)
+        fields = {**self._state(clock, snapshot, data, places), "leaseUntil": clock.after(run.lease)}
+        cancelled = yield from self._write(clock, run, fields, cancelled, sequence={"$lte": snapshot.sequence})
+        yield from self.history.insert(checkpoint, run.claim, document)
+        yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
+        return cancelled
+
+    def report(self, clock: Clock, run: Run, snapshot: Snapshot, *, cancelled: bool) -> Flow[bool]:
+        """Write the progress alone and renew the lease. One command. Returns and raises like ``save``."""
+        fields = {**self._figures(clock, snapshot), "leaseUntil": clock.after(run.lease)}
+        return (yield from self._write(clock, run, fields, cancelled))
+
+    def prune(self, clock: Clock, run: Run, sequence: int) -> Flow[None]:
+        """Remove the history up to ``sequence``. One command."""
+        yield from ask(
+            CHECKPOINTS, "delete_many", {"taskId": self.prefix + run.task_id, "sequence": {"$lte": sequence}}
+        )
+
+    def finish(
+        self, clock: Clock, run: Run, token: int, ending: Ending, snapshot: Snapshot, *, save: bool
+    ) -> Flow[None]:
+        """Let the task go. One command; with ``save`` it writes ``snapshot`` too, which takes one more.
+
+        Raises ``TaskLost`` if the run's lease has ended.
+        """
+        full = self.prefix + run.task_id
+        result = self.codec.encode(full, ending.result)
+        fields: dict[str, Expression] = {}
+        history: Flow[None] | None = None
+        if save or result is not None:
+            checkpoint, document, data, places = self._document(run, token, snapshot)
+            # Made only to check the size, since the head will hold both the state and the result.
+            self.history.document(checkpoint, run.claim, stored=data, most=MAX_STATE, more={"result": result})
+            if save:
+                fields = self._state(clock, snapshot, data, places)
+                history = self.history.insert(checkpoint, run.claim, document)
+        if ending.status in FINISHED:
+            fields["finishedAt"] = clock.now()
+            fields["expiresAt"] = None if run.retention is None else clock.after(run.retention)
+        if ending.status == "cancelled":
+            fields["cancelRequested"] = True
+        if ending.status == "completed":
+            fields.update(progress=100.0, estimatedTimeRemaining=0.0)
+        fields.update(
+            let_go(ending.status),
+            result=literal(result),
+            error=literal(ending.error),
+            lastClaim=literal(run.claim),
+        )
+        test = LEASE.mine(clock, _id=full, claim=run.claim)
+        changed = yield from self._update(run, test, fields)
+        # If it was sent twice, the second one finds nothing: then the head must have this claim as its last.
+        if not changed and (yield from ask(TASKS, "confirm", {"_id": full, "lastClaim": run.claim})) is None:
+            raise lost(run.task_id)
+        if history is not None:
+            yield from history
+            yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
 
     def _take(self, clock: Clock, full: str, run: Run) -> Flow[dict[str, Any]]:
         def query() -> Query[dict[str, Any]]:
@@ -99,7 +171,7 @@ class StartFlows:
                 found: dict[str, Any] = yield from upsert(clock, query)
                 return found
             except PyMongoError as error:
-                # Sent again it changes nothing that it has done: a held head stays as it is, whoever holds it.
+                # Sending it again is harmless: it leaves a head that is held as it is, also if this run holds it.
                 if not may_have_happened(error):
                     raise
                 if last:
@@ -110,7 +182,7 @@ class StartFlows:
 
     def _grant(self, clock: Clock, run: Run) -> dict[str, Expression]:
         done = {"$in": [or_null("status"), list(FINISHED)]}
-        # Begun from nothing: a new head, one that is past its retention, one of another version, or on request.
+        # Begin anew: a new head, one whose retention is over, one of another version, or on request.
         reasons = [is_null("attempt"), {"$and": [done, clock.passed()]}]
         if run.version is not None:
             reasons.append({"$ne": [or_null("version"), literal(run.version)]})
@@ -130,7 +202,7 @@ class StartFlows:
             status="running",
             owner=literal(run.owner),
             attempt={"$add": [keep("attempt", 0, countable("attempt")), 1]},
-            # Counted when it starts, so that a crash counts; an attempt that ends in order takes it back.
+            # Counted at the start, so that a crash counts. An attempt that ends in order takes it back.
             tries={"$add": [keep("tries", 0, countable("tries")), 1]},
             maxAttempts=run.max_attempts,
             retention=run.retention,
@@ -174,7 +246,7 @@ class StartFlows:
                 TASKS,
                 "update_one",
                 {"_id": full, "cancelRequested": True, "$expr": LEASE.free(clock)},
-                cancelled(clock),
+                [{"$set": cancellation(clock)}],
             )
         else:
             outcome = "exhausted"
@@ -204,7 +276,7 @@ class StartFlows:
         )
 
     def _reconciled(self, clock: Clock, full: str, run: Run, head: dict[str, Any]) -> Flow[dict[str, Any]]:
-        """Compare the head, just taken, with the history: one command where they agree."""
+        """Compare the head, just taken, with the history. One command if they agree."""
         fields = {"sequence": True, "token": True, "_id": True}
         last = yield from ask(
             CHECKPOINTS, "point", {"taskId": full, "sequence": NUMBERED}, fields, sort=[("sequence", -1)]
@@ -237,44 +309,11 @@ class StartFlows:
         )
         more = {"token": head["token"], "places": head.get("places")}
         document = self.history.document(missing, run.claim, stored=head.get("data"), more=more)
-        with contextlib.suppress(CheckpointConflict):  # the runner before was only slow to add it
+        with contextlib.suppress(CheckpointConflict):  # the runner before added it late
             yield from self.history.insert(missing, run.claim, document)
 
     def _give_back(self, clock: Clock, full: str, run: Run) -> Flow[None]:
         yield from ask(TASKS, "update_one", {"_id": full, "claim": run.claim}, [{"$set": let_go("interrupted")}])
-
-
-def let_go(status: str) -> dict[str, Expression]:
-    """The fields of a head that nobody holds any more. An attempt that ends in order does not count as a try."""
-    fields: dict[str, Expression] = {"claim": None, "leaseUntil": None, "status": status}
-    if status == "interrupted":
-        fields["tries"] = {"$max": [0, {"$add": [countable("tries"), -1]}]}
-    return fields
-
-
-def cancelled(clock: Clock) -> list[dict[str, Any]]:
-    """An update that cancels a task that nobody runs."""
-    keep = clock.after_field("retention", "finishedAt")
-    fields = {
-        "status": "cancelled",
-        "cancelRequested": True,
-        "claim": None,
-        "leaseUntil": None,
-        "finishedAt": clock.now(),
-        "expiresAt": {"$cond": [is_null("retention"), None, keep]},
-    }
-    return [{"$set": fields}]
-
-
-MAX_STATE: Final = 16 * 1024 * 1024 - 256 * 1024
-"""Bytes of a saved state, its names and its place included: the head holds a result, metadata and an error besides."""
-
-_TOO_LARGE_FOR_CACHE: Final = 388
-"""A server with little memory refuses documents that are far smaller than 16 MB."""
-
-
-class TaskFlows(StartFlows):
-    """What the runner of a task does, as flows."""
 
     def _document(self, run: Run, token: int, snapshot: Snapshot) -> tuple[Checkpoint, RawBSONDocument, Any, Any]:
         full = self.prefix + run.task_id
@@ -292,18 +331,16 @@ class TaskFlows(StartFlows):
         document = self.history.document(checkpoint, run.claim, stored=data, most=MAX_STATE, more=more)
         return checkpoint, document, data, places
 
-    @staticmethod
-    def _state(clock: Clock, snapshot: Snapshot, data: Any, places: Any) -> dict[str, Expression]:
+    def _state(self, clock: Clock, snapshot: Snapshot, data: Any, places: Any) -> dict[str, Expression]:
         return {
             "sequence": snapshot.sequence,
             "saved": True,
             "data": literal(data),
             "places": literal(places),
-            **TaskFlows._figures(clock, snapshot),
+            **self._figures(clock, snapshot),
         }
 
-    @staticmethod
-    def _figures(clock: Clock, snapshot: Snapshot) -> dict[str, Expression]:
+    def _figures(self, clock: Clock, snapshot: Snapshot) -> dict[str, Expression]:
         return {
             "progress": snapshot.progress,
             "done": snapshot.done,
@@ -313,27 +350,9 @@ class TaskFlows(StartFlows):
             "heartbeatAt": clock.now(),
         }
 
-    def save(self, clock: Clock, run: Run, token: int, snapshot: Snapshot, *, cancelled: bool) -> Flow[bool]:
-        """Two commands: the head, then the history; one more, once, when an operator has asked the task to stop.
-
-        Whether one has. With ``cancelled`` that is known. Raises ``TaskLost`` if the run's lease has ended, and
-        ``CheckpointTooLarge`` before anything is sent.
-        """
-        checkpoint, document, data, places = self._document(run, token, snapshot)
-        fields = {**self._state(clock, snapshot, data, places), "leaseUntil": clock.after(run.lease)}
-        cancelled = yield from self._write(clock, run, fields, cancelled, sequence={"$lte": snapshot.sequence})
-        yield from self.history.insert(checkpoint, run.claim, document)
-        yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
-        return cancelled
-
-    def report(self, clock: Clock, run: Run, snapshot: Snapshot, *, cancelled: bool) -> Flow[bool]:
-        """One command: progress alone, and the lease renewed. See ``save``."""
-        fields = {**self._figures(clock, snapshot), "leaseUntil": clock.after(run.lease)}
-        return (yield from self._write(clock, run, fields, cancelled))
-
     def _write(self, clock: Clock, run: Run, fields: dict[str, Expression], cancelled: bool, **more: Any) -> Flow[bool]:
-        # The flag is asked for in the filter. A findAndModify would return it, but the server keeps an image of the
-        # whole document for each, which costs time and, with a large state, more of its cache than it grants.
+        # The filter asks for the flag. A findAndModify would return it, but then the server keeps an image of the whole
+        # document: that costs time and, with a large state, more of the server's cache than it grants.
         test = LEASE.mine(clock, _id=self.prefix + run.task_id, claim=run.claim, **more)
         if not cancelled and (yield from self._update(run, {**test, "cancelRequested": {"$ne": True}}, fields)):
             return False
@@ -352,54 +371,29 @@ class TaskFlows(StartFlows):
                 ) from error
             if not may_have_happened(error):
                 raise
-            changed = yield from perform(query)  # the same fields again, under one's own claim
+            changed = yield from perform(query)  # the same fields again, under the run's own claim
         return bool(changed.matched_count)
 
-    def prune(self, clock: Clock, run: Run, sequence: int) -> Flow[None]:
-        """One command: remove the history up to ``sequence``."""
-        yield from ask(
-            CHECKPOINTS, "delete_many", {"taskId": self.prefix + run.task_id, "sequence": {"$lte": sequence}}
-        )
 
-    def finish(
-        self, clock: Clock, run: Run, token: int, ending: Ending, snapshot: Snapshot, *, save: bool
-    ) -> Flow[None]:
-        """Let the task go: one command, and one more with ``save``, which writes ``snapshot`` with it.
+def let_go(status: str) -> dict[str, Expression]:
+    """The fields of a head that nobody holds any more. An interrupted attempt does not count as a try."""
+    fields: dict[str, Expression] = {"claim": None, "leaseUntil": None, "status": status}
+    if status == "interrupted":
+        fields["tries"] = {"$max": [0, {"$add": [countable("tries"), -1]}]}
+    return fields
 
-        Raises ``TaskLost`` if the run's lease has ended.
-        """
-        full = self.prefix + run.task_id
-        result = self.codec.encode(full, ending.result)
-        fields: dict[str, Expression] = {}
-        history: Flow[None] | None = None
-        if save or result is not None:
-            checkpoint, document, data, places = self._document(run, token, snapshot)
-            # The head holds both; only its size is of interest here.
-            self.history.document(checkpoint, run.claim, stored=data, most=MAX_STATE, more={"result": result})
-            if save:
-                fields = self._state(clock, snapshot, data, places)
-                history = self.history.insert(checkpoint, run.claim, document)
-        if ending.status in FINISHED:
-            fields["finishedAt"] = clock.now()
-            fields["expiresAt"] = None if run.retention is None else clock.after(run.retention)
-        if ending.status == "cancelled":
-            fields["cancelRequested"] = True
-        if ending.status == "completed":
-            fields.update(progress=100.0, estimatedTimeRemaining=0.0)
-        fields.update(
-            let_go(ending.status),
-            result=literal(result),
-            error=literal(ending.error),
-            lastClaim=literal(run.claim),
-        )
-        test = LEASE.mine(clock, _id=full, claim=run.claim)
-        changed = yield from self._update(run, test, fields)
-        # Sent twice it finds nothing the second time, and its claim then.
-        if not changed and (yield from ask(TASKS, "confirm", {"_id": full, "lastClaim": run.claim})) is None:
-            raise lost(run.task_id)
-        if history is not None:
-            yield from history
-            yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
+
+def cancellation(clock: Clock) -> dict[str, Expression]:
+    """The fields of a head that is cancelled while nobody runs the task."""
+    keep = clock.after_field("retention", "finishedAt")
+    return {
+        "status": "cancelled",
+        "cancelRequested": True,
+        "claim": None,
+        "leaseUntil": None,
+        "finishedAt": clock.now(),
+        "expiresAt": {"$cond": [is_null("retention"), None, keep]},
+    }
 
 
 def lost(task_id: str) -> TaskLost:

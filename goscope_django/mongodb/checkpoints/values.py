@@ -1,4 +1,7 @@
-"""What passes between a task's runner and the store: frozen values."""
+"""Frozen values that a task's runner, its operators and the store pass to each other.
+
+Rule of this file: no behaviour, nothing is sent.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ TaskStatus = Literal["running", "interrupted", "failed", "completed", "cancelled
 STATUSES: Final[tuple[TaskStatus, ...]] = ("running", "interrupted", "failed", "completed", "cancelled")
 FINISHED: Final[tuple[TaskStatus, ...]] = ("completed", "cancelled")
 SEEN_AS: Final = ("running", "stalled", "interrupted", "failed", "exhausted", "completed", "cancelled")
-"""What operators see: the statuses, ``stalled`` running ones (no worker) and ``exhausted`` ones (no attempt left)."""
+"""What operators see: a running task without a worker is ``stalled``, one without attempts left ``exhausted``."""
 
 
 def status_of(head: Mapping[str, Any]) -> TaskStatus:
-    """The status in a task's document; what somebody left odd there reads as interrupted, since it can be started."""
+    """The status in a task's head. Anything unknown counts as interrupted, so that the task can be started."""
     found = head.get("status")
     return next((one for one in STATUSES if one == found), "interrupted")
 
@@ -24,9 +27,9 @@ def status_of(head: Mapping[str, Any]) -> TaskStatus:
 class TaskInfo:
     """A task as an operator sees it. ``progress`` is 0 to 100, ``rate`` items per second, times are aware UTC.
 
-    ``status`` is ``running``, ``interrupted`` (let go in order; goes on at the next start), ``failed`` (likewise),
-    ``completed`` or ``cancelled``. ``stalled``: it says running, but the lease has ended, so the worker is gone.
-    ``exhausted``: it was tried as often as it may be, and waits for ``reset_task``.
+    ``status`` is ``running``, ``interrupted`` (let go in order), ``failed``, ``completed`` or ``cancelled``. An
+    interrupted or failed task goes on at the next start. ``stalled``: the status is running, but the lease has ended,
+    so the worker is gone. ``exhausted``: it has no attempt left and waits for ``reset_task``.
     """
 
     task_id: str
@@ -55,7 +58,7 @@ class TaskInfo:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One attempt at a task: what its commands say about it. ``lease`` and ``retention`` are in milliseconds."""
+    """One attempt at a task, as its commands describe it. ``lease`` and ``retention`` are in milliseconds."""
 
     task_id: str
     claim: str
@@ -71,7 +74,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A state to be saved. ``remaining`` is in seconds, ``moment`` the server's time as far as the runner knows."""
+    """A state to be saved. ``remaining`` is in seconds; ``moment`` is the server's time as the runner counts it."""
 
     sequence: int
     data: Any
@@ -86,9 +89,9 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What a start found. Only with ``outcome == "started"`` does the caller hold the task.
+    """What a start found. The caller holds the task only if ``outcome == "started"``.
 
-    ``resumed`` says whether there was a state to go on from; ``sequence`` is the highest in use.
+    ``resumed`` says whether there was a saved state; ``sequence`` is the highest in use; ``retry_after`` is in seconds.
     """
 
     outcome: Literal["started", "running", "completed", "cancelled", "exhausted"]

@@ -18,7 +18,7 @@ from goscope_django.core.flow import Command, Query
 from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable, TaskLost
 from goscope_django.mongodb.driver.execute import SyncExecutor
 from tests.support.commands import Recorder, explainable, stages
-from tests.support.tasks import Colour, colour, end_lease, head, heard, history, own_store
+from tests.support.tasks import Way, end_lease, head, heard, history, own_store, way
 
 pytestmark = pytest.mark.real
 
@@ -32,12 +32,12 @@ def sent(mongo_url: str) -> Iterator[Recorder]:
 
 
 @pytest.fixture(params=["sync", "async"])
-def by(sent: Recorder, request: pytest.FixtureRequest) -> Iterator[Colour]:
-    with colour(request.param) as found:
+def by(sent: Recorder, request: pytest.FixtureRequest) -> Iterator[Way]:
+    with way(request.param) as found:
         yield found
 
 
-def test_a_task_costs_two_commands_to_enter_two_a_save_and_one_to_leave(by: Colour, sent: Recorder) -> None:
+def test_a_task_costs_two_commands_to_enter_two_a_save_and_one_to_leave(by: Way, sent: Recorder) -> None:
     with by.task("warm"):
         pass
     sent.clear()
@@ -55,7 +55,7 @@ def test_a_task_costs_two_commands_to_enter_two_a_save_and_one_to_leave(by: Colo
     assert len(history("import")) == 10
 
 
-def test_the_history_is_pruned_behind_the_saves(by: Colour, sent: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_is_pruned_behind_the_saves(by: Way, sent: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_pruning, "DELAY", 0.5)
     with by.task("import") as task:
         for number in range(25):
@@ -69,7 +69,7 @@ def test_the_history_is_pruned_behind_the_saves(by: Colour, sent: Recorder, monk
         assert "delete" not in sent.names, "nine are not worth a command"
 
 
-def test_a_task_that_is_completed_or_held_costs_one(by: Colour, sent: Recorder) -> None:
+def test_a_task_that_is_completed_or_held_costs_one(by: Way, sent: Recorder) -> None:
     with by.task("import"):
         sent.clear()
         with pytest.raises(Exception, match="runs it"), by.task("import"):
@@ -81,7 +81,7 @@ def test_a_task_that_is_completed_or_held_costs_one(by: Colour, sent: Recorder) 
     assert sent.names == ["findAndModify"]
 
 
-def test_the_last_save_goes_along_with_the_end(by: Colour, sent: Recorder) -> None:
+def test_the_last_save_goes_along_with_the_end(by: Way, sent: Recorder) -> None:
     with pytest.raises(KeyboardInterrupt), by.task("import") as task:
         for item in by.track(task, range(10), every=100):
             sent.clear()
@@ -108,7 +108,7 @@ def test_reading_costs_one_command_and_uses_an_index(sent: Recorder) -> None:
         assert "COLLSCAN" not in stages(plan)
 
 
-def test_an_operators_wish_costs_one_command_more_once(by: Colour, sent: Recorder) -> None:
+def test_an_operators_wish_costs_one_command_more_once(by: Way, sent: Recorder) -> None:
     with by.task("import") as task:
         by.operate("cancel_task", "import")
         sent.clear()
@@ -119,7 +119,7 @@ def test_an_operators_wish_costs_one_command_more_once(by: Colour, sent: Recorde
         assert sent.names == ["update", "insert"]
 
 
-def test_writes_wait_for_the_majority(by: Colour, sent: Recorder) -> None:
+def test_writes_wait_for_the_majority(by: Way, sent: Recorder) -> None:
     with by.task("import") as task:
         by.save(task, 1)
     written = [one for one in sent.commands if next(iter(one)) in ("findAndModify", "update", "insert")]

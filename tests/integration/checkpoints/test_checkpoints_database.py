@@ -133,8 +133,8 @@ class TestBatches:
             for group in task.track(Group.objects.all(), atomic=True, every=4):
                 Group.objects.filter(pk=group.pk).update(name=f"{group.name}!")
                 if group.name == "g07":
-                    assert task._renewal is not None
-                    task._renewal.lose()
+                    assert task._state.renewal is not None
+                    task._state.renewal.lose()
         assert Group.objects.filter(name__endswith="!").count() == 4
 
     @pytest.mark.parametrize("after", [lambda group: group.name == "g06", lambda group: True])

@@ -71,9 +71,9 @@ class TestArguments:
 
     def test_the_lease_is_the_projects_unless_it_is_given(self) -> None:
         with checkpointed("a") as task:
-            assert task._run.lease == 30_000
+            assert task._runner._run.lease == 30_000
         with checkpointed("b", lease=timedelta(seconds=2)) as task:
-            assert task._run.lease == 2_000
+            assert task._runner._run.lease == 2_000
 
     def test_the_worker_is_named(self) -> None:
         with checkpointed("t"):
@@ -236,13 +236,13 @@ class TestSigterm:
 
     def test_in_the_middle_of_a_save_it_waits_for_the_end_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(TaskInterrupted), checkpointed("t") as task:
-            insert = task._flows.history.insert
+            insert = task._runner._flows.history.insert
 
             def interrupted(*args: Any) -> Any:
                 self.terminate()
                 return insert(*args)
 
-            monkeypatch.setattr(task._flows.history, "insert", interrupted)
+            monkeypatch.setattr(task._runner._flows.history, "insert", interrupted)
             task.save(1)
         assert history("t") == [1]
 
@@ -256,14 +256,14 @@ class TestSigterm:
                 errors.append(error)
 
         with pytest.raises(TaskInterrupted), checkpointed("t") as task:
-            insert = task._flows.history.insert
+            insert = task._runner._flows.history.insert
 
             def slow(*args: Any) -> Any:
                 inside.set()
                 assert leave.wait(10)
                 return insert(*args)
 
-            monkeypatch.setattr(task._flows.history, "insert", slow)
+            monkeypatch.setattr(task._runner._flows.history, "insert", slow)
             thread = threading.Thread(target=save, args=(task,))
             thread.start()
             assert inside.wait(10)

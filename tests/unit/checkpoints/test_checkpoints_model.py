@@ -67,8 +67,8 @@ class TaskMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for runner in self.runners.values():
-            if runner.task._renewal is not None:
-                runner.task._renewal.stop()
+            if runner.task._state.renewal is not None:
+                runner.task._state.renewal.stop()
         runtime.adapter().wipe()
         entry._current.set(None)  # blocks that are left in another order than entered leave their traces
         self.stack.close()
@@ -128,7 +128,7 @@ class TaskMachine(RuleBasedStateMachine):
         return self.model.holder == number and not self.model.lease_over
 
     def stored(self, runner: Runner) -> None:
-        self.model.data, self.model.done, self.model.saved = runner.task._data, runner.done, True
+        self.model.data, self.model.done, self.model.saved = runner.task._state._data, runner.done, True
 
     @precondition(lambda self: self.runners)
     @rule(data=st.data(), value=st.integers(0, 9), killed_between=st.booleans())
@@ -149,7 +149,7 @@ class TaskMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def next_item(self, data: st.DataObject) -> None:
         _, runner = self.pick(data)
-        if runner.task.lost or runner.task._cancelled:
+        if runner.task.lost or runner.task._state.cancel_requested:
             with pytest.raises((TaskLost, TaskCancelled, StopIteration)):
                 next(runner.loop)
             return
@@ -181,7 +181,7 @@ class TaskMachine(RuleBasedStateMachine):
         }[how]
         if error is None:
             runner.task.complete(number)
-        dirty, consistent = runner.task._dirty, runner.task.consistent
+        dirty, consistent = runner.task._state.dirty, runner.task.consistent
         try:
             runner.block.__exit__(type(error) if error else None, error, None)
         except TaskLost:
@@ -202,8 +202,8 @@ class TaskMachine(RuleBasedStateMachine):
     def killed(self, number: int) -> None:
         """The process is gone: nothing is written any more, and its lease ends."""
         runner = self.runners.pop(number)
-        assert runner.task._renewal is not None
-        runner.task._renewal.stop()
+        assert runner.task._state.renewal is not None
+        runner.task._state.renewal.stop()
         runner.block._exit()
         end_lease("t")
         self.model.lease_over = True

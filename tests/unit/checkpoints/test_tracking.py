@@ -9,6 +9,7 @@ from django.contrib.auth.models import Group
 
 from goscope_django.checkpoints import loops as task_loops
 from goscope_django.checkpoints.tracking import Meter, Place, Source
+from goscope_django.core.flow import carry_out
 from goscope_django.exceptions import InvalidType, InvalidValue
 
 
@@ -66,17 +67,17 @@ class TestSource:
     @pytest.mark.parametrize("items", [[1, 2, 3], (1, 2, 3), range(1, 4), dict.fromkeys([1, 2, 3])])
     def test_what_can_be_counted(self, items: Any) -> None:
         source = Source(items, None, None)
-        assert source.count(Place("")) == 3
+        assert carry_out(source.count(Place(""))) == 3
         assert [item for item, _ in source.behind(Place("", 1))] == [2, 3]
         assert list(source.behind(Place("", 9))) == []
 
     def test_what_can_only_be_iterated_is_skipped_through(self) -> None:
         source = Source(iter("abcd"), None, None)
-        assert source.count(Place("")) is None
+        assert carry_out(source.count(Place(""))) is None
         assert [item for item, _ in source.behind(Place("", 2))] == ["c", "d"]
 
     def test_a_total_that_is_said_is_believed(self) -> None:
-        assert Source(iter("abcd"), None, 4).count(Place("")) == 4
+        assert carry_out(Source(iter("abcd"), None, 4).count(Place(""))) == 4
 
     @pytest.mark.parametrize(
         ("items", "key"),

@@ -1,4 +1,4 @@
-"""A worker with one task, run as a program: ``checkpoint_worker.py URL PREFIX MODE JSON``; answers in lines of JSON."""
+"""A worker with one task, run as a program: ``task_worker.py URL PREFIX MODE JSON``; answers in lines of JSON."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def zombie(**options: Any) -> None:
 
 def blind(**options: Any) -> None:
     """A zombie whose own view of its lease says nothing: only the server can refuse it."""
-    from goscope_django.checkpoints.task import TaskSteps
+    from goscope_django.checkpoints.state import TaskState
 
-    TaskSteps.lost = False  # type: ignore[assignment,method-assign]
+    TaskState.lost = False  # type: ignore[assignment,method-assign]
     zombie(**options)
 
 

@@ -1,0 +1,243 @@
+"""What holds a task in this process: it keeps the lease, saves, reports and ends. The body sees it as a ``Task``.
+
+Rules of this file:
+
+* Whatever decides is a flow, written once for sync and async. One flow of a task runs at a time.
+* An error of the body is never hidden by one that comes up while its end is written.
+* A cancelled asyncio task writes the end of its task all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from goscope_django import runtime
+from goscope_django.checkpoints.interrupts import Interrupts
+from goscope_django.checkpoints.pruning import AsyncPruning, Pruning
+from goscope_django.checkpoints.state import TaskState
+from goscope_django.core.flow import Flow, acarry_out, call, carry_out, invoke, last_call
+from goscope_django.exceptions import StoreError, TaskCancelled, TaskLost
+from goscope_django.mongodb.checkpoints.tasks import LEASE, TASKS, TaskFlows, lost
+from goscope_django.mongodb.checkpoints.values import Ending, Run, Snapshot, Started
+from goscope_django.mongodb.driver.store import Store
+from goscope_django.process import renewal
+from goscope_django.process.transactions import after_commit, in_transaction
+
+logger = logging.getLogger("goscope.checkpoints")
+T = TypeVar("T")
+HEARTBEAT: Final = 5.0
+"""Seconds between two reports of progress, at least."""
+PRUNE_EVERY: Final = 10
+"""Saves between two prunings of the history, at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a save did. ``sequence`` is the last one saved; ``cancelled``: an operator asked the task to stop."""
+
+    sequence: int
+    cancelled: bool
+
+
+class Runner:
+    """Runs one attempt at a task."""
+
+    def __init__(self, store: Store, flows: TaskFlows, run: Run, started: Started) -> None:
+        self.state = TaskState(run, started)
+        self.interrupts = Interrupts()
+        self._store = store
+        self._flows = flows
+        self._run = run
+        self._unpruned = 0
+        self._reported = time.monotonic()
+        # Weak, so that a loop that is left with ``break`` is closed there and then, and its transaction with it.
+        self._loops: list[weakref.ref[Any]] = []
+        self._lock = threading.RLock()
+        self._alock = asyncio.Lock()
+        self._pruner = Pruning(lambda: self.do(self._pruning_while_held()))
+        self._apruner = AsyncPruning(lambda: self.ado(self._pruning_while_held()))
+
+    def do(self, flow: Flow[T]) -> T:
+        """Run a flow of this task on this thread. A SIGTERM waits until it is over."""
+        with self.interrupts.deferred(), self._lock:
+            return carry_out(flow)
+
+    async def ado(self, flow: Flow[T]) -> T:
+        """Async version of ``do``. There SIGTERM cancels, and nothing is deferred."""
+        async with self._alock:
+            return await acarry_out(flow)
+
+    # While the task runs
+
+    def hold(self, sent: float) -> Flow[None]:
+        """Keep the lease alive that was granted by a command sent at ``sent`` (monotonic seconds), and tell."""
+        details = {"task_id": self.state.id, "attempt": self.state.attempt}
+        key, run = self._flows.prefix + self.state.id, self._run
+        lease = renewal.Renewable(self._store, TASKS, key, run.claim, run.lease, name="_id", lease=LEASE)
+        on_lost = functools.partial(runtime.emit, "task_lost", **details)
+        self.state.renewal = yield from call(renewal.keep, renewal.akeep, lease, sent, on_lost)
+        if self.state.resumed:
+            runtime.emit("task_resumed", sequence=self.state.sequence, **details)
+        else:
+            runtime.emit("task_started", **details)
+
+    def track(self, loop: T) -> T:
+        """Close ``loop`` at the end at the latest."""
+        self._loops.append(weakref.ref(loop))
+        return loop
+
+    def save(self, snapshot: Snapshot | None = None) -> Flow[Saved]:
+        """Save ``snapshot``, else the state of now. Two commands. The history is pruned a moment later if due."""
+        self._held()
+        snapshot = snapshot or self.state.snapshot()
+        yield from self._write(self._flows.save, self.state.token, snapshot)
+        self.state.saved(snapshot)
+        self._unpruned += 1
+        if self._run.keep is not None and self._unpruned >= max(PRUNE_EVERY, self._run.keep):
+            yield from call(self._pruner.soon, self._apruner.soon)
+        return Saved(snapshot.sequence, self.state.cancel_requested)
+
+    def autosave(self) -> Flow[None]:
+        """``save``, except in a transaction, which may still be rolled back."""
+        if not in_transaction():
+            yield from self.save()
+
+    def report(self) -> Flow[None]:
+        """Write the progress if it was not written within ``HEARTBEAT``. One command."""
+        if not self.state.completed and time.monotonic() - self._reported >= HEARTBEAT:
+            self._held()
+            yield from self._write(self._flows.report, self.state.snapshot(numbered=False))
+
+    def _held(self) -> None:
+        if self.state.completed:
+            raise TaskLost(
+                f"task {self.state.id!r}: it is completed, so there is nothing to save; restart=True runs it again",
+                task_id=self.state.id,
+            )
+        if self.state.lost:
+            raise lost(self.state.id)
+
+    def _write(self, operation: Callable[..., Flow[bool]], *args: Any) -> Flow[None]:
+        """A save or a report: renews the lease, and tells whether an operator asked the task to stop."""
+        state, sent = self.state, renewal.now()
+        try:
+            state.cancel_requested = yield from self._ask(operation, *args, cancelled=state.cancel_requested)
+        except TaskLost:
+            if state.renewal is not None:
+                state.renewal.lose()
+            raise
+        self._reported = time.monotonic()
+        if state.renewal is not None:
+            state.renewal.extended(sent, self._run.lease)
+
+    def _ask(self, operation: Callable[..., Flow[T]], *args: Any, **kwargs: Any) -> Flow[T]:
+        result: T = yield from call(self._store.run, self._store.arun, operation, self._run, *args, **kwargs)
+        return result
+
+    def _pruning_while_held(self) -> Flow[None]:
+        if not self.state.lost:
+            yield from self._pruning()
+
+    def _pruning(self) -> Flow[None]:
+        if self._run.keep is not None and self._unpruned:
+            self._unpruned = 0
+            with self._logged("the history could not be pruned"):
+                yield from self._ask(self._flows.prune, self.state.sequence - self._run.keep)
+
+    # The end
+
+    def leave(self, error: BaseException | None) -> Flow[None]:
+        """The block is left with ``error``: close its loops and let the task go."""
+        self.interrupts.leave()
+        self._pruner.stop()
+        try:
+            for loop in filter(None, [reference() for reference in self._loops]):
+                yield from invoke(_close, loop)
+            yield from last_call(self._end, self._aend, error)
+        finally:  # not by a command: a flow that is closed can't send any more
+            self.interrupts.restore(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Inside ``atomic()`` the completion waits for the commit; a rollback leaves the task failed."""
+        ending, undone = self._ending(error), Ending("failed", error="the transaction was rolled back")
+        if error is not None or not after_commit(
+            lambda: self.do(self._finish(ending, save=self.state.last_save(None))),
+            lambda: self.do(self._finish(undone, save=False)),
+        ):
+            self.do(self._finish(ending, error, save=self.state.last_save(error)))
+
+    async def _aend(self, error: BaseException | None) -> None:
+        """Async version of ``_end``. A coroutine is in no transaction of Django's."""
+        await self._apruner.stop()
+        await self.ado(self._finish(self._ending(error), error, save=self.state.last_save(error)))
+
+    def _ending(self, error: BaseException | None) -> Ending:
+        if error is None:
+            return Ending("cancelled") if self.state.stopping else Ending("completed", self.state.result)
+        if isinstance(error, TaskCancelled) and error.task_id == self.state.id:
+            return Ending("cancelled")
+        if isinstance(error, Exception) and not isinstance(error, asyncio.CancelledError):
+            return Ending("failed", error=f"{type(error).__name__}: {error}"[:500])
+        return Ending("interrupted")
+
+    def _finish(self, ending: Ending, error: BaseException | None = None, *, save: bool) -> Flow[None]:
+        if self._over(error):
+            return
+        snapshot = self.state.snapshot()
+        try:
+            yield from self._ask(self._flows.finish, self.state.token, ending, snapshot, save=save)
+        except (StoreError, TaskLost) as failure:
+            if error is None:
+                raise
+            logger.warning("task %r: that it is %s could not be noted: %s", self.state.id, ending.status, failure)
+            return
+        except Exception as failure:
+            # The state or the result can't be stored. Nothing was sent.
+            failed = self._ending(failure)
+            with self._logged("its failure could not be noted"):
+                yield from self._ask(self._flows.finish, self.state.token, failed, snapshot, save=False)
+            self._tell(failed, failure)
+            if error is None:
+                raise
+            return
+        if save:
+            self.state.saved(snapshot)
+            self._unpruned += 1
+        self._tell(ending, error)
+        yield from self._pruning()
+
+    def _over(self, error: BaseException | None) -> bool:
+        """Whether there is nothing to write any more. Raises ``TaskLost`` if the body did not notice its loss."""
+        state = self.state
+        if state.renewal is None or state.lost:
+            if error is None and not state.completed:
+                raise lost(state.id)
+            return True
+        state.renewal.stop()
+        return isinstance(error, TaskLost) and error.task_id == state.id
+
+    def _tell(self, ending: Ending, error: BaseException | None) -> None:
+        details: dict[str, Any] = {"task_id": self.state.id, "attempt": self.state.attempt}
+        if ending.status == "failed":
+            details["error"] = error
+        runtime.emit(f"task_{ending.status}", **details)
+
+    @contextlib.contextmanager
+    def _logged(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except StoreError as error:
+            logger.warning("task %r: %s: %s", self.state.id, what, error)
+
+
+def _close(loop: Any) -> Any:
+    return loop.close() if isinstance(loop, Generator) else loop.aclose()
