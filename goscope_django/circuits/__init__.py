@@ -1,20 +1,16 @@
 """Circuit breakers that a whole fleet shares.
 
-``CircuitBreaker`` guards calls to something that may fail; ``force_open``, ``force_close`` and ``reset`` are an
-operator's, ``list_circuits`` and ``get_circuit`` an observer's. Constructing a breaker or looking at one never
-writes.
+``CircuitBreaker`` guards calls to something that may fail. ``force_open``, ``force_close`` and ``reset`` are for
+operators, ``list_circuits`` and ``get_circuit`` for observers. Making a breaker or looking at a circuit never writes.
 
-A call through a closed circuit sends nothing. A failure is one command, so is the first success after one; each
-process reads all circuits in use at most once a second, together. If the store is away a breaker goes on with this
-process's own state, which the events ``degraded`` and ``recovered`` tell once each.
+A call through a closed circuit sends nothing. A failure is one command, and so is the first success after one. Each
+process reads all circuits in use at most once a second, with one command. While MongoDB can't be reached, breakers go
+on with this process's own state; the events ``degraded`` and ``recovered`` tell of it once each.
 """
 
 from __future__ import annotations
 
-from goscope_django.circuits.breaker import (
-    CircuitBreaker,
-    circuit_breaker,
-)
+from goscope_django.circuits.breaker import CircuitBreaker, circuit_breaker
 from goscope_django.circuits.operators import (
     aforce_close,
     aforce_open,
@@ -27,9 +23,7 @@ from goscope_django.circuits.operators import (
     list_circuits,
     reset,
 )
-from goscope_django.exceptions import (
-    CircuitOpen,
-)
+from goscope_django.exceptions import CircuitOpen
 from goscope_django.mongodb.circuits.table import (
     CircuitInfo,
     CircuitOverride,

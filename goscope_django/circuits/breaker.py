@@ -1,12 +1,7 @@
-"""Circuit breakers that a whole fleet shares.
+"""``CircuitBreaker``: guards calls by a circuit that a whole fleet shares.
 
-``CircuitBreaker`` guards calls to something that may fail; ``force_open``, ``force_close`` and ``reset`` are an
-operator's, ``list_circuits`` and ``get_circuit`` an observer's. Constructing a breaker or looking at one never
-writes.
-
-A call through a closed circuit sends nothing. A failure is one command, so is the first success after one; each
-process reads all circuits in use at most once a second, together. If the store is away a breaker goes on with this
-process's own state, which the events ``degraded`` and ``recovered`` tell once each.
+Rule of this file: a call through a closed circuit takes no lock, sends nothing and looks once at the clock. It goes by
+the snapshot in its view. Whatever takes longer is a flow of ``registry``.
 """
 
 from __future__ import annotations
@@ -18,24 +13,20 @@ from time import monotonic
 from types import CoroutineType, TracebackType
 from typing import Any, Final, ParamSpec, Self, TypedDict, TypeVar, Unpack, cast
 
-from goscope_django.circuits import registry as breaker_registry
-from goscope_django.circuits.operators import (
-    named,
-)
+from goscope_django.circuits import registry
 from goscope_django.circuits.outcomes import Exclude, Judge, Outcome, asynchronous
-from goscope_django.circuits.registry import Registry
 from goscope_django.circuits.snapshot import Options, Snapshot, View
 from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
 from goscope_django.core.colours import finished
-from goscope_django.core.flow import arun, run
+from goscope_django.core.flow import Flow, acarry_out, carry_out
 from goscope_django.exceptions import CircuitOpen, InvalidType, InvalidValue
 
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 MOST_FAILURES: Final = 10_000
-"""Upper limit of ``failure_threshold``: the failures that count stand in the circuit's document."""
+"""Upper limit of ``failure_threshold``: the circuit's document lists the failures that count."""
 
 _entered: ContextVar[tuple[tuple[CircuitBreaker, Snapshot], ...]] = ContextVar("goscope_circuits", default=())
 
@@ -56,27 +47,27 @@ class BreakerOptions(TypedDict, total=False):
 class CircuitBreaker:
     """Guards calls by the circuit ``name``, whose state all processes share.
 
-    It opens at ``failure_threshold`` failures without a success between them, none older than ``window`` (seconds or
-    a ``timedelta``). It then refuses calls with ``CircuitOpen`` for ``reset_timeout`` (seconds), by the server's
-    time; after that at most ``half_open_max_calls`` trial calls run at a time in the whole fleet, each for at most
-    ``probe_timeout`` (seconds; ``DEFAULT_LOCK_TIMEOUT`` if ``None``), after which its place is given to another.
-    ``success_threshold`` of them that succeed close the circuit; one that fails opens it again.
+    The circuit opens at ``failure_threshold`` failures without a success between them, none older than ``window``
+    (seconds or a ``timedelta``). It then refuses calls with ``CircuitOpen`` for ``reset_timeout`` (seconds), by the
+    server's time. After that at most ``half_open_max_calls`` probes (trial calls) run at a time in the whole fleet.
+    Each has a lease of ``probe_timeout`` (seconds; ``DEFAULT_LOCK_TIMEOUT`` if ``None``), after which its place is free
+    for another. ``success_threshold`` probes that succeed close the circuit; one that fails opens it again.
 
-    ``exclude`` is an exception class, a function that tells of an exception whether to ignore it, or a tuple of
-    these. Ignored are also cancellation, ``GeneratorExit``, ``KeyboardInterrupt`` and ``SystemExit``; any other
+    ``exclude`` is an exception class, a function that takes an exception and returns whether to ignore it, or a tuple
+    of these. Cancellation, ``GeneratorExit``, ``KeyboardInterrupt`` and ``SystemExit`` are ignored as well. Any other
     exception is a failure.
 
-    ``fallback(*args, **kwargs)`` is called with the call's arguments, and its result returned, where the circuit
-    refuses a call; a failing call still raises. A context manager has no result, so it raises ``CircuitOpen`` all the
-    same.
+    If the circuit refuses a call, ``fallback(*args, **kwargs)`` is called with the call's arguments and its result
+    returned. A call that runs and fails still raises. A context manager has no result, so it raises ``CircuitOpen``
+    even where there is a fallback.
 
     Use ``call``, ``acall``, the breaker as a decorator (functions, methods, views, ``async def``) or as a context
-    manager of either kind, which is entered and left in one thread or task. Two breakers of one name share the
-    circuit, and each goes by its own options. Raises ``InvalidType`` or ``InvalidValue`` for a bad argument; opens no
+    manager, ``with`` or ``async with``, entered and left in one thread or task. Two breakers of one name share the
+    circuit, and each goes by its own options. Raises ``InvalidType`` or ``InvalidValue`` for a bad argument. Opens no
     connection.
     """
 
-    __slots__ = ("_fallback", "_judge", "_options", "_probe_timeout", "_view", "name")
+    __slots__ = ("_fallback", "_judge", "_options", "_view", "name")
 
     def __init__(
         self,
@@ -91,7 +82,7 @@ class CircuitBreaker:
         exclude: Exclude | tuple[Exclude, ...] = (),
         fallback: Callable[..., Any] | None = None,
     ) -> None:
-        self.name = named(name)
+        self.name = registry.circuit_name(name)
         if arguments.count(failure_threshold, "failure_threshold") > MOST_FAILURES:
             raise InvalidValue(f"failure_threshold={failure_threshold!r}: at most {MOST_FAILURES}")
         self._options = Options(
@@ -100,9 +91,7 @@ class CircuitBreaker:
             arguments.count(success_threshold, "success_threshold"),
             arguments.count(half_open_max_calls, "half_open_max_calls"),
             arguments.duration_seconds(window, "window"),
-        )
-        self._probe_timeout = (
-            None if probe_timeout is None else arguments.duration_seconds(probe_timeout, "probe_timeout")
+            None if probe_timeout is None else arguments.duration_seconds(probe_timeout, "probe_timeout"),
         )
         self._judge = Judge(name, exclude)
         if fallback is not None and not callable(fallback):
@@ -113,13 +102,17 @@ class CircuitBreaker:
     def __repr__(self) -> str:
         return f"<CircuitBreaker {self.name!r}>"
 
-    # ---- calls. The first lines are the hot path: no lock, no command, one look at the clock. ----
+    # ---- calls ----
+    #
+    # Two methods rather than a flow, since a closed circuit costs so little: measured side by side, a flow takes
+    # 2.2 microseconds instead of 0.3, and async 6.6 instead of 0.4.
 
     def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``fn`` with these arguments, if the circuit lets it; its result.
+        """Call ``fn`` with these arguments, if the circuit lets it, and return its result.
 
-        Raises ``CircuitOpen`` (``retry_after`` in seconds), and whatever ``fn`` raises. Closed: no round trip; else
-        at most one before and one after. If ``fn`` gives a coroutine, the outcome is that of awaiting it.
+        Raises ``CircuitOpen`` (``retry_after`` in seconds), and whatever ``fn`` raises. No round trip if the circuit is
+        closed and was read within the last second, else as a rule at most two before and one after. If ``fn`` returns
+        a coroutine, the outcome is that of awaiting it.
         """
         view = self._view
         view.used = now = monotonic()
@@ -143,7 +136,7 @@ class CircuitBreaker:
         return result
 
     async def acall(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Asynchronous twin of ``call``, for an ``async def`` function; natively in the running loop."""
+        """Async version of ``call``, for an ``async def`` function. A ``fallback`` may be async, too."""
         view = self._view
         view.used = now = monotonic()
         snap = view.snap
@@ -158,7 +151,7 @@ class CircuitBreaker:
         try:
             result = await fn(*args, **kwargs)
         except GeneratorExit:
-            raise  # closed from outside the loop: nothing can be awaited; a probe's lease ends by itself
+            raise  # closed from outside the loop, so nothing can be awaited; a probe's lease ends by itself
         except BaseException as error:
             await self._aleave(snap, self._judge.outcome(error))
             raise
@@ -181,7 +174,7 @@ class CircuitBreaker:
     def __call__(self, fn: F) -> F:
         """Decorate ``fn``, a function or ``async def`` function; its signature stays.
 
-        Raises ``InvalidType`` for a generator function, whose call says nothing: put a ``with`` of the breaker inside.
+        Raises ``InvalidType`` for a generator function, whose call runs nothing yet: put ``with breaker:`` inside.
         """
         arguments.function(fn, f"circuit breaker {self.name!r}")
         if asynchronous(fn):
@@ -197,76 +190,76 @@ class CircuitBreaker:
 
         return cast("F", guarded)
 
+    # ---- blocks ----
+
     def __enter__(self) -> Self:
-        view = self._view
-        view.used = now = monotonic()
-        snap = view.snap
-        if now >= snap.closed_until:
-            snap = self._enter()
+        snap = self._closed() or self._enter()
         _entered.set((*_entered.get(), (self, snap)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        snap = self._entry()
-        if snap is None or (error is None and snap.probe is None and not self._view.snap.failures):
-            return
-        self._leave(snap, "success" if error is None else self._judge.outcome(error))
+        ended = self._end(error)
+        if ended is not None:
+            self._leave(*ended)
 
     async def __aenter__(self) -> Self:
-        view = self._view
-        view.used = now = monotonic()
-        snap = view.snap
-        if now >= snap.closed_until:
-            snap = await self._aenter()
+        snap = self._closed() or await self._aenter()
         _entered.set((*_entered.get(), (self, snap)))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        snap = self._entry()
-        if snap is None or (error is None and snap.probe is None and not self._view.snap.failures):
-            return
-        if not isinstance(error, GeneratorExit):
-            await self._aleave(snap, "success" if error is None else self._judge.outcome(error))
+        ended = self._end(error)
+        if ended is not None and not isinstance(error, GeneratorExit):
+            await self._aleave(*ended)
 
-    def _entry(self) -> Snapshot | None:
-        """Take back what the innermost ``with`` of this breaker was admitted as."""
+    def _closed(self) -> Snapshot | None:
+        """The snapshot that a call runs under if it needs no further look."""
+        view = self._view
+        view.used = now = monotonic()
+        snap = view.snap
+        return snap if now < snap.closed_until else None
+
+    def _end(self, error: BaseException | None) -> tuple[Snapshot, Outcome] | None:
+        """What to report of the innermost block of this breaker; ``None`` if that is nothing."""
         entries = _entered.get()
         for position in range(len(entries) - 1, -1, -1):
             if entries[position][0] is self:
                 _entered.set(entries[:position] + entries[position + 1 :])
-                return entries[position][1]
+                snap = entries[position][1]
+                if error is None and snap.probe is None and not self._view.snap.failures:
+                    return None
+                return snap, "success" if error is None else self._judge.outcome(error)
         return None
 
-    # ---- what both colours share ----
-
-    def _attached(self) -> Registry:
-        registry = breaker_registry.current()
-        self._view = registry.view(self.name)
-        return registry
+    # ---- what takes longer ----
 
     def _enter(self) -> Snapshot:
-        registry = self._attached()
-        snap: Snapshot = run(registry.entering(self.name, self._options, self._probe_timeout), registry.do)
-        return snap
+        return carry_out(self._entering())
 
     async def _aenter(self) -> Snapshot:
-        registry = self._attached()
-        snap: Snapshot = await arun(registry.entering(self.name, self._options, self._probe_timeout), registry.ado)
-        return snap
+        return await acarry_out(self._entering())
 
     def _leave(self, snap: Snapshot, outcome: Outcome) -> None:
-        registry = self._attached()
-        run(registry.leaving(self.name, snap, outcome, self._options), registry.do)
+        carry_out(self._leaving(snap, outcome))
 
     async def _aleave(self, snap: Snapshot, outcome: Outcome) -> None:
-        registry = self._attached()
-        await finished(arun(registry.leaving(self.name, snap, outcome, self._options), registry.ado))
+        await finished(acarry_out(self._leaving(snap, outcome)))
+
+    def _entering(self) -> Flow[Snapshot]:
+        known = registry.current()
+        self._view = known.view(self.name)
+        return known.entering(self.name, self._options)
+
+    def _leaving(self, snap: Snapshot, outcome: Outcome) -> Flow[None]:
+        known = registry.current()
+        self._view = known.view(self.name)
+        return known.leaving(self.name, snap, outcome, self._options)
 
 
 def circuit_breaker(name: str, **options: Unpack[BreakerOptions]) -> CircuitBreaker:
-    """A decorator: ``CircuitBreaker(name, **options)``. On a class-based view use it through ``method_decorator``."""
+    """``CircuitBreaker(name, **options)`` as a decorator. On a class-based view use it through ``method_decorator``."""
     return CircuitBreaker(name, **options)

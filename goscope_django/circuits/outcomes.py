@@ -1,6 +1,6 @@
-"""What the end of a call says about its circuit: success, failure, or nothing.
+"""What the end of a call means for its circuit: success, failure, or nothing.
 
-Rule of this file: it judges exceptions and functions; nothing is counted or sent here.
+Rule of this file: it judges exceptions and functions. Nothing is counted or sent here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Judge:
                 predicates.append(one)
             else:
                 raise InvalidType(f"exclude={exclude!r:.80}: exception classes or functions of an exception are needed")
-        # Cancellation by a future is an Exception, unlike asyncio's.
+        # A future's cancellation is an Exception, unlike asyncio's.
         self._classes: tuple[type[BaseException], ...] = (CancelledError, *classes)
         self._predicates = tuple(predicates)
 
@@ -42,10 +42,10 @@ class Judge:
         if not isinstance(error, Exception) or isinstance(error, self._classes):
             return "ignored"
         if isinstance(error, CircuitOpen) and error.name == self._name:
-            return "ignored"  # an inner call was refused: that says nothing new
+            return "ignored"  # a call inside was refused, which is nothing new
         return "ignored" if any(predicate(error) for predicate in self._predicates) else "failure"
 
 
 def asynchronous(fn: Callable[..., Any]) -> bool:
-    """Whether calling ``fn`` gives a coroutine, as far as that can be told."""
+    """Whether calling ``fn`` returns a coroutine, as far as that can be told."""
     return iscoroutinefunction(fn) or is_async_dispatch(fn)

@@ -1,8 +1,13 @@
-"""Whether a call may run, and where its outcome goes.
+"""What this process knows of its circuits: whether a call may run, and where its outcome goes.
 
-Rules of this file: a call is judged by a snapshot and reports under that snapshot's generation; what is late is
-dropped, here if it is known and by the store in any case. What is decided is written once, as steps (see
-``breaker_reader``).
+A process has one ``Registry``, which reads all circuits in use together and keeps a snapshot of each.
+
+Rules of this file:
+
+* A call is judged by a snapshot and reports under that snapshot's generation. An outcome that comes after the circuit
+  has moved is dropped: here if this process knows of the move, by the store in any case.
+* While the store can't be reached each circuit goes on in this process alone (``LocalCircuit``). When it is back, what
+  was counted locally is dropped.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, Final
 
 from django.core.signals import setting_changed
@@ -29,57 +34,51 @@ from goscope_django.circuits.snapshot import (
     remaining,
     seen,
 )
-from goscope_django.core.flow import Command, Flow
+from goscope_django.core import arguments
+from goscope_django.core.flow import Flow, call
 from goscope_django.core.forking import at_fork
-from goscope_django.exceptions import CircuitOpen, StoreError
+from goscope_django.exceptions import CircuitOpen, InvalidValue, StoreError
 from goscope_django.mongodb.adapter import MongoDBAdapter
-from goscope_django.mongodb.circuits.flows import LIMIT, BreakerStore, Reading
+from goscope_django.mongodb.circuits.flows import LIMIT, CircuitFlows, CircuitStore, Reading
 from goscope_django.mongodb.document.lease import new_claim
 from goscope_django.mongodb.document.reading import rows
 from goscope_django.process import counters
 
 OLD: Final = 2.0
-"""Seconds after which a snapshot is no longer good enough to go on with while somebody reads a new one."""
+"""Seconds after which a call no longer goes on with what is known while another call reads, but waits for it."""
 
 IDLE: Final = 60.0
-"""Seconds after which a circuit that nobody called is not read any more; its next call reads it anew."""
+"""Seconds after which a circuit that nobody called is no longer read. Its next call reads it anew."""
 
 LONGEST_PAUSE: Final = 30.0
-
-Steps = Generator[Command[Any], Any, Any]
-
-
-class Do(Command[Any]):
-    """Run a flow on the store."""
-
-    __slots__ = ("args", "operation")
-
-    def __init__(self, operation: Callable[..., Flow[Any]], *args: Any) -> None:
-        self.operation = operation
-        self.args = args
+"""Seconds between two attempts to reach the store at most."""
 
 
-class Wait(Command[None]):
-    """Wait until the reading that is on its way has ended."""
+def circuit_name(name: object) -> str:
+    """``name`` if a circuit can have it. Raises ``InvalidType`` or ``InvalidValue``."""
+    text = arguments.key(name, "name")
+    if not text:
+        raise InvalidValue("name='': a circuit needs a name, or all breakers would share one state")
+    return text
 
-    __slots__ = ()
 
-
-class Reader:
-    """All circuits that this process uses on one adapter, and how they are known."""
+class Registry:
+    """All circuits that this process uses on one adapter."""
 
     def __init__(self, adapter: MongoDBAdapter) -> None:
         self.adapter = adapter
-        self.store = BreakerStore(adapter.store, key_prefix=adapter.key_prefix)
-        self.flows = self.store.flows
+        self.store = CircuitStore(adapter.store)
+        self.flows = CircuitFlows(adapter.key_prefix)
         self.views: dict[str, View] = {}
         self.due = 0.0
+        """When all circuits are to be read again (monotonic)."""
         self.degraded = False
+        """Whether the store can't be reached."""
         self._pause = REFRESH
         self._recovered = NEVER
-        self._began = 0.0
-        self._reading = threading.Lock()
+        self._reading = threading.Lock()  # held by the call that reads; the next two say by which thread, since when
         self._reader: int | None = None
+        self._began = 0.0
         self._guard = threading.Lock()  # of local circuits and of the change between the two modes
 
     def view(self, name: str) -> View:
@@ -93,128 +92,13 @@ class Reader:
             view.snap = NEW
         self.views.clear()
 
-    # ---- running steps ----
+    # ---- before a call ----
 
-    def do(self, command: Command[Any]) -> Any:
-        """Carry out a command on this thread."""
-        if type(command) is Do:
-            return self.store.run(command.operation, *command.args)
-        # A coroutine of this very thread can't end its reading while we block it.
-        if self._reader != threading.get_ident() and self._reading.acquire(timeout=LIMIT):
-            self._reading.release()
-        return None
-
-    async def ado(self, command: Command[Any]) -> Any:
-        """Carry out a command in the running event loop."""
-        if type(command) is Do:
-            return await self.store.arun(command.operation, *command.args)
-        deadline = time.monotonic() + LIMIT
-        while self._reading.locked() and time.monotonic() < deadline:  # noqa: ASYNC110  (a thread may be the reader)
-            await asyncio.sleep(0.002)
-        return None
-
-    # ---- reading ----
-
-    def refreshed(self, view: View) -> Steps:
-        """Make sure that ``view`` is known, and read all circuits if it is time."""
-        waited = False
-        while True:
-            now = time.monotonic()
-            if now < self.due and (view.snap is not NEW or self.degraded):
-                break
-            if self._reading.acquire(blocking=False):
-                try:
-                    self._reader, self._began = threading.get_ident(), now
-                    if now >= self.due or (view.snap is NEW and not self.degraded):
-                        yield from self._read(now)
-                finally:
-                    self._reader = None
-                    self._reading.release()
-                break
-            if waited:  # whoever reads is stuck, or blocked by this very thread
-                yield from self._read(now)
-                break
-            if view.snap is not NEW and (self.degraded or view.snap.asked > self._began - OLD):
-                break
-            waited = True
-            yield Wait()
-        if view.snap is NEW:  # the store is away and never told
-            self.locally(view)
-
-    def _read(self, now: float) -> Steps:
-        used = [view for view in list(self.views.values()) if view.snap is NEW or view.used > now - IDLE]
-        try:
-            found = yield Do(self.flows.read, [view.name for view in used])
-        except StoreError as error:
-            self.degrade(error)
-            return
-        answered = time.monotonic()
-        self._recover(answered)
-        self.due = answered + REFRESH
-        for view in used:
-            if view.snap.asked <= now or view.snap.local is not None:
-                view.snap = seen(found.get(view.name), now, answered, self.due)
-        for view in set(self.views.values()) - set(used):
-            if view.used <= now - IDLE:
-                self.views.pop(view.name, None)
-                view.snap = NEW
-
-    def learn(self, name: str, reading: Reading, asked: float) -> Snapshot:
-        """Take note of a document that another command brought along."""
-        view = self.view(name)
-        new = seen(reading, asked, time.monotonic(), self.due)
-        if view.snap is NEW or self.degraded:
-            return new
-        if new.generation > view.snap.generation or asked >= view.snap.asked:
-            view.snap = new
-        return new
-
-    # ---- without the store ----
-
-    def degrade(self, error: StoreError) -> None:
-        """Go on without the store, and ask for it again after a pause that grows. Says so once."""
-        with self._guard:
-            now = time.monotonic()
-            first, self.degraded = not self.degraded, True
-            if first or now >= self.due:  # not once more for each of many calls that failed together
-                again = not first or now - self._recovered < IDLE
-                self._pause = min(self._pause * 2, LONGEST_PAUSE) if again else REFRESH
-                self.due = now + self._pause
-        for view in list(self.views.values()):
-            if view.snap is not NEW:
-                self.locally(view)
-        if first:
-            runtime.emit("degraded", feature="circuits", error=str(error))
-
-    def _recover(self, now: float) -> None:
-        with self._guard:
-            if not self.degraded:
-                return
-            self.degraded, self._recovered = False, now
-            for view in list(self.views.values()):
-                view.local = None
-        runtime.emit("recovered", feature="circuits")
-
-    def locally(self, view: View, act: Callable[[LocalCircuit], Any] | None = None) -> Any:
-        """Let ``act`` change this process's own circuit, and show calls how it is."""
-        with self._guard:
-            if not self.degraded:  # the store came back meanwhile
-                return None
-            if view.local is None:
-                view.local = LocalCircuit(view.name, view.snap)
-            result = act(view.local) if act else None
-            view.snap = view.local.snapshot(self.due)
-            return result
-
-
-class Registry(Reader):
-    """All circuits that this process uses on one adapter."""
-
-    def entering(self, name: str, options: Options, lease: float | None) -> Steps:
+    def entering(self, name: str, options: Options) -> Flow[Snapshot]:
         """Whether a call may run now: the snapshot that it runs under. Raises ``CircuitOpen``."""
         refused = 0
         while True:
-            view = self.view(name)  # each time: it may have been dropped in favour of a new one meanwhile
+            view = self.view(name)  # each time: it may have been dropped for a new one meanwhile
             view.used = time.monotonic()
             yield from self.refreshed(view)
             snap, now = view.snap, time.monotonic()
@@ -231,81 +115,192 @@ class Registry(Reader):
                     name=name,
                     retry_after=max(left, 0.05),
                 )
-            granted = yield from self._probing(view, options, lease)
+            granted = yield from self._probing(view, options)
             if granted is not None:
                 return granted
             refused += 1
 
-    def _probing(self, view: View, options: Options, lease: float | None) -> Steps:
-        """Ask for a probe; ``None`` if it was not granted, which the view then explains."""
-        claim, seconds = new_claim(), conf.current().default_lock_timeout if lease is None else lease
-        asked = time.monotonic()
+    def _probing(self, view: View, options: Options) -> Flow[Snapshot | None]:
+        """Ask for a probe. ``None`` if it was not granted; the view then says why."""
+        claim, asked = new_claim(), time.monotonic()
+        lease = conf.current().default_lock_timeout if options.probe_timeout is None else options.probe_timeout
         if self.degraded:
-            granted = self.locally(view, lambda own: own.admit(claim, options, seconds, asked))
+            granted = self._locally(view, lambda own: own.admit(claim, options, lease, asked))
             return view.snap.admitted(claim) if granted else None
-        reset, lasting = milliseconds(options.reset_timeout), milliseconds(seconds)
+        reset, most = milliseconds(options.reset_timeout), options.half_open_max_calls
         try:
-            reading: Reading = yield Do(self.flows.admit, view.name, claim, reset, options.half_open_max_calls, lasting)
+            reading: Reading = yield from self._ask(
+                self.flows.admit, view.name, claim, reset, most, milliseconds(lease)
+            )
         except StoreError as error:
-            self.degrade(error)
+            self._degrade(error)
             return None
         new = self.learn(view.name, reading, asked)
         probes = rows((reading.document or {}).get("probes"))
         return new.admitted(claim) if any(one.get("id") == claim for one in probes) else None
 
-    # ---- outcomes ----
+    # ---- after a call ----
 
-    def leaving(self, name: str, entered: Snapshot, outcome: Outcome, options: Options) -> Steps:
-        """Take note of how a call ended that ran under ``entered``."""
+    def leaving(self, name: str, entered: Snapshot, outcome: Outcome, options: Options) -> Flow[None]:
+        """Report how a call ended that ran under ``entered``."""
         view = self.view(name)
         if entered.forced or (outcome == "ignored" and entered.probe is None):
             return
         if self.degraded or entered.local is not None:
             if entered.local is None or entered.local is view.local:
-                self._own(view, entered, outcome, options)
+                self._report_locally(view, entered, outcome, options)
             return
         generation, asked = entered.generation, time.monotonic()
-        step = self._report(view, entered, outcome, options)
-        if step is None:
+        report = self._report(view, entered, outcome, options)
+        if report is None:
             return
         try:
-            reading = yield step
+            reading = yield from report
         except StoreError as error:
-            self.degrade(error)
-            self._own(view, entered, outcome, options)
+            self._degrade(error)
+            self._report_locally(view, entered, outcome, options)
             return
-        if reading is not None and (reading.document is not None or generation == 0):
+        if reading.document is not None or generation == 0:
             self.learn(name, reading, asked)
 
-    def _report(self, view: View, entered: Snapshot, outcome: Outcome, options: Options) -> Do | None:
+    def _report(self, view: View, entered: Snapshot, outcome: Outcome, options: Options) -> Flow[Reading] | None:
+        """What tells the store of the outcome; ``None`` if there is nothing to tell."""
         generation, reset = entered.generation, milliseconds(options.reset_timeout)
         if entered.probe is not None:
             if outcome == "ignored":
-                return Do(self.flows.give_back, view.name, entered.probe)
+                return self._ask(self.flows.give_back, view.name, entered.probe)
             if outcome == "failure":
-                return Do(self.flows.probe_failed, view.name, generation, entered.probe, reset)
+                return self._ask(self.flows.probe_failed, view.name, generation, entered.probe, reset)
             enough = options.success_threshold
-            return Do(self.flows.probe_succeeded, view.name, generation, entered.probe, enough)
+            return self._ask(self.flows.probe_succeeded, view.name, generation, entered.probe, enough)
         known = view.snap
         if known is not NEW and (known.generation != generation or known.forced):
-            return None  # late: the circuit has moved since
+            return None  # too late: the circuit has moved since
         if outcome == "failure":
             threshold, window = options.failure_threshold, milliseconds(options.window)
-            return Do(self.flows.failed, view.name, generation, threshold, window, reset, new_claim())
+            return self._ask(self.flows.failed, view.name, generation, threshold, window, reset)
         if not known.failures:
             return None
         view.snap = known.without_failures()  # at once, so that one success of many concurrent ones is written
-        return Do(self.flows.succeeded, view.name, generation)
+        return self._ask(self.flows.succeeded, view.name, generation)
 
-    def _own(self, view: View, entered: Snapshot, outcome: Outcome, options: Options) -> None:
+    def _report_locally(self, view: View, entered: Snapshot, outcome: Outcome, options: Options) -> None:
         now, generation, probe = time.monotonic(), entered.generation, entered.probe
-        good = {"success": True, "failure": False, "ignored": None}[outcome]
         if probe is not None:
-            self.locally(view, lambda own: own.probed(probe, generation, good, options, now))
-        elif good is False:
-            self.locally(view, lambda own: own.failed(generation, options, now))
-        elif good:
-            self.locally(view, lambda own: own.succeeded(generation))
+            self._locally(view, lambda own: own.probed(probe, generation, outcome, options, now))
+        elif outcome == "failure":
+            self._locally(view, lambda own: own.failed(generation, options, now))
+        elif outcome == "success":
+            self._locally(view, lambda own: own.succeeded(generation))
+
+    # ---- reading ----
+
+    def refreshed(self, view: View) -> Flow[None]:
+        """Make sure that ``view`` is known, and read all circuits if it is time."""
+        waited = False
+        while True:
+            now = time.monotonic()
+            if now < self.due and (view.snap is not NEW or self.degraded):
+                break
+            if self._reading.acquire(blocking=False):
+                try:
+                    self._reader, self._began = threading.get_ident(), now
+                    if now >= self.due or (view.snap is NEW and not self.degraded):
+                        yield from self._read(now)
+                finally:
+                    self._reader = None
+                    self._reading.release()
+                break
+            if waited:  # the call that reads is stuck, or is blocked by this very thread
+                yield from self._read(now)
+                break
+            if view.snap is not NEW and (self.degraded or view.snap.asked > self._began - OLD):
+                break
+            waited = True
+            yield from call(self._wait, self._await)
+        if view.snap is NEW:  # the store can't be reached, and was never read
+            self._locally(view)
+
+    def _wait(self) -> None:
+        """Wait until the reading that is under way has ended, for ``LIMIT`` seconds at most."""
+        # A coroutine of this very thread can't end its reading while we block it.
+        if self._reader != threading.get_ident() and self._reading.acquire(timeout=LIMIT):
+            self._reading.release()
+
+    async def _await(self) -> None:
+        """Async version of ``_wait``. It looks every 2 ms, since the call that reads may run in a thread."""
+        deadline = time.monotonic() + LIMIT
+        while self._reading.locked() and time.monotonic() < deadline:  # noqa: ASYNC110  (a thread sets no event)
+            await asyncio.sleep(0.002)
+
+    def _read(self, now: float) -> Flow[None]:
+        used = [view for view in list(self.views.values()) if view.snap is NEW or view.used > now - IDLE]
+        try:
+            found = yield from self._ask(self.flows.read, [view.name for view in used])
+        except StoreError as error:
+            self._degrade(error)
+            return
+        answered = time.monotonic()
+        self._recover(answered)
+        self.due = answered + REFRESH
+        for view in used:
+            if view.snap.asked <= now or view.snap.local is not None:
+                view.snap = seen(found.get(view.name), now, answered, self.due)
+        for view in set(self.views.values()) - set(used):
+            if view.used <= now - IDLE:
+                self.views.pop(view.name, None)
+                view.snap = NEW
+
+    def learn(self, name: str, reading: Reading, asked: float) -> Snapshot:
+        """Take note of a document that another command returned. ``asked`` is when that began (monotonic)."""
+        view = self.view(name)
+        new = seen(reading, asked, time.monotonic(), self.due)
+        if view.snap is NEW or self.degraded:
+            return new
+        if new.generation > view.snap.generation or asked >= view.snap.asked:
+            view.snap = new
+        return new
+
+    def _ask(self, operation: Callable[..., Flow[Any]], *args: Any) -> Flow[Any]:
+        """Run a flow of the store, within ``LIMIT`` seconds."""
+        return call(self.store.run, self.store.arun, operation, *args)
+
+    # ---- while the store can't be reached ----
+
+    def _degrade(self, error: StoreError) -> None:
+        """Go on without the store, and try it again after a pause that grows. The event is sent once."""
+        with self._guard:
+            now = time.monotonic()
+            first, self.degraded = not self.degraded, True
+            if first or now >= self.due:  # not once more for each of many calls that failed together
+                again = not first or now - self._recovered < IDLE
+                self._pause = min(self._pause * 2, LONGEST_PAUSE) if again else REFRESH
+                self.due = now + self._pause
+        for view in list(self.views.values()):
+            if view.snap is not NEW:
+                self._locally(view)
+        if first:
+            runtime.emit("degraded", feature="circuits", error=str(error))
+
+    def _recover(self, now: float) -> None:
+        with self._guard:
+            if not self.degraded:
+                return
+            self.degraded, self._recovered = False, now
+            for view in list(self.views.values()):
+                view.local = None
+        runtime.emit("recovered", feature="circuits")
+
+    def _locally(self, view: View, act: Callable[[LocalCircuit], bool | None] | None = None) -> bool | None:
+        """Let ``act`` change the circuit of this process alone, and show calls the result."""
+        with self._guard:
+            if not self.degraded:  # the store came back meanwhile
+                return None
+            if view.local is None:
+                view.local = LocalCircuit(view.name, view.snap)
+            result = act(view.local) if act else None
+            view.snap = view.local.snapshot(self.due)
+            return result
 
 
 _registry: Registry | None = None

@@ -1,10 +1,10 @@
-"""What a process knows of circuits: snapshots of the shared documents, and circuits of its own without the store.
+"""What a process knows of a circuit: a snapshot of the shared document, or a local circuit without the store.
 
 Rules of this file:
 
-* A snapshot is never changed, only replaced: a call reads it once, without a lock, and reports under its generation.
-* Times are monotonic instants, derived from the server's time in the very answer that brought the document: no wall
-  clock of any process takes part.
+* A snapshot never changes, it is replaced: a call reads it once, without a lock, and reports under its generation.
+* Instants are of the monotonic clock. They are derived from the server's time in the very answer that brought the
+  document, so no process's wall clock takes part.
 * The local circuit moves by the same table as the shared one.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from goscope_django.circuits.outcomes import Outcome
 from goscope_django.contracts import CircuitState
 from goscope_django.mongodb.circuits.document import opened_at, override_of, probes_of, state_of, whole
 from goscope_django.mongodb.circuits.flows import Reading
@@ -30,24 +31,35 @@ NEVER: Final = float("-inf")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """A breaker's options: durations in seconds."""
+    """A breaker's options, durations in seconds. ``probe_timeout`` is ``DEFAULT_LOCK_TIMEOUT`` if ``None``."""
 
     failure_threshold: int
     reset_timeout: float
     success_threshold: int
     half_open_max_calls: int
     window: float
+    probe_timeout: float | None = None
 
 
 class Snapshot:
     """A circuit as this process last saw it.
 
-    ``closed_until`` is the monotonic instant up to which a call may run without another look; ``opened`` and ``probes``
-    are monotonic as well. ``probe`` and ``local`` say what a call was admitted as.
+    ``asked``, ``opened``, ``probes`` (when their leases end) and ``closed_until`` are monotonic instants. Until
+    ``closed_until`` a call may run without another look. ``probe`` is the claim of the call that was admitted as a
+    probe, ``local`` the local circuit that admitted it.
     """
 
     __slots__ = (
-        *("asked", "closed_until", "failures", "forced", "generation", "local", "opened", "probe", "probes", "state"),
+        "asked",
+        "closed_until",
+        "failures",
+        "forced",
+        "generation",
+        "local",
+        "opened",
+        "probe",
+        "probes",
+        "state",
     )
 
     def __init__(
@@ -76,20 +88,20 @@ class Snapshot:
         self.probe = probe
 
     def admitted(self, probe: str) -> Snapshot:
-        """The same, as seen by the call that is the probe of that name."""
+        """The same, for the call whose claim is ``probe``."""
         return Snapshot(self.state, generation=self.generation, local=self.local, probe=probe)
 
     def without_failures(self) -> Snapshot:
-        """The same, its failures forgotten."""
+        """The same without failures."""
         return Snapshot(self.state, generation=self.generation, asked=self.asked, closed_until=self.closed_until)
 
 
 NEW: Final = Snapshot()
-"""What is known of a circuit that was not read yet."""
+"""What is known of a circuit that was not yet read."""
 
 
 def seen(reading: Reading | None, asked: float, answered: float, fresh_until: float) -> Snapshot:
-    """The snapshot of a document that was asked for and came at these instants; closed if there is no document."""
+    """The snapshot of a document that was asked for at ``asked`` and came at ``answered``; closed if there is none."""
     document = reading.document if reading else None
     if document is None or reading is None or reading.now is None:
         return Snapshot(asked=asked, closed_until=fresh_until)
@@ -118,7 +130,7 @@ def milliseconds(seconds: float) -> int:
 
 
 def remaining(snap: Snapshot, options: Options, now: float) -> float | None:
-    """``None`` if a call may run; 0 if it may ask for a probe; else the seconds until it is worth asking."""
+    """``None`` if a call may run, 0 if it may ask for a probe, else the seconds until it is worth asking."""
     if (snap.forced or snap.state) == "closed":
         return None
     if snap.forced:
@@ -145,7 +157,7 @@ class View:
 
 
 class LocalCircuit:
-    """One circuit of this process alone, for as long as the store is away. The caller holds a lock."""
+    """A circuit of this process alone, for as long as the store can't be reached. The caller holds a lock."""
 
     def __init__(self, name: str, start: Snapshot) -> None:
         self.name = name
@@ -158,14 +170,14 @@ class LocalCircuit:
         self.successes = 0
 
     def _move(self, happening: Happening, now: float) -> None:
-        to = MOVES[self.state, happening]
-        logger.warning("circuit %r goes from %s to %s in this process only: no store", self.name, self.state, to.to)
-        self.state = to.to
+        to = MOVES[self.state, happening].to
+        logger.warning("circuit %r goes from %s to %s in this process only: no store", self.name, self.state, to)
+        self.state = to
         self.generation += 1
         self.successes = 0
         self.failures.clear()
         self.probes.clear()
-        if to.to == "open":
+        if to == "open":
             self.opened = now
 
     def failed(self, generation: int, options: Options, now: float) -> None:
@@ -183,7 +195,7 @@ class LocalCircuit:
             self.failures.clear()
 
     def admit(self, claim: str, options: Options, lease: float, now: float) -> bool:
-        """Grant ``claim`` a probe of ``lease`` seconds if the circuit is due, or half-open with room."""
+        """Grant ``claim`` a probe of ``lease`` seconds if ``reset_timeout`` is over, or a place for one is free."""
         if self.forced:
             return False
         if self.state == "open" and now - self.opened >= options.reset_timeout:
@@ -194,14 +206,14 @@ class LocalCircuit:
         self.probes[claim] = now + lease
         return True
 
-    def probed(self, claim: str, generation: int, good: bool | None, options: Options, now: float) -> None:
-        """A probe succeeded, failed, or (``None``) said nothing."""
+    def probed(self, claim: str, generation: int, outcome: Outcome, options: Options, now: float) -> None:
+        """The probe ``claim`` of ``generation`` ended."""
         if self.state != "half-open" or generation != self.generation:
             return
         live = self.probes.pop(claim, NEVER) > now
-        if good is None or not live:
+        if outcome == "ignored" or not live:
             return
-        if not good:
+        if outcome == "failure":
             self._move("probe_failed", now)
             return
         self.successes += 1

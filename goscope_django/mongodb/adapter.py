@@ -20,7 +20,8 @@ from goscope_django.exceptions import InvalidType
 from goscope_django.mongodb.cache.provider import MongoDBCacheProvider
 from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, MongoDBCheckpointProvider
 from goscope_django.mongodb.checkpoints.tasks import TASKS
-from goscope_django.mongodb.circuits.states import CIRCUITS, MongoDBCircuitBreakerStateProvider
+from goscope_django.mongodb.circuits.document import CIRCUITS
+from goscope_django.mongodb.circuits.states import MongoDBCircuitBreakerStateProvider
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.document import indexes
 from goscope_django.mongodb.document.clock import Clock

@@ -23,10 +23,9 @@ from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, NUMBERED, Ch
 from goscope_django.mongodb.checkpoints.queries import TaskQueryFlows
 from goscope_django.mongodb.checkpoints.tasks import TASKS
 from goscope_django.mongodb.checkpoints.values import SEEN_AS, TaskInfo, status_of
+from goscope_django.mongodb.circuits.document import CIRCUITS, override_of, state_of
 from goscope_django.mongodb.circuits.document import info as circuit_info
-from goscope_django.mongodb.circuits.document import override_of, state_of
 from goscope_django.mongodb.circuits.flows import FIELDS
-from goscope_django.mongodb.circuits.states import CIRCUITS
 from goscope_django.mongodb.circuits.table import CircuitInfo
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.document.clock import Clock

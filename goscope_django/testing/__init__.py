@@ -1,5 +1,5 @@
-"""For the tests of projects that use goscope_django, and for whoever writes another adapter.
+"""For the tests of projects that use goscope_django, and for authors of other adapters.
 
-``plugin`` is pytest's (registered by itself): each xdist worker gets a key prefix of its own. ``conformance`` holds the
-suites of the contracts; a new adapter subclasses them.
+``plugin`` is a pytest plugin that registers itself: each xdist worker gets its own key prefix. ``conformance`` has one
+test suite for each contract, which a new adapter subclasses.
 """

@@ -1,7 +1,7 @@
-"""pytest's plugin: a key prefix for each worker, and what an empty store needs.
+"""The pytest plugin: a key prefix for each xdist worker, and the fixture ``goscope``, an empty store.
 
-Registered by the entry point ``pytest11``, so there is nothing to configure. Settings are not read unless Django's are
-configured and ``goscope_django`` is installed in them.
+It is registered by the entry point ``pytest11``, so there is nothing to configure. Settings are read only when a test
+uses them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def goscope_worker_prefix() -> Iterator[str]:
-    """In front of every stored key of this xdist worker (``gw0:``), so that workers on one server don't meet."""
+    """The prefix of every key that this xdist worker stores (``gw0:``), so workers on one server don't share data."""
     from goscope_django import conf
 
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -31,11 +31,11 @@ def goscope_worker_prefix() -> Iterator[str]:
 
 @pytest.fixture
 def goscope(goscope_worker_prefix: str) -> MongoDBAdapter:
-    """The project's adapter on an empty store: everything under this worker's prefix is removed before the test."""
+    """The project's adapter. Before the test everything under this worker's prefix is removed."""
     from goscope_django import runtime
-    from goscope_django.circuits import registry as breaker_registry
+    from goscope_django.circuits import registry
 
     adapter = runtime.adapter()
     adapter.wipe()
-    breaker_registry.forget()
+    registry.forget()
     return adapter

@@ -1,4 +1,4 @@
-"""The suites of the contracts over {real mongod, mongomock} x {synchronous, asynchronous}."""
+"""The conformance suites of all contracts, over {real mongod, mongomock} x {sync, async}."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ JSON = json_util.JSONOptions(json_mode=json_util.JSONMode.CANONICAL, tz_aware=Tr
 
 
 class NodeMissing(Exception):
-    """Node or its packages can't be had here."""
+    """Node or its packages are not available here."""
 
 
 def install(cache: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A breaker and the TypeScript package on one circuit, both ways."""
+"""One circuit, used by a breaker and by the TypeScript package: each sees what the other writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="session")
 def packages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the npm packages; skips where the registry is not reached, but not in CI."""
+    """The folder with the npm packages; skips where the registry can't be reached, except in CI."""
     kept = getattr(request.config, "cache", None)
     try:
         return install(kept.mkdir("interop") if kept else tmp_path_factory.mktemp("interop"))

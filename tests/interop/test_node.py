@@ -34,7 +34,7 @@ SHARED: dict[str, set[tuple[tuple[str, int], ...]]] = {
 
 @pytest.fixture(scope="session")
 def packages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the npm packages; skips where the registry is not reached, but not in CI."""
+    """The folder with the npm packages; skips where the registry can't be reached, except in CI."""
     kept = getattr(request.config, "cache", None)  # there is none under -p no:cacheprovider
     try:
         return install(kept.mkdir("interop") if kept else tmp_path_factory.mktemp("interop"))
@@ -65,20 +65,20 @@ def node(packages: Path, mongo_url: str) -> Iterator[Node]:
 
 
 class Asynchronously:
-    """What it wraps, its methods replaced by their asynchronous twins, each run to its end in one event loop."""
+    """What it wraps, with each method replaced by its async version, run to its end in one event loop."""
 
     def __init__(self, wrapped: Any, runner: asyncio.Runner) -> None:
         self._wrapped = wrapped
         self._runner = runner
 
     def __getattr__(self, name: str) -> Any:
-        twin = getattr(self._wrapped, f"a{name}", None)
-        if not callable(twin):
+        method = getattr(self._wrapped, f"a{name}", None)
+        if not callable(method):
             found = getattr(self._wrapped, name)
             return Asynchronously(found, self._runner) if name in PROVIDERS else found
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            result = self._runner.run(twin(*args, **kwargs))
+            result = self._runner.run(method(*args, **kwargs))
             return Asynchronously(result, self._runner) if isinstance(result, LockHandle) else result
 
         return call
@@ -89,7 +89,7 @@ PROVIDERS = {"lock", "circuit_breaker", "cache", "checkpoint", "idempotency"}
 
 @pytest.fixture(scope="module", params=["sync", "async"])
 def python(db: Documents, mongo_url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """An adapter on the same database and prefix; typed as one, in both colours."""
+    """An adapter on the same database and prefix, sync or async; typed as a sync one."""
     if request.param == "sync":
         adapter = MongoDBAdapter(db, key_prefix=PREFIX)
         adapter.connect()
@@ -98,10 +98,10 @@ def python(db: Documents, mongo_url: str, request: pytest.FixtureRequest) -> Ite
         return
     with asyncio.Runner() as runner:
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongo_url)
-        twin = Asynchronously(MongoDBAdapter(client[db.name], key_prefix=PREFIX), runner)
-        twin.connect()
-        yield twin
-        twin.disconnect()
+        wrapped = Asynchronously(MongoDBAdapter(client[db.name], key_prefix=PREFIX), runner)
+        wrapped.connect()
+        yield wrapped
+        wrapped.disconnect()
         runner.run(client.close())
 
 
@@ -423,7 +423,7 @@ class TestIdempotency:
     def test_a_result_that_node_writes_meanwhile_leaves_one_answer(
         self, python: MongoDBAdapter, node: Node, db: Documents
     ) -> None:
-        """Node knows no claims: it may finish the same key while Python works on it. Then there is one result."""
+        """Node has no claims: it may finish a key while Python works on it. There is one result then."""
         claim = python.idempotency.begin("order-1", 60_000)
         assert claim.token
         node("idempotency.set", "order-1", "of node")

@@ -8,7 +8,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-# What extras bring, and what projects bring that use a helper for it: none of it is in the clean environment.
+# What extras install, and what a project installs to use a helper. None of it is in the clean environment.
 OPTIONAL = {"celery", "health_check", "hypothesis", "mongomock", "prometheus_client", "pytest", "rest_framework"}
 
 

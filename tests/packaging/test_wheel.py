@@ -1,4 +1,4 @@
-"""What is published: its contents, its metadata, and that it works where nothing else is installed."""
+"""The published wheel and sdist: contents, metadata, and that the package works where nothing else is installed."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_django_and_pymongo_are_all_that_it_requires(metadata: Message) -> None:
 
 
 def environment_with(wheel: Path, folder: Path, extras: Iterable[str]) -> Path:
-    """Return the interpreter of a new environment with ``wheel``; skips where no index answers, but not in CI."""
+    """The interpreter of a new environment with ``wheel``; skips where no package index answers, except in CI."""
     run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
     python = folder / "bin" / "python"
     named = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)

@@ -1,4 +1,4 @@
-"""Circuits in tests: both stores, both colours, and documents that are aged by updates rather than by waiting."""
+"""Circuits in tests: both stores, sync and async, and documents that are aged by updates rather than by waiting."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from typing import Any
 from django.test import override_settings
 
 from goscope_django import circuits, runtime, signals
-from goscope_django.circuits import CircuitBreaker, CircuitInfo
-from goscope_django.circuits import registry as breaker_registry
+from goscope_django.circuits import CircuitBreaker, CircuitInfo, registry
 from goscope_django.circuits.snapshot import NEW
-from goscope_django.mongodb.circuits.states import CIRCUITS
+from goscope_django.mongodb.circuits.document import CIRCUITS
 
 STORES = ["mock", "real"]
-COLOURS = ["sync", "async"]
+KINDS = ["sync", "async"]
 
 
 class Boom(Exception):
     """What the guarded calls of the tests fail with."""
 
 
-class Colour:
-    """Calls of one colour, made from a test that is written once."""
+class Caller:
+    """Makes calls of one kind, sync or async, for a test that is written once."""
 
     def __init__(self, name: str, runner: asyncio.Runner) -> None:
         self.name = name
         self._runner = runner
 
     def operate(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """``circuits.<name>(...)`` or its asynchronous twin."""
+        """``circuits.<name>(...)`` or its async version."""
         if self.name == "sync":
             return getattr(circuits, name)(*args, **kwargs)
         return self._runner.run(getattr(circuits, f"a{name}")(*args, **kwargs))
@@ -67,7 +66,7 @@ class Colour:
 
     @contextmanager
     def running(self, breaker: CircuitBreaker, error: BaseException | None = None) -> Iterator[None]:
-        """A call that is admitted here and ends with the block, in this colour, with ``error`` if one is given."""
+        """A call that is admitted here and ends with the block, with ``error`` if one is given."""
         if self.name == "sync":
             try:
                 with breaker:
@@ -86,9 +85,9 @@ class Colour:
 
 
 @contextmanager
-def colour(name: str) -> Iterator[Colour]:
+def caller(name: str) -> Iterator[Caller]:
     with asyncio.Runner() as runner:
-        yield Colour(name, runner)
+        yield Caller(name, runner)
 
 
 @contextmanager
@@ -96,11 +95,11 @@ def own_store(url: str, **settings: Any) -> Iterator[str]:
     """Settings for ``url`` with a key prefix of the test's own, which is yielded."""
     prefix = f"{uuid.uuid4().hex[:8]}:"
     with override_settings(GOSCOPE={"TEST": {"URL": url, "KEY_PREFIX": prefix}}, **settings):
-        breaker_registry.forget()
+        registry.forget()
         try:
             yield prefix
         finally:
-            breaker_registry.forget()
+            registry.forget()
 
 
 def documents() -> Any:
@@ -132,16 +131,15 @@ def age(name: str, seconds: float) -> None:
 
 def look_again() -> None:
     """Let this process read all circuits anew at its next call, as any other process would."""
-    found = breaker_registry._registry
-    if found is not None:
-        for view in found.views.values():
-            view.snap = NEW
-        found.due = 0.0
+    found = registry.current()
+    found.due = 0.0
+    for view in found.views.values():
+        view.snap = NEW
 
 
 def stale() -> None:
     """Let what this process knows of all circuits be a second old."""
-    found = breaker_registry.current()
+    found = registry.current()
     found.due = 0.0
     for view in found.views.values():
         view.snap.closed_until = 0.0

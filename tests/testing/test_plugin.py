@@ -1,4 +1,4 @@
-"""The plugin for pytest: a prefix for each worker, and an empty store where one is asked for."""
+"""The pytest plugin: a prefix for each worker, and an empty store for a test that asks for it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_workers_on_one_server_do_not_meet(project: Path, mongo_url: str) -> Non
 
 
 def test_a_project_without_django_is_left_alone(project: Path) -> None:
-    """The plugin is there wherever the package is installed; it must not read settings that are none."""
+    """The plugin is loaded wherever the package is installed, so it must not need Django's settings."""
     done = run(project / "plain", "-p", "no:django", "test_plain.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout

@@ -1,7 +1,7 @@
 """Run Django's own cache tests against our backend. A program: ``run_suite.py FOLDER URL``.
 
-``FOLDER`` holds ``cache/``, Django's ``tests/cache`` from its source distribution. The classes that apply to a
-server-type backend are taken as they are; what is overridden, and why, stands beside it.
+``FOLDER`` holds ``cache/``, Django's ``tests/cache`` from its source distribution. The classes for backends with
+a server run unchanged; where something is overridden, the reason stands beside it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MIDDLEWARE = {
 
 @override_settings(CACHES=upstream.caches_setting_for_tests(base=ENTRY))
 class BackendTests(upstream.BaseCacheTests, TestCase):  # type: ignore[misc]
-    """The accepted contract of a cache backend."""
+    """What every cache backend has to do."""
 
     incr_decr_type_error = ValueError  # as for the other backends whose server adds
 
@@ -58,7 +58,7 @@ class BackendTests(upstream.BaseCacheTests, TestCase):  # type: ignore[misc]
 
 
 def on_our_backend(case: type) -> type:
-    """A class of Django's that brings its own CACHES, with ours instead."""
+    """A test class of Django that sets its own CACHES; here it gets ours."""
 
     class Ours(case):  # type: ignore[misc]
         def setUp(self) -> None:

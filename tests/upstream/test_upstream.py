@@ -1,7 +1,7 @@
-"""Django's own test classes for caches are the accepted contract of a backend: ours passes them as they are.
+"""Our cache backend passes Django's own test classes for caches, unchanged.
 
-They are in Django's source distribution only, which is fetched by name from the package index and kept in pytest's
-cache; none of it is committed.
+They are only in Django's source distribution, which is fetched from the package index and kept in pytest's cache. None
+of it is committed.
 """
 
 from __future__ import annotations

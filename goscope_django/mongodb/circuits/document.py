@@ -1,14 +1,16 @@
-"""A circuit's document: its expressions, and how it is read.
+"""A circuit's document: the expressions that updates are made of, and how the document is read.
 
-Shared with Node are ``state``, ``failureCount`` and the three times. Our own fields are ``generation`` (grows with
-every move), ``openedAt``, ``resetTimeout`` (milliseconds, of whoever opened it), ``failures`` (``[{at, n}]``, those
-that still count), ``probes`` (``[{id, until}]``), ``successes`` (of probes), ``override`` (``{state, reason, at}``) and
-``history``.
+``state``, ``failureCount`` and the three times are shared with Node. Our own fields are ``generation`` (grows with
+every move), ``openedAt``, ``resetTimeout`` (milliseconds, of the breaker that opened it), ``failures``
+(``[{at, n}]``, those that still count), ``probes`` (``[{id, until}]``), ``successes`` (of probes), ``override``
+(``{state, reason, at}``) and ``history``.
 
-Rules of this file: whatever Node wrote must make sense. It opens without ``openedAt``: then the last failure, or else
-the update, is the opening. It counts in ``failureCount`` alone: what that says beyond our list happened at the last
-failure; where it says less, somebody closed the circuit and our list is void. An opening far in the future is a fault
-of the other's clock and holds nobody up.
+Rules of this file: a document that Node wrote must make sense.
+
+* Node opens a circuit without ``openedAt``. Then the last failure is the opening, or else the last update.
+* Node counts in ``failureCount`` alone. If that is more than our list holds, the rest happened at the last failure. If
+  it is less, somebody closed the circuit, and our list no longer counts.
+* An opening far in the future comes from a wrong clock, and delays nobody.
 """
 
 from __future__ import annotations
@@ -39,6 +41,9 @@ from goscope_django.mongodb.document.expressions import (
     or_null,
 )
 
+CIRCUITS: Final = "go_goscope_circuit"
+"""The collection."""
+
 STATE: Final[Expression] = {"$ifNull": ["$state", "closed"]}
 GENERATION: Final[Expression] = countable("generation")
 FAILURE_COUNT: Final[Expression] = countable("failureCount")
@@ -63,7 +68,7 @@ def kept(field: str, test: Expression) -> Expression:
 
 
 def just(item: Expression) -> Expression:
-    """An array of one evaluated item. A list with an expression in it would do on a server, but not on mongomock."""
+    """An array of one evaluated item. A server would take a list with an expression in it, mongomock does not."""
     return {"$map": {"input": [0], "as": "x", "in": item}}
 
 
@@ -73,12 +78,12 @@ def joined(*arrays: Expression) -> Expression:
 
 
 def elapsed(clock: Clock, reset: int) -> Expression:
-    """True if the circuit opened at least ``reset`` milliseconds ago, or impossibly far ahead."""
+    """True if the circuit opened at least ``reset`` milliseconds ago, or impossibly far in the future."""
     return {"$or": [{"$lte": [OPENED_AT, clock.before(reset)]}, {"$gt": [OPENED_AT, clock.after(reset)]}]}
 
 
 def noted(clock: Clock, to: Expression, reason: str, claim: str, note: str = "") -> Expression:
-    """The history with one more move in it, which ``claim`` (random) identifies."""
+    """The history with one more move in it; ``claim`` (random) tells whose move it is."""
     entry = {
         "at": clock.now(),
         "from": STATE,
@@ -115,7 +120,7 @@ def _entered(clock: Clock, state: CircuitState) -> dict[str, Expression]:
 
 
 def last_move(document: dict[str, Any] | None, claim: str) -> dict[str, Any] | None:
-    """The document's last move if it is the one that ``claim`` identifies: then this very update made it."""
+    """The document's last move if it has the id ``claim``: then the update that just ran made it."""
     history = document.get("history") if document else None
     if isinstance(history, list) and history and isinstance(history[-1], dict) and history[-1].get("id") == claim:
         entry: dict[str, Any] = history[-1]
@@ -124,13 +129,13 @@ def last_move(document: dict[str, Any] | None, claim: str) -> dict[str, Any] | N
 
 
 def state_of(document: dict[str, Any]) -> CircuitState:
-    """The state; what another writer left odd reads as closed."""
+    """The state. Anything that is not a state reads as closed."""
     state = document.get("state")
     return state if state in CIRCUIT_STATES else "closed"
 
 
 def whole(value: object) -> int:
-    """A count, 0 where there is none."""
+    """A count; 0 where there is none."""
     return max(0, reading.whole(value))
 
 
@@ -142,7 +147,7 @@ def opened_at(document: dict[str, Any]) -> datetime | None:
 
 
 def override_of(document: dict[str, Any]) -> CircuitOverride | None:
-    """The operator's word, if there is one."""
+    """The operator's override, if there is one."""
     found = document.get("override")
     if not isinstance(found, dict):
         return None
@@ -180,7 +185,7 @@ def info(name: str, document: dict[str, Any], now: datetime) -> CircuitInfo:
     if override is not None:
         state = override.state
     elif state == "open":
-        # In seconds: what somebody else wrote may be more than instants and timedeltas hold.
+        # In seconds, since another writer's number may be more than a timedelta can hold.
         reset = whole(document.get("resetTimeout")) / 1_000 or DEFAULT_RESET
         left = (opening - now).total_seconds() + reset if opening else 0.0
         retry_after = left if 0 < left <= 2 * reset else 0.0

@@ -1,12 +1,16 @@
-"""What a circuit breaker and its operators write to ``go_goscope_circuit``.
+"""What is read from and written to ``go_goscope_circuit`` for breakers and operators.
+
+Every operation is one command.
 
 Rules of this file:
 
-* Every recording and every admission is one pipeline update that judges the document as it is by then, moves included;
-  what a caller believed takes part only as the generation that it was admitted under. A mismatch changes nothing.
-* A probe is a lease inside the document: an id (random) and a deadline by server time. What a probe reports counts only
-  while its lease lasts; places whose lease has ended are given out again in the update that admits the next one.
-* Whether an update made a move is told from the random id in the document's history, so exactly one process emits it.
+* Each write is one pipeline update that judges the document as the server has it then, and makes the move in the same
+  update. The caller's knowledge counts only as the generation under which a call was admitted. If that is no longer the
+  document's, nothing changes.
+* A probe is a lease inside the document: a random id and a deadline by server time. A probe's outcome counts only while
+  its lease lasts. The update that admits the next probe also frees the places whose lease has ended.
+* An update that moves the circuit writes a random id into the history. Whoever finds its own id there made the move, so
+  exactly one process tells of it.
 """
 
 from __future__ import annotations
@@ -17,12 +21,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-import pymongo
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from goscope_django.core.flow import Emit, Flow, Query, ask, perform
 from goscope_django.mongodb.circuits.document import (
+    CIRCUITS,
     CLOSED,
     FAILURE_COUNT,
     GENERATION,
@@ -38,7 +42,6 @@ from goscope_django.mongodb.circuits.document import (
     last_move,
     move,
 )
-from goscope_django.mongodb.circuits.states import CIRCUITS
 from goscope_django.mongodb.circuits.table import COMMANDS, MOVES, CircuitInfo, Command
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import (
@@ -53,166 +56,67 @@ from goscope_django.mongodb.document.expressions import (
     prefix_range,
 )
 from goscope_django.mongodb.document.lease import new_claim, upsert
+from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.driver.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Stages = list[dict[str, Any]]
 LIMIT: Final = 2.0
-"""Seconds that a call waits for the store at most, before its breaker goes on without."""
+"""Seconds that a call waits for the store at most. After that its breaker goes on without the store."""
 
-FIELDS: Final = dict.fromkeys(
+STATE_FIELDS: Final = dict.fromkeys(
     (
-        *("key", "state", "failureCount", "lastFailureTime", "lastSuccessTime", "updatedAt", "generation", "openedAt"),
-        *("resetTimeout", "probes", "successes", "override", "history"),
+        "key",
+        "state",
+        "failureCount",
+        "lastFailureTime",
+        "lastSuccessTime",
+        "updatedAt",
+        "generation",
+        "openedAt",
+        "resetTimeout",
+        "probes",
+        "successes",
+        "override",
     ),
     True,
 )
-_STATE_FIELDS: Final = {name: True for name in FIELDS if name != "history"}
+FIELDS: Final = {**STATE_FIELDS, "history": True}
 
 _EVENTS: Final = {"open": "circuit_opened", "half-open": "circuit_half_opened", "closed": "circuit_closed"}
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A document as it was at ``now`` by server time; ``document`` is ``None`` where there is none."""
+    """A document as it was at ``now`` by server time. Both are ``None`` if there is no document."""
 
     document: dict[str, Any] | None
     now: datetime | None
 
 
-class BreakerFlows:
-    """The operations of one prefix, as flows. Each is one command."""
+class CircuitFlows:
+    """The operations on the circuits of one prefix, as flows. Each is one command."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = f"{prefix}circuit:"
 
-    def _reading(self, clock: Clock, document: dict[str, Any] | None) -> Reading:
-        return Reading(document, clock.read_stamp(document) if document else None)
-
-    def update(
-        self,
-        clock: Clock,
-        name: str,
-        make: Callable[[], list[dict[str, Any]]],
-        claim: str = "",
-        test: dict[str, Any] | None = None,
-        insert: bool = False,
-        retry_after: float | None = None,
-    ) -> Flow[Reading]:
-        """Send the stages that ``make`` gives, and tell of the move that ``claim`` identifies if they made it."""
-        full = self.prefix + name
-        key = {"$set": named(full)}
-
-        def query() -> Query[dict[str, Any] | None]:
-            return Query(
-                CIRCUITS,
-                "find_one_and_update",
-                {"key": full, **(test or {})},
-                [key, *make()] if insert else make(),
-                upsert=insert,
-                return_document=ReturnDocument.AFTER,
-                # Exclusions would not go with the stamp, and without an _id mongomock finds nothing.
-                projection={"_id": True, **FIELDS, **clock.stamp()},
-            )
-
-        found = yield from upsert(clock, query)
-        made = last_move(found, claim)
-        if made is not None and made.get("from") != made.get("to"):
-            details: dict[str, Any] = {"name": name}
-            if made["to"] != "half-open":
-                details["reason"] = made["reason"]
-            if made["to"] == "open":
-                details["retry_after"] = retry_after
-            yield from perform(Emit(_EVENTS[made["to"]], **details))
-        return self._reading(clock, found)
+    # ---- for calls ----
 
     def read(self, clock: Clock, names: Sequence[str]) -> Flow[dict[str, Reading]]:
         """The documents of ``names``, those that exist."""
         test = {"key": {"$in": [self.prefix + name for name in names]}}
-        rows = yield from ask(CIRCUITS, "find", test, {**_STATE_FIELDS, "_id": False, **clock.stamp()})
+        rows = yield from ask(CIRCUITS, "find", test, {**STATE_FIELDS, "_id": False, **clock.stamp()})
         return {row["key"][len(self.prefix) :]: self._reading(clock, row) for row in rows}
 
-    def failed(
-        self,
-        clock: Clock,
-        name: str,
-        generation: int,
-        threshold: int,
-        window: int,
-        reset: int,
-        claim: str,
-        count: int = 1,
-    ) -> Flow[Reading]:
-        """Record failures of calls that were admitted to the closed circuit under ``generation``; open it if they are
-        ``threshold`` with those of the last ``window`` milliseconds."""
-        test = all_of(CLOSED, {"$eq": [GENERATION, generation]}, UNFORCED)
-
-        def make() -> list[dict[str, Any]]:
-            listed = {"$sum": "$failures.n"}
-            ours = {"$lte": [listed, FAILURE_COUNT]}
-            others = {"$subtract": [FAILURE_COUNT, {"$cond": [ours, listed, 0]}]}
-            recent = {"$and": [{"$gt": ["$$x.at", clock.before(window)]}, {"$gt": ["$$x.n", 0]}]}
-            known = joined(
-                {"$cond": [ours, array("failures"), []]}, just({"at": or_null("lastFailureTime"), "n": others})
-            )
-            return [
-                {"$set": {"failures": {"$cond": [test, known, array("failures")]}}},
-                {
-                    "$set": {
-                        "failures": {
-                            "$cond": [
-                                test,
-                                joined(kept("failures", recent), just({"at": clock.now(), "n": count})),
-                                "$failures",
-                            ]
-                        }
-                    }
-                },
-                {
-                    "$set": conditions(
-                        test,
-                        {
-                            "state": "closed",
-                            "failureCount": {"$sum": "$failures.n"},
-                            "lastFailureTime": clock.now(),
-                            "updatedAt": clock.now(),
-                        },
-                    )
-                },
-                {
-                    "$set": move(
-                        clock,
-                        all_of(test, {"$gte": [FAILURE_COUNT, threshold]}),
-                        MOVES["closed", "threshold"],
-                        claim,
-                        resetTimeout=reset,
-                    )
-                },
-            ]
-
-        return (yield from self.update(clock, name, make, claim, insert=not generation, retry_after=reset / 1_000))
-
-    def succeeded(self, clock: Clock, name: str, generation: int) -> Flow[Reading]:
-        """Forget the failures of the closed circuit; nothing is written if there are none."""
-        test = {
-            "state": {"$nin": ["open", "half-open"]},
-            "generation": generation or {"$in": [0, None]},
-            "override": None,
-            "failureCount": {"$gt": 0},
-        }
-
-        def make() -> list[dict[str, Any]]:
-            now = clock.now()
-            return [{"$set": {"failureCount": 0, "failures": [], "lastSuccessTime": now, "updatedAt": now}}]
-
-        return (yield from self.update(clock, name, make, test=test))
-
     def admit(self, clock: Clock, name: str, claim: str, reset: int, most: int, lease: int) -> Flow[Reading]:
-        """Grant ``claim`` a probe of ``lease`` milliseconds, if the circuit is open and ``reset`` milliseconds have
-        passed, or if it is half-open and fewer than ``most`` probes run. Cancelled on its way it gives back what it may
-        have got."""
+        """Grant ``claim`` a probe of ``lease`` milliseconds if the circuit allows one.
 
-        def make() -> list[dict[str, Any]]:
+        It does if it is open and ``reset`` milliseconds have passed, or half-open with fewer than ``most`` probes. If
+        this is cancelled, the place that may have been granted is given back.
+        """
+
+        def make() -> Stages:
             due = all_of(OPEN, UNFORCED, elapsed(clock, reset))
             live = kept("probes", {"$gt": ["$$x.until", clock.now()]})
             room = all_of(HALF_OPEN, UNFORCED, {"$lt": [{"$size": [live]}, most]})
@@ -225,22 +129,61 @@ class BreakerFlows:
         try:
             return (yield from self.update(clock, name, make, claim))
         except (GeneratorExit, PyMongoError):
-            raise  # a place that was taken without an answer is free again when its lease ends
+            raise  # a place that was granted without an answer is free again when its lease ends
         except BaseException:
             with contextlib.suppress(PyMongoError):
                 yield from self.give_back(clock, name, claim)
             raise
 
-    def _probe(self, clock: Clock, generation: int, claim: str) -> Expression:
-        """True if ``claim`` is a probe of this generation whose lease lasts."""
-        own = kept("probes", all_of({"$eq": ["$$x.id", literal(claim)]}, {"$gt": ["$$x.until", clock.now()]}))
-        return all_of(HALF_OPEN, UNFORCED, {"$eq": [GENERATION, generation]}, {"$gt": [{"$size": [own]}, 0]})
+    def succeeded(self, clock: Clock, name: str, generation: int) -> Flow[Reading]:
+        """Forget the failures of the closed circuit; nothing is written if there are none."""
+        test = {
+            "state": {"$nin": ["open", "half-open"]},
+            "generation": generation or {"$in": [0, None]},
+            "override": None,
+            "failureCount": {"$gt": 0},
+        }
+
+        def make() -> Stages:
+            now = clock.now()
+            return [{"$set": {"failureCount": 0, "failures": [], "lastSuccessTime": now, "updatedAt": now}}]
+
+        return (yield from self.update(clock, name, make, test=test))
+
+    def failed(
+        self, clock: Clock, name: str, generation: int, threshold: int, window: int, reset: int
+    ) -> Flow[Reading]:
+        """Record a failure of a call that was admitted to the closed circuit under ``generation``.
+
+        Opens the circuit if the failures of the last ``window`` milliseconds are ``threshold``.
+        """
+        turn, test = new_claim(), all_of(CLOSED, {"$eq": [GENERATION, generation]}, UNFORCED)
+
+        def make() -> Stages:
+            now, listed = clock.now(), {"$sum": "$failures.n"}
+            ours = {"$lte": [listed, FAILURE_COUNT]}  # else somebody closed the circuit, and our list is void
+            others = {"$subtract": [FAILURE_COUNT, {"$cond": [ours, listed, 0]}]}
+            known = joined(
+                {"$cond": [ours, array("failures"), []]}, just({"at": or_null("lastFailureTime"), "n": others})
+            )
+            recent = {"$and": [{"$gt": ["$$x.at", clock.before(window)]}, {"$gt": ["$$x.n", 0]}]}
+            with_this = joined(kept("failures", recent), just({"at": now, "n": 1}))
+            counted = {"state": "closed", "failureCount": listed, "lastFailureTime": now, "updatedAt": now}
+            full = all_of(test, {"$gte": [FAILURE_COUNT, threshold]})
+            return [
+                {"$set": {"failures": {"$cond": [test, known, array("failures")]}}},
+                {"$set": {"failures": {"$cond": [test, with_this, "$failures"]}}},
+                {"$set": conditions(test, counted)},
+                {"$set": move(clock, full, MOVES["closed", "threshold"], turn, resetTimeout=reset)},
+            ]
+
+        return (yield from self.update(clock, name, make, turn, insert=not generation, retry_after=reset / 1_000))
 
     def probe_succeeded(self, clock: Clock, name: str, generation: int, claim: str, enough: int) -> Flow[Reading]:
         """Count a probe's success, and close the circuit if that makes ``enough``."""
         turn = new_claim()
 
-        def make() -> list[dict[str, Any]]:
+        def make() -> Stages:
             mine, now = self._probe(clock, generation, claim), clock.now()
             successes = {"$add": [countable("successes"), 1]}
             done = all_of(mine, {"$gte": ["$successes", enough]})
@@ -256,46 +199,36 @@ class BreakerFlows:
         """Open the circuit again."""
         turn = new_claim()
 
-        def make() -> list[dict[str, Any]]:
-            return [
-                {
-                    "$set": move(
-                        clock,
-                        self._probe(clock, generation, claim),
-                        MOVES["half-open", "probe_failed"],
-                        turn,
-                        resetTimeout=reset,
-                        failureCount={"$add": [FAILURE_COUNT, 1]},
-                        lastFailureTime=clock.now(),
-                    )
-                }
-            ]
+        def make() -> Stages:
+            mine, now, count = self._probe(clock, generation, claim), clock.now(), {"$add": [FAILURE_COUNT, 1]}
+            to = MOVES["half-open", "probe_failed"]
+            return [{"$set": move(clock, mine, to, turn, resetTimeout=reset, failureCount=count, lastFailureTime=now)}]
 
         return (yield from self.update(clock, name, make, turn, retry_after=reset / 1_000))
 
     def give_back(self, clock: Clock, name: str, claim: str) -> Flow[Reading]:
-        """Free a probe's place: its call said nothing about the circuit."""
+        """Free a probe's place; its call was neither success nor failure."""
 
-        def make() -> list[dict[str, Any]]:
+        def make() -> Stages:
             return [{"$set": {"probes": kept("probes", {"$ne": ["$$x.id", literal(claim)]})}}]
 
         return (yield from self.update(clock, name, make, test={"probes.id": claim}))
 
-
-class OperatorFlows(BreakerFlows):
-    """The operations of one prefix, as flows. Each is one command."""
+    # ---- for operators ----
 
     def command(
         self, clock: Clock, name: str, command: Command, note: str, expected: int | None
     ) -> Flow[tuple[CircuitInfo, Reading] | None]:
-        """Carry out ``command``: what came of it. ``None`` if the generation is not ``expected``, or nothing is there
-        to reset."""
+        """Carry out ``command``; the circuit afterwards.
+
+        ``None`` if the generation is not ``expected``, or if there is no circuit to reset.
+        """
         claim, to = new_claim(), COMMANDS[command]
-        # Whatever is no generation reads as 0.
+        # What is not a generation reads as 0.
         unmoved = {"$not": {"$gte": 1, "$lt": COUNTABLE}}
         test = {} if expected is None else {"generation": expected or unmoved}
 
-        def make() -> list[dict[str, Any]]:
+        def make() -> Stages:
             said = {"state": to.to, "reason": literal(note), "at": clock.now()}
             return [
                 {"$set": move(clock, True, to, claim, note=note)},
@@ -308,7 +241,7 @@ class OperatorFlows(BreakerFlows):
         except DuplicateKeyError:
             if expected is None:
                 raise
-            return None  # asked for a circuit that has not moved yet, but it has
+            return None  # a circuit that has not moved was expected, but it has
         return (info(name, found.document, found.now), found) if found.document and found.now else None
 
     def show(self, clock: Clock, name: str) -> Flow[CircuitInfo | None]:
@@ -320,20 +253,70 @@ class OperatorFlows(BreakerFlows):
         found = yield from ask(CIRCUITS, "find", test, {**FIELDS, **clock.stamp()}, sort=[("key", 1)])
         return [info(one["key"][len(self.prefix) :], one, clock.read_stamp(one)) for one in found]
 
+    # ---- how each is done ----
 
-class BreakerStore:
-    """Runs a prefix's flows for breakers, which can't wait long: ``LIMIT`` bounds every one of them."""
+    def update(
+        self,
+        clock: Clock,
+        name: str,
+        make: Callable[[], Stages],
+        claim: str = "",
+        test: dict[str, Any] | None = None,
+        insert: bool = False,
+        retry_after: float | None = None,
+    ) -> Flow[Reading]:
+        """Update a circuit by the stages that ``make`` returns; the document afterwards.
 
-    def __init__(self, store: Store, *, key_prefix: str = "") -> None:
-        self.store = store
-        self.flows = BreakerFlows(key_prefix)
+        Emits the move if the history ends with one of ``claim``, which this update made then. ``test`` is what the
+        document must match besides; ``insert`` makes a missing one.
+        """
+        full = self.prefix + name
+        key = {"$set": named(full)}
+
+        def query() -> Query[dict[str, Any] | None]:
+            return Query(
+                CIRCUITS,
+                "find_one_and_update",
+                {"key": full, **(test or {})},
+                [key, *make()] if insert else make(),
+                upsert=insert,
+                return_document=ReturnDocument.AFTER,
+                # Fields can't be excluded beside the stamp, and without an _id mongomock finds nothing.
+                projection={"_id": True, **FIELDS, **clock.stamp()},
+            )
+
+        found = yield from upsert(clock, query)
+        made = last_move(found, claim)
+        if made is not None and made.get("from") != made.get("to"):
+            details: dict[str, Any] = {"name": name}
+            if made["to"] != "half-open":
+                details["reason"] = made["reason"]
+            if made["to"] == "open":
+                details["retry_after"] = retry_after
+            yield from perform(Emit(_EVENTS[made["to"]], **details))
+        return self._reading(clock, found)
+
+    def _reading(self, clock: Clock, document: dict[str, Any] | None) -> Reading:
+        return Reading(document, clock.read_stamp(document) if document else None)
+
+    def _probe(self, clock: Clock, generation: int, claim: str) -> Expression:
+        """True if ``claim`` is a probe of this generation whose lease lasts."""
+        own = kept("probes", all_of({"$eq": ["$$x.id", literal(claim)]}, {"$gt": ["$$x.until", clock.now()]}))
+        return all_of(HALF_OPEN, UNFORCED, {"$eq": [GENERATION, generation]}, {"$gt": [{"$size": [own]}, 0]})
+
+
+class CircuitStore:
+    """Runs flows for calls, which can't wait long: each run ends within ``LIMIT`` seconds, at worst with an error."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def run(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a flow on this thread. Raises ``StoreError``."""
-        with pymongo.timeout(LIMIT):
-            return self.store.run(operation, *args, **kwargs)
+        with within(LIMIT):
+            return self._store.run(operation, *args, **kwargs)
 
     async def arun(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Asynchronous twin of ``run``."""
-        with pymongo.timeout(LIMIT):
-            return await self.store.arun(operation, *args, **kwargs)
+        """Async version of ``run``."""
+        with within(LIMIT):
+            return await self._store.arun(operation, *args, **kwargs)

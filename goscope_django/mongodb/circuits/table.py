@@ -1,7 +1,7 @@
-"""The breaker's states and moves, as a table, and what an observer sees of a circuit.
+"""The states of a circuit and the moves between them, as a table, and what an observer sees of a circuit.
 
-Rule of this file: pure values, no time, no store. The updates in ``breakers`` and the local circuit of a process that
-has lost its store take from here where a happening leads; neither names a target state of its own.
+Rule of this file: pure values, no time, no store. The updates in ``flows`` and the local circuit, which a process uses
+while MongoDB can't be reached, both look here for where a happening leads. Neither names a target state of its own.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Happening = Literal["threshold", "probe_granted", "probes_succeeded", "probe_fai
 Command = Literal["force_open", "force_close", "reset"]
 
 HISTORY_LENGTH: Final = 20
-"""How many moves a circuit's document remembers."""
+"""How many moves a circuit's document keeps."""
 
 DEFAULT_RESET: Final = 30.0
-"""Seconds after which an open circuit is shown as ready, where its document does not say."""
+"""Seconds after which an open circuit is shown as ready for a probe, if its document does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +37,19 @@ MOVES: Final[Mapping[tuple[CircuitState, Happening], Move]] = {
     ("half-open", "probes_succeeded"): Move("closed", "probe"),
     ("half-open", "probe_failed"): Move("open", "probe"),
 }
-"""Every move that calls bring about. Whatever is not here leaves the circuit as it is."""
+"""Every move that calls cause. Whatever is not in this table leaves the circuit as it is."""
 
 COMMANDS: Final[Mapping[Command, Move]] = {
     "force_open": Move("open", "operator"),
     "force_close": Move("closed", "operator"),
     "reset": Move("closed", "operator"),
 }
-"""What an operator does, from any state. The first two leave an override behind, the last removes it."""
+"""What an operator's commands do, from any state. The first two set an override, the last removes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class CircuitProbe:
-    """A trial call on a half-open circuit: its place is free again at ``until`` at the latest."""
+    """A trial call on a half-open circuit. Its lease ends at ``until``, and then its place is free again."""
 
     id: str
     until: datetime
@@ -57,7 +57,7 @@ class CircuitProbe:
 
 @dataclass(frozen=True, slots=True)
 class CircuitOverride:
-    """An operator's word, which wins over everything until it is reset. ``state`` is ``open`` or ``closed``."""
+    """An operator's override, which holds until it is reset. ``state`` is ``open`` or ``closed``."""
 
     state: CircuitState
     reason: str
@@ -66,8 +66,8 @@ class CircuitOverride:
 
 @dataclass(frozen=True, slots=True)
 class CircuitTransition:
-    """One move of the past. ``reason`` is ``failures``, ``reset_timeout``, ``probe``, ``operator``, or ``success`` and
-    ``set`` where the provider recorded it; ``note`` is what the operator wrote."""
+    """A past move. ``reason`` is ``failures``, ``reset_timeout``, ``probe`` or ``operator``; ``success`` or ``set`` if
+    ``adapter.circuit_breaker`` recorded it. ``note`` is what the operator wrote."""
 
     at: datetime | None
     from_state: str
@@ -78,12 +78,12 @@ class CircuitTransition:
 
 @dataclass(frozen=True, slots=True)
 class CircuitInfo:
-    """A circuit as an observer sees it at one instant of the server.
+    """A circuit as an observer sees it at one instant of the server's clock.
 
-    ``retry_after`` is in seconds, 0 for an open circuit that waits for its next call to try again, and ``None`` where
-    there is nothing to wait for: closed, half-open or forced. ``generation`` grows with every move; hand it to an
-    operator's function as ``expected_generation`` and it is refused if the circuit has moved since. ``probes`` are
-    those whose lease lasts.
+    ``retry_after`` is in seconds: how long an open circuit still refuses calls, 0 if its next call is a probe, ``None``
+    if the circuit is closed, half-open or forced. ``generation`` grows with every move; an operator's function that is
+    given it as ``expected_generation`` does nothing if the circuit has moved since. ``probes`` are those whose lease
+    lasts.
     """
 
     name: str

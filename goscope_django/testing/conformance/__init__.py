@@ -1,13 +1,12 @@
-"""The contracts as test suites. An adapter proves itself by subclassing them with pytest:
+"""The contracts as test suites for pytest, one for each contract. A new adapter subclasses them:
 
     class TestLocks(LockConformance):
         @pytest.fixture
         def provider(self):
             return MyAdapter().lock
 
-Every test runs in both colours: the synchronous methods, and their ``a`` twins in one event loop. Class attributes
-name what an adapter can't do (``survives_removal = False``), with the reason in ``gaps``; such tests are skipped by
-name, not left out.
+Every test runs twice: with the sync methods, and with their async versions in one event loop. An adapter that can't do
+something names the test and the reason in ``gaps``, and that test is skipped.
 """
 
 from __future__ import annotations

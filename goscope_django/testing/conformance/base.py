@@ -1,4 +1,4 @@
-"""What all suites share: one body for both colours, and named gaps."""
+"""What all suites share: each test is written once for sync and async, and gaps are named."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
@@ -13,13 +14,16 @@ import pytest
 SHORT = 120
 """A time to live that a test outlives, in milliseconds."""
 
+BAD_TTLS = [0, -1, True, False, 1.5, float("nan"), float("inf"), "100", b"1", [], 10**30, timedelta(0), timedelta(-1)]
+"""What no ``ttl`` can be."""
+
 
 class Drive:
-    """Calls a method in one colour: ``drive(provider, "acquire", "key")``."""
+    """Calls methods or their async versions, as ``kind`` says: ``drive(provider, "acquire", "key")``."""
 
-    def __init__(self, colour: str) -> None:
-        self.colour = colour
-        self._runner = asyncio.Runner() if colour == "async" else None
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._runner = asyncio.Runner() if kind == "async" else None
 
     def __call__(self, subject: Any, method: str, *args: Any, **kwargs: Any) -> Any:
         if self._runner is None:
@@ -31,7 +35,7 @@ class Drive:
         return self._runner.run(call())
 
     def together(self, number: int, call: Callable[[int], tuple[Any, str, tuple[Any, ...]]]) -> list[Any]:
-        """``number`` calls at once, in threads or in tasks; ``call(n)`` gives subject, method and arguments."""
+        """The results of ``number`` calls at once, in threads or tasks; ``call(n)`` is subject, method, arguments."""
         calls = [call(n) for n in range(number)]
         if self._runner is None:
             with ThreadPoolExecutor(number) as pool:
@@ -49,10 +53,10 @@ class Drive:
 
 
 class Conformance:
-    """Base of the suites. Subclasses give a fixture ``provider``."""
+    """Base of the suites. A subclass has a fixture ``provider``, the object under test."""
 
     gaps: ClassVar[dict[str, str]] = {}
-    """What this adapter can't do: the name of a test, and the reason."""
+    """What this adapter can't do: the test's name and the reason. Such a test is skipped."""
 
     @pytest.fixture(params=["sync", "async"])
     def drive(self, request: pytest.FixtureRequest) -> Iterator[Drive]:

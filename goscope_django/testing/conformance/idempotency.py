@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from goscope_django.testing.conformance.base import SHORT, Conformance, Drive
-from goscope_django.testing.conformance.locks import BAD_TTLS
+from goscope_django.testing.conformance.base import BAD_TTLS, SHORT, Conformance, Drive
 
 
 class IdempotencyConformance(Conformance):

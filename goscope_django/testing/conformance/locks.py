@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from goscope_django.contracts import LockInfo
-from goscope_django.testing.conformance.base import SHORT, Conformance, Drive
-
-BAD_TTLS = [0, -1, True, False, 1.5, float("nan"), float("inf"), "100", b"1", [], 10**30, timedelta(0), timedelta(-1)]
+from goscope_django.testing.conformance.base import BAD_TTLS, SHORT, Conformance, Drive
 
 
 class LockConformance(Conformance):

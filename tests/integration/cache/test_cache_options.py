@@ -57,7 +57,7 @@ def suffixing_key(key: Any, key_prefix: str, version: int) -> str:
 def test_room_is_bounded(url: str, drive: Drive, frequency: int) -> None:
     options = {"MAX_ENTRIES": LIMIT, "CULL_FREQUENCY": frequency}
     with on_server(
-        url, caches={"default": {"OPTIONS": options, "KEY_PREFIX": f"room{frequency}{drive.colour}"}, "other": {}}
+        url, caches={"default": {"OPTIONS": options, "KEY_PREFIX": f"room{frequency}{drive.kind}"}, "other": {}}
     ):
         drive(caches["other"], "clear")
         drive(caches["other"], "set_many", {f"o{n}": n for n in range(LIMIT)})
@@ -81,7 +81,7 @@ def _write(turn: int, number: int) -> tuple[Any, str, tuple[Any, ...]]:
 @pytest.mark.parametrize("writers", [2, 12])
 def test_many_that_find_no_room_do_not_empty_it_together(mongo_url: str, drive: Drive, writers: int) -> None:
     limit = 300
-    entry = {"OPTIONS": {"MAX_ENTRIES": limit}, "KEY_PREFIX": f"crowd{drive.colour}{writers}"}
+    entry = {"OPTIONS": {"MAX_ENTRIES": limit}, "KEY_PREFIX": f"crowd{drive.kind}{writers}"}
     with on_server(mongo_url, caches={"default": entry}):
         drive(cache, "set_many", {f"k{number}": number for number in range(limit)})
         for turn in range(3):
@@ -129,7 +129,7 @@ def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent() -> None:
 
 def test_what_ends_soonest_goes_first(url: str, drive: Drive) -> None:
     options = {"MAX_ENTRIES": LIMIT}
-    with on_server(url, caches={"default": {"OPTIONS": options, "KEY_PREFIX": f"soon{drive.colour}"}}):
+    with on_server(url, caches={"default": {"OPTIONS": options, "KEY_PREFIX": f"soon{drive.kind}"}}):
         for number in range(LIMIT):
             drive(cache, "set", f"k{number}", number, None if number % 2 else 100 + number)
         for number in range(6):
@@ -141,7 +141,7 @@ def test_what_ends_soonest_goes_first(url: str, drive: Drive) -> None:
 
 def test_room_is_not_counted_at_every_write(mongo_url: str, drive: Drive) -> None:
     recorder = Recorder()
-    entry = {"OPTIONS": {"MAX_ENTRIES": 5_000}, "KEY_PREFIX": f"count{drive.colour}"}
+    entry = {"OPTIONS": {"MAX_ENTRIES": 5_000}, "KEY_PREFIX": f"count{drive.kind}"}
     with on_server(mongo_url, caches={"default": entry}, client_options={"event_listeners": [recorder]}):
         drive(cache, "set", "first", 1)
         recorder.clear()
@@ -376,7 +376,7 @@ def test_who_computes_a_value_does_not_wait_for_it(mongo_url: str, drive: Drive)
             assert await cache.aget_or_set("own", lambda: 1) == 1
             return await cache.aget_or_set("own", lambda: 2) or 0
 
-        assert drive(cache, "get_or_set", "own", layers if drive.colour == "sync" else alayers) == 1
+        assert drive(cache, "get_or_set", "own", layers if drive.kind == "sync" else alayers) == 1
         locked = [one for one in recorder.commands if one.get("findAndModify") == "go_goscope_locks"]
         assert len(locked) == 1, "one attempt at the lock, the outer one's"
 

@@ -1,4 +1,4 @@
-"""What a breaker sends, when, and how it goes on when the server is away. On a real mongod."""
+"""What a breaker sends, when, and how it goes on while MongoDB can't be reached. On a real mongod."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from django.test import override_settings
 from pymongo import monitoring
 
 from goscope_django import circuits, runtime
-from goscope_django.circuits import CircuitBreaker, CircuitOpen
-from goscope_django.circuits import registry as breaker_registry
+from goscope_django.circuits import CircuitBreaker, CircuitOpen, registry
 from goscope_django.exceptions import StoreUnavailable
-from tests.support.circuits import COLOURS, Boom, Colour, age, colour, heard, look_again, own_store, shown, stale
+from tests.support.circuits import KINDS, Boom, Caller, age, caller, heard, look_again, own_store, shown, stale
 from tests.support.mongod import replica_set
 
 pytestmark = pytest.mark.real
@@ -57,9 +56,9 @@ def sent(mongo_url: str) -> Iterator[Listener]:
             runtime.connection().close()
 
 
-@pytest.fixture(params=COLOURS)
-def by(sent: Listener, request: pytest.FixtureRequest) -> Iterator[Colour]:
-    with colour(request.param) as found:
+@pytest.fixture(params=KINDS)
+def by(sent: Listener, request: pytest.FixtureRequest) -> Iterator[Caller]:
+    with caller(request.param) as found:
         yield found
 
 
@@ -81,12 +80,12 @@ class TestCommands:
         circuits.circuit_breaker("supplier")(body)
         assert sent.taken() == []
 
-    def test_the_first_call_reads_and_the_next_send_nothing(self, by: Colour, sent: Listener) -> None:
+    def test_the_first_call_reads_and_the_next_send_nothing(self, by: Caller, sent: Listener) -> None:
         breaker = CircuitBreaker("supplier")
         by.call(breaker, body)
         assert sent.taken() == ["find"]
-        breaker_registry.current().due += 60
-        look = breaker_registry.current().views["supplier"].snap
+        registry.current().due += 60
+        look = registry.current().views["supplier"].snap
         look.closed_until += 60
         for _ in range(50):
             by.call(breaker, body)
@@ -111,7 +110,7 @@ class TestCommands:
         seconds = asyncio.run(all_of_them())
         assert Counter(sent.taken()).total() <= 10 * max(1, seconds)
 
-    def test_a_reading_is_one_command_for_all_circuits_in_use(self, by: Colour, sent: Listener) -> None:
+    def test_a_reading_is_one_command_for_all_circuits_in_use(self, by: Caller, sent: Listener) -> None:
         breakers = [CircuitBreaker(f"supplier-{number}") for number in range(5)]
         for breaker in breakers:
             by.call(breaker, body)
@@ -124,7 +123,7 @@ class TestCommands:
         assert name == "find"
         assert len(command["filter"]["key"]["$in"]) == 5
 
-    def test_a_refused_call_sends_nothing(self, by: Colour, sent: Listener) -> None:
+    def test_a_refused_call_sends_nothing(self, by: Caller, sent: Listener) -> None:
         breaker = CircuitBreaker("supplier", failure_threshold=1)
         by.ends(breaker, Boom())
         sent.taken()
@@ -132,7 +131,7 @@ class TestCommands:
         assert {by.ends(breaker) for _ in range(100)} == {"refused"}
         assert len(sent.taken()) <= 1 + (time.monotonic() - began)
 
-    def test_a_failure_is_one_command_and_so_is_the_first_success_after_it(self, by: Colour, sent: Listener) -> None:
+    def test_a_failure_is_one_command_and_so_is_the_first_success_after_it(self, by: Caller, sent: Listener) -> None:
         breaker = CircuitBreaker("supplier")
         by.call(breaker, body)
         sent.taken()
@@ -142,7 +141,7 @@ class TestCommands:
             by.call(breaker, body)
         assert sent.taken() == ["findAndModify"]
 
-    def test_a_success_is_not_written_where_another_one_was(self, by: Colour, sent: Listener) -> None:
+    def test_a_success_is_not_written_where_another_one_was(self, by: Caller, sent: Listener) -> None:
         breaker = CircuitBreaker("supplier")
         by.ends(breaker, Boom())
         runtime.adapter().circuit_breaker.record_success("supplier")
@@ -150,7 +149,7 @@ class TestCommands:
         by.call(breaker, body)
         assert shown("supplier").updated_at == before
 
-    def test_a_probe_is_two_commands_and_those_it_keeps_out_send_none(self, by: Colour, sent: Listener) -> None:
+    def test_a_probe_is_two_commands_and_those_it_keeps_out_send_none(self, by: Caller, sent: Listener) -> None:
         breaker = CircuitBreaker("supplier", failure_threshold=1, reset_timeout=30, success_threshold=2)
         by.ends(breaker, Boom())
         age("supplier", 31)
@@ -271,12 +270,12 @@ class TestManyAtOnce:
 
 @pytest.mark.slow
 class TestWithoutTheServer:
-    """The server is killed and comes back: local state meanwhile, said once, and the shared word counts afterwards."""
+    """The server is killed and comes back: local state meanwhile, told once, and the shared state counts afterwards."""
 
-    @pytest.mark.parametrize("kind", COLOURS)
+    @pytest.mark.parametrize("kind", KINDS)
     def test_it_goes_on_locally_and_returns(self, kind: str) -> None:
         options = {"failure_threshold": 2, "reset_timeout": 1.5}
-        with replica_set(members=1) as server, colour(kind) as by:
+        with replica_set(members=1) as server, caller(kind) as by:
             url = f"{server.uri.partition('?')[0]}circuits?replicaSet={quote(server.name)}"
             with own_store(url), heard("degraded", "recovered", "circuit_opened") as events:
                 breaker, other = CircuitBreaker("supplier", **options), CircuitBreaker("other", **options)  # type: ignore[arg-type]
@@ -309,7 +308,7 @@ class TestWithoutTheServer:
                 server.resume(port)
                 server.primary_port()
                 deadline = time.monotonic() + 30
-                while breaker_registry.current().degraded and time.monotonic() < deadline:
+                while registry.current().degraded and time.monotonic() < deadline:
                     by.ends(breaker)
                     time.sleep(0.1)
                 assert [name for name, _ in events] == ["degraded", "recovered"]

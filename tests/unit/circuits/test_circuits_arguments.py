@@ -16,9 +16,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from goscope_django import circuits
-from goscope_django.circuits import CircuitBreaker, CircuitOpen, circuit_breaker
-from goscope_django.circuits import registry as breaker_registry
+from goscope_django.circuits import CircuitBreaker, CircuitOpen, circuit_breaker, registry
 from goscope_django.circuits.outcomes import Judge
+from goscope_django.core.flow import execute
 from goscope_django.exceptions import InvalidType, InvalidValue
 from goscope_django.idempotency import idempotent
 from goscope_django.single_flight import single_flight
@@ -269,17 +269,17 @@ def test_a_change_of_settings_forgets_what_was_known() -> None:
 
 @pytest.mark.parametrize("while_waiting", [True, False])
 def test_a_call_whose_circuit_is_dropped_before_it_was_read_looks_again(while_waiting: bool) -> None:
-    registry, options = breaker_registry.current(), CircuitBreaker("supplier")._options
+    known, options = registry.current(), CircuitBreaker("supplier")._options
     if while_waiting:
-        registry._reading.acquire()
-    steps = registry.entering("supplier", options, None)
+        known._reading.acquire()
+    steps = known.entering("supplier", options)
     command = next(steps)
-    registry.retire()
+    known.retire()
     if while_waiting:
-        registry._reading.release()
+        known._reading.release()
     with pytest.raises(StopIteration) as ended:  # noqa: PT012 - a flow is driven here
         for _ in range(5):
-            command = steps.send(registry.do(command))
+            command = steps.send(execute(command))
     assert ended.value.value.state == "closed"
 
 
@@ -302,9 +302,9 @@ def test_the_registry_drops_circuits_that_nobody_calls(monkeypatch: pytest.Monke
     monkeypatch.setattr("goscope_django.circuits.registry.IDLE", 0.0)
     for number in range(20):
         CircuitBreaker(f"tenant-{number}").call(lambda: None)
-    registry = breaker_registry.current()
-    registry.due = 0.0
+    known = registry.current()
+    known.due = 0.0
     kept = CircuitBreaker("tenant-0")
     kept.call(lambda: None)
-    assert len(registry.views) <= 1
+    assert len(known.views) <= 1
     assert kept.call(lambda: "again") == "again"

@@ -13,19 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from goscope_django import circuits, runtime
-from goscope_django.circuits import (
-    registry as breaker_reader,
-)
-from goscope_django.circuits import (
-    registry as breaker_registry,
-)
-from goscope_django.circuits import (
-    snapshot as breaker_states,
-)
+from goscope_django.circuits import registry as registry_module
+from goscope_django.circuits import snapshot
 from goscope_django.circuits.outcomes import Outcome
 from goscope_django.circuits.registry import Registry
 from goscope_django.circuits.snapshot import NEW, Options, Snapshot
-from goscope_django.core.flow import run
+from goscope_django.core.flow import carry_out
 from goscope_django.exceptions import CircuitOpen
 from goscope_django.mongodb.document.clock import LocalClock
 from tests.support.circuits import own_store
@@ -136,7 +129,7 @@ class Machine(RuleBasedStateMachine):
         self.stack.enter_context(patch(LocalClock, "_moment", lambda _, milliseconds=0: self.time.moment(milliseconds)))
         utc = timezone.utc  # noqa: UP017
         self.stack.enter_context(patch(LocalClock, "read_stamp", lambda *_: self.time.moment().replace(tzinfo=utc)))
-        for module in (breaker_reader, breaker_registry, breaker_states):
+        for module in (registry_module, snapshot):
             self.stack.enter_context(patch(module, "time", mock.Mock(monotonic=self.time.monotonic)))
         self.stack.enter_context(own_store("mongomock://"))
 
@@ -146,7 +139,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(threshold=st.integers(1, 3), needed=st.integers(1, 3), most=st.integers(1, 2))
     def begin(self, threshold: int, needed: int, most: int) -> None:
         self.model = Model(threshold, needed, most)
-        self.options = Options(threshold, RESET / 1_000, needed, most, WINDOW / 1_000)
+        self.options = Options(threshold, RESET / 1_000, needed, most, WINDOW / 1_000, LEASE / 1_000)
         self.processes = [Registry(runtime.adapter()) for _ in range(3)]
         self.running: list[Call] = []
         self.quiet = 0
@@ -164,7 +157,7 @@ class Machine(RuleBasedStateMachine):
         expected = self.model.admits(self.time.now)
         snap: Snapshot | None = None
         with suppress(CircuitOpen):
-            snap = run(registry.entering("it", self.options, LEASE / 1_000), registry.do)
+            snap = carry_out(registry.entering("it", self.options))
         assert expected == ("refuse" if snap is None else "run" if snap.probe is None else "probe")
         if snap is None:
             return None
@@ -208,9 +201,9 @@ class Machine(RuleBasedStateMachine):
         registry, snap = call.registry, call.snap
         if fresh:
             self.refresh(registry)
-            run(registry.refreshed(registry.view("it")), registry.do)
+            carry_out(registry.refreshed(registry.view("it")))
         known = registry.view("it").snap.failures > 0
-        run(registry.leaving("it", snap, outcome, self.options), registry.do)
+        carry_out(registry.leaving("it", snap, outcome, self.options))
         if call.forced:
             return
         if snap.probe is not None:

@@ -1,4 +1,4 @@
-"""The breaker's table, held against the two things that move by it: the document's updates and the local circuit."""
+"""The circuit's table, held against the two things that move by it: the document's updates and the local circuit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from goscope_django import runtime
 from goscope_django.circuits.snapshot import LocalCircuit, Options, Snapshot
 from goscope_django.contracts import CIRCUIT_STATES, CircuitState
-from goscope_django.mongodb.circuits.flows import OperatorFlows
+from goscope_django.mongodb.circuits.flows import CircuitFlows
 from goscope_django.mongodb.circuits.table import COMMANDS, MOVES, Happening
 from tests.support.circuits import document, documents, own_store, shown
 
@@ -28,16 +28,16 @@ def test_the_table_is_what_the_contract_says() -> None:
 
 
 @pytest.fixture
-def flows() -> Iterator[OperatorFlows]:
+def flows() -> Iterator[CircuitFlows]:
     with own_store("mongomock://") as prefix:
-        yield OperatorFlows(prefix)
+        yield CircuitFlows(prefix)
 
 
-def prepared(flows: OperatorFlows, state: CircuitState) -> None:
+def prepared(flows: CircuitFlows, state: CircuitState) -> None:
     """A circuit in ``state`` with all that any happening needs: a failure, a running probe, a success, an old
     opening."""
     run = runtime.adapter().store.run
-    run(flows.failed, "it", 0, 1, 60_000, 30_000, "a" * 32)
+    run(flows.failed, "it", 0, 1, 60_000, 30_000)
     if state != "open":
         run(flows.admit, "it", "b" * 32, 1, 1, 60_000)
         found = document("it")
@@ -56,10 +56,10 @@ def prepared(flows: OperatorFlows, state: CircuitState) -> None:
 
 @pytest.mark.parametrize("happening", HAPPENINGS)
 @pytest.mark.parametrize("state", CIRCUIT_STATES)
-def test_the_document_moves_by_the_table(flows: OperatorFlows, state: CircuitState, happening: Happening) -> None:
+def test_the_document_moves_by_the_table(flows: CircuitFlows, state: CircuitState, happening: Happening) -> None:
     prepared(flows, state)
     actions: dict[Happening, tuple[Callable[..., Any], tuple[Any, ...]]] = {
-        "threshold": (flows.failed, ("it", 5, 2, 60_000, 30_000, "c" * 32)),
+        "threshold": (flows.failed, ("it", 5, 2, 60_000, 30_000)),
         "probe_granted": (flows.admit, ("it", "d" * 32, 1, 9, 60_000)),
         "probes_succeeded": (flows.probe_succeeded, ("it", 5, "b" * 32, 2)),
         "probe_failed": (flows.probe_failed, ("it", 5, "b" * 32, 30_000)),
@@ -76,7 +76,7 @@ def test_the_document_moves_by_the_table(flows: OperatorFlows, state: CircuitSta
 
 @pytest.mark.parametrize("command", list(COMMANDS))
 @pytest.mark.parametrize("state", CIRCUIT_STATES)
-def test_operators_move_it_from_anywhere(flows: OperatorFlows, state: CircuitState, command: Any) -> None:
+def test_operators_move_it_from_anywhere(flows: CircuitFlows, state: CircuitState, command: Any) -> None:
     prepared(flows, state)
     runtime.adapter().store.run(flows.command, "it", command, "why", None)
     found = shown("it")
@@ -96,15 +96,15 @@ def test_the_local_circuit_moves_by_the_table(state: CircuitState, happening: Ha
     elif happening == "probe_granted":
         local.admit("q", OPTIONS, 60.0, now)
     else:
-        local.probed("p", 5, happening == "probes_succeeded", OPTIONS, now)
+        local.probed("p", 5, "success" if happening == "probes_succeeded" else "failure", OPTIONS, now)
     move = MOVES.get((state, happening))
     assert local.state == (move.to if move else state)
     assert local.generation == (6 if move else 5)
 
 
 class TestLocalCircuit:
-    """What the table does not say: the window, the lease of a probe, generations, and an operator's word from
-    before."""
+    """What the table does not say: the window, the lease of a probe, generations, and an operator's override
+    from before."""
 
     def test_old_failures_do_not_count(self) -> None:
         local = LocalCircuit("it", Snapshot())
@@ -120,13 +120,13 @@ class TestLocalCircuit:
         assert local.admit("a", OPTIONS, 10.0, 1_030.0)
         assert not local.admit("b", OPTIONS, 10.0, 1_039.0)
         assert local.admit("b", OPTIONS, 10.0, 1_040.0), "the first one's lease has ended"
-        local.probed("a", local.generation, False, OPTIONS, 1_041.0)
+        local.probed("a", local.generation, "failure", OPTIONS, 1_041.0)
         assert local.state == "half-open"
 
     def test_a_probe_that_says_nothing_frees_its_place(self) -> None:
         local = LocalCircuit("it", Snapshot("half-open"))
         assert local.admit("a", OPTIONS, 10.0, 1.0)
-        local.probed("a", 0, None, OPTIONS, 2.0)
+        local.probed("a", 0, "ignored", OPTIONS, 2.0)
         assert (local.state, local.successes) == ("half-open", 0)
         assert local.admit("b", OPTIONS, 10.0, 3.0)
 

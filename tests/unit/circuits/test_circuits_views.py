@@ -1,4 +1,4 @@
-"""``CircuitOpen`` in views: Django and DRF, synchronous and asynchronous, functions and classes."""
+"""``CircuitOpen`` in views: Django and DRF, sync and async, functions and classes."""
 
 from __future__ import annotations
 
