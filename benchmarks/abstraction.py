@@ -38,8 +38,8 @@ def report() -> None:
     print("\nPrice of the abstraction (microseconds a call, no server)\n")
     for name, operation in (
         ("a flow of one command, beside its command", lambda: run(_flow(None), lambda command: None)),
-        ("key making", lambda: cache._full("some:key", None)),
-        ("settings looked at", cache._resolve),
+        ("key making", lambda: cache._keys.stored("some:key", None)),
+        ("settings looked at", cache._backing.resolve),
         ("encode 100 B", lambda: codec.encode("key", SMALL)),
         ("decode 100 B", lambda: codec.decode("key", SMALL)),
     ):

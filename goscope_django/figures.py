@@ -1,14 +1,13 @@
-"""Figures: what happened in this process, sent every ten seconds in one update; counting is ``counters``'.
+"""Sends the figures: what happened in this process, every ten seconds, in one update. ``process.counters`` counts.
 
 Rules of this file:
 
-* A thread lives only while there is something to send. It starts with the first count and ends after an interval
-  without any. It sends through the synchronous client if that is open, else through the event loop that counted, whose
-  client is. Where a loop or the process ends, what is left goes along. A forked child starts from zero.
-* Failing to send disturbs nobody, and after ``FORGET`` seconds of it what was counted is dropped: it would fall into
-  the wrong minute.
-
-Under a test runner nothing is sent in the background: a test counts its own commands. ``flush`` sends there, too.
+* The thread that sends starts with the first count and ends after an interval without any. It uses the sync client if
+  that is open, otherwise the async client of the event loop that counted.
+* What is left is sent when an event loop or the process ends. A forked child starts from zero.
+* A failure to send disturbs nobody. After ``FORGET`` seconds of failures the counts are dropped, since they would be
+  added to the wrong minute.
+* Under test nothing is sent in the background, so that a test can count its own commands. ``flush`` sends there too.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from goscope_django import conf, runtime
+from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.core.forking import at_fork
 from goscope_django.exceptions import GoscopeError, OutcomeUnknown
 from goscope_django.mongodb import figures as stats
@@ -48,7 +48,7 @@ FORGET: Final = 120.0
 
 
 class _Flusher:
-    """Sends, on a thread of its own that lives only while it is needed."""
+    """Sends, on a thread of its own that runs only while it is needed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -62,7 +62,7 @@ class _Flusher:
         self.last = time.monotonic()
 
     def wake(self) -> None:
-        """Begin to send every now and then. Never raises."""
+        """Start the thread unless it runs. Never raises."""
         with self._lock:
             if bell.awake:
                 return
@@ -81,7 +81,7 @@ class _Flusher:
                 continue
             with self._lock:
                 bell.awake = False
-                # Whoever counted before it could see that is still taken along.
+                # A count that came before ``awake`` was seen to be False has started no thread: it is sent here.
                 if not Counted():
                     return
                 bell.awake = True
@@ -89,7 +89,7 @@ class _Flusher:
     # Sending
 
     def _send(self) -> None:
-        """Through whichever client is open."""
+        """Send through the client that is open."""
         try:
             connection = runtime.connection()
             loop = self._loop() if self._loop is not None else None
@@ -102,38 +102,29 @@ class _Flusher:
         self.deliver()
 
     def deliver(self, limit: float = LIMIT) -> bool:
-        """Send on this thread; whether all is sent. Never raises."""
-        # What is being sent must not be counted again, and what is left at a process's end must not be left out.
-        if not self._sending.acquire(timeout=limit):
-            return False
-        counted = Counted()
-        try:
-            if not counted:
-                return True
-            store, prefix = self._where()
-            with within(limit):
-                told = store.run(stats.add, prefix, counted.batch(), self._slots, self._moment())
-            self._sent(counted, told)
-        except OutcomeUnknown:
-            counted.settle()
-        except Exception as error:  # noqa: BLE001 - figures disturb nobody
-            self._failed(error)
-            return False
-        finally:
-            self._sending.release()
-        return True
+        """Send on this thread; whether all is sent. Waits up to ``limit`` for another thread that sends."""
+        return carry_out(self._delivery(None, limit))
 
     async def deliver_here(self, store: Store | None = None, limit: float = LIMIT) -> bool:
-        """Likewise in the running event loop, through ``store`` if it is given."""
-        if not self._sending.acquire(blocking=False):  # a thread is about to send the same
+        """Async version of ``deliver``, through ``store`` if it is given. Leaves it to another thread that sends."""
+        return await acarry_out(self._delivery(store, limit))
+
+    def _delivery(self, store: Store | None, limit: float) -> Flow[bool]:
+        """Send what was counted; whether all of it is sent. Never raises."""
+        # Two at once would send the same counts twice. A thread waits for the other, since what is left at the end of
+        # a process must not be left out.
+        if not (yield from call(lambda: self._sending.acquire(timeout=limit), lambda: self._sending.acquire(False))):
             return False
         counted = Counted()
         try:
             if not counted:
                 return True
             own, prefix = self._where()
+            store = store or own
             with within(limit):
-                told = await (store or own).arun(stats.add, prefix, counted.batch(), self._slots, self._moment())
+                told = yield from call(
+                    store.run, store.arun, stats.add, prefix, counted.batch(), self._slots, self._moment()
+                )
             self._sent(counted, told)
         except OutcomeUnknown:
             counted.settle()
@@ -146,7 +137,7 @@ class _Flusher:
 
     def _where(self) -> tuple[Store, str]:
         adapter = runtime.adapter()
-        if self._place is not adapter:  # other settings: other numbers for the names
+        if self._place is not adapter:  # other settings number the names anew
             self._place, self._slots = adapter, stats.Slots()
         return adapter.store, adapter.key_prefix
 
@@ -172,7 +163,7 @@ class _Flusher:
             self._failing = None
 
     def stop(self) -> None:
-        """End the thread and send what is left, if a client is open; within ``EXIT_LIMIT``."""
+        """End the thread, and send what is left within ``EXIT_LIMIT`` if a client is open."""
         self._stop.set()
         if not bell.awake or conf.testing():
             return
@@ -181,10 +172,10 @@ class _Flusher:
                 self.deliver(limit=EXIT_LIMIT)
 
     async def farewell(self, place: str, executor: AsyncExecutor) -> None:
-        """An event loop ends, and its client with it: send what is left through it.
+        """An event loop ends, and its client too: send what is left through that client.
 
-        A loop of the main thread is likely the process's last. Others come and go with every request, and the thread
-        sends.
+        A loop of the main thread is probably the process's last. Other loops may last for one request only; for those
+        the thread sends, unless it has not for an interval.
         """
         if not bell.awake or conf.testing():
             return
@@ -198,7 +189,7 @@ class _Flusher:
             ):
                 return
             with warnings.catch_warnings():
-                # asyncio warns of generators that begin while it ends them all; PyMongo's are over within the call.
+                # asyncio warns of async generators that start while a loop ends. PyMongo's end within this call.
                 warnings.simplefilter("ignore", ResourceWarning)
                 await self.deliver_here(Store(None, lambda: executor), EXIT_LIMIT)
 
@@ -208,12 +199,15 @@ _flusher = _Flusher()
 
 
 def flush() -> bool:
-    """Send what was counted now; whether all of it is sent. For tests, and before a process ends without ``atexit``."""
+    """Send what was counted now; whether all of it is sent. One round trip.
+
+    For tests, and for a process that ends without ``atexit``.
+    """
     return _flusher.deliver()
 
 
 async def aflush() -> bool:
-    """Asynchronous twin of ``flush``."""
+    """Async version of ``flush``, which leaves it to another thread that sends at this moment."""
     return await _flusher.deliver_here()
 
 

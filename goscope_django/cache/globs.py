@@ -1,4 +1,7 @@
-"""Patterns as Redis knows them."""
+"""Patterns for keys, as Redis knows them.
+
+Rule of this file: a pattern is matched here, in the process. The server only gets the prefix that every match has.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ _SPECIAL: Final = re.compile(r"[*?\[\\]")
 
 
 class Glob:
-    """A pattern as Redis knows it: ``*``, ``?``, ``[abc]``, ``[^a]``, ``[a-z]``, and ``\\`` to take one literally.
+    """A pattern: ``*``, ``?``, ``[abc]``, ``[^a]``, ``[a-z]``; ``\\`` takes the next character as it is.
 
-    ``prefix`` is what every match begins with; ``only_prefix`` is true if nothing else is asked of it.
+    ``prefix`` is what every match begins with. ``only_prefix`` is true if every key with this prefix matches. Raises
+    ``InvalidType`` for anything but text, ``InvalidValue`` for a pattern that is none.
     """
 
     def __init__(self, pattern: object) -> None:
@@ -31,7 +35,7 @@ class Glob:
 
 
 def _end_of_class(pattern: str, at: int) -> int:
-    """Where the ``]`` is that ends what begins at ``at``, behind one that is its first character; 0 for nowhere."""
+    """Where the class that begins at ``at`` ends with ``]``; 0 if nowhere. A ``]`` at its start is a member."""
     at += pattern[at : at + 1] == "^"
     first = at
     while at < len(pattern) and (pattern[at] != "]" or at == first):

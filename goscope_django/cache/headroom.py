@@ -1,4 +1,12 @@
-"""How many entries ``MAX_ENTRIES`` still allows."""
+"""How many entries ``MAX_ENTRIES`` still allows, as far as this process knows.
+
+Rules of this file:
+
+* The cache is counted when the known room is used up, not at every write, and by one caller at a time. What others
+  store meanwhile is seen at the next count.
+* Writes of other processes are not seen until then, so a large cache may exceed ``MAX_ENTRIES`` for a while. Half of
+  what is free is taken at a time, to keep that small.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +20,13 @@ from goscope_django.mongodb.cache.flows import CacheFlows
 from goscope_django.mongodb.document.clock import Clock
 
 PATIENCE: Final = 60.0
-"""Seconds after which somebody else makes room, should whoever began never end."""
+"""Seconds after which another caller makes room, in case the first one never finishes."""
 
 
 class Headroom:
-    """How many entries this process may still add before it counts again. One for each place, shared by all threads.
+    """How many entries this process may add before it counts again. All threads share one for each place.
 
-    The cache is counted when the room is used up, not at every write, and by one caller: what others store meanwhile
-    counts the next time. Other processes' writes are not seen until then, so a large cache may overshoot
-    ``MAX_ENTRIES`` for a while; half of what is free is taken at a time to keep that small.
+    ``limit`` is ``MAX_ENTRIES``, ``frequency`` is ``CULL_FREQUENCY``.
     """
 
     def __init__(self, limit: int, frequency: int) -> None:
@@ -30,24 +36,26 @@ class Headroom:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """In a forked child: another thread may have held the lock, or been about to make room."""
+        """In a forked child: a thread of the parent may have held the lock, or been making room."""
         self._lock = threading.Lock()
         self._busy_until = 0.0
 
     def take(self, entries: int) -> bool:
-        """Use up room for ``entries``; ``False`` if the caller must ``cull`` first."""
+        """Use up room for ``entries``. ``False`` if there is not enough: then the caller must ``cull``."""
         with self._lock:
             if self.left >= entries:
                 self.left -= entries
                 return True
             if (now := time.monotonic()) < self._busy_until:
-                return True  # each would remove a share of its own, and all together everything
+                return True  # if each caller removed a share, they would together remove everything
             self._busy_until = now + PATIENCE
             return False
 
     def cull(self, clock: Clock, flows: CacheFlows, prefix: str) -> Flow[None]:
-        """Count, and where the limit is reached remove one in ``frequency`` (all, if that is 0), the soonest to
-        expire."""
+        """Count the entries under ``prefix``, and remove some if the limit is reached: those that expire soonest.
+
+        One in ``frequency`` of them goes; all, if that is 0.
+        """
         left = 0
         try:
             number = yield from flows.count(clock, prefix)
@@ -67,7 +75,8 @@ _rooms: dict[tuple[str, int, int], Headroom] = {}
 
 def headroom(place: str, limit: int, frequency: int) -> Headroom:
     """This process's room in ``place``."""
-    return _rooms.setdefault((place, limit, frequency), Headroom(limit, frequency))
+    found = _rooms.get((place, limit, frequency))
+    return found if found is not None else _rooms.setdefault((place, limit, frequency), Headroom(limit, frequency))
 
 
 def _after_fork() -> None:

@@ -1,6 +1,6 @@
-"""What a ``CACHES`` entry says, judged; and the small matters of keys, timeouts and room.
+"""What an entry of ``CACHES`` says, and what the cache's methods accept as a timeout or a summand.
 
-Rule of this file: no method of the cache stands here, only what they all need.
+Rule of this file: it checks and converts. It opens nothing and keeps nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from goscope_django.core import arguments
 from goscope_django.exceptions import ConfigurationError, InvalidType, InvalidValue
 from goscope_django.mongodb.driver import urls
 
+Timeout = Any
+"""Seconds (int or float), a timedelta, ``None`` for never, or Django's ``DEFAULT_TIMEOUT``. Zero and less delete."""
+
 OPTIONS: Final = ("MAX_ENTRIES", "CULL_FREQUENCY", "SERIALIZER", "ON_ERROR")
 SERIALIZERS: Final = ("auto", "bson")
 DEFAULT_CULL_FREQUENCY: Final = 3
@@ -25,15 +28,9 @@ INT64: Final = 2**63
 _ORDINARY_SECONDS: Final = 10**9
 
 
-def plain_key(key: Any, key_prefix: str, version: int | None) -> str:
-    """A ``KEY_FUNCTION`` that stores ``foo`` as ``foo``, as Node's adapter reads it; a ``KEY_PREFIX`` stands before
-    it."""
-    return f"{key_prefix}:{key}" if key_prefix else str(key)
-
-
 @dataclass(frozen=True, slots=True)
 class CacheOptions:
-    """One alias's entry in ``CACHES``. ``timeout`` is in seconds or ``None``."""
+    """An entry of ``CACHES``, checked. ``timeout`` is in seconds; ``None`` means never."""
 
     location: str
     timeout: float | timedelta | None
@@ -45,14 +42,14 @@ class CacheOptions:
 
 
 def cache_options(location: object, params: Mapping[str, Any]) -> CacheOptions:
-    """The options of a cache. Raises ``ImproperlyConfigured`` (``BadSettings``) for the first that can't be used."""
+    """Check an entry of ``CACHES``. Raises ``ImproperlyConfigured`` (``BadSettings``) for the first fault."""
     try:
-        return _judged(location, params)
+        return _checked(location, params)
     except (ConfigurationError, InvalidType, InvalidValue) as error:
         raise conf.BadSettings(str(error)) from None
 
 
-def _judged(location: object, params: Mapping[str, Any]) -> CacheOptions:
+def _checked(location: object, params: Mapping[str, Any]) -> CacheOptions:
     options = params.get("OPTIONS") or {}
     if not isinstance(options, Mapping):
         raise ConfigurationError(f"CACHES OPTIONS: a dict is needed, not {type(options).__name__}")
@@ -91,7 +88,7 @@ def _judged(location: object, params: Mapping[str, Any]) -> CacheOptions:
 
 
 def alias_of(location: object, params: Mapping[str, Any]) -> str:
-    """The alias whose entry in ``CACHES`` is this one (Django does not say); else what its keys begin with."""
+    """The alias of this entry in ``CACHES``, which Django does not tell; its ``KEY_PREFIX`` if there is none."""
     from django.core.cache import caches
 
     for alias, entry in caches.settings.items():
@@ -102,7 +99,7 @@ def alias_of(location: object, params: Mapping[str, Any]) -> str:
 
 
 def milliseconds_of(timeout: object, name: str = "timeout") -> int | None:
-    """Milliseconds of a cache's timeout; ``None`` for never; 0 for zero and less, which delete.
+    """A cache's timeout in milliseconds; ``None`` for never; 0 for zero and less, which delete the entry.
 
     Raises ``InvalidType`` (a ``TypeError``) for ``bool``, text and the like, ``InvalidValue`` (a ``ValueError``) for
     NaN, infinity and more than a thousand years.
@@ -123,14 +120,9 @@ def milliseconds_of(timeout: object, name: str = "timeout") -> int | None:
 
 
 def delta_of(delta: object) -> int:
-    """A summand for ``incr``. Raises ``InvalidType`` for anything but an ``int``, ``InvalidValue`` over 64 bits."""
+    """Check a summand for ``incr``. Raises ``InvalidType`` for all but an ``int``, ``InvalidValue`` over 64 bits."""
     if type(delta) is not int:
         raise InvalidType(f"delta={delta!r:.80}: a whole number (int) is needed")
     if not -INT64 < delta < INT64:
         raise InvalidValue(f"delta={delta!r:.80}: it must fit in 64 bits")
     return delta
-
-
-def stored_key(prefix: str, made: object) -> str:
-    """The key as stored. Raises for what can't be stored (lone surrogates, more than 64 KiB)."""
-    return prefix + arguments.key(made if isinstance(made, str) else str(made))

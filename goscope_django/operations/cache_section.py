@@ -46,7 +46,7 @@ def _aliases(here: Place) -> list[_Alias]:
         found.append(one)
         try:
             cache = strict(entry, name)
-            cache._resolve()
+            cache.stored_range()  # raises what is wrong with the settings
             one.cache = cache
             location = entry.get("LOCATION", "")
             own = place(location, "CACHES LOCATION") if location else here
@@ -58,8 +58,7 @@ def _aliases(here: Place) -> list[_Alias]:
 
 def _read(clock: Clock, one: _Alias, own: bool) -> Flow[None]:
     assert one.cache is not None
-    prefix, regex = one.cache._clear_prefix(), one.cache._clear_regex()
-    one.entries, one.at_least = yield from overview.cache_entries(clock, prefix, regex)
+    one.entries, one.at_least = yield from overview.cache_entries(clock, *one.cache.stored_range())
     if own:
         one.indexes = tuple(map(index_item, (yield from indexes.check(clock, collection=CACHE))))
 
@@ -128,7 +127,6 @@ def _cache(here: Place, aliases: list[_Alias], parts: Mapping[str, Any]) -> Cach
 
 
 def _alias(here: Place, one: _Alias, hour: Hour | None) -> CacheAlias:
-    options = one.cache._options if one.cache is not None else None
     return CacheAlias(
         alias=one.name,
         key_prefix=str(one.entry.get("KEY_PREFIX", "")),
@@ -136,7 +134,7 @@ def _alias(here: Place, one: _Alias, hour: Hour | None) -> CacheAlias:
         url=one.where.shown if one.where is not None and one.where is not here else None,
         entries=one.entries,
         at_least=one.at_least,
-        max_entries=options.max_entries if options else None,
+        max_entries=one.cache.options.max_entries if one.cache is not None else None,
         degraded=one.cache is not None and one.cache.degraded,
         figures=_of(hour, one.name),
         namespaces=_namespaces(hour, one.name),

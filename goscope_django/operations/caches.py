@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from django.utils.module_loading import import_string
 
-from goscope_django import conf, figures
+from goscope_django import conf
 from goscope_django.cache import MongoDBCache
 from goscope_django.core import arguments
 from goscope_django.exceptions import InvalidValue, NotFound
@@ -45,7 +45,7 @@ def strict(entry: Mapping[str, Any], alias: str) -> MongoDBCache:
     params["OPTIONS"] = {**(params.get("OPTIONS") or {}), "ON_ERROR": "raise"}
     backend = import_string(str(entry["BACKEND"]))
     found: MongoDBCache = backend(entry.get("LOCATION", ""), params)
-    found._figures = figures.alias(alias)
+    found.count_as(alias)
     return found
 
 
@@ -83,8 +83,7 @@ def clear_cache(alias: str = "default", pattern: str | None = None, version: int
         raise InvalidValue("pattern='': a glob is needed; None clears all")
     if pattern is None:
         with within(ACTION_LIMIT * 6):
-            cache._resolve()
-            count = cache._run(0, cache._flows.delete_range, cache._clear_prefix(), cache._clear_regex())
+            count = cache.remove_all()
         message = f"Cache {alias!r} was cleared: {count} entries."
     else:
         with within(LONGEST):

@@ -1,15 +1,14 @@
-"""What a process counts: cache operations by alias and namespace, and happenings by name.
+"""What a process counts: cache operations by alias and namespace, and events by name. ``figures`` sends the counts.
 
 Rules of this file:
 
-* Counting is an addition to an integer in a list that is there already; no lock, no clock, no allocation. Counters only
-  ever grow and are compared with what was sent, so nothing is lost between a reader and a writer. CPython switches
-  threads at calls and jumps, and there is none between reading and storing an element: the counts are exact under the
-  GIL. A free-threaded build may lose one where two threads add to one counter at the same instant; figures are for
-  looking at, not for accounts.
-* Bounded: at most ``MAX_ROWS`` namespaces of an alias; the rest is counted together. A namespace that no key had for an
-  hour makes room.
-* Nothing is sent from here; see ``figures``.
+* Counting adds to an integer in a list that exists already: no lock, no clock, no allocation.
+* Counters only grow and are compared with what was sent, so nothing is lost between a reader and a writer.
+* Under the GIL the counts are exact: CPython switches threads at calls and jumps, and there is none between reading and
+  storing an element. A free-threaded build may lose a count where two threads add to one counter at the same moment.
+  That is enough for figures.
+* An alias has at most ``MAX_ROWS`` namespaces; the rest is counted together. A namespace without a key for an hour is
+  removed.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ MAX_WAITS: Final = 5
 HITS, MISSES, SETS, DELETES, ERRORS, FORGED, READ, WRITTEN = range(len(stats.CACHE_COUNTERS))
 NONE: Final = "(none)"
 _DJANGO: Final = ("django.contrib.sessions", "views.decorators.cache", "template.cache")
-"""Keys of Django's own have no colon; what follows these is a session's secret key or a hash."""
+"""Django's own keys have no colon. What follows these beginnings is a hash, or a session's key, which is secret."""
 
 EVENTS: Final[Mapping[str, str]] = {
     "lock_acquired": "locks_acquired",
@@ -62,15 +61,15 @@ COUNTED: Final = (
     "flights_saved_ms",
     "idempotent_conflicts",
 )
-"""The counters of ``count``: ``locks_contended`` are acquisitions that had to wait, ``flights_saved_ms`` what the
-joined flights took."""
+"""The counters that ``count`` adds to. ``locks_contended``: acquisitions that had to wait. ``flights_saved_ms``: how
+long the flights took that were joined."""
 
 SERIES: Final = (*(f"cache_{name}" for name in stats.CACHE_COUNTERS), *EVENTS.values(), *COUNTED)
 """All names of the state's ``figures``."""
 
 
 class Bell:
-    """Tells whoever sends that there is something to send: ``ring()`` is called unless ``awake``."""
+    """Tells the sender that there is something to send: whoever counts calls ``ring()`` unless ``awake``."""
 
     __slots__ = ("awake", "ring")
 
@@ -83,7 +82,7 @@ bell = Bell()
 
 
 class Alias:
-    """The counters of one cache alias, by the namespace of the key: what stands before its first colon."""
+    """The counters of one cache alias, by the namespace of the key: the part before its first colon."""
 
     __slots__ = ("name", "rows", "sent", "used")
 
@@ -118,7 +117,7 @@ class Alias:
             bell.ring()
 
     def read(self, keys: Collection[Any], found: Collection[Any]) -> None:
-        """Count many keys that were read, and those of them that were there."""
+        """Count ``keys`` that were read, of which ``found`` had a value."""
         if len(found) in (0, len(keys)):
             self.many(keys, HITS if found else MISSES)
         elif (row := self._row_of_all(keys)) is not None:
@@ -142,8 +141,8 @@ class Alias:
             bell.ring()
 
     def _row_of_all(self, keys: Collection[Any]) -> list[int] | None:
-        """The counters of keys that are all of one namespace, told without looking at each: what the first and the
-        last in order begin with, all between them begin with."""
+        """The counters of keys that all have one namespace, without a look at each: what the first and the last in
+        order begin with, all others begin with too."""
         try:
             first, last = min(keys), max(keys)
             name, colon, _ = first.partition(":")
@@ -154,7 +153,7 @@ class Alias:
         return None
 
     def error(self) -> None:
-        """Count an operation that failed for want of the server."""
+        """Count an operation that failed, or was left out, because MongoDB can't be reached."""
         self.add("", ERRORS)
 
     def _row(self, name: str) -> list[int]:
@@ -177,19 +176,18 @@ class Alias:
         return found
 
     def settle(self, sent: Mapping[str, list[int]], now: float) -> None:
-        """Take note of what was sent, and let go of names that were not used for long."""
+        """Note what was sent, and remove names that were not used for long."""
         for name, counts in sent.items():
             self.sent[name] = [one + more for one, more in zip(self.sent[name], counts, strict=True)]
             self.used[name] = now
         for name, used in list(self.used.items()):
-            # Whoever still holds the row to count it up has an interval to do so before it is looked at for the last
-            # time.
+            # A thread that still has this row had an interval to add to it before this last look.
             if now - used > IDLE and not any(a - b for a, b in zip(self.rows[name], self.sent[name], strict=True)):
                 with _guard:
                     del self.rows[name], self.sent[name], self.used[name]
 
     def forget(self) -> None:
-        """Count everything as sent."""
+        """Take everything as sent."""
         for name, row in list(self.rows.items()):
             self.sent[name] = list(row)
 
@@ -209,20 +207,20 @@ def alias(name: str) -> Alias:
 
 
 def count(name: str, by: int = 1) -> None:
-    """Count ``by`` of ``COUNTED``."""
+    """Add ``by`` to one of ``COUNTED``."""
     _events[name] += by
     if not bell.awake:
         bell.ring()
 
 
 def announce(waits: Callable[[], Iterable[Wait]]) -> None:
-    """Let ``waits()`` be asked, with each sending, for what callers of this process wait: kind, key, how many, since
-    when."""
+    """Ask ``waits()`` at each sending what callers of this process wait for: kind, key, how many, since when."""
     if waits not in _waiting:
         _waiting.append(waits)
 
 
 def observe(event: Event) -> None:
+    """Count an event, if it is one that is counted."""
     name = EVENTS.get(event.name)
     if name is not None:
         count(name)
@@ -232,7 +230,7 @@ def observe(event: Event) -> None:
 
 
 def _owner_of(full: str) -> tuple[str, str]:
-    """The alias whose key this stored key is, as far as its prefix tells, and the key itself."""
+    """The alias that a stored key belongs to, as far as its prefix tells, and the key."""
     start = f"{conf.current().key_prefix}cache:"
     best = ("", stats.OTHER, "")
     for name, entry in conf.our_caches().items():
@@ -252,7 +250,7 @@ def waits() -> list[Wait]:
 
 
 class Counted:
-    """What is about to be sent."""
+    """The counts that are about to be sent."""
 
     def __init__(self) -> None:
         self.rows = {one.name: found for one in list(_aliases.values()) if (found := one.unsent())}

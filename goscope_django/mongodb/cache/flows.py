@@ -1,17 +1,20 @@
-"""Cache entries in ``go_goscope_cache``.
+"""Operations on the cache entries in ``go_goscope_cache``, as flows. A key here is always a stored key.
 
-One command an operation. Expiry is judged by the server's clock in the query itself, so that neither the TTL monitor's
-delay nor a wrong clock of a process shows. Entries are found by ``key`` (Node's have an ObjectId as ``_id``); ours
-carry the key as ``_id`` too, so that two racing writers collide whatever the indexes. Keys are selected by ranges over
-the index, never by regular expressions.
+Rules of this file:
+
+* One operation is one command, unless its docstring says otherwise.
+* The query itself compares the expiry with the server's clock. So it does not matter when the TTL monitor removes an
+  entry, nor whether a process's clock is wrong.
+* Entries are found by ``key``, since those of Node have an ObjectId as ``_id``. Ours have the key as ``_id`` too, so
+  two racing writers collide even where an index is missing.
+* Many keys are selected by a range of the index. A regular expression only narrows such a range.
 """
 
 from __future__ import annotations
 
-import builtins
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import bson
 from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
@@ -28,89 +31,241 @@ from goscope_django.mongodb.document.failures import no_shard_key, too_large
 from goscope_django.mongodb.document.lease import by_id, upsert
 from goscope_django.mongodb.driver.execute import CACHE
 
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""The largest document that the server stores."""
+
 BATCH: Final = 1_000
-"""Entries for one command of many."""
+"""How many entries one command handles."""
+
 LONG_BATCH: Final = 150
-"""The same where keys have as much as ``MAX_KEY_BYTES``."""
+"""The same where keys are as long as ``MAX_KEY_BYTES``."""
+
+BRIEF: Final = 60_000
+"""Milliseconds. For an entry that lives shorter than this the server computes the expiry. An expiry that we compute
+from our estimate of the server's time counts from before the command is sent, and the command may have to wait for an
+election."""
+
+_OVERFLOW: Final = 2
+_TYPE_MISMATCH: Final = 14
 
 
-def batches(items: Sequence[Any], size: int = BATCH) -> Iterable[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
 
 
-def key_batches(keys: Sequence[str]) -> Iterable[Sequence[str]]:
-    """A thousand keys at a time, or as many very long ones as fit in a command and its answer, each one document."""
-    for batch in batches(keys):
-        if 4 * sum(map(len, batch)) <= MAX_KEY_BYTES * LONG_BATCH:  # a character takes up to four bytes
-            yield batch
+MISSING: Final = _Missing()
+"""What a read gives where there is no entry; ``None`` is a value."""
+
+
+class Page(NamedTuple):
+    """Live keys in order, and what is needed to read on after them."""
+
+    keys: Collection[str] = ()
+    last: bool = True
+    after: str | None = None
+    expired: frozenset[str] | None = None
+
+
+NO_PAGE: Final = Page()
+"""The end of a walk through keys."""
+
+
+class CacheFlows:
+    """The operations on entries. ``ttl`` is in milliseconds, ``None`` means never."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+
+    # One entry
+
+    def get(self, clock: Clock, key: str) -> Flow[Any]:
+        """The value; ``MISSING`` if there is no live entry, or one that can't be decoded."""
+        estimate = clock.estimate
+        if estimate is None or estimate.due():
+            found = yield from stamped(clock, key)
         else:
-            yield from batches(batch, LONG_BATCH)
+            found = yield Query(CACHE, "point", {"key": key})
+            passed = False if found is None else estimate.passed(found.get("expiresAt"))
+            if passed is None:
+                found = yield from stamped(clock, key)
+            elif passed:
+                return MISSING
+        if found is None:
+            return MISSING
+        try:
+            return self.codec.decode(key, found.get("value"))
+        except Undecodable as error:
+            return (yield from _forged(key, error))
 
+    def set(self, clock: Clock, key: str, value: object, ttl: int | None) -> Flow[None]:
+        """Store the value. Raises ``InvalidValue`` if it is too large; the previous value is then gone."""
+        yield from _set(clock, key, self.codec.pack(key, value), ttl)
 
-class CacheRanges:
-    """Operations on many stored keys, as flows."""
+    def add(self, clock: Clock, key: str, value: object, ttl: int | None) -> Flow[bool]:
+        """Store the value unless there is a live entry; whether it was stored."""
+        packed = self.codec.pack(key, value)
+        free = {"$or": [clock.new("updatedAt"), clock.passed()]}
+        change = clock.put(free, _named_entry(key, packed, _times(clock, ttl)))
+        try:
+            reply = yield from by_id(clock, ask(CACHE, "update", {"_id": key}, change, upsert=True))
+            if reply is None:
+                reply = yield from _by_key(clock, key, change)
+        except (PyMongoError, DocumentTooLarge) as error:
+            if not too_large(error):
+                raise
+            raise _refusal(key, packed) from error
+        # An expired entry that is replaced gets a new updatedAt, so it always counts as modified.
+        return "upserted" in reply or bool(reply["nModified"])
+
+    def incr(self, clock: Clock, key: str, delta: int) -> Flow[int | None]:
+        """The sum; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow."""
+        update = {"$inc": {"value": delta}, "$currentDate": {"updatedAt": True}}
+        whole = clock.whole_number("value")
+        try:
+            lately = clock.lately_live()
+            if lately is None:
+                found = yield from stating(clock, "value", "modify", {**_live(clock, key), **whole}, update)
+            else:
+                # A counter's document is small: a projection would cost the server more than sending all of it.
+                found = yield Query(CACHE, "modify", {"key": key, **lately, **whole}, update)
+        except OperationFailure as error:
+            if error.code == _TYPE_MISMATCH:  # a list with a number in it, which a filter takes for a number
+                return None
+            if error.code != _OVERFLOW:
+                raise
+            raise InvalidValue(
+                f"cache key {key!r:.200}: the sum does not fit in 64 bits; the value is unchanged"
+            ) from error
+        return None if found is None else int(found["value"])
+
+    def touch(self, clock: Clock, key: str, ttl: int | None) -> Flow[bool]:
+        """Give a live entry a new expiry; whether there was one."""
+        update = [{"$set": {"expiresAt": None if ttl is None else clock.after(ttl)}}]
+        reply = yield from ask(CACHE, "update", _live(clock, key), update)
+        return bool(reply["n"])
+
+    def delete(self, clock: Clock, key: str) -> Flow[bool]:
+        """Remove a live entry; whether there was one. Dead ones are left to the TTL monitor: nothing reads them."""
+        lately = clock.lately_live()
+        if lately is None:
+            return (yield from stating(clock, "updatedAt", "take", _live(clock, key))) is not None
+        return bool((yield Query(CACHE, "delete", {"key": key, **lately})))
+
+    def has(self, clock: Clock, key: str) -> Flow[bool]:
+        """Whether there is a live entry. Two commands for a value that may be unreadable, which counts as none."""
+        if clock.estimate is not None:  # mongomock can't look into a list with a number in it
+            found = yield from ask(CACHE, "point", _live(clock, key), {"_id": False, f"value.{RESERVED}": True})
+            if found is None or not isinstance(found.get("value"), dict) or not found["value"]:
+                return found is not None
+        return (yield from self.get(clock, key)) is not MISSING
+
+    def remaining(self, clock: Clock, key: str) -> Flow[int | None]:
+        """Milliseconds until the entry expires; ``None`` for never, 0 for no live entry."""
+        fields = {"_id": False, "expiresAt": True, **clock.stamp()}
+        found = yield from ask(CACHE, "point", _live(clock, key), fields)
+        if found is None:
+            return 0
+        expires_at, now = instant(found.get("expiresAt")), instant(clock.read_stamp(found))
+        if expires_at is None or now is None:
+            return None
+        return max(1, round((expires_at - now).total_seconds() * 1_000))
+
+    # Many entries by their keys
+
+    def get_many(self, clock: Clock, keys: Sequence[str]) -> Flow[dict[str, Any]]:
+        """The values of the live ones. One command for each thousand keys."""
+        values, decode = {}, self.codec.decode
+        for batch in _key_batches(keys):
+            test = {"key": {"$in": batch}, "$expr": clock.live()}
+            for entry in (yield from ask(CACHE, "many", test, BATCH)):
+                key = entry["key"]
+                try:
+                    values[key] = decode(key, entry.get("value"))
+                except Undecodable as error:
+                    yield from _forged(key, error)
+                except TypeError:  # damaged: its key is a list that holds the one we asked for
+                    continue
+        return values
+
+    def set_many(self, clock: Clock, values: Mapping[str, object], ttl: int | None) -> Flow[list[str]]:
+        """Store many values; the keys of those that were too large, whose previous values are gone.
+
+        One command for each thousand entries, and one more where it overwrites another package's entries.
+        """
+        refused: list[str] = []
+        packed = {key: self.codec.pack(key, value) for key, value in values.items()}
+        for keys in _key_batches(list(packed)):
+            batch = [(key, packed[key]) for key in keys]
+            try:
+                yield from _set_batch(clock, batch, ttl)
+            except (PyMongoError, DocumentTooLarge) as error:
+                if not too_large(error):
+                    raise
+                # Only the server knows which: the large ones one by one, then the rest, which may not be stored yet.
+                large = {key for key, value in batch if _size(value) > MAX_BYTES // 2}
+                for key, value in batch:
+                    if key in large:
+                        try:
+                            yield from _set(clock, key, value, ttl)
+                        except InvalidValue:
+                            refused.append(key)
+                if rest := [one for one in batch if one[0] not in large]:
+                    yield from _set_batch(clock, rest, ttl)
+        return refused
 
     def delete_many(self, clock: Clock, keys: Sequence[str]) -> Flow[int]:
+        """Remove these keys; how many there were. One command for each thousand."""
         removed = 0
-        for batch in key_batches(keys):
+        for batch in _key_batches(keys):
             result = yield from ask(CACHE, "delete_many", {"key": {"$in": batch}})
             removed += result.deleted_count
         return removed
 
+    # All entries under a prefix
+
     def delete_range(self, clock: Clock, prefix: str, regex: str | None = None) -> Flow[int]:
-        """One command: remove what begins with ``prefix`` (and matches ``regex``, for finer cuts of ours)."""
+        """Remove what begins with ``prefix`` and matches ``regex``, if that is given; how many there were."""
         test: dict[str, Any] = {"key": prefix_range(prefix)}
         if regex is not None:
             test["key"]["$regex"] = regex
         removed = yield from ask(CACHE, "delete_many", test)
         return int(removed.deleted_count)
 
-    def expired(self, clock: Clock, prefix: str, limit: int = BATCH) -> Flow[frozenset[str] | None]:
-        """Keys under ``prefix`` that have expired but still stand there; ``None`` if there are more than ``limit``."""
-        test = {"key": prefix_range(prefix), **clock.expired_filter("expiresAt")}
-        fields = {"_id": False, "key": True}
-        found = yield from ask(CACHE, "find", test, fields, limit=limit + 1, batch_size=limit + 2)
-        return None if len(found) > limit else frozenset(one["key"] for one in found)
+    def page(self, clock: Clock, prefix: str, previous: Page | None) -> Flow[Page]:
+        """The live keys among the next thousand under ``prefix``. Two commands for the first page, then one.
 
-    def page(
-        self, clock: Clock, prefix: str, after: str | None, expired: frozenset[str] | None
-    ) -> Flow[builtins.list[str]]:
-        """The next thousand keys under ``prefix``, by key. Served by the index alone where ``expired`` is known."""
+        The first one asks for keys that have expired but are still there. Unless there are very many of them, the
+        index alone then gives each page.
+        """
+        expired = (yield from _expired(clock, prefix)) if previous is None else previous.expired
+        after = None if previous is None else previous.after
         test: dict[str, Any] = {"key": prefix_range(prefix, after)}
         if expired is None:
             test["$expr"] = clock.live()
-        found = yield from ask(
-            CACHE,
-            "find",
-            test,
-            {"_id": False, "key": True},
-            sort=[("key", 1)],
-            limit=BATCH,
-            batch_size=BATCH + 1,
-        )
-        return [one["key"] for one in found]
+        fields = {"_id": False, "key": True}
+        found = yield from ask(CACHE, "find", test, fields, sort=[("key", 1)], limit=BATCH, batch_size=BATCH + 1)
+        keys = [one["key"] for one in found]
+        live = [key for key in keys if key not in expired] if expired else keys
+        return Page(live, len(keys) < BATCH, keys[-1] if keys else after, expired)
 
-    def keys(self, clock: Clock, prefix: str) -> Flow[builtins.list[str]]:
-        """All live keys under ``prefix``: a page for each thousand, and one command before them."""
-        expired = yield from self.expired(clock, prefix)
-        keys: builtins.list[str] = []
-        after = None
-        while page := (yield from self.page(clock, prefix, after, expired)):
-            after = page[-1]
-            keys += [key for key in page if not expired or key not in expired]
-            if len(page) < BATCH:
-                break
+    def keys(self, clock: Clock, prefix: str) -> Flow[list[str]]:
+        """All live keys under ``prefix``. One command for each thousand, and one before them."""
+        page = yield from self.page(clock, prefix, None)
+        keys = [*page.keys]
+        while not page.last:
+            page = yield from self.page(clock, prefix, page)
+            keys += page.keys
         return keys
 
     def count(self, clock: Clock, prefix: str) -> Flow[int]:
-        """Entries under ``prefix``, expired ones that still stand there included."""
+        """How many entries are under ``prefix``. Expired ones that are still there count."""
         return int((yield from ask(CACHE, "count_documents", {"key": prefix_range(prefix)})))
 
     def cull(self, clock: Clock, prefix: str, number: int) -> Flow[int]:
-        """Remove ``number`` entries under ``prefix``, those that expire soonest first, in bounded batches.
+        """Remove ``number`` entries under ``prefix``, those that expire soonest first; how many went.
 
-        Those that somebody else removes in the same moment count: they made room as well.
+        Two commands for each thousand. Entries that somebody else removes at the same moment count: they made room too.
         """
         removed = 0
         for timed in ({"$type": "date"}, None):
@@ -128,245 +283,117 @@ class CacheRanges:
         return removed
 
 
-MAX_BYTES: Final = 16 * 1024 * 1024
-
-BRIEF: Final = 60_000
-"""Milliseconds. An entry that lives shorter than that has its expiry computed by the server: what is written from what
-is known of its time begins to count before the command is sent, which may wait for a primary to be elected."""
+# Reading
 
 
-def _size(stored: object) -> int:
-    return len(bson.encode({"value": stored}, codec_options=CODEC_OPTIONS))
+def _live(clock: Clock, key: str) -> dict[str, Any]:
+    return {"key": key, "$expr": clock.live()}
 
 
-def _refusal(full: str, stored: object) -> InvalidValue:
+def _forged(key: str, error: Undecodable) -> Flow[Any]:
+    yield from perform(Emit("cache_entry_forged", key=key, reason=error.reason, message=str(error)))
+    return MISSING
+
+
+def _expired(clock: Clock, prefix: str) -> Flow[frozenset[str] | None]:
+    """Keys under ``prefix`` that have expired but are still there; ``None`` if there are more than ``BATCH``."""
+    test = {"key": prefix_range(prefix), **clock.expired_filter("expiresAt")}
+    fields = {"_id": False, "key": True}
+    found = yield from ask(CACHE, "find", test, fields, limit=BATCH + 1, batch_size=BATCH + 2)
+    return None if len(found) > BATCH else frozenset(one["key"] for one in found)
+
+
+# Writing: ``packed`` is a value as the codec stores it.
+
+
+def _times(clock: Clock, ttl: int | None) -> dict[str, Any]:
+    return {"expiresAt": None if ttl is None else clock.after(ttl), "updatedAt": clock.now()}
+
+
+def _entry(key: str, packed: object, times: dict[str, Any]) -> dict[str, Any]:
+    return {"key": literal(key), "value": literal(packed), **times}
+
+
+def _named_entry(key: str, packed: object, times: dict[str, Any]) -> dict[str, Any]:
+    """An entry for an upsert by ``key``, which would otherwise get an ObjectId as ``_id``."""
+    return {**named(key), **_entry(key, packed, times)}
+
+
+def _change(clock: Clock, key: str, packed: object, ttl: int | None, reached: datetime | None) -> Any:
+    """The update that makes ``key`` this entry. Without expressions where we know the server's time well enough: with
+    them the server writes the whole entry, even where nothing in it changes."""
+    if reached is None or (ttl is not None and ttl < BRIEF):
+        return [{"$set": _entry(key, packed, _times(clock, ttl))}]
+    expires_at = None if ttl is None else reached + timedelta(milliseconds=ttl)
+    return {"$set": {"key": key, "value": packed, "expiresAt": expires_at, "updatedAt": reached}}
+
+
+def _set(clock: Clock, key: str, packed: object, ttl: int | None) -> Flow[None]:
+    try:
+        if (yield from by_id(clock, _put(clock, key, packed, ttl))) is None:
+            yield from _by_key(clock, key, [{"$set": _named_entry(key, packed, _times(clock, ttl))}])
+    except (PyMongoError, DocumentTooLarge) as error:
+        if not too_large(error):
+            raise
+        yield from ask(CACHE, "delete", {"key": key})  # no value is better than an old one
+        raise _refusal(key, packed) from error
+
+
+def _put(clock: Clock, key: str, packed: object, ttl: int | None) -> Flow[Any]:
+    estimate, test = clock.primary, {"_id": key}
+    reached = None if estimate is None else estimate.reached()
+    change = _change(clock, key, packed, ttl, reached)
+    if reached is None and estimate is not None and estimate.due():
+        return (yield from stating(clock, "updatedAt", "modify", test, change, upsert=True))
+    return (yield Query(CACHE, "update", test, change, upsert=True))
+
+
+def _by_key(clock: Clock, key: str, change: Any) -> Flow[Any]:
+    return (yield from upsert(clock, lambda: Query(CACHE, "update", {"key": key}, change, upsert=True)))
+
+
+def _set_batch(clock: Clock, batch: Sequence[tuple[str, object]], ttl: int | None) -> Flow[None]:
+    # By _id, which is faster. A document whose _id is not its key collides and is then set by key.
+    collided: Sequence[int] = range(len(batch))
+    changes: list[tuple[dict[str, str], Any]]
+    if clock.by_id:
+        reached = yield from surely_reached(clock)
+        changes = [({"_id": key}, _change(clock, key, packed, ttl, reached)) for key, packed in batch]
+        try:
+            collided = yield from ask(CACHE, "upsert_many", changes)
+        except OperationFailure as error:
+            if not no_shard_key(error):
+                raise
+            clock.by_id = False
+    times = _times(clock, ttl)
+    for _ in range(5):
+        if not collided:
+            return
+        batch = [batch[at] for at in collided]
+        changes = [({"key": key}, [{"$set": _named_entry(key, packed, times)}]) for key, packed in batch]
+        collided = yield from ask(CACHE, "upsert_many", changes)
+
+
+def _size(packed: object) -> int:
+    return len(bson.encode({"value": packed}, codec_options=CODEC_OPTIONS))
+
+
+def _refusal(key: str, packed: object) -> InvalidValue:
     return InvalidValue(
-        f"cache key {full!r:.200}: the value takes {_size(stored)} bytes; "
+        f"cache key {key!r:.200}: the value takes {_size(packed)} bytes; "
         f"the server holds at most {MAX_BYTES}, key and times included"
     )
 
 
-class CacheEntries(CacheRanges):
-    """The flows that make entries. ``ttl`` is in milliseconds, ``None`` means never."""
-
-    def __init__(self, codec: Codec) -> None:
-        self.codec = codec
-
-    @staticmethod
-    def _times(clock: Clock, ttl: int | None) -> dict[str, Any]:
-        return {"expiresAt": None if ttl is None else clock.after(ttl), "updatedAt": clock.now()}
-
-    @staticmethod
-    def _entry(full: str, stored: object, times: dict[str, Any]) -> dict[str, Any]:
-        return {"key": literal(full), "value": literal(stored), **times}
-
-    def _named_entry(self, full: str, stored: object, times: dict[str, Any]) -> dict[str, Any]:
-        """An entry that is asked for by ``key``, and so has no ``_id`` when it is new."""
-        return {**named(full), **self._entry(full, stored, times)}
-
-    def set(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[None]:
-        yield from self._set(clock, full, self.codec.pack(full, value), ttl)
-
-    @staticmethod
-    def _by_key(clock: Clock, full: str, change: Any) -> Flow[Any]:
-        return (yield from upsert(clock, lambda: Query(CACHE, "update", {"key": full}, change, upsert=True)))
-
-    def _put(self, clock: Clock, full: str, stored: object, ttl: int | None) -> Flow[Any]:
-        estimate, test = clock.primary, {"_id": full}
-        reached = None if estimate is None else estimate.reached()
-        change = self._change(clock, full, stored, ttl, reached)
-        if reached is None and estimate is not None and estimate.due():
-            return (yield from stating(clock, "updatedAt", "modify", test, change, upsert=True))
-        return (yield Query(CACHE, "update", test, change, upsert=True))
-
-    def _set(self, clock: Clock, full: str, stored: object, ttl: int | None) -> Flow[None]:
-        try:
-            if (yield from by_id(clock, self._put(clock, full, stored, ttl))) is None:
-                entry = self._named_entry(full, stored, self._times(clock, ttl))
-                yield from self._by_key(clock, full, [{"$set": entry}])
-        except (PyMongoError, DocumentTooLarge) as error:
-            if not too_large(error):
-                raise
-            # Rather no value than a stale one.
-            yield from ask(CACHE, "delete", {"key": full})
-            raise _refusal(full, stored) from error
-
-    def set_many(self, clock: Clock, values: Mapping[str, object], ttl: int | None) -> Flow[builtins.list[str]]:
-        """One command for each thousand entries, and one more where another package's documents stand in the way.
-
-        Returns the keys that were too large; their previous values are gone.
-        """
-        refused: builtins.list[str] = []
-        encoded = {full: self.codec.pack(full, value) for full, value in values.items()}
-        for keys in key_batches(list(encoded)):
-            batch = [(full, encoded[full]) for full in keys]
-            try:
-                yield from self._set_batch(clock, batch, ttl)
-            except (PyMongoError, DocumentTooLarge) as error:
-                if not too_large(error):
-                    raise
-                # The suspects one by one, since only the server knows; then the rest, in case it is not in.
-                large = {full for full, stored in batch if _size(stored) > MAX_BYTES // 2}
-                for full, stored in batch:
-                    if full in large:
-                        try:
-                            yield from self._set(clock, full, stored, ttl)
-                        except InvalidValue:
-                            refused.append(full)
-                rest = [one for one in batch if one[0] not in large]
-                if rest:
-                    yield from self._set_batch(clock, rest, ttl)
-        return refused
-
-    def _set_batch(self, clock: Clock, batch: Sequence[tuple[str, object]], ttl: int | None) -> Flow[None]:
-        # By _id, which is faster; a document whose _id is not its key collides and is then set by key.
-        collided: Sequence[int] = range(len(batch))
-        changes: builtins.list[tuple[dict[str, str], Any]]
-        if clock.by_id:
-            reached = yield from surely_reached(clock)
-            changes = [({"_id": full}, self._change(clock, full, stored, ttl, reached)) for full, stored in batch]
-            try:
-                collided = yield from ask(CACHE, "upsert_many", changes)
-            except OperationFailure as error:
-                if not no_shard_key(error):
-                    raise
-                clock.by_id = False
-        times = self._times(clock, ttl)
-        for _ in range(5):
-            if not collided:
-                return
-            batch = [batch[at] for at in collided]
-            changes = [({"key": full}, [{"$set": self._named_entry(full, stored, times)}]) for full, stored in batch]
-            collided = yield from ask(CACHE, "upsert_many", changes)
-
-    def _change(self, clock: Clock, full: str, stored: object, ttl: int | None, reached: datetime | None) -> Any:
-        """What makes ``full`` an entry, all of it. Where the time is known well enough it has no expressions, for which
-        the server would write the whole entry, whatever stays the same."""
-        if reached is None or (ttl is not None and ttl < BRIEF):
-            return [{"$set": self._entry(full, stored, self._times(clock, ttl))}]
-        expires_at = None if ttl is None else reached + timedelta(milliseconds=ttl)
-        return {"$set": {"key": full, "value": stored, "expiresAt": expires_at, "updatedAt": reached}}
-
-    def add(self, clock: Clock, full: str, value: object, ttl: int | None) -> Flow[bool]:
-        stored = self.codec.pack(full, value)
-        free = {"$or": [clock.new("updatedAt"), clock.passed()]}
-        change = clock.put(free, self._named_entry(full, stored, self._times(clock, ttl)))
-        try:
-            reply = yield from by_id(clock, ask(CACHE, "update", {"_id": full}, change, upsert=True))
-            if reply is None:
-                reply = yield from self._by_key(clock, full, change)
-        except (PyMongoError, DocumentTooLarge) as error:
-            if not too_large(error):
-                raise
-            raise _refusal(full, stored) from error
-        # An entry taken over after its expiry has a new updatedAt, so it always counts as modified.
-        return "upserted" in reply or bool(reply["nModified"])
+def _batches(items: Sequence[Any], size: int = BATCH) -> Iterable[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
-_OVERFLOW: Final = 2
-_TYPE_MISMATCH: Final = 14
-
-
-class _Missing:
-    def __repr__(self) -> str:
-        return "MISSING"
-
-
-MISSING: Final = _Missing()
-"""What a read gives for no entry; ``None`` is a value."""
-
-
-class CacheFlows(CacheEntries):
-    """The operations on stored keys, as flows. ``ttl`` is in milliseconds, ``None`` means never."""
-
-    def _live(self, clock: Clock, full: str) -> dict[str, Any]:
-        return {"key": full, "$expr": clock.live()}
-
-    def _forged(self, full: str, error: Undecodable) -> Flow[Any]:
-        yield from perform(Emit("cache_entry_forged", key=full, reason=error.reason, message=str(error)))
-        return MISSING
-
-    def get(self, clock: Clock, full: str) -> Flow[Any]:
-        estimate = clock.estimate
-        if estimate is None or estimate.due():
-            found = yield from stamped(clock, full)
+def _key_batches(keys: Sequence[str]) -> Iterable[Sequence[str]]:
+    """A thousand keys at a time. Fewer of very long ones, so that each command and its answer fit in one document."""
+    for batch in _batches(keys):
+        if 4 * sum(map(len, batch)) <= MAX_KEY_BYTES * LONG_BATCH:  # a character takes up to four bytes
+            yield batch
         else:
-            found = yield Query(CACHE, "point", {"key": full})
-            passed = False if found is None else estimate.passed(found.get("expiresAt"))
-            if passed is None:
-                found = yield from stamped(clock, full)
-            elif passed:
-                return MISSING
-        if found is None:
-            return MISSING
-        try:
-            return self.codec.decode(full, found.get("value"))
-        except Undecodable as error:
-            return (yield from self._forged(full, error))
-
-    def get_many(self, clock: Clock, keys: Sequence[str]) -> Flow[dict[str, Any]]:
-        """One command for each thousand keys. Missing keys are left out."""
-        values, decode = {}, self.codec.decode
-        for batch in key_batches(keys):
-            test = {"key": {"$in": batch}, "$expr": clock.live()}
-            for entry in (yield from ask(CACHE, "many", test, BATCH)):
-                full = entry["key"]
-                try:
-                    values[full] = decode(full, entry.get("value"))
-                except Undecodable as error:
-                    yield from self._forged(full, error)
-                except TypeError:  # damaged: a list of keys, of which one was asked for
-                    continue
-        return values
-
-    def incr(self, clock: Clock, full: str, delta: int) -> Flow[int | None]:
-        """The sum; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow."""
-        update = {"$inc": {"value": delta}, "$currentDate": {"updatedAt": True}}
-        whole = clock.whole_number("value")
-        try:
-            lately = clock.lately_live()
-            if lately is None:
-                found = yield from stating(clock, "value", "modify", {**self._live(clock, full), **whole}, update)
-            else:
-                # A counter's document is small; to project it would cost the server more than to send all of it.
-                found = yield Query(CACHE, "modify", {"key": full, **lately, **whole}, update)
-        except OperationFailure as error:
-            if error.code == _TYPE_MISMATCH:  # a list with a number in it, which passes as one in a filter
-                return None
-            if error.code != _OVERFLOW:
-                raise
-            raise InvalidValue(
-                f"cache key {full!r:.200}: the sum does not fit in 64 bits; the value is unchanged"
-            ) from error
-        return None if found is None else int(found["value"])
-
-    def touch(self, clock: Clock, full: str, ttl: int | None) -> Flow[bool]:
-        update = [{"$set": {"expiresAt": None if ttl is None else clock.after(ttl)}}]
-        reply = yield from ask(CACHE, "update", self._live(clock, full), update)
-        return bool(reply["n"])
-
-    def delete(self, clock: Clock, full: str) -> Flow[bool]:
-        """``True`` if there was a live entry. A dead one is left to the TTL monitor: nothing reads it."""
-        lately = clock.lately_live()
-        if lately is None:
-            return (yield from stating(clock, "updatedAt", "take", self._live(clock, full))) is not None
-        return bool((yield Query(CACHE, "delete", {"key": full, **lately})))
-
-    def has(self, clock: Clock, full: str) -> Flow[bool]:
-        """One command; two for a value that may turn out to be unreadable, which is none."""
-        if clock.estimate is not None:  # mongomock can't look into a list with a number in it
-            found = yield from ask(CACHE, "point", self._live(clock, full), {"_id": False, f"value.{RESERVED}": True})
-            if found is None or not isinstance(found.get("value"), dict) or not found["value"]:
-                return found is not None
-        return (yield from self.get(clock, full)) is not MISSING
-
-    def remaining(self, clock: Clock, full: str) -> Flow[int | None]:
-        """Milliseconds until the entry expires; ``None`` for never, 0 for no live entry."""
-        fields = {"_id": False, "expiresAt": True, **clock.stamp()}
-        found = yield from ask(CACHE, "point", self._live(clock, full), fields)
-        if found is None:
-            return 0
-        expires_at, now = instant(found.get("expiresAt")), instant(clock.read_stamp(found))
-        if expires_at is None or now is None:
-            return None
-        return max(1, round((expires_at - now).total_seconds() * 1_000))
+            yield from _batches(batch, LONG_BATCH)

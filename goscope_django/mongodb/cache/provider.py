@@ -1,8 +1,10 @@
-"""``adapter.cache``: keys with a prefix and arguments that were looked at, over the flows of ``cache_flows``."""
+"""``adapter.cache``, the cache for programs without Django.
+
+Rule of this file: it checks arguments and puts the prefix before keys. What is sent is said in ``flows``.
+"""
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,14 +16,18 @@ from goscope_django.mongodb.driver.store import Store
 
 
 class MongoDBCacheProvider:
-    """``adapter.cache``: see ``contracts.CacheProvider``. One round trip each; ``keys`` one per thousand, and one."""
+    """See ``contracts.CacheProvider``. Each method is one round trip; ``keys`` is one for each thousand, and one.
+
+    ``ttl`` is milliseconds or a ``timedelta``. Every method raises ``InvalidType`` or ``InvalidValue`` for arguments
+    that can't be used, and ``StoreError`` if MongoDB fails or can't be reached.
+    """
 
     def __init__(self, store: Store, *, key_prefix: str = "", codec: Codec | None = None) -> None:
         self.store = store
         self.flows = CacheFlows(codec or Codec(pickle=False))
         self.prefix = f"{key_prefix}cache:"
 
-    def _full(self, key: str) -> str:
+    def _stored(self, key: str) -> str:
         return self.prefix + arguments.key(key)
 
     @staticmethod
@@ -30,57 +36,57 @@ class MongoDBCacheProvider:
 
     def get(self, key: str) -> Any:
         """The value; ``None`` if it is missing, expired or can't be decoded."""
-        found = self.store.run(self.flows.get, self._full(key))
+        found = self.store.run(self.flows.get, self._stored(key))
         return None if found is MISSING else found
 
     async def aget(self, key: str) -> Any:
-        """Asynchronous twin of ``get``."""
-        found = await self.store.arun(self.flows.get, self._full(key))
+        """Async version of ``get``."""
+        found = await self.store.arun(self.flows.get, self._stored(key))
         return None if found is MISSING else found
 
     def set(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
-        """Store ``value`` for ``ttl``, for good if ``None``. ``ValueError`` over 16 MB; then no value is left."""
-        self.store.run(self.flows.set, self._full(key), value, self._ttl(ttl))
+        """Store ``value`` for ``ttl``, forever if ``None``. ``InvalidValue`` over 16 MB; then no value is left."""
+        self.store.run(self.flows.set, self._stored(key), value, self._ttl(ttl))
 
     async def aset(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
-        """Asynchronous twin of ``set``."""
-        await self.store.arun(self.flows.set, self._full(key), value, self._ttl(ttl))
+        """Async version of ``set``."""
+        await self.store.arun(self.flows.set, self._stored(key), value, self._ttl(ttl))
 
     def delete(self, key: str) -> bool:
         """Remove the entry; ``True`` if there was a live one."""
-        return self.store.run(self.flows.delete, self._full(key))
+        return self.store.run(self.flows.delete, self._stored(key))
 
     async def adelete(self, key: str) -> bool:
-        """Asynchronous twin of ``delete``."""
-        return await self.store.arun(self.flows.delete, self._full(key))
+        """Async version of ``delete``."""
+        return await self.store.arun(self.flows.delete, self._stored(key))
 
     def has(self, key: str) -> bool:
         """Whether there is a live entry."""
-        return self.store.run(self.flows.has, self._full(key))
+        return self.store.run(self.flows.has, self._stored(key))
 
     async def ahas(self, key: str) -> bool:
-        """Asynchronous twin of ``has``."""
-        return await self.store.arun(self.flows.has, self._full(key))
+        """Async version of ``has``."""
+        return await self.store.arun(self.flows.has, self._stored(key))
 
     def clear(self) -> int:
-        """Remove all entries of this prefix, in one range delete; how many there were."""
+        """Remove all entries of this prefix; how many there were."""
         return self.store.run(self.flows.delete_range, self.prefix)
 
     async def aclear(self) -> int:
-        """Asynchronous twin of ``clear``."""
+        """Async version of ``clear``."""
         return await self.store.arun(self.flows.delete_range, self.prefix)
 
-    def _matching(self, found: Iterable[str], pattern: str | None) -> builtins.list[str]:
+    def _matching(self, found: Iterable[str], pattern: str | None) -> list[str]:
         test, cut = arguments.pattern(pattern), len(self.prefix)
         keys = [one[cut:] for one in found]
         return keys if test is None else [key for key in keys if test.fullmatch(key)]
 
-    def keys(self, pattern: str | None = None) -> builtins.list[str]:
+    def keys(self, pattern: str | None = None) -> list[str]:
         """Live keys that match the regular expression ``pattern`` as a whole, in order."""
         arguments.pattern(pattern)
         return self._matching(self.store.run(self.flows.keys, self.prefix), pattern)
 
-    async def akeys(self, pattern: str | None = None) -> builtins.list[str]:
-        """Asynchronous twin of ``keys``."""
+    async def akeys(self, pattern: str | None = None) -> list[str]:
+        """Async version of ``keys``."""
         arguments.pattern(pattern)
         return self._matching(await self.store.arun(self.flows.keys, self.prefix), pattern)

@@ -1,6 +1,7 @@
-"""How the cache comes to know the server's time: by operations that it is about anyway, once a second.
+"""How the cache learns the server's time: once a second an operation that it does anyway also asks for it.
 
-What is known is kept by ``estimate``; how it is judged by is said in ``docs/adr/0002-server-time.md``.
+Rule of this file: it only asks. ``document.estimate`` keeps what is known; ``docs/adr/0002-server-time.md`` says how
+expiry is judged by it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _ENTRY: Final = {"_id": False, "value": True, "expiresAt": True}
 
 
 def stamped(clock: Clock, full: str) -> Flow[Any]:
-    """The live entry, read with the server's time and judged by it."""
+    """The live entry, read together with the server's time. One command."""
     sent = tick()
     found = yield from ask(CACHE, "point", {"key": full}, {**_ENTRY, **clock.stamp()})
     if clock.estimate is not None:
@@ -27,7 +28,7 @@ def stamped(clock: Clock, full: str) -> Flow[Any]:
 
 
 def stating(clock: Clock, field: str, method: str, test: Mapping[str, Any], *change: Any, **options: Any) -> Flow[Any]:
-    """A write to one entry, answered with ``field`` and the server's time."""
+    """Write to one entry; its ``field`` and the server's time are what comes back. One command."""
     sent = tick()
     found = yield from ask(CACHE, method, test, *change, {"_id": False, field: True, **clock.stamp()}, **options)
     if clock.primary is not None:
@@ -36,8 +37,10 @@ def stating(clock: Clock, field: str, method: str, test: Mapping[str, Any], *cha
 
 
 def surely_reached(clock: Clock) -> Flow[datetime | None]:
-    """What the server's clock has surely come to. Once a second that may be a command of its own, so it is for what
-    costs more than that; ``None`` where it can't be told in time."""
+    """An instant that the server's clock has certainly reached; ``None`` if that is not known.
+
+    It may take a command of its own, once a second, so it is for operations that cost more than that.
+    """
     estimate = clock.primary
     if estimate is None:
         return None

@@ -147,7 +147,8 @@ def test_room_is_not_counted_at_every_write(mongo_url: str, drive: Drive) -> Non
         recorder.clear()
         for number in range(300):
             drive(cache, "set", f"k{number}", number)
-        assert set(recorder.names) == {"update"}
+        # Once a second a write is a findAndModify, which also asks for the time. A count would be an aggregate.
+        assert set(recorder.names) <= {"update", "findAndModify"}
         assert len(recorder.names) == 300
 
 

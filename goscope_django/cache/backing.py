@@ -1,0 +1,119 @@
+"""Where a cache keeps its entries: the store that the settings name, and what happens while MongoDB can't be reached.
+
+Rules of this file:
+
+* Settings are looked at when a key is made (``resolve``), so that ``override_settings`` works; ``run`` uses what was
+  found then.
+* While MongoDB can't be reached an operation raises, or with ``ON_ERROR="ignore"`` gives what it was told to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+from goscope_django import conf, runtime
+from goscope_django.cache.options import CacheOptions
+from goscope_django.core.flow import Flow, call
+from goscope_django.exceptions import StoreError
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.driver.store import Store
+from goscope_django.process.counters import Alias
+from goscope_django.process.outage import Outage, outage
+
+P = ParamSpec("P")
+T = TypeVar("T")
+D = TypeVar("D")
+
+FEATURE: Final = "cache"
+
+
+class Backing:
+    """The store of one cache object. ``prefix`` is what its stored keys begin with, ``url`` where they are."""
+
+    store: Store
+    prefix: str
+    url: str
+
+    def __init__(self, options: CacheOptions, fault: conf.BadSettings | None, key_prefix: str, figures: Alias) -> None:
+        self.figures = figures
+        self._options = options
+        self._fault = fault
+        self._feature = f"{FEATURE}.{key_prefix}" if key_prefix else FEATURE
+        self._settings: conf.Settings | None = None
+        self._outage: Outage | None = None
+
+    def resolve(self) -> None:
+        """Look at the settings as they are now. Raises ``ImproperlyConfigured`` if they, or the entry in ``CACHES``,
+        can't be used."""
+        settings = conf.current()
+        if settings is self._settings:
+            return
+        if self._fault is not None:
+            raise conf.BadSettings(str(self._fault))
+        self.store = runtime.store(self._options.location or None, "CACHES LOCATION")
+        self.prefix = f"{settings.key_prefix}cache:"
+        self.url = self._options.location or settings.url
+        ignores = (self._options.on_error or settings.on_error) == "ignore"
+        self._outage = outage(self._feature, self.url) if ignores else None
+        self._settings = settings
+
+    @property
+    def ignores(self) -> bool:
+        """Whether operations go on while MongoDB can't be reached (``ON_ERROR="ignore"``)."""
+        return self._outage is not None
+
+    @property
+    def degraded(self) -> bool:
+        """Whether operations go on without MongoDB at this moment."""
+        return self._outage is not None and self._outage.away
+
+    # Each operation of the cache passes here, so this pair is written by hand: 0.3 microseconds of CPU sync, 0.5 async.
+    # As a flow of calls it takes 2.0 and 3.4; all that ``get`` does above the store takes 3.1 and 3.4.
+
+    def run(
+        self, absent: D, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T | D:
+        """Run a flow on the store; ``absent`` is given where MongoDB can't be reached and that is ignored."""
+        if self._outage is not None and self._skips():
+            return absent
+        try:
+            found = self.store.run(operation, *args, **kwargs)
+        except StoreError as error:
+            self._failed(error)
+            return absent
+        if self._outage is not None:
+            self._outage.worked()
+        return found
+
+    async def arun(
+        self, absent: D, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T | D:
+        """Async version of ``run``."""
+        if self._outage is not None and self._skips():
+            return absent
+        try:
+            found = await self.store.arun(operation, *args, **kwargs)
+        except StoreError as error:
+            self._failed(error)
+            return absent
+        if self._outage is not None:
+            self._outage.worked()
+        return found
+
+    def ask(self, absent: Any, operation: Callable[..., Flow[Any]], *args: Any) -> Flow[Any]:
+        """``run`` as a part of a flow."""
+        return call(self.run, self.arun, absent, operation, *args)
+
+    def _skips(self) -> bool:
+        skips = self._outage is not None and self._outage.skips()
+        if skips:
+            self.figures.error()
+        return skips
+
+    def _failed(self, error: StoreError) -> None:
+        """Raise the error, or take note of it where it is ignored."""
+        self.figures.error()
+        if self._outage is None:
+            raise error
+        self._outage.failed(error)
