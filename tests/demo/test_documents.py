@@ -9,13 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.demo.documents import blocks, links
-from tests.demo.shop import ROOT
-
-DOCUMENTS = sorted(
-    str(path.relative_to(ROOT))
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
-)
+from tests.support.documents import ROOT, blocks
 
 SETTINGS = """
 from pathlib import Path
@@ -89,15 +83,3 @@ def test_the_explanation_of_flows_runs() -> None:
     for _, code in blocks("docs/explanation/flows.md"):
         exec(compile(code, "flows.md", "exec"), namespace)
     assert "take" in namespace
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document: str) -> None:
-    assert [target for target in links(document) if not target.exists()] == []
-
-
-def test_every_document_is_in_the_index() -> None:
-    listed = {str(target.relative_to(ROOT)) for target in links("docs/README.md")}
-    documents = {one for one in DOCUMENTS if one.startswith("docs/")} - {"docs/README.md"}
-    # A folder that is linked as such lists its own.
-    assert {one for one in documents if str(Path(one).parent) not in listed} <= listed
