@@ -1,4 +1,4 @@
-"""Circuits in tests: both stores, both colours, and documents that are aged by updates rather than by waiting."""
+"""Circuits in tests: both stores, sync and async, and documents that are made older by updates instead of waiting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Boom(Exception):
 
 
 class Colour:
-    """Calls of one colour, made from a test that is written once."""
+    """Sync or async calls, from a test that is written once."""
 
     def __init__(self, name: str, runner: asyncio.Runner) -> None:
         self.name = name
@@ -67,7 +67,7 @@ class Colour:
 
     @contextmanager
     def running(self, breaker: CircuitBreaker, error: BaseException | None = None) -> Iterator[None]:
-        """A call that is admitted here and ends with the block, in this colour, with ``error`` if one is given."""
+        """A call that is admitted here and ends with the block, sync or async, with ``error`` if one is given."""
         if self.name == "sync":
             try:
                 with breaker:

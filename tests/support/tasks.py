@@ -1,4 +1,4 @@
-"""Tasks of both colours from tests that are written once, and what their stored documents look like."""
+"""Sync and async tasks from tests that are written once, and what their stored documents look like."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 class Colour:
-    """What a task's body does, in one colour."""
+    """What a task's body does, sync or async."""
 
     def __init__(self, name: str, runner: asyncio.Runner) -> None:
         self.name = name
