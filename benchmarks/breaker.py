@@ -1,4 +1,4 @@
-"""A call through a closed circuit: microseconds, and commands."""
+"""A call through a closed circuit, in microseconds and commands."""
 
 from __future__ import annotations
 

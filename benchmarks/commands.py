@@ -1,4 +1,4 @@
-"""What is sent: a counter for the driver, settings that use it, and processes that count their own."""
+"""The number of commands: a counter for the driver, settings that use it, and processes that count their own."""
 
 from __future__ import annotations
 

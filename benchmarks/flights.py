@@ -2,7 +2,7 @@
 
 The wait is counted from the moment at which the leader's function returned, so it includes the publication (a write
 at majority concern), to the moment at which the follower's call returned. The leader takes a random time, so that no
-follower can have learnt how long to wait.
+follower can learn how long to wait.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How fast a lock goes from its holder to the next waiter, in one process and between processes.
 
-Eight callers wait; each takes the lock once, holds it for some ten milliseconds and gives it back. What is measured is
-the time from the moment at which the holder begins to give it back until the next one has it, both on the machine's
-monotonic clock, which all its processes share. Two holders at a time would end the benchmark.
+Eight callers wait. Each takes the lock once, holds it for about ten milliseconds and releases it. Measured is the time
+from the moment the holder begins to release until the next caller has the lock, on the machine's monotonic clock, which
+all processes share. If the lock ever had two holders, the benchmark would stop.
 """
 
 from __future__ import annotations

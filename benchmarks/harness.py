@@ -1,8 +1,8 @@
-"""The harness: contenders take turns in one run, and what is printed are medians and ratios.
+"""The harness: contenders take turns within one run, and medians and ratios are printed.
 
-Each round runs every contender once, in a shuffled order, for a slice of time; the ratio of a round is to that round's
-reference, and what is reported is the median over rounds. So a slow moment of the machine hits all alike. Even so,
-ratios within a tenth of each other are not findings on a noisy machine.
+Each round runs every contender once, in random order, for a slice of time. The ratio of a round compares with the
+reference of that round, and the median over all rounds is printed. So a slow moment of the machine slows all of them
+alike. Even so, ratios that differ by less than a tenth are equal on a busy machine.
 """
 
 from __future__ import annotations

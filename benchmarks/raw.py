@@ -1,7 +1,7 @@
-"""Raw PyMongo doing the same work: what our cache and lock are measured against.
+"""Raw PyMongo that does the same work. Our cache and lock are compared with it.
 
-A unique index on ``key``, a TTL index on ``expiresAt``; text, bytes and integers are stored as they are, everything
-else is pickled; expiry is checked in Python by this machine's clock. What anybody would write in an hour.
+It has a unique index on ``key`` and a TTL index on ``expiresAt``. Text, bytes and integers are stored as they are,
+everything else is pickled. Expiry is checked in Python by this machine's clock. Anybody could write this in an hour.
 """
 
 from __future__ import annotations

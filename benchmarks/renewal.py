@@ -1,4 +1,4 @@
-"""A thousand locks that one process holds and keeps alive: threads, commands, and its share of a core."""
+"""A thousand locks that one process holds and renews: its threads, commands, and share of a core."""
 
 from __future__ import annotations
 

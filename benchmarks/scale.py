@@ -1,4 +1,4 @@
-"""A million entries: reads and writes beside a thousand, and what works on many keys."""
+"""A million cache entries: reads and writes compared with a thousand entries, and operations on many keys."""
 
 from __future__ import annotations
 

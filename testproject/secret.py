@@ -1,6 +1,6 @@
-"""A secret key for a demo that was given none: made once, kept in a file that only its owner can read.
+"""The demo's secret key, if the environment gives none. It is made once and kept in a file that only its owner reads.
 
-A key written down here would be known to everybody, and whoever knows it can forge sessions and signed cache entries.
+A key in the repository would be known to everybody, and whoever knows it can forge sessions and signed cache entries.
 """
 
 from __future__ import annotations

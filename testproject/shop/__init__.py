@@ -1,1 +1,1 @@
-"""A shop. Each module shows one feature of goscope_django at something that a shop needs; ``start`` shows them all."""
+"""A shop. Each module uses one feature of goscope_django for something that a shop needs; ``start`` shows them all."""

@@ -33,7 +33,7 @@ class PaymentAdmin(_Admin):
 
 @admin.register(SupplierOffer)
 class SupplierOfferAdmin(_Admin):
-    """What was imported."""
+    """Rows that were imported."""
 
     list_display = ("sku", "name", "price", "attempt")
     search_fields = ("sku",)

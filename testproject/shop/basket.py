@@ -1,4 +1,4 @@
-"""Sessions on the cache: the basket. ``SESSION_ENGINE`` is all it takes."""
+"""Sessions in the cache: the basket. The setting ``SESSION_ENGINE`` is all that this needs."""
 
 from __future__ import annotations
 

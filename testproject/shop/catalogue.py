@@ -1,4 +1,4 @@
-"""The cache: an aggregation over all sales that is computed once for all processes, and a whole page that is kept."""
+"""The cache. A sum over all sales is computed once for all processes, and a whole page is kept."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def compute_figures() -> dict[str, Any]:
 
 
 def figures() -> dict[str, Any]:
-    """The figures, at most a minute old. Of all processes that miss them at once, one computes and the others wait."""
+    """The figures, at most a minute old. If several processes need them at once, one computes and the others wait."""
     found: dict[str, Any] = cache.get_or_set(FIGURES, compute_figures, FOR)
     return {**found, "seconds_left": cache.ttl(FIGURES)}
 
@@ -64,7 +64,7 @@ def catalogue(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def forget(request: HttpRequest) -> HttpResponse:
-    """Remove the figures, so that the next visitor has them computed."""
+    """Remove the figures, so that they are computed for the next visitor."""
     cache.delete_pattern("catalogue:*")
     return redirect("catalogue")
 

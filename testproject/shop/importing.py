@@ -1,4 +1,4 @@
-"""A task that resumes: the supplier's price list, 50,000 rows, of which a killed import keeps what it had done.
+"""A task that resumes: the import of the supplier's price list. A killed import keeps the rows that it has written.
 
 ``manage.py import_products`` does the work, from a shell, a timer or the button on the start page.
 """
@@ -68,32 +68,32 @@ def import_list(task: Task, rows: int, pause: float) -> None:
     A process that dies between the two writes that chunk again: the rows are the same, so nothing is doubled.
     """
     if not task.resumed:
-        SupplierOffer.objects.all().delete()  # so that one sees which attempt wrote what
+        SupplierOffer.objects.all().delete()  # so that the page shows which attempt wrote what
     for chunk in task.track(PriceList(rows, task.attempt), every=1, atomic=True):
         SupplierOffer.objects.bulk_create(
             chunk, update_conflicts=True, unique_fields=["sku"], update_fields=["name", "price", "attempt"]
         )
         time.sleep(pause)
         if cache.delete(CRASH):
-            os.kill(os.getpid(), signal.SIGKILL)  # the button: no farewell, no clean-up
+            os.kill(os.getpid(), signal.SIGKILL)  # the button: no clean-up at all
 
 
 def in_background(*arguments: str) -> int:
     """Start ``manage.py import_products`` as a process of its own; its id."""
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "import_products", *arguments]
     process = subprocess.Popen(command, cwd=settings.BASE_DIR, stdin=subprocess.DEVNULL)  # noqa: S603 - our own
-    # It ends by itself, with its work or by the terminal's Ctrl-C; the thread only takes note of it.
+    # It ends with its work or by the terminal's Ctrl-C; the thread only waits for it, so that no zombie is left.
     threading.Thread(target=process.wait, daemon=True).start()
     return process.pid
 
 
 @require_POST
 def start(request: HttpRequest) -> HttpResponse:
-    """Start the import, or let it go on where it stopped; with ``anew`` from the beginning."""
+    """Start the import, or resume it where it stopped; with ``anew`` from the beginning."""
     info = get_task(task_id())
     anew = "anew" in request.POST
     if info is not None and info.status == "completed" and not anew:
-        text = "Tonight's import is complete. A completed task is not run again unless asked."
+        text = "Tonight's import is complete. A completed task is not run again unless you ask for it."
         messages.warning(request, text, extra_tags="import")
         return redirect("/#import")
     pid = in_background("--pause=0.1", "--wait", *(["--restart"] if anew else []))
@@ -103,15 +103,15 @@ def start(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def kill(request: HttpRequest) -> HttpResponse:
-    """Pull the plug: whichever process imports now kills itself with SIGKILL after its next rows."""
+    """Whichever process imports now kills itself with SIGKILL after its next rows."""
     info = get_task(task_id())
     if info is None or info.status != "running" or info.stalled:
         messages.warning(request, "No import is running.", extra_tags="import")
         return redirect("/#import")
     cache.set(CRASH, True, LEASE)
     text = (
-        f"{info.owner} kills itself without a farewell. Start the import again: it waits until the lease of the dead "
-        f"({LEASE} seconds) has ended and goes on where it stopped."
+        f"{info.owner} kills itself. Start the import again: it waits until the lease of the killed process "
+        f"({LEASE} seconds) has ended, and resumes where it stopped."
     )
     messages.warning(request, text, extra_tags="import")
     return redirect("/#import")

@@ -24,7 +24,7 @@ class Product(FencedModel):
 
 
 class Sale(models.Model):
-    """So many pieces of a product, sold on a day at a price for each."""
+    """Some pieces of a product, sold on one day, with the price of one piece."""
 
     product = models.ForeignKey(Product, on_delete=models.CASCADE, related_name="sales")
     day = models.DateField()
@@ -36,7 +36,7 @@ class Sale(models.Model):
 
 
 class Payment(models.Model):
-    """Money that was taken. Nothing here forbids two payments of one key: one is ``@idempotent``'s doing."""
+    """A payment. The table allows two payments with one key; that there is only one is due to ``@idempotent``."""
 
     key = models.CharField(max_length=64, db_index=True)
     amount = models.DecimalField(max_digits=8, decimal_places=2)
@@ -48,7 +48,7 @@ class Payment(models.Model):
 
 
 class SupplierOffer(models.Model):
-    """A row of the supplier's price list, as the nightly import left it. ``attempt`` is the one that wrote it."""
+    """A row of the supplier's price list, written by the nightly import in its attempt number ``attempt``."""
 
     sku = models.CharField(max_length=20, unique=True)
     name = models.CharField(max_length=100)

@@ -1,7 +1,7 @@
 """Idempotency: a form that is sent twice pays once.
 
-A browser's form can't send an ``Idempotency-Key`` header, so the key is a hidden field, made when the form was.
-Programs send the header; ``key=None`` would read it.
+A browser's form can't send an ``Idempotency-Key`` header, so the key is a hidden field, made together with the form.
+Programs send the header, which ``@idempotent`` reads if no ``key`` is given.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def payment_key(request: HttpRequest) -> str | None:
 @require_POST
 @idempotent(key=payment_key, required=True, on_conflict="wait")
 def pay(request: HttpRequest) -> HttpResponse:
-    """Charge for the basket or a gift card. A repeat waits for the first one's page and gets the same."""
+    """Charge for the basket or a gift card. A repeat waits for the running request and gets the same page."""
     card = request.POST.get("card")
     if card is not None and card not in map(str, CARDS):
         return HttpResponseBadRequest("There is no such gift card.", content_type="text/plain")
     amount = basket.total(request) if card is None else Decimal(card)
     if not amount:
         return HttpResponseBadRequest("There is nothing in the basket.", content_type="text/plain")
-    time.sleep(1)  # so long takes the bank
+    time.sleep(1)  # the bank takes a second
     with transaction.atomic():
         payment = Payment.objects.create(key=payment_key(request) or "", amount=amount, process=os.getpid())
     if card is None:

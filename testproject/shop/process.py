@@ -1,4 +1,4 @@
-"""Who answers: told on every page, since what is shared between processes is the point of it all."""
+"""Which process answers. Every page shows it, since the demo is about what processes share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from django.utils import timezone
 
 
 def stamp() -> dict[str, object]:
-    """The process and the time: what a result carries that somebody else may see later."""
+    """This process and the time, for a result that other visitors may see later."""
     return {"process": os.getpid(), "at": timezone.now()}
 
 
 def server(request: HttpRequest) -> dict[str, object]:
-    """Context processor: this process, and the server it belongs to."""
+    """Context processor: this process, and the web server that it belongs to."""
     return {"process": os.getpid(), "server_software": request.META.get("SERVER_SOFTWARE") or "ASGI server"}

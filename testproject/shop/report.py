@@ -1,4 +1,4 @@
-"""Single flight: a report that takes two seconds, and is made once for all who ask for it at the same time."""
+"""Single flight: a report that takes two seconds is made once for all who ask for it at the same time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def runs() -> int:
 
 
 def make_report() -> dict[str, Any]:
-    """Today's figures, not the cached ones; it sleeps two seconds in place of the millions of rows that are missing."""
+    """Today's figures, not the cached ones. It sleeps for two seconds, as if there were millions of rows."""
     cache.add(RUNS, 0, timeout=None)
     number = cache.incr(RUNS)
     time.sleep(2)

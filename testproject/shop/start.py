@@ -1,4 +1,4 @@
-"""The start page: what each feature is for, in a few sentences, with what it does right now."""
+"""The start page. It says in a few sentences what each feature is for, and shows what it is doing now."""
 
 from __future__ import annotations
 

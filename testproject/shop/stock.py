@@ -1,4 +1,4 @@
-"""Locks and fencing: who corrects the stock holds its lock, and the row itself refuses whoever held it too long ago."""
+"""Locks and fencing. Whoever corrects the stock holds its lock, and the row refuses a holder whose token is too old."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ def correct(request: HttpRequest) -> HttpResponse:
         return redirect("/#stock")
     try:
         with lock(lock_name(product), timeout=10, blocking_timeout=3) as handle:
-            # Read under the lock: what was read before it may be old.
+            # Read under the lock: what was read before may be old.
             product.refresh_from_db()
             before, product.stock = product.stock, int(counted)
             product.save_fenced(handle, update_fields=["stock"])
     except LockNotAcquired:
         messages.error(request, "Somebody else is counting this product just now.", extra_tags="stock")
     else:
-        text = f"{product.sku}: {before} is {product.stock} now, written with token {handle.token}."
+        text = f"{product.sku}: {before} became {product.stock}, written with token {handle.token}."
         messages.success(request, text, extra_tags="stock")
     return redirect("/#stock")
 
 
 @require_POST
 def stale(request: HttpRequest) -> HttpResponse:
-    """What fencing is for: a worker sleeps past its lease, another one corrects the stock, and the first wakes up."""
+    """Why fencing is needed: a worker sleeps past its lease, another one corrects the stock, and the first wakes up."""
     product = get_object_or_404(Product, sku=request.POST.get("sku", ""))
     told = []
-    # A lease that nobody renews: so it looks to the others when a process hangs.
+    # A lease that nobody renews: to the others, a process that hangs looks just like this.
     sleeper = lock(lock_name(product), timeout=0.5, auto_extend=False, blocking_timeout=3).acquire()
     told.append(f"A slow worker got the lock with token {sleeper.token} and fell asleep.")
     with lock(lock_name(product), timeout=10, blocking_timeout=3) as handle:
         product.refresh_from_db()
         product.stock += 1
         product.save_fenced(handle, update_fields=["stock"])
-        told.append(f"When its lease had ended another one got token {handle.token} and wrote {product.stock}.")
+        told.append(f"When its lease had ended, another worker got token {handle.token} and wrote {product.stock}.")
     late = Product.objects.get(pk=product.pk)
     late.stock = 0
     try:
         late.save_fenced(sleeper, update_fields=["stock"])
         told.append("The slow worker woke up and overwrote it.")
     except StaleFence:
-        told.append("The slow worker woke up and wanted to write 0: its token is too old, the row refused it.")
+        told.append("The slow worker woke up and wanted to write 0. Its token was too old, and the row refused it.")
     finally:
         sleeper.release()
     messages.success(request, " ".join(told), extra_tags="stock")

@@ -1,4 +1,4 @@
-"""Circuit breaker: a supplier whose service fails at the press of a button, and a shop that stops asking it."""
+"""Circuit breaker: a supplier fails at the press of a button, and the shop stops asking it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SupplierFailed(Exception):
 
 
 def mode() -> str:
-    """How the supplier does; every process sees the same."""
+    """The state of the supplier's service; it is the same for every process."""
     found: str = cache.get("supplier:mode", "fine")
     return found
 
@@ -44,7 +44,7 @@ def fetch_price(sku: str) -> Decimal:
 
 
 def circuit() -> CircuitInfo | None:
-    """What the fleet knows of the supplier."""
+    """What all processes know of the supplier."""
     return get_circuit("supplier")
 
 
@@ -60,7 +60,7 @@ def quote(request: HttpRequest, sku: str) -> HttpResponse:
 
 @require_POST
 def ask(request: HttpRequest) -> HttpResponse:
-    """Ask once, and tell in a sentence what came of it."""
+    """Ask once, and say in a sentence what happened."""
     began = time.perf_counter()
     try:
         text = f"The supplier says: {breaker.call(fetch_price, 'P00001')}."
@@ -68,7 +68,7 @@ def ask(request: HttpRequest) -> HttpResponse:
     except SupplierFailed as error:
         text, level = f"The supplier failed: {error}.", messages.ERROR
     except CircuitOpen as error:
-        text = f"The supplier is away, so it was not even asked. Next try in {error.retry_after:.0f} seconds."
+        text = f"The circuit is open, so the supplier was not asked. Next try in {error.retry_after:.0f} seconds."
         level = messages.WARNING
     took = (time.perf_counter() - began) * 1_000
     messages.add_message(request, level, f"{text} That took {took:.0f} ms.", extra_tags="supplier")

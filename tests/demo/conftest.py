@@ -1,4 +1,4 @@
-"""The shop behind gunicorn with two workers, one for each test module."""
+"""The shop, served by gunicorn with two workers; one shop for each test module."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def address(shop: Shop) -> Iterator[str]:
 
 @pytest.fixture
 def visitor(address: str) -> Iterator[Visitor]:
-    """Somebody who comes for the first time."""
+    """A visitor who comes for the first time."""
     with Visitor(address) as found:
         yield found

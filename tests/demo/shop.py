@@ -1,4 +1,4 @@
-"""The demo as its visitors meet it: real server processes, one SQLite file, one ``mongod``, and requests over HTTP."""
+"""The demo as its visitors see it: real server processes, one SQLite file, one ``mongod``, and requests over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paying, the supplier, the report, the stock: each where two processes serve one visitor."""
+"""Paying, the supplier, the report and the stock, while two processes serve the shop."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_supplier_that_fails_is_left_alone_until_it_is_back(visitor: Visitor) 
     assert refused.status_code == 503
     assert 1 <= int(refused.headers["Retry-After"]) <= 10
     page = visitor.post("/supplier/ask/").text
-    assert "The supplier is away" in page and "<strong>open</strong>" in page
+    assert "The circuit is open" in page and "<strong>open</strong>" in page
 
     visitor.post("/supplier/switch/", mode="fine")
     eventually(lambda: visitor.get("/supplier/quote/P00001/").status_code == 200, 30)

@@ -1,21 +1,18 @@
-"""What README, tutorial and explanation show is run as it stands there, in a new project."""
+"""The examples of README, tutorial and explanation are run as they stand there, in a new project."""
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.demo.documents import blocks, links
-from tests.demo.shop import ROOT
-
-DOCUMENTS = sorted(
-    str(path.relative_to(ROOT))
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
-)
+from goscope_django import conf
+from tests.support.documents import ROOT, blocks, read
 
 SETTINGS = """
 from pathlib import Path
@@ -26,12 +23,12 @@ DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DI
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = []
 """
-# What a reader would do with the examples once they are written down.
+# What a reader would do next with the examples.
 AFTER_README = """
 from django.test import RequestFactory
 
 assert cache.get("greeting") == "hello" and cache.get("visits") == 1 and cache.get("figures") == 499999500000
-assert price("P1") == "the price of P1" and rates() == {"EUR": 1.0} and charge(7) == "receipt 7"
+assert price("P1") == "the price of P1" and 0 < cache.ttl("greeting") <= 60
 item = Item.objects.create(left=3)
 count(item, 5)
 item.refresh_from_db()
@@ -91,13 +88,9 @@ def test_the_explanation_of_flows_runs() -> None:
     assert "take" in namespace
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document: str) -> None:
-    assert [target for target in links(document) if not target.exists()] == []
-
-
-def test_every_document_is_in_the_index() -> None:
-    listed = {str(target.relative_to(ROOT)) for target in links("docs/README.md")}
-    documents = {one for one in DOCUMENTS if one.startswith("docs/")} - {"docs/README.md"}
-    # A folder that is linked as such lists its own.
-    assert {one for one in documents if str(Path(one).parent) not in listed} <= listed
+def test_the_reference_names_every_setting_with_its_default_and_every_check() -> None:
+    page = read("docs/reference/settings.md")
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \|", page, re.MULTILINE))
+    assert {key: ast.literal_eval(default) for key, default in rows.items()} == conf.DEFAULTS
+    source = read("goscope_django/checks.py")
+    assert set(re.findall(r"goscope\.[EW]\d+", page)) == set(re.findall(r"goscope\.[EW]\d+", source))

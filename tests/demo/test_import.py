@@ -1,4 +1,4 @@
-"""The nightly import: killed, resumed, refused to a second one."""
+"""The nightly import is killed and resumed, and refused to a second process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def by_attempt(shop: Shop) -> list[int]:
 
 
 @pytest.mark.usefixtures("nothing_imported")
-def test_an_import_that_was_killed_goes_on_where_it_stopped(shop: Shop) -> None:
+def test_a_killed_import_resumes_where_it_stopped(shop: Shop) -> None:
     options = ("import_products", "--rows=10000")
     with shop.begin(*options, "--pause=1", "--restart") as first:
         eventually(lambda: sum(by_attempt(shop)) >= 1_000)
@@ -37,7 +37,7 @@ def test_an_import_that_was_killed_goes_on_where_it_stopped(shop: Shop) -> None:
 
     done = shop.manage(*options, "--wait")
     assert done.returncode == 0, done.stderr
-    assert "attempt 2 goes on at" in done.stdout
+    assert "attempt 2 resumes at" in done.stdout
     # At most the chunk that was being saved is written twice.
     first_attempt, second_attempt = by_attempt(shop)
     assert first_attempt >= written - 500 and first_attempt + second_attempt == 10_000
@@ -81,4 +81,4 @@ def test_the_page_starts_kills_and_resumes_all_fifty_thousand_rows(shop: Shop, v
     eventually(lambda: task()["status"] == "completed")
     assert sum(by_attempt(shop)) == 50_000 and len(by_attempt(shop)) == 2
     assert shop.rows("SELECT count(DISTINCT sku) FROM shop_supplieroffer") == [(50_000,)]
-    assert "is not run again unless asked" in visitor.post("/import/").text
+    assert "is not run again unless you ask" in visitor.post("/import/").text

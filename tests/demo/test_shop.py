@@ -1,4 +1,4 @@
-"""Catalogue, price list, basket, and the pages as such."""
+"""The catalogue, the price list, the basket, and what all pages have in common."""
 
 from __future__ import annotations
 

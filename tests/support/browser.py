@@ -1,4 +1,4 @@
-"""A real browser on a live server: Debian's Chromium, driven by Selenium."""
+"""A real browser on a running server: Debian's Chromium, driven by Selenium."""
 
 from __future__ import annotations
 

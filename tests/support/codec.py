@@ -1,4 +1,4 @@
-"""What tests of stored values share: a signer, the way through BSON, envelopes made by hand, and a hostile pickle."""
+"""What tests of stored values share: a signer, BSON and back, envelopes made by hand, and a hostile pickle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client sends: for tests that count commands or look at what they carry."""
+"""The commands that a client sends, for tests that count them or look at their content."""
 
 from __future__ import annotations
 

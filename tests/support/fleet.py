@@ -1,7 +1,7 @@
-"""Many processes that do the same at once. ``run_fleet("failures", 8, url, 200)`` gives what each of them returned.
+"""Many processes that do the same thing at the same time. ``run_fleet("failures", 8, url, 200)`` is what they returned.
 
-One process is started, which imports everything and then forks the others, each of which opens a client of its own;
-they begin together. Run as a program it is that process.
+It starts one process, which imports everything and then forks the others. Each of them opens its own client, and all
+begin together. Run as a program, this file is that process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Calls that meet: all are on their way (inside the function, or waiting for it) before any may end."""
+"""Calls that overlap: all have begun (they run the function, or wait for it) before any of them may end."""
 
 from __future__ import annotations
 

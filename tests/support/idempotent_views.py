@@ -1,4 +1,4 @@
-"""Views that are idempotent, in both colours and in every form; each counts how often it ran."""
+"""Idempotent views of every form, sync and async. Each counts how often it ran."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backend of locks that knows nothing of MongoDB: what a user of the package would write."""
+"""A lock backend without MongoDB, as a user of the package would write one."""
 
 from __future__ import annotations
 

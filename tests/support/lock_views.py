@@ -1,4 +1,4 @@
-"""Views under a lock, for the tests of transactions. Each notes what it found."""
+"""Views under a lock, for the tests of transactions. Each records what it found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of locks share: both colours behind one face, documents, and a lock that another process holds."""
+"""What tests of locks share: sync and async behind one interface, documents, and a lock that another process holds."""
 
 from __future__ import annotations
 

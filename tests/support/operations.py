@@ -1,4 +1,4 @@
-"""A store for operators' tests, in both kinds and colours, and things to put into it."""
+"""Stores for operators' tests, both kinds, sync and async, and things to put into them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def own_store(url: str, **goscope: Any) -> Iterator[None]:
 
 
 class Operators:
-    """Calls ``operations`` in one colour."""
+    """Calls ``operations``, sync or async."""
 
     def __init__(self, colour: str) -> None:
         self._runner = asyncio.Runner() if colour == "async" else None

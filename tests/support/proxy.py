@@ -1,4 +1,4 @@
-"""A proxy before a ``mongod`` that loses what it is told to lose: for outcomes that nobody can know."""
+"""A proxy in front of a ``mongod``. It loses the messages that a test names, to make outcomes unknown."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Another process that does what it is told: for tests of wrong clocks, of crashes, and of what processes see.
+"""Another process that does what a test tells it, for tests of wrong clocks, of crashes, and of what processes see.
 
-``Remote(url)`` starts it; ``call`` names a provider and a method. Run as a program it is that process: one JSON line
-in, one JSON line out.
+``Remote(url)`` starts it; ``call`` names a provider and a method. Run as a program, this file is that process: it reads
+and answers one line of JSON after another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Values of every kind that the contract names, and a comparison that sees every difference between two of them.
+"""Values of every kind that the documentation names, and a comparison that sees every difference between two of them.
 
 Used by the codec's own tests and by those that send values through a server.
 """

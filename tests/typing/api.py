@@ -1,6 +1,6 @@
-"""What a type checker says about programs that use the package. Checked by ``make lint``, never run.
+"""Programs that use the package, for the type checker only: ``make lint`` checks this file, and nothing runs it.
 
-A line with ``type: ignore`` must be an error: mypy complains about an ignore that is not needed.
+Each line with ``type: ignore`` is a mistake that mypy must find: it complains about an ignore that is not needed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``manage.py demo_data``: fills the shop. What is there already stays as it is."""
+"""``manage.py demo_data``: fills the shop. It leaves alone what is already there."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ class Command(BaseCommand):
     def _user(self) -> None:
         users = get_user_model()._default_manager
         if users.filter(username=USER).exists():
-            self.stdout.write(f"The user {USER!r} is there already (manage.py changepassword {USER}, if need be).")
+            self.stdout.write(
+                f"The user {USER!r} is there already. For a new password: manage.py changepassword {USER}"
+            )
             return
         given = os.environ.get("DEMO_PASSWORD", "")
         password = given or secrets.token_urlsafe(9)

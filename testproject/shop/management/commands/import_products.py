@@ -1,4 +1,4 @@
-"""``manage.py import_products``: the nightly import. Kill it and run it again: it goes on where it stopped."""
+"""``manage.py import_products``: the nightly import. Kill it and run it again: it resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from testproject.shop.importing import CHUNK, LEASE, ROWS, import_list, task_id
 class Command(BaseCommand):
     """Import the supplier's price list as a task that resumes."""
 
-    help = "Imports the supplier's price list; goes on where an import that was killed stopped."
+    help = "Imports the supplier's price list; resumes an import that was killed where it stopped."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """What can be said."""
+        """The command's options."""
         parser.add_argument("--rows", type=int, default=ROWS, help="rows of the list (default %(default)s)")
         parser.add_argument("--pause", type=float, default=0.0, help=f"seconds to wait after each {CHUNK} rows")
-        parser.add_argument("--restart", action="store_true", help="begin anew, also if tonight's import is complete")
+        parser.add_argument("--restart", action="store_true", help="import again, even if tonight's import is complete")
         parser.add_argument(
-            "--wait", action="store_true", help="if one was killed, wait until its lease has ended (a few seconds)"
+            "--wait", action="store_true", help="after a killed import, wait until its lease has ended (a few seconds)"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -47,7 +47,7 @@ class Command(BaseCommand):
             if task.completed:
                 self.stdout.write(f"{task.id} is complete; --restart imports again.")
                 return
-            begun = f"goes on at {task.progress:.0f} %" if task.resumed else "begins"
+            begun = f"resumes at {task.progress:.0f} %" if task.resumed else "begins"
             self.stdout.write(f"{task.id}: attempt {task.attempt} {begun}")
             import_list(task, options["rows"], options["pause"])
-        self.stdout.write(self.style.SUCCESS(f"{task.id}: all {options['rows']} rows are in."))
+        self.stdout.write(self.style.SUCCESS(f"{task.id}: all {options['rows']} rows are imported."))

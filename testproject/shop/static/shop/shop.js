@@ -1,4 +1,4 @@
-// Everything works without this file, but for the buttons that send several requests at once.
+// Everything works without this file, except the buttons that send several requests at once.
 "use strict";
 
 const text = (tag, content) => Object.assign(document.createElement(tag), { textContent: content });
