@@ -10,7 +10,7 @@ the driver's retries and its judgement of a reply. Rules of this file:
 * The sessions are ours alone, and this process's alone: a number that was seen is not carried out again. They never go
   back to the driver, whose own numbers in them begin again at 1.
 
-Everything here is a flow of ``Send``; what the driver does better is left to it by a ``Query``.
+Everything here is a flow of ``Query``: of ``Database.command``, or of the driver's own method where that does better.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from goscope_django.core.flow import Command, Flow, ask
+from goscope_django.core.flow import Flow, Query, ask
 from goscope_django.core.forking import at_fork
 from goscope_django.mongodb.codec import ENTRY_OPTIONS
 
@@ -98,18 +98,6 @@ _RETRYABLE_READ: Final = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11
 _ILLEGAL_OPERATION: Final = 20
 _UNSENT: Final = (ServerSelectionTimeoutError, WaitQueueTimeoutError)
 """Errors of commands that never left this process."""
-
-
-class Send(Command[Reply]):
-    """One command of the server, as it is, to ``Database.command``."""
-
-    __slots__ = ("codec", "command", "preference", "session")
-
-    def __init__(self, command: dict[str, Any], session: Any, codec: CodecOptions[Any], preference: Any) -> None:
-        self.command = command
-        self.session = session
-        self.codec = codec
-        self.preference = preference
 
 
 class _Session:
@@ -201,7 +189,14 @@ class Direct:
     ) -> Flow[T]:
         sessions = self._sessions
         kept = sessions.take()
-        send = Send(command, kept.session, codec or self._codec, preference or self._preference)
+        send: Query[Reply] = Query(
+            "",
+            "command",
+            command,
+            read_preference=preference or self._preference,
+            codec_options=codec or self._codec,
+            session=kept.session,
+        )
         try:
             reply = yield send
         except PyMongoError as error:
@@ -218,7 +213,14 @@ class Direct:
             kept.number += 1
             command["txnNumber"] = kept.number
         command.update(self._write_concern)
-        send = Send(command, kept.session, self._codec, ReadPreference.PRIMARY)
+        send: Query[Reply] = Query(
+            "",
+            "command",
+            command,
+            read_preference=ReadPreference.PRIMARY,
+            codec_options=self._codec,
+            session=kept.session,
+        )
         try:
             reply = yield send
             if "errorLabels" in reply and sessions.numbers and RETRYABLE_WRITE in reply["errorLabels"]:

@@ -71,10 +71,10 @@ class Store:
 
         def execute(command: Command[Any]) -> Any:
             nonlocal last
-            if type(command) is Emit:
-                return self._tell(command.event)
             if type(command) is Query:
                 last = command
+            elif type(command) is Emit:
+                return self._tell(command.event)
             return executor(command)
 
         try:
@@ -90,10 +90,10 @@ class Store:
 
         async def execute(command: Command[Any]) -> Any:
             nonlocal last
-            if type(command) is Emit:
-                return self._tell(command.event)
             if type(command) is Query:
                 last = command
+            elif type(command) is Emit:
+                return self._tell(command.event)
             return await perform(command)
 
         try:
