@@ -7,7 +7,6 @@ the prefix, never beyond.
 
 from __future__ import annotations
 
-import builtins
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -185,46 +184,50 @@ def circuit(clock: Clock, prefix: str, name: str) -> Flow[tuple[CircuitInfo, dat
     return None if now is None else (circuit_info(name, found, now), now)
 
 
-class TaskPages(TaskQueryFlows):
+class TaskPages:
     """Tasks, as flows."""
+
+    def __init__(self, history: CheckpointFlows) -> None:
+        self._prefix = history.prefix
+        self._tasks = TaskQueryFlows(history)
 
     def page(self, clock: Clock, limit: int, after: str | None, search: str) -> Flow[Page[TaskInfo]]:
         """Tasks by id, and how many are in which status. Two commands."""
 
         def test(behind: str | None) -> dict[str, Any]:
-            return {**_selected("_id", self.prefix, behind, search, "owner"), "$expr": clock.live()}
+            return {**_selected("_id", self._prefix, behind, search, "owner"), "$expr": clock.live()}
 
-        found: builtins.list[TaskInfo] = yield from self._find(clock, test(after), limit + 1)
+        found: list[TaskInfo] = yield from self._tasks.find(clock, test(after), limit + 1)
         counts = dict.fromkeys(SEEN_AS, 0)
         fields = {"status": True, "leaseUntil": True, "tries": True, "maxAttempts": True, **clock.stamp()}
         heads = yield from ask(TASKS, "find", test(None), fields, limit=MOST_STATES + 1, batch_size=MOST_STATES + 2)
         now = None
         for head in heads[:MOST_STATES]:
             now = instant(clock.read_stamp(head))
-            counts[self._status(head, now)] += 1
+            counts[_seen_as(head, now)] += 1
         cursor = found[limit - 1].task_id if len(found) > limit else None
         total = min(len(heads), MOST_STATES)
         return Page(tuple(found[:limit]), total, len(heads) > MOST_STATES, cursor, now, counts)
 
     def show(self, clock: Clock, task_id: str) -> Flow[tuple[TaskInfo, datetime] | None]:
         """A task and the server's time. Two commands."""
-        found = yield from self.get(clock, task_id)
+        found = yield from self._tasks.get(clock, task_id)
         if found is None:
             return None
-        head = yield from ask(TASKS, "find_one", {"_id": self.prefix + task_id}, {"_id": True, **clock.stamp()})
+        head = yield from ask(TASKS, "find_one", {"_id": self._prefix + task_id}, {"_id": True, **clock.stamp()})
         now = instant(clock.read_stamp(head)) if head else None
         return found, now or datetime.now(UTC)
 
-    @staticmethod
-    def _status(head: dict[str, Any], now: datetime | None) -> str:
-        status, until, most = status_of(head), instant(head.get("leaseUntil")), whole_or_none(head.get("maxAttempts"))
-        gone = status == "running" and until is not None and now is not None and until <= now
-        if most is not None and whole(head.get("tries")) >= most and (gone or status == "failed"):
-            return "exhausted"
-        return "stalled" if gone else status
+
+def _seen_as(head: dict[str, Any], now: datetime | None) -> str:
+    status, until, most = status_of(head), instant(head.get("leaseUntil")), whole_or_none(head.get("maxAttempts"))
+    gone = status == "running" and until is not None and now is not None and until <= now
+    if most is not None and whole(head.get("tries")) >= most and (gone or status == "failed"):
+        return "exhausted"
+    return "stalled" if gone else status
 
 
-def checkpoints(clock: Clock, prefix: str, task_id: str, limit: int) -> Flow[builtins.list[Checkpoint]]:
+def checkpoints(clock: Clock, prefix: str, task_id: str, limit: int) -> Flow[list[Checkpoint]]:
     """The newest checkpoints of a task, without their data. One command."""
     fields = dict.fromkeys(("taskId", "sequence", "timestamp", "progress"), True)
     history = CheckpointFlows(prefix, Codec(pickle=False))
@@ -242,7 +245,7 @@ def idempotency(clock: Clock, prefix: str, limit: int, after: str | None, search
         return idempotency_info(document, prefix)
 
     where, _, behind = (after or "in_progress:").partition(":")
-    items: builtins.list[IdempotencyInfo] = []
+    items: list[IdempotencyInfo] = []
     counts, following, now = {}, None, None
     for kind, full, claim in kinds:
 

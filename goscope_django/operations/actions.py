@@ -12,13 +12,13 @@ from goscope_django.core import arguments
 from goscope_django.core.flow import Flow, ask
 from goscope_django.exceptions import NotFound, StateChanged
 from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, CheckpointFlows
+from goscope_django.mongodb.checkpoints.queries import TaskQueryFlows
 from goscope_django.mongodb.circuits.table import CircuitInfo, Command
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.idempotency.flows import delete_idempotency as remove_idempotency
 from goscope_django.mongodb.locks.flows import LockFlows
 from goscope_django.mongodb.locks.flows import release_lock as remove_lock
-from goscope_django.mongodb.overview import TaskPages
 from goscope_django.operations.place import ACTION_LIMIT, Place, place
 from goscope_django.operations.values import Done
 
@@ -134,8 +134,8 @@ async def areset_circuit(name: str, generation: int | None = None, reason: str =
 # Tasks
 
 
-def _flows(here: Place) -> TaskPages:
-    return TaskPages(CheckpointFlows(here.prefix, runtime.codec()))
+def _flows(here: Place) -> TaskQueryFlows:
+    return TaskQueryFlows(CheckpointFlows(here.prefix, runtime.codec()))
 
 
 def _missing(task_id: str) -> NotFound:

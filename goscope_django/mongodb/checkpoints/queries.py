@@ -30,7 +30,7 @@ class TaskQueryFlows:
 
     def get(self, clock: Clock, task_id: str) -> Flow[TaskInfo | None]:
         """One command."""
-        found = yield from self._find(clock, {"_id": self.prefix + task_id}, 1)
+        found = yield from self.find(clock, {"_id": self.prefix + task_id}, 1)
         return found[0] if found else None
 
     def list(
@@ -44,9 +44,10 @@ class TaskQueryFlows:
         if stalled:
             test.update(status="running", cancelRequested=False)
             test["$expr"] = clock.passed("leaseUntil")
-        return (yield from self._find(clock, test, limit))
+        return (yield from self.find(clock, test, limit))
 
-    def _find(self, clock: Clock, test: dict[str, Any], limit: int) -> Flow[builtins.list[TaskInfo]]:
+    def find(self, clock: Clock, test: dict[str, Any], limit: int) -> Flow[builtins.list[TaskInfo]]:
+        """One command: the tasks that match, in the order of their ids."""
         pipeline: builtins.list[dict[str, Any]] = [{"$match": test}, {"$sort": {"_id": 1}}, {"$limit": limit}]
         if clock.stamp():
             pipeline.append({"$addFields": clock.stamp()})

@@ -15,10 +15,10 @@ import atexit
 import ctypes
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pymongo
 from pymongo import AsyncMongoClient, MongoClient
@@ -35,6 +35,8 @@ from goscope_django.mongodb.driver.inspection import ServerView, mock_view, view
 from goscope_django.mongodb.driver.revival import Revival
 from goscope_django.mongodb.driver.store import Sink, Store
 from goscope_django.mongodb.driver.urls import Target, parse, without_secrets
+
+C = TypeVar("C")
 
 DEFAULTS: Final[Mapping[str, Any]] = {
     "serverSelectionTimeoutMS": 5_000,
@@ -55,12 +57,12 @@ class Connection:
         self._executor: SyncExecutor | MockExecutor | None = None
         self._client: MongoClient[Any] | None = None
         self._revival: Revival | None = None
-        self._loops = loops.LoopClients(self._async_client, target.database, target.place)
+        self._loops = loops.LoopClients(lambda: self._new(AsyncMongoClient), target.database, target.place)
 
     def __repr__(self) -> str:
         return f"<connection to {self.target.shown}>"
 
-    def _arguments(self, defaults: Mapping[str, Any] = DEFAULTS) -> tuple[str, dict[str, Any]]:
+    def _arguments(self, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         given = {name.lower() for name in self._options} | self.target.options
         options = {name: value for name, value in defaults.items() if name.lower() not in given}
         options.update(self._options)
@@ -76,9 +78,12 @@ class Connection:
 
     def client(self, **more: Any) -> MongoClient[Any]:
         """A new synchronous client that the caller closes."""
-        place, options = self._arguments({**DEFAULTS, **more})
+        return self._new(MongoClient, {**DEFAULTS, **more})
+
+    def _new(self, kind: Callable[..., C], defaults: Mapping[str, Any] = DEFAULTS) -> C:
+        place, options = self._arguments(defaults)
         try:
-            return MongoClient(place, **options)
+            return kind(place, **options)
         except (InvalidURI, DriverConfigurationError, TypeError, ValueError, OSError) as error:
             raise self._refused(error) from None
 
@@ -135,13 +140,6 @@ class Connection:
             return executor
         return self._loops.current()
 
-    def _async_client(self) -> AsyncMongoClient[Any]:
-        place, options = self._arguments()
-        try:
-            return AsyncMongoClient(place, **options)
-        except (InvalidURI, DriverConfigurationError, TypeError, ValueError, OSError) as error:
-            raise self._refused(error) from None
-
     @property
     def pending(self) -> bool:
         """Whether nobody in this process (or the one it was forked from) has seen to the indexes yet."""
@@ -194,7 +192,8 @@ class Connection:
         """Close the running event loop's client."""
         await self._loops.aclose()
 
-    def _abandon(self) -> list[object]:
+    def abandoned(self) -> list[object]:
+        """What a forked child must keep from the collector, the client first."""
         return [self._client, self._executor, self._loops]
 
 
@@ -279,7 +278,7 @@ def _forget_parent() -> None:
     _epoch += 1
     _lock = threading.RLock()
     for one in _connections.values():
-        left = one._abandon()
+        left = one.abandoned()
         _abandoned.append(left)
         client = left[0]
         if client is not None:

@@ -6,7 +6,7 @@ Rules of this file:
   waits for it. So an operation pays nothing for this, and nothing is watched twice.
 * It may tell so within an event loop. All that happens there is the start of a thread, one at a time.
 * The server comes back under its old URL, so each client of each process finds it again by itself, and not before it
-  accepts writes (``Marks.open_door``). Which of the processes starts it, and whether it may be started,
+  accepts writes (``embedded.marks``). Which of the processes starts it, and whether it may be started,
   ``embedded.revive`` decides under the folder's lock.
 """
 

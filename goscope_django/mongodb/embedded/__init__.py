@@ -1,6 +1,6 @@
 """The private ``mongod`` of ``embedded://``: started on demand, shared by the processes that name the same folder.
 
-Rules of this module and of ``mongod_folder``, which does the work:
+Rules of this package:
 
 - Everything that starts or ends the server, or changes who uses it, happens under the folder's lock. So a process that
   joins while the last one leaves gets either the living server or a new one, never a dying one.

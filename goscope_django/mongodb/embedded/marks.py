@@ -12,18 +12,18 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from goscope_django.mongodb.embedded import process as mongod_process
+from goscope_django.mongodb.embedded import process
 
-DOOR_NAME = "goscope.sock"  # no longer than the socket's name, so that its path is short enough, too
-MARKS = ("socket", "keep", "stopped", "died", "revived", "server", DOOR_NAME)
+_DOOR_NAME = "goscope.sock"  # no longer than the socket's name, so that its path is short enough, too
+NAMES = ("socket", "keep", "stopped", "died", "revived", "server", _DOOR_NAME)
 
 
 class Marks:
     """The marks in the folder ``path``, whose database is in ``data``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: Path) -> None:
         self.path = path
-        self.data = path / "data"
+        self.data = data
 
     def was_used(self) -> bool:
         """Whether a server was ever started here."""
@@ -34,7 +34,7 @@ class Marks:
         try:
             return Path((self.path / "socket").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return self.path / mongod_process.SOCKET_NAME
+            return self.path / process.SOCKET_NAME
 
     def note_socket(self, path: Path) -> None:
         """Write down where the server that is to be launched will listen."""
@@ -48,7 +48,7 @@ class Marks:
 
     def door(self) -> Path:
         """Return the path under which clients find the server."""
-        return self.socket_path().with_name(DOOR_NAME)
+        return self.socket_path().with_name(_DOOR_NAME)
 
     def open_door(self) -> None:
         """Let clients at the server. Only for one that accepts writes.
@@ -60,7 +60,7 @@ class Marks:
         if not self.door_is_open():
             made = door.with_name("goscope.new")
             made.unlink(missing_ok=True)
-            made.symlink_to(mongod_process.SOCKET_NAME)  # relative: the folder may be moved
+            made.symlink_to(process.SOCKET_NAME)  # relative: the folder may be moved
             made.replace(door)
 
     def close_door(self) -> None:
@@ -70,7 +70,7 @@ class Marks:
     def door_is_open(self) -> bool:
         """Whether clients are let at the server."""
         try:
-            return str(self.door().readlink()) == mongod_process.SOCKET_NAME
+            return str(self.door().readlink()) == process.SOCKET_NAME
         except OSError:
             return False
 
@@ -103,7 +103,7 @@ class Marks:
         if not (self.data / "mongod.lock").exists():
             return "its data were removed."
         # mongod empties its file when it ends in order, and may do so when it gives up a start: hence the mark.
-        died = (self.path / "died").exists() or mongod_process.pid_in_lock_file(self.data) is not None
+        died = (self.path / "died").exists() or process.pid_in_lock_file(self.data) is not None
         if (self.path / "stopped").exists() or not died:
             return "it was stopped on purpose. A new process that uses it starts it, or `goscope_mongod start`."
         return ""
