@@ -1,8 +1,8 @@
-"""Reading for operators: pages of what there is, and how many, each within a bounded number of commands.
+"""What operators see: pages of locks, circuits, tasks, flights and records, and how many there are of each.
 
-Rule of this file: reads only, no user's value is read, and nothing is unbounded: a page has a limit, and so has a
-count. A search is for a piece of text in the key (or the owner), in any case of letters; it looks at all documents of
-the prefix, never beyond.
+Rules of this file: it only reads, and never a user's value. Pages and counts have limits, and each takes a bounded
+number of commands. A search finds text in the key (or the owner), without regard to case, among all documents of the
+prefix and no others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from goscope_django.mongodb.single_flight.values import FlightInfo
 
 T = TypeVar("T")
 MOST: Final = 100_000
-"""Where a count ends."""
+"""The highest count; beyond it a page says ``at_least``."""
 
 MOST_STATES: Final = 10_000
 """Circuits or tasks whose states are counted."""
@@ -52,7 +52,7 @@ MOST_ENTRIES: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some of ``total`` things (``at_least``: there are more still). ``next`` is the cursor of the next page."""
+    """Some of ``total`` things (``at_least``: there are more). ``next`` is the cursor of the next page."""
 
     items: tuple[T, ...]
     total: int
@@ -63,7 +63,7 @@ class Page(Generic[T]):
 
 
 def _containing(prefix: str, search: str) -> dict[str, str]:
-    """What a stored key that has ``search`` behind ``prefix`` matches. (The pieces of NUL can't be looked for.)"""
+    """A test for stored keys with ``search`` after ``prefix``. NUL is left out: no regex can hold it."""
     text = re.escape(search.replace("\0", ""))
     return {"$regex": f"^{re.escape(prefix)}.*{text}", "$options": "is"}
 
@@ -141,7 +141,7 @@ def locks(clock: Clock, prefix: str, limit: int, after: str | None, search: str)
 
 
 def flights(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[FlightInfo]]:
-    """Flights in the air, by key. Two commands at most."""
+    """Running flights, by key. Two commands at most."""
     full = f"{prefix}flight:"
 
     def test(behind: str | None) -> dict[str, Any]:

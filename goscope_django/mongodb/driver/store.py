@@ -49,7 +49,7 @@ class Store:
         """The executor of this process."""
         if self._sync is None:
             raise ConfigurationError(
-                "this adapter was made of an asynchronous database: use the twins whose name begins with 'a'"
+                "this adapter was made of an asynchronous database: use the methods whose names begin with 'a'"
             )
         return self._sync()
 

@@ -1,9 +1,9 @@
-"""Small files in the folder of a private ``mongod``: what one process leaves for the next to know.
+"""Small files in the folder of a private ``mongod``, by which one process tells the next what happened.
 
 ``socket`` says where the server listens, ``keep`` which one is to stay without users, ``stopped`` that it was ended on
 purpose, ``died`` that it was not, and ``revived`` by its time when it was last tried to start it again. The file
-``lock`` tells that the folder is ours. Beside the socket stands the door, a link to it and what clients know: it is
-there once the server accepts writes. Rule of this file: whoever writes a mark must hold the folder's lock.
+``lock`` says that the folder is ours. Beside the socket is the *door*, a link to it, which is what clients connect to:
+it is there once the server accepts writes. Rule of this file: whoever writes a mark must hold the folder's lock.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Marks:
         return self.socket_path().with_name(_DOOR_NAME)
 
     def open_door(self) -> None:
-        """Let clients at the server. Only for one that accepts writes.
+        """Let clients connect. Only when the server accepts writes.
 
-        To a client it makes no difference what the one server of its URL is: it would send a write to one that is not
-        the primary yet, and fail, since its one retry was spent on the connection that died with the last server.
+        A client with one server in its URL sends a write to it even before it is the primary, and fails: its one retry
+        was used for the connection that died with the last server.
         """
         door = self.door()
         if not self.door_is_open():
@@ -64,11 +64,11 @@ class Marks:
             made.replace(door)
 
     def close_door(self) -> None:
-        """Let nobody at the server that is to be launched."""
+        """Let no client connect to the server that is to be launched."""
         self.door().unlink(missing_ok=True)
 
     def door_is_open(self) -> bool:
-        """Whether clients are let at the server."""
+        """Whether clients can connect."""
         try:
             return str(self.door().readlink()) == process.SOCKET_NAME
         except OSError:
@@ -91,7 +91,7 @@ class Marks:
 
     def stay_away(self, wanted: bool) -> None:
         """Note that its users must not start the server again by themselves, or that they may when it has died."""
-        with suppress(OSError):  # a full disk must not keep anybody from stopping it
+        with suppress(OSError):  # with a full disk it can still be stopped
             (self.path / "died").unlink(missing_ok=True)
             if wanted:
                 (self.path / "stopped").touch()

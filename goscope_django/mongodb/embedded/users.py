@@ -1,7 +1,7 @@
-"""Who uses a private ``mongod``: a file in its folder's ``users/`` for each process, locked as long as that lives.
+"""Who uses a private ``mongod``: each process has a file in its folder's ``users/``, locked for as long as it lives.
 
-Rule of this file: it tells users and counts them; when a server is started or ended, ``folder`` decides. Whoever
-changes anything holds the folder's lock.
+Rule of this file: it only lists and counts users; ``folder`` decides when a server is started or ended. Whoever changes
+anything must hold the folder's lock.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Membership:
     uses: int
 
     def end(self) -> None:
-        """Be no user any more."""
+        """Stop being a user."""
         self.file.unlink(missing_ok=True)
         file_lock.release(self.descriptor)
 
