@@ -1,4 +1,4 @@
-"""The Django app."""
+"""The Django app: it connects at start-up and registers the system checks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GoscopeConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Connect, make missing indexes and let go again (within 2 seconds), and register the system checks.
+        """Register the system checks; connect, make missing indexes and disconnect again, within 2 seconds.
 
         Raises only with ``FAIL_FAST``.
         """
@@ -32,6 +32,6 @@ class GoscopeConfig(AppConfig):
 
         checks.register()
         setting_changed.connect(_settings_changed, dispatch_uid="goscope.settings")
-        # An operator's command looks for itself: it says what is missing or away, and mends nothing unasked.
+        # An operator's command connects itself. It reports what is missing, and changes nothing unasked.
         if not "".join(sys.argv[1:2]).startswith("goscope_"):
             runtime.prepare()

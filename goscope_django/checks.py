@@ -1,4 +1,4 @@
-"""System checks.
+"""Django system checks of the settings and of the servers.
 
 ====================  =========  =====================================================================================
 ``goscope.E001``      static     ``GOSCOPE`` can't be used: an unknown key, a wrong type, a URL that is not allowed
@@ -6,16 +6,16 @@
 ``goscope.W010``      database   a store can't be reached
 ``goscope.W011``      database   an index is missing
 ``goscope.W012``      database   an index exists with other options
-``goscope.W013``      database   a standalone server: tokens may not grow over a removal, no transactions
-``goscope.W014``      database   a sharded cluster: each router brings its own clock
-``goscope.W015``      database   this process's clock is off by more than a minute (harmless to us, not to Node)
+``goscope.W013``      database   a standalone server: no transactions, and a token may repeat once a lock is gone
+``goscope.W014``      database   a sharded cluster: each router has its own clock
+``goscope.W015``      database   this machine's clock is off by more than a minute (it matters to Node only)
 ``goscope.W030``      deploy     the server is not on this machine, and the connection is not encrypted
 ``goscope.W031``      deploy     the server is not on this machine, and the URL has no credentials
 ``goscope.W032``      deploy     ``mongomock://`` or ``embedded://`` outside of tests and demonstrations
 ====================  =========  =====================================================================================
 
 Static checks open nothing. Those that connect have the tag ``database``: they run with ``check --database default`` and
-before ``migrate``, and only warn, so that a lost MongoDB stops no migration of an SQL database.
+before ``migrate``. They only warn, so a migration of an SQL database works while MongoDB can't be reached.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
 
 
 def check_stores(app_configs: Any = None, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
-    """Everything that has to connect, within two seconds for each store."""
+    """The checks that connect: at most two seconds for each store."""
     if not databases:
         return []
     try:
@@ -106,7 +106,7 @@ def _judged(what: str, view: inspection.ServerView) -> list[CheckMessage]:
 
 
 def check_security(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
-    """What is fine for development but not in production."""
+    """What is allowed, but not safe in production."""
     try:
         stores = conf.store_urls()
     except conf.BadSettings:

@@ -1,12 +1,14 @@
-"""The Django half of the codec: Django's own types as tagged BSON, and signatures by ``SECRET_KEY``.
+"""The Django part of the codec: Django's own types as tagged BSON, and signatures by ``SECRET_KEY``.
 
-- ``SafeString`` keeps its class: what was safe to print stays safe, and nothing else becomes so.
-- Responses of exactly Django's classes are kept as data: status, reason, headers in order and case, cookies with all
-  their attributes, charset, content, and whatever other attributes views and decorators put on them (such as
-  ``xframe_options_exempt``), as pickling would. Subclasses of one's own, and REST framework's, are pickled.
+Rules of this file:
+
+- ``SafeString`` keeps its class: text that was marked safe stays marked, and no other text becomes so.
+- Responses of exactly Django's classes are stored as data: status, reason, headers in order and case, cookies with all
+  their attributes, charset, content, and any other attributes that views and decorators set (such as
+  ``xframe_options_exempt``), as pickling would. Subclasses, REST framework's among them, are pickled.
 - A template response must have been rendered, otherwise ``ContentNotRenderedError`` is raised, as pickling does.
-  Streaming responses are refused: their content can be read once.
-- Lazy translations are pickled, which keeps them lazy. Storing their text would freeze the language.
+  Streaming responses are refused: their content can be read only once.
+- Lazy translations are pickled and stay lazy. Storing their text would fix the language.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Settings: the only reader of ``django.conf.settings``.
 
-Rule of this file: settings are read when they are used and judged as a whole. Every fault names the key, the value (its
-secrets masked) and what is allowed; ``faults`` gives them to the system checks, ``current`` raises the first one.
+Rules of this file: settings are read when they are used, and checked as a whole. A fault names the key, the value
+(with its secrets masked) and what is allowed. ``faults`` lists them for the system checks, ``current`` raises the
+first one.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def suggestion(name: str, allowed: Mapping[str, Any] | tuple[str, ...]) -> str:
 
 
 def not_a_dict(value: object, what: str, needed: str = "a dict") -> str:
-    """What is wrong with ``value``, which is no dict. It may hold a password: of a container only the type is told."""
+    """What is wrong with ``value``, which is no dict. It may hold a password: of a container only the type is named."""
     if isinstance(value, str):
         what = f"{what}={urls.masked(value)!r}"
     elif value is None or isinstance(value, int | float):
@@ -192,7 +193,7 @@ BACKEND: Final = "goscope_django.cache.MongoDBCache"
 
 
 def our_caches() -> dict[str, Mapping[str, Any]]:
-    """The entries of ``CACHES`` whose backend is ours or made of it, by alias. Opens nothing."""
+    """The entries of ``CACHES`` whose backend is ours or a subclass, by alias. Opens nothing."""
     caches = getattr(settings, "CACHES", {})
     return {
         alias: entry
@@ -206,13 +207,13 @@ def _is_ours(backend: object) -> bool:
         return True
     try:
         found = import_string(str(backend))
-    except Exception:  # noqa: BLE001  another's backend, which says itself what it lacks when it is used
+    except Exception:  # noqa: BLE001  somebody else's backend, which raises when it is used
         return False
     return isinstance(found, type) and issubclass(found, import_string(BACKEND))
 
 
 def store_urls() -> list[tuple[str, str]]:
-    """Every store that the settings name, with the setting's name: ``GOSCOPE``'s and those of caches of their own."""
+    """The name and the URL of every setting that names a store: ``GOSCOPE``'s, and those of caches with their own."""
     found = [("GOSCOPE['URL']", current().url)]
     for alias, entry in our_caches().items():
         location = entry.get("LOCATION", "")
@@ -228,7 +229,7 @@ def reset(**_: object) -> None:
 
 
 def current() -> Settings:
-    """The settings as they are now. Raises ``ImproperlyConfigured`` (``BadSettings``) for the first fault."""
+    """The settings in force now. Raises ``BadSettings`` (an ``ImproperlyConfigured``) for the first fault."""
     global _cached
     given = getattr(settings, "GOSCOPE", {})
     tests = testing()
@@ -254,7 +255,7 @@ def current() -> Settings:
 
 
 def _snapshot(value: Any) -> Any:
-    """A copy of the containers, so that a change in place is noticed; what they hold (listeners, say) stays itself."""
+    """A copy of the containers, so that a change in place is noticed. What they hold (say, listeners) is not copied."""
     if isinstance(value, dict):
         return {name: _snapshot(one) for name, one in value.items()}
     return [_snapshot(one) for one in value] if isinstance(value, list) else value

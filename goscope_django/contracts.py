@@ -1,9 +1,8 @@
-"""What a store must be able to do, and the values that pass between the rings.
+"""What a provider must be able to do, and the values that it takes and returns.
 
-Rule of this file: frozen values and ``typing.Protocol`` classes. No behaviour, no Django, no driver. A ``ttl`` is in
-milliseconds (int) or a ``timedelta``, instants are aware UTC datetimes. Each method names the one step that is atomic;
-every method has an asynchronous twin with an ``a`` in front (``acquire`` / ``aacquire``), left out here where it would
-only repeat the line.
+Rules of this file: frozen values and ``typing.Protocol`` classes, without behaviour, Django or a driver. A ``ttl`` is
+in milliseconds (int) or a ``timedelta``; instants are aware UTC datetimes. Every method has an async version with an
+``a`` in front (``acquire`` / ``aacquire``), which is left out here.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ CIRCUIT_STATES: tuple[CircuitState, ...] = ("closed", "open", "half-open")
 
 @dataclass(frozen=True, slots=True)
 class LockInfo:
-    """A live lock as an observer sees it. ``token`` is ``None`` on a lock that Node took; so is ``expires_at`` on one
-    that never expires."""
+    """A held lock. ``token`` is ``None`` on a lock that Node took, ``expires_at`` on one that never expires."""
 
     key: str
     owner: str
@@ -70,7 +68,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyRecord:
-    """A finished piece of work. ``expires_at`` is ``None`` when it is kept for good."""
+    """A stored result. ``expires_at`` is ``None`` if it is kept forever."""
 
     value: Any
     expires_at: datetime | None
@@ -78,7 +76,7 @@ class IdempotencyRecord:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyInfo:
-    """A live claim or result as an observer sees it, without what is stored.
+    """A live claim or result, without the stored value.
 
     ``token`` is ``None`` on a result that Node stored; ``updated_at`` is when the claim was taken or the result stored.
     ``expires_at`` is when the claim's lease ends or the result is forgotten, ``None`` for never.
@@ -95,9 +93,9 @@ class IdempotencyInfo:
 class IdempotencyClaim:
     """What ``begin`` found.
 
-    ``outcome`` is ``started`` (the caller runs; ``token`` is its claim's fencing token), ``in_progress`` (somebody
-    runs; ask again in ``retry_after`` seconds), ``completed`` (``value`` is the result) or ``mismatch`` (the key was
-    used with another fingerprint).
+    ``outcome`` is ``started`` (the caller does the work; ``token`` is its claim's fencing token), ``in_progress``
+    (somebody else does; ask again in ``retry_after`` seconds), ``completed`` (``value`` is the result) or ``mismatch``
+    (the key was used with another fingerprint).
     """
 
     outcome: Outcome
@@ -105,12 +103,12 @@ class IdempotencyClaim:
     value: Any = None
     retry_after: float | None = None
     claim: str | None = field(default=None, repr=False, compare=False)
-    """The random text that identifies a ``started`` claim in its document: what a renewal names."""
+    """The random text by which a renewal finds a ``started`` claim in its document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something happened and was written. ``name`` is what happened, ``details`` are its documented arguments."""
+    """Something that happened and was written. ``name`` says what, ``details`` are its documented arguments."""
 
     name: str
     details: Mapping[str, Any] = field(default_factory=dict)

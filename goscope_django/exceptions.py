@@ -1,9 +1,11 @@
-"""Every error that goscope_django raises of its own accord.
+"""Every error that goscope_django raises of its own accord, and what it means.
 
-::
+Rules of this file: a message names the thing, its value and what is allowed. It never holds a password or a stored
+value. An error that its feature defines says where; the tree names it all the same::
 
     GoscopeError
     ├── ConfigurationError (ValueError)     a setting, URL or option is wrong; raised on first use
+    │   └── BadSettings                     the same, and Django's ImproperlyConfigured; defined in ``conf``
     ├── InvalidValue (ValueError)           an argument has a value that is not allowed
     ├── InvalidType (TypeError)             an argument has a type that is not allowed
     ├── StoreError                          the database could not do it; the driver's error is ``__cause__``
@@ -13,26 +15,25 @@
     ├── MongodError                         the private ``mongod`` can't be found, started or stopped
     ├── Undecodable                         a stored value is forged, damaged or of an unknown format
     ├── LockError
-    │   ├── LockNotAcquired                 somebody else held it for all of ``blocking_timeout``
+    │   ├── LockNotAcquired                 somebody else held the lock for all of ``blocking_timeout``
     │   └── LockLost                        the lease ended while the block still ran
     ├── StaleFence                          a write carried an older fencing token than the document
-    ├── NotFound                            an operator named a thing that is not there
-    ├── StateChanged                        what an operator acted on is no longer as it was seen
+    ├── NotFound                            what an operator named is not there
+    ├── StateChanged                        what an operator acted on has changed since it was shown
     ├── CircuitOpen                         the circuit refuses the call; ``retry_after`` says for how long
     ├── IdempotencyError
-    │   ├── IdempotencyConflict             the same key is in progress elsewhere
+    │   ├── IdempotencyConflict             another request with the same key is running
+    │   │   └── ClaimLost                   the claim ended before its result was stored; ``idempotency.attempt``
     │   └── IdempotencyMismatch             the same key came with another payload
     ├── FlightError
     │   └── RemoteError                     the leader of a flight failed with an error that can't be rebuilt
     └── CheckpointError
-        ├── CheckpointConflict              the (task, sequence) exists
+        ├── CheckpointConflict              a checkpoint with this task and sequence exists
         ├── CheckpointTooLarge              the state does not fit in one document
         ├── TaskAlreadyRunning              another runner holds the task's lease
         ├── TaskLost                        this runner no longer holds the task's lease
         ├── TaskCancelled                   an operator asked the task to stop
         └── TaskExhausted                   the task failed as often as it may be tried
-
-Messages name the thing, its value and what is allowed. They never hold a password or a stored value.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from typing import Any
 
 
 class GoscopeError(Exception):
-    """Root of all errors of this package. They survive pickling: process pools and task queues hand them on."""
+    """The root of all errors of this package. They can be pickled, as process pools and task queues do."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.args, self.__dict__)
@@ -98,7 +99,7 @@ class Undecodable(GoscopeError):
 
 
 class LockError(GoscopeError):
-    """Something about a lock; ``key`` names it."""
+    """An error about a lock; ``key`` names it."""
 
     def __init__(self, message: str, *, key: str) -> None:
         super().__init__(message)
@@ -110,11 +111,11 @@ class LockNotAcquired(LockError):
 
 
 class LockLost(LockError):
-    """The lease ended (or was taken over) while its holder still worked."""
+    """The lock's lease ended, or somebody took it over, while its holder still worked."""
 
 
 class StaleFence(GoscopeError):
-    """A write was refused since the resource has seen a newer fencing token."""
+    """A write was refused because the document already has a newer fencing token."""
 
 
 class NotFound(GoscopeError):
@@ -126,8 +127,7 @@ class NotFound(GoscopeError):
 
 
 class StateChanged(GoscopeError):
-    """What an operator acted on is no longer as it was seen; nothing was done, and the message says what is there
-    now."""
+    """What an operator acted on has changed since it was shown. Nothing was done; the message says what is there."""
 
     def __init__(self, message: str, *, target: str) -> None:
         super().__init__(message)
@@ -144,7 +144,7 @@ class CircuitOpen(GoscopeError):
 
 
 class IdempotencyError(GoscopeError):
-    """Something about an idempotency key. ``key`` names it."""
+    """An error about an idempotency key. ``key`` names it."""
 
     def __init__(self, message: str, *, key: str) -> None:
         super().__init__(message)
@@ -152,7 +152,7 @@ class IdempotencyError(GoscopeError):
 
 
 class IdempotencyConflict(IdempotencyError):
-    """The same key is being worked on elsewhere. ``retry_after`` is in seconds."""
+    """Another request with the same key is running. ``retry_after`` is in seconds."""
 
     def __init__(self, message: str, *, key: str, retry_after: float) -> None:
         super().__init__(message, key=key)
@@ -164,7 +164,7 @@ class IdempotencyMismatch(IdempotencyError):
 
 
 class FlightError(GoscopeError):
-    """Something about a flight."""
+    """An error about a flight."""
 
 
 class RemoteError(FlightError):
@@ -179,7 +179,7 @@ class RemoteError(FlightError):
 
 
 class CheckpointError(GoscopeError):
-    """Something about a checkpoint or its task. ``task_id`` names the task."""
+    """An error about a task or one of its checkpoints. ``task_id`` names the task."""
 
     def __init__(self, message: str, *, task_id: str) -> None:
         super().__init__(message)
@@ -187,7 +187,7 @@ class CheckpointError(GoscopeError):
 
 
 class CheckpointConflict(CheckpointError):
-    """The (task, sequence) was written before; nothing was overwritten."""
+    """A checkpoint with this task and sequence exists; nothing was overwritten."""
 
 
 class CheckpointTooLarge(CheckpointError):
@@ -195,7 +195,7 @@ class CheckpointTooLarge(CheckpointError):
 
 
 class TaskAlreadyRunning(CheckpointError):
-    """Another runner holds the task; as things are its lease lasts another ``retry_after`` seconds."""
+    """Another runner holds the task. Unless it is renewed, its lease lasts another ``retry_after`` seconds."""
 
     def __init__(self, message: str, *, task_id: str, retry_after: float = 0.0) -> None:
         super().__init__(message, task_id=task_id)
@@ -207,8 +207,8 @@ class TaskLost(CheckpointError):
 
 
 class TaskCancelled(CheckpointError):
-    """An operator asked the task to stop; it does not run again until it is reset or restarted."""
+    """An operator asked the task to stop. It does not run again until it is reset or restarted."""
 
 
 class TaskExhausted(CheckpointError):
-    """The task was tried as often as it may be."""
+    """The task has been tried as often as it may be."""

@@ -1,7 +1,6 @@
-"""Composition: settings, clients and providers, put together on first use.
+"""Settings, clients and providers, put together on first use.
 
-Rule of this file: it is the only place where the rings meet. Nothing is opened at import; what was composed is kept
-until the settings change, and forgotten in a forked child with the clients.
+Rule of this file: nothing is opened at import. What was put together is kept until the settings change.
 """
 
 from __future__ import annotations
@@ -10,22 +9,20 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from goscope_django import codec as values
 from goscope_django import conf, signals
 from goscope_django.contracts import Event
-from goscope_django.core.flow import Flow
+from goscope_django.core.flow import Flow, call
 from goscope_django.exceptions import ConfigurationError, GoscopeError
 from goscope_django.mongodb.adapter import MongoDBAdapter
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.document import indexes
-from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver import client as clients
 from goscope_django.mongodb.driver.client import Connection
 from goscope_django.mongodb.driver.store import Store
 
-P = ParamSpec("P")
 T = TypeVar("T")
 logger = logging.getLogger("goscope")
 
@@ -34,13 +31,13 @@ _observers: list[Any] = []
 
 
 def observe(observer: Any) -> None:
-    """Let ``observer(event)`` see every event beside the signals: for counters."""
+    """From now on call ``observer(event)`` for every event, before the signals: for counters."""
     if observer not in _observers:
         _observers.append(observer)
 
 
 def publish(event: Event) -> None:
-    """Where flows' and features' events go: to the counters, the log and Django's signals."""
+    """Hand on an event of a flow or a feature: to the counters, the log and Django's signals."""
     for observer in _observers:
         with contextlib.suppress(Exception):
             observer(event)
@@ -70,57 +67,51 @@ def _usable(make: Callable[[], T]) -> T:
         raise conf.BadSettings(str(error)) from None
 
 
-class _PreparingStore(Store):
-    """A store that sees to the indexes after its first success, where ``ready()`` could not."""
+class _Place:
+    """One URL's connection in this process, found anew after a fork."""
 
     def __init__(self, find: Callable[[], Connection]) -> None:
-        super().__init__(lambda: _usable(self._found().sync), lambda: _usable(self._found().asynchronous), sink=publish)
         self._find = find
-        self._known = find()
+        self._found = find()
         self._epoch = clients.epoch()
-        self._seen = False
 
-    def _found(self) -> Connection:
+    def connection(self) -> Connection:
         if self._epoch != clients.epoch():
-            self._known, self._epoch = self._find(), clients.epoch()
-        return self._known
+            self._found, self._epoch = self._find(), clients.epoch()
+        return self._found
 
-    def _see(self) -> bool:
-        """Whether the indexes are still to be seen to; from here on they are."""
-        self._seen, pending = True, self._known.pending
-        self._known.prepared()
-        return pending
-
-    def run(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        found = super().run(operation, *args, **kwargs)
-        if not self._seen and self._see():
+    def ensure_indexes(self, store: Store) -> Flow[None]:
+        """See to the indexes, unless somebody did already. Where they can't be made that is logged."""
+        found = self.connection()
+        pending = found.pending
+        found.prepared()  # first, so that nobody else begins as well
+        if pending:
             try:
-                super().run(indexes.ensure)
+                yield from call(store.run, store.arun, indexes.ensure)
             except GoscopeError as error:
                 logger.warning("the indexes could not be made: %s", error)
-        return found
-
-    async def arun(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        found = await super().arun(operation, *args, **kwargs)
-        if not self._seen and self._see():
-            try:
-                await super().arun(indexes.ensure)
-            except GoscopeError as error:
-                logger.warning("the indexes could not be made: %s", error)
-        return found
 
 
 def store(url: str | None = None, what: str = "URL") -> Store:
-    """A store on ``url``, or on ``GOSCOPE``'s. It finds its client anew at each use, so it outlives forks and loops."""
-    return _PreparingStore(lambda: connection(url, what=what))
+    """A store on ``url``, or on ``GOSCOPE``'s. It finds its client anew at each use, so it outlives forks and loops.
+
+    After its first success it sees to the indexes, where ``ready()`` could not.
+    """
+    place = _Place(lambda: connection(url, what=what))
+    return Store(
+        lambda: _usable(place.connection().sync),
+        lambda: _usable(place.connection().asynchronous),
+        sink=publish,
+        opening=place.ensure_indexes,
+    )
 
 
 def prepare(seconds: float = 2.0) -> None:
-    """At start-up: reach every store that the settings name, make the missing indexes, and let go again.
+    """At start-up: reach every store that the settings name, make the missing indexes, and disconnect again.
 
-    It takes at most about ``seconds``, whatever is away. A store that can't be reached, or whose indexes differ, is
-    logged and tried again on first use; with ``FAIL_FAST`` it is an error. Settings that can't be used are left to the
-    system checks and to first use.
+    It takes at most about ``seconds``, whether or not the servers can be reached. A store that can't be reached, or
+    whose indexes differ, is logged and tried again on first use; with ``FAIL_FAST`` it is an error. Settings that can't
+    be used are left to the system checks and to first use.
     """
     try:
         settings = conf.current()
@@ -159,6 +150,6 @@ def adapter() -> MongoDBAdapter:
 
 
 def reset(**_: object) -> None:
-    """Forget what was composed of settings that may have changed. Clients stay: they belong to their URLs."""
+    """Forget what was made from settings that may have changed. Clients stay: they belong to their URLs."""
     conf.reset()
     _adapters.clear()

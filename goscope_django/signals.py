@@ -1,7 +1,7 @@
-"""Signals for every transition, sent robustly after the write.
+"""Django signals for what happens, sent after the write.
 
-Receivers get ``sender`` (always ``Goscope``) and the arguments listed here. A receiver that raises is logged and stops
-nobody. ``alias`` is not sent: there is one store for each settings module.
+Receivers get ``sender`` (always ``Goscope``) and the arguments listed here. If a receiver raises, that is logged and
+the others are still called.
 
 =============================  ================================================================================
 ``lock_acquired``              ``key``, ``owner``, ``token``
@@ -11,9 +11,10 @@ nobody. ``alias`` is not sent: there is one store for each settings module.
                                ``None`` where an operator did it)
 ``circuit_half_opened``        ``name``
 ``circuit_closed``             ``name``, ``reason`` (``probe`` or ``operator``)
-``flight_taken_over``          ``key``: the leader of a flight died, and this process leads now
+``flight_taken_over``          ``key``: the leader of a flight died, and this process is the leader now
 ``idempotent_replayed``        ``key`` of the record
-``idempotent_lost``            ``key``, ``token``: work was done, but its claim had ended or the server was away
+``idempotent_lost``            ``key``, ``token``: the work was done, but its claim had ended or MongoDB could not be
+                               reached
 ``task_started``               ``task_id``, ``attempt``
 ``task_resumed``               ``task_id``, ``attempt``, ``sequence`` of the checkpoint it goes on from
 ``checkpoint_saved``           ``task_id``, ``sequence``, ``progress``
@@ -22,8 +23,8 @@ nobody. ``alias`` is not sent: there is one store for each settings module.
                                transaction was rolled back)
 ``task_lost``                  ``task_id``, ``attempt``: another runner took it over
 ``cache_entry_forged``         ``key``, ``reason`` (``forged``, ``damaged`` or ``format``), ``message``
-``degraded``                   ``feature``, ``error`` (a text): it goes on without the server (said once)
-``recovered``                  ``feature``: the server is back (said once)
+``degraded``                   ``feature``, ``error`` (a text): it works without MongoDB for now (sent once)
+``recovered``                  ``feature``: MongoDB can be reached again (sent once)
 =============================  ================================================================================
 """
 
@@ -85,11 +86,11 @@ _LEVELS: Final = {
 
 
 class Goscope:
-    """Sender of all signals."""
+    """The sender of all signals."""
 
 
 def publish(event: Event) -> None:
-    """Log ``event`` (``goscope.<feature>``; key and details only, never a value) and send its signal robustly."""
+    """Log ``event`` to ``goscope.<feature>`` (details, never a stored value) and send its signal by ``send_robust``."""
     feature = event.details.get("feature") or _FEATURES.get(event.name.partition("_")[0], "events")
     logger = logging.getLogger(f"goscope.{feature}")
     level = _LEVELS.get(event.name, logging.DEBUG)

@@ -1,7 +1,7 @@
-"""Checks of what callers hand over: durations, counts, keys and patterns.
+"""Checks of arguments: durations, counts, keys, functions and patterns.
 
-Rule of this file: it decides whether an argument may be used and in which unit it goes on, nothing else. Every error
-names the argument, the value and what is allowed.
+Rule of this file: it decides whether an argument is allowed, and converts its unit; nothing else. Every error names the
+argument, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from goscope_django.exceptions import InvalidType, InvalidValue
 
 MAX_MILLISECONDS: Final = 1_000 * 31_557_600_000
-"""A thousand years: later instants do not fit a ``datetime`` any more."""
+"""A thousand years. Later instants do not fit in a ``datetime``."""
 
 MAX_KEY_BYTES: Final = 64 * 1024
 
@@ -88,7 +88,7 @@ def count(value: object, name: str, *, least: int = 1) -> int:
 
 
 def key(value: object, name: str = "key") -> str:
-    """``value`` if it is text that UTF-8 can carry, of at most 64 KiB."""
+    """``value`` if it is text of at most 64 KiB that UTF-8 can hold."""
     if not isinstance(value, str):
         raise InvalidType(f"{name}={_shown(value)}: text (str) is needed, not {type(value).__name__}")
     if value.isascii():
@@ -104,7 +104,7 @@ def key(value: object, name: str = "key") -> str:
 
 
 def function(value: object, decorator: str) -> None:
-    """Raise ``InvalidType`` unless ``value`` can be decorated: a generator's work is not done when its call returns."""
+    """Raise ``InvalidType`` unless ``value`` can be decorated. A generator can't: its call returns before its work."""
     if not callable(value):
         raise InvalidType(f"{decorator}: {_shown(value)} was decorated; a function is needed")
     if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
@@ -112,7 +112,7 @@ def function(value: object, decorator: str) -> None:
 
 
 def named_function(value: object, decorator: str) -> None:
-    """``function`` for decorators that tell functions apart by their names, which a bare ``partial`` lacks."""
+    """Like ``function``, for decorators that need the function's name. A bare ``partial`` has none."""
     function(value, decorator)
     if isinstance(value, functools.partial) and not hasattr(value, "__qualname__"):
         raise InvalidType(

@@ -1,6 +1,6 @@
-"""Which colour a call has, where the function itself does not tell.
+"""Whether a call is sync or async where the function does not say so, and how to await to the end.
 
-Rule of this file: it looks, and calls nothing.
+Rule of this file: it calls no function of the user's.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from typing import Any
 
 
 async def finished(awaitable: Any) -> Any:
-    """``await awaitable``, to its end even if this task is cancelled meanwhile; then the cancellation goes on."""
+    """``await awaitable``, to its end even if this task is cancelled meanwhile; then ``CancelledError`` is raised."""
     task = asyncio.ensure_future(awaitable)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):  # said before
+            with contextlib.suppress(asyncio.CancelledError):  # raised below
                 await asyncio.wait([task])
         if not task.cancelled():
-            task.exception()  # looked at: the cancellation is what is told
+            task.exception()  # looked at, or asyncio would log it: the cancellation is what is raised
         raise
 
 
 def unwrapped(fn: Any) -> Any:
-    """What the ``partial`` objects around it call in the end."""
+    """The function inside any number of ``partial`` objects."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return fn
 
 
 def is_async_dispatch(fn: Callable[..., Any], args: tuple[Any, ...] = ()) -> bool:
-    """Whether it is ``dispatch`` of a class-based view with asynchronous handlers, which only makes the coroutine.
+    """Whether ``fn`` is ``dispatch`` of a class-based view with async handlers: it is sync and returns a coroutine.
 
-    ``args`` are the call's: the view is the first of them where ``dispatch`` was decorated in its class. Other
-    decorators between it and this one are looked through, as far as they are ``functools.wraps``'s.
+    ``args`` are the call's arguments: the view is the first where ``dispatch`` was decorated in its class. A function
+    that another decorator wrapped with ``functools.wraps`` is found as well.
     """
     method = unwrapped(fn)
     if getattr(method, "__name__", "") != "dispatch":

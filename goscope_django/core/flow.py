@@ -1,16 +1,17 @@
-"""Flows: an operation is written once, as a generator, and runs sync and async.
+"""Flows: an operation is written once, as a generator, and runs both sync and async.
 
 Rules of this file and of every flow:
 
 * A flow is a generator that *yields commands* and receives their results; what it returns is the operation's result.
-  There are four kinds of command: ``Query`` (one call to the server), ``Pause`` (wait), ``Emit`` (tell that something
-  happened) and ``Call`` (call this function, which may be sync or async). Nothing else ever leaves a flow. Flows below
-  the store yield the first three, flows above it ``Call`` and ``Pause``: a flow of the store is a ``Call`` to them.
+  There are four kinds of command: ``Query`` (one call to the server), ``Pause`` (wait), ``Emit`` (report an event) and
+  ``Call`` (call this function, sync or async). Nothing else ever leaves a flow.
+* Flows below the store yield the first three. Flows above it yield ``Call`` and ``Pause``, and run a flow of the store
+  by a ``Call`` of ``store.run``. What takes an executor several calls of the driver is a flow of ``Call`` as well.
 * A runner decides nothing. ``run`` executes commands on the calling thread, ``arun`` awaits them. An error of a command
-  is thrown into the flow at the ``yield``, cancellation included, so that making good is written once as well.
-* A flow never runs a user's code itself, it asks for it by ``Call``; and it keeps no state between two runs.
+  is thrown into the flow at the ``yield``, cancellation included. So what follows an error is written once as well.
+* A flow never calls a user's function itself, it yields a ``Call``. It keeps no state between two runs.
 
-The idea is psycopg 3's: generators for whatever decides, two thin runners below.
+The idea is psycopg 3's: generators decide, and two thin runners carry out.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Pause(Command[None]):
 
 
 class Emit(Command[None]):
-    """Tell whoever listens that ``event`` happened. Listeners' errors never reach the flow."""
+    """Report that ``event`` happened. Listeners' errors never reach the flow."""
 
     __slots__ = ("event",)
 
@@ -71,10 +72,10 @@ class Emit(Command[None]):
 
 
 class Call(Command[R]):
-    """Call something of the feature's or of the user's that may be sync or async.
+    """Call a function of the feature's, the driver's or the user's, which may be sync or async.
 
-    On a thread ``plain(...)`` is called; in a task ``twin(...)``, and what it gives is awaited if it can be. ``last``:
-    a cancelled task finishes the call all the same, for what must not be left half-way.
+    On a thread ``plain(...)`` is called; in a task ``twin(...)``, whose result is awaited if it is awaitable. With
+    ``last`` a cancelled task finishes the call before ``CancelledError`` is raised: for what must not stop half-way.
     """
 
     __slots__ = ("args", "kwargs", "last", "plain", "twin")
@@ -110,19 +111,19 @@ def call(plain: Callable[..., Any], twin: Callable[..., Any], *args: Any, **kwar
 
 
 def last_call(plain: Callable[..., Any], twin: Callable[..., Any], *args: Any, **kwargs: Any) -> Flow[Any]:
-    """``call`` for what ends something: a cancelled task finishes it first."""
+    """``call`` for what ends something: a cancelled task finishes it before ``CancelledError`` is raised."""
     command: Call[Any] = Call(plain, twin, *args, **kwargs)
     command.last = True
     return (yield command)
 
 
 def invoke(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Flow[Any]:
-    """``call`` for one function that serves both: the user's, which is awaited in a task if it has to be."""
+    """``call`` for one function that serves both; in a task its result is awaited if it is awaitable."""
     return (yield Call(function, function, *args, **kwargs))
 
 
 def run(flow: Flow[T], execute: Callable[[Command[Any]], Any]) -> T:
-    """Run ``flow`` on this thread. Costs about a microsecond beside what the commands cost."""
+    """Run ``flow`` on this thread. It adds about a microsecond to what the commands cost."""
     thrown: StopIteration | None = None
     try:
         command = next(flow)
@@ -146,7 +147,7 @@ def run(flow: Flow[T], execute: Callable[[Command[Any]], Any]) -> T:
 
 
 async def arun(flow: Flow[T], execute: Callable[[Command[Any]], Awaitable[Any]]) -> T:
-    """Run ``flow`` in the current task. Cancellation is thrown into the flow and goes on from there."""
+    """Async version of ``run``, in the current task. A cancellation is thrown into the flow, like any error."""
     task = asyncio.current_task()
     try:
         command = next(flow)
@@ -179,7 +180,7 @@ def execute(command: Command[Any]) -> Any:
 
 
 async def aexecute(command: Command[Any]) -> Any:
-    """Carry out a command that needs no server, in the current task."""
+    """Async version of ``execute``, in the current task."""
     if type(command) is Call:
         found = command.twin(*command.args, **command.kwargs)
         if not inspect.isawaitable(found):
@@ -191,7 +192,7 @@ async def aexecute(command: Command[Any]) -> Any:
 
 
 def carry_out(flow: Flow[T]) -> T:
-    """Run a flow of calls and pauses on this thread: whatever decides above the store."""
+    """Run a flow of calls and pauses on this thread: the flows above the store."""
     return run(flow, execute)
 
 

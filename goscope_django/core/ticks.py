@@ -1,4 +1,4 @@
-"""A clock that only goes forward."""
+"""A clock that only goes forward. It is for durations, not for dates."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ _CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def tick() -> float:
-    """Seconds on a clock that only goes forward, the machine's sleep included where the system can tell."""
+    """Seconds on a clock that only goes forward. Time while the machine sleeps counts, where the system can say."""
     return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)

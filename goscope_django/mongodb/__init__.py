@@ -17,7 +17,8 @@ from goscope_django.contracts import (
     LockHandle,
     LockInfo,
 )
-from goscope_django.mongodb.adapter import MongoDBAdapter, MongoDBIdempotencyAdapter
+from goscope_django.mongodb.adapter import MongoDBAdapter
+from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyAdapter
 
 __all__ = [
     "Checkpoint",

@@ -1,22 +1,15 @@
-"""``MongoDBAdapter``: five providers on one database.
+"""``MongoDBAdapter``: the five providers on one database.
 
-Rule of this file: composition only. Which executor a database needs is told from what it is.
+Rule of this file: it puts the providers together and sees to the indexes; what a provider does stands with its feature.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
 from typing import Any
-
-from pymongo import AsyncMongoClient
-from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.synchronous.database import Database
 
 from goscope_django.contracts import Ttl
 from goscope_django.core import arguments
 from goscope_django.core.flow import Flow, ask
-from goscope_django.exceptions import InvalidType
 from goscope_django.mongodb.cache.provider import MongoDBCacheProvider
 from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, MongoDBCheckpointProvider
 from goscope_django.mongodb.checkpoints.tasks import TASKS
@@ -27,9 +20,9 @@ from goscope_django.mongodb.document import indexes
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import prefix_range
 from goscope_django.mongodb.document.indexes import IndexState
-from goscope_django.mongodb.driver.execute import CACHE, AsyncExecutor, MockExecutor, SyncExecutor
+from goscope_django.mongodb.driver.databases import store_of
+from goscope_django.mongodb.driver.execute import CACHE
 from goscope_django.mongodb.driver.inspection import ping
-from goscope_django.mongodb.driver.loops import LoopClients
 from goscope_django.mongodb.driver.store import Sink, Store
 from goscope_django.mongodb.figures import STATS
 from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY, claim_key
@@ -39,57 +32,11 @@ from goscope_django.mongodb.locks.provider import MongoDBLockProvider
 from goscope_django.mongodb.single_flight.flows import FLIGHTS
 
 
-def store_of(db: Any, async_db: Any = None, *, sink: Sink | None = None) -> Store:
-    """A store on a PyMongo ``Database`` or ``AsyncDatabase`` or a mongomock one; ``async_db`` adds the other colour.
-
-    An asynchronous database belongs to one event loop, so ``async_db`` may also be a function that gives the running
-    loop's. Raises ``InvalidType`` for anything else.
-    """
-    if isinstance(db, AsyncDatabase):
-        native = AsyncExecutor(db)
-        return Store(None, lambda: native, sink=sink)
-    if isinstance(db, Database):
-        executor = SyncExecutor(db)
-        return Store(lambda: executor, _twin(db, async_db), sink=sink)
-    if type(db).__module__.partition(".")[0] == "mongomock":
-        mock = MockExecutor(db)
-        return Store(lambda: mock, lambda: mock, sink=sink)
-    raise InvalidType(f"db={type(db).__name__}: a pymongo Database, AsyncDatabase or mongomock Database is needed")
-
-
-def _twin(db: Database[Any], async_db: Any) -> Callable[[], AsyncExecutor] | None:
-    if async_db is None:
-        # A client remembers what it was made of; its twin for the running loop is made of the same.
-        made_of: Mapping[str, Any] | None = getattr(db.client, "_init_kwargs", None)
-        if made_of is None:
-            return None
-        given = {name: value for name, value in made_of.items() if value is not None and name != "connect"}
-        return LoopClients(lambda: AsyncMongoClient(**given), db.name).current
-    if isinstance(async_db, AsyncDatabase):
-        executor = AsyncExecutor(async_db)
-        return lambda: executor
-    if callable(async_db):
-        executors: dict[asyncio.AbstractEventLoop, AsyncExecutor] = {}
-
-        def current() -> AsyncExecutor:
-            # One for each loop: a client gives another object for its database at each use.
-            database, loop = async_db(), asyncio.get_running_loop()
-            found = executors.get(loop)
-            if found is None or found.database.client is not database.client or found.database.name != database.name:
-                for ended in [one for one in list(executors) if one.is_closed()]:
-                    executors.pop(ended, None)
-                found = executors[loop] = AsyncExecutor(database)
-            return found
-
-        return current
-    raise InvalidType(f"async_db={type(async_db).__name__}: an AsyncDatabase or a function that gives one is needed")
-
-
 class MongoDBAdapter:
     """Lock, circuit breaker, cache, checkpoint and idempotency providers on one database.
 
-    ``db`` is a ``pymongo`` ``Database`` or ``AsyncDatabase`` (or mongomock's). A synchronous one serves the
-    asynchronous methods as well, by a native asynchronous client of its own for each event loop, or by ``async_db``.
+    ``db`` is a ``pymongo`` ``Database`` or ``AsyncDatabase`` (or mongomock's). A synchronous one serves the async
+    methods as well: by an asynchronous client of its own for each event loop, or by ``async_db``.
     ``key_prefix`` stands in front of every stored key; ``default_lock_ttl`` is in milliseconds or a ``timedelta``.
     """
 
@@ -134,16 +81,16 @@ class MongoDBAdapter:
         self._connected = True
 
     async def aconnect(self) -> None:
-        """Asynchronous twin of ``connect``."""
+        """Async version of ``connect``."""
         await self.aensure_indexes()
         self._connected = True
 
     def disconnect(self) -> None:
-        """Forget that it is connected. The database's client belongs to whoever made it and stays open."""
+        """Note that it is no longer connected. The database's client belongs to whoever made it and stays open."""
         self._connected = False
 
     async def adisconnect(self) -> None:
-        """Asynchronous twin of ``disconnect``."""
+        """Async version of ``disconnect``."""
         self._connected = False
 
     def is_connected(self) -> bool:
@@ -151,7 +98,7 @@ class MongoDBAdapter:
         return self._connected
 
     async def ais_connected(self) -> bool:
-        """Asynchronous twin of ``is_connected``."""
+        """Async version of ``is_connected``."""
         return self._connected
 
     def ping(self) -> None:
@@ -159,7 +106,7 @@ class MongoDBAdapter:
         self.store.run(ping)
 
     async def aping(self) -> None:
-        """Asynchronous twin of ``ping``."""
+        """Async version of ``ping``."""
         await self.store.arun(ping)
 
     def ensure_indexes(self, *, repair: bool = False) -> list[IndexState]:
@@ -167,7 +114,7 @@ class MongoDBAdapter:
         return self.store.run(indexes.ensure, repair=repair)
 
     async def aensure_indexes(self, *, repair: bool = False) -> list[IndexState]:
-        """Asynchronous twin of ``ensure_indexes``."""
+        """Async version of ``ensure_indexes``."""
         return await self.store.arun(indexes.ensure, repair=repair)
 
     def check_indexes(self) -> list[IndexState]:
@@ -175,7 +122,7 @@ class MongoDBAdapter:
         return self.store.run(indexes.check)
 
     async def acheck_indexes(self) -> list[IndexState]:
-        """Asynchronous twin of ``check_indexes``."""
+        """Async version of ``check_indexes``."""
         return await self.store.arun(indexes.check)
 
     def wipe(self) -> None:
@@ -183,7 +130,7 @@ class MongoDBAdapter:
         self.store.run(_wipe, self.key_prefix)
 
     async def awipe(self) -> None:
-        """Asynchronous twin of ``wipe``."""
+        """Async version of ``wipe``."""
         await self.store.arun(_wipe, self.key_prefix)
 
 
@@ -201,18 +148,3 @@ def _wipe(clock: Clock, prefix: str) -> Flow[None]:
     for collection, ranges in places.items():
         for field, start in ranges:
             yield from ask(collection, "delete_many", {field: prefix_range(start)} if start else {})
-
-
-class MongoDBIdempotencyAdapter(MongoDBIdempotencyProvider):
-    """The idempotency provider alone, on a database."""
-
-    def __init__(self, db: Any, key_prefix: str = "", *, async_db: Any = None, codec: Codec | None = None) -> None:
-        super().__init__(store_of(db, async_db), key_prefix=arguments.key(key_prefix, "key_prefix"), codec=codec)
-
-    def connect(self) -> None:
-        """Make the collection's indexes if they are missing."""
-        self.store.run(indexes.ensure, collection=IDEMPOTENCY)
-
-    async def aconnect(self) -> None:
-        """Asynchronous twin of ``connect``."""
-        await self.store.arun(indexes.ensure, collection=IDEMPOTENCY)

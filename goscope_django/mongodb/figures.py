@@ -1,12 +1,12 @@
-"""Figures in ``go_goscope_stats``: a document for each minute and one for the names of each hour.
+"""Figures for operators, in ``go_goscope_stats``: a document for each minute and one for the names of each hour.
 
 ``<prefix>minute:2026-11-24T21:05`` is counted up by all processes alike, one ``$inc`` for each batch. Names (cache
 aliases, key namespaces) are users' text and can't be field names: ``<prefix>names:2026-11-24T21`` gives each of them a
-number, for an hour, and so many of them at most. Whatever got none is still in the sums. So the size of both is
+number, for an hour, up to a limit. Names without a number are still in the sums. So the size of both documents is
 bounded for the whole fleet, however many processes there are and whatever keys they use.
 
-Rule of this file: counts may be lost (with a process that is killed), never be counted twice: an outcome that is
-unknown counts as sent.
+Rule of this file: counts may be lost (with a process that is killed), but are never added twice: if an outcome is
+unknown, the batch counts as sent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_NAMESPACES: Final = 48
 """Of an hour, in the whole fleet."""
 
 MAX_PROCESSES: Final = 50
-"""That tell what they wait for, in what is read of a minute."""
+"""Processes whose waits are read of a minute, at most."""
 
 CACHE_COUNTERS: Final = ("hits", "misses", "sets", "deletes", "errors", "forged", "bytes_read", "bytes_written")
 _CODES: Final = "hmsdefrw"

@@ -1,13 +1,12 @@
-"""Reading for operators: pages of what there is, and how many, each within a bounded number of commands.
+"""What operators see: pages of locks, circuits, tasks, flights and records, and how many there are of each.
 
-Rule of this file: reads only, no user's value is read, and nothing is unbounded: a page has a limit, and so has a
-count. A search is for a piece of text in the key (or the owner), in any case of letters; it looks at all documents of
-the prefix, never beyond.
+Rules of this file: it only reads, and never a user's value. Pages and counts have limits, and each takes a bounded
+number of commands. A search finds text in the key (or the owner), without regard to case, among all documents of the
+prefix and no others.
 """
 
 from __future__ import annotations
 
-import builtins
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,7 +40,7 @@ from goscope_django.mongodb.single_flight.values import FlightInfo
 
 T = TypeVar("T")
 MOST: Final = 100_000
-"""Where a count ends."""
+"""The highest count; beyond it a page says ``at_least``."""
 
 MOST_STATES: Final = 10_000
 """Circuits or tasks whose states are counted."""
@@ -52,7 +51,7 @@ MOST_ENTRIES: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some of ``total`` things (``at_least``: there are more still). ``next`` is the cursor of the next page."""
+    """Some of ``total`` things (``at_least``: there are more). ``next`` is the cursor of the next page."""
 
     items: tuple[T, ...]
     total: int
@@ -63,7 +62,7 @@ class Page(Generic[T]):
 
 
 def _containing(prefix: str, search: str) -> dict[str, str]:
-    """What a stored key that has ``search`` behind ``prefix`` matches. (The pieces of NUL can't be looked for.)"""
+    """A test for stored keys with ``search`` after ``prefix``. NUL is left out: no regex can hold it."""
     text = re.escape(search.replace("\0", ""))
     return {"$regex": f"^{re.escape(prefix)}.*{text}", "$options": "is"}
 
@@ -141,7 +140,7 @@ def locks(clock: Clock, prefix: str, limit: int, after: str | None, search: str)
 
 
 def flights(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[FlightInfo]]:
-    """Flights in the air, by key. Two commands at most."""
+    """Running flights, by key. Two commands at most."""
     full = f"{prefix}flight:"
 
     def test(behind: str | None) -> dict[str, Any]:
@@ -188,46 +187,46 @@ class TaskPages:
     """Tasks, as flows."""
 
     def __init__(self, history: CheckpointFlows) -> None:
-        self.prefix = history.prefix
-        self.tasks = TaskQueryFlows(history)
+        self._prefix = history.prefix
+        self._tasks = TaskQueryFlows(history)
 
     def page(self, clock: Clock, limit: int, after: str | None, search: str) -> Flow[Page[TaskInfo]]:
         """Tasks by id, and how many are in which status. Two commands."""
 
         def test(behind: str | None) -> dict[str, Any]:
-            return {**_selected("_id", self.prefix, behind, search, "owner"), "$expr": clock.live()}
+            return {**_selected("_id", self._prefix, behind, search, "owner"), "$expr": clock.live()}
 
-        found: builtins.list[TaskInfo] = yield from self.tasks.find(clock, test(after), limit + 1)
+        found: list[TaskInfo] = yield from self._tasks.find(clock, test(after), limit + 1)
         counts = dict.fromkeys(SEEN_AS, 0)
         fields = {"status": True, "leaseUntil": True, "tries": True, "maxAttempts": True, **clock.stamp()}
         heads = yield from ask(TASKS, "find", test(None), fields, limit=MOST_STATES + 1, batch_size=MOST_STATES + 2)
         now = None
         for head in heads[:MOST_STATES]:
             now = instant(clock.read_stamp(head))
-            counts[self._status(head, now)] += 1
+            counts[_seen_as(head, now)] += 1
         cursor = found[limit - 1].task_id if len(found) > limit else None
         total = min(len(heads), MOST_STATES)
         return Page(tuple(found[:limit]), total, len(heads) > MOST_STATES, cursor, now, counts)
 
     def show(self, clock: Clock, task_id: str) -> Flow[tuple[TaskInfo, datetime] | None]:
         """A task and the server's time. Two commands."""
-        found = yield from self.tasks.get(clock, task_id)
+        found = yield from self._tasks.get(clock, task_id)
         if found is None:
             return None
-        head = yield from ask(TASKS, "find_one", {"_id": self.prefix + task_id}, {"_id": True, **clock.stamp()})
+        head = yield from ask(TASKS, "find_one", {"_id": self._prefix + task_id}, {"_id": True, **clock.stamp()})
         now = instant(clock.read_stamp(head)) if head else None
         return found, now or datetime.now(UTC)
 
-    @staticmethod
-    def _status(head: dict[str, Any], now: datetime | None) -> str:
-        status, until, most = status_of(head), instant(head.get("leaseUntil")), whole_or_none(head.get("maxAttempts"))
-        gone = status == "running" and until is not None and now is not None and until <= now
-        if most is not None and whole(head.get("tries")) >= most and (gone or status == "failed"):
-            return "exhausted"
-        return "stalled" if gone else status
+
+def _seen_as(head: dict[str, Any], now: datetime | None) -> str:
+    status, until, most = status_of(head), instant(head.get("leaseUntil")), whole_or_none(head.get("maxAttempts"))
+    gone = status == "running" and until is not None and now is not None and until <= now
+    if most is not None and whole(head.get("tries")) >= most and (gone or status == "failed"):
+        return "exhausted"
+    return "stalled" if gone else status
 
 
-def checkpoints(clock: Clock, prefix: str, task_id: str, limit: int) -> Flow[builtins.list[Checkpoint]]:
+def checkpoints(clock: Clock, prefix: str, task_id: str, limit: int) -> Flow[list[Checkpoint]]:
     """The newest checkpoints of a task, without their data. One command."""
     fields = dict.fromkeys(("taskId", "sequence", "timestamp", "progress"), True)
     history = CheckpointFlows(prefix, Codec(pickle=False))
@@ -245,7 +244,7 @@ def idempotency(clock: Clock, prefix: str, limit: int, after: str | None, search
         return idempotency_info(document, prefix)
 
     where, _, behind = (after or "in_progress:").partition(":")
-    items: builtins.list[IdempotencyInfo] = []
+    items: list[IdempotencyInfo] = []
     counts, following, now = {}, None, None
     for kind, full, claim in kinds:
 

@@ -1,10 +1,10 @@
-"""Python values to BSON and back, without loss, and without running what stands in the database.
+"""Python values to BSON and back, without loss, and without running anything that the database holds.
 
-Rules:
+Rules of this package:
 
 - A value that BSON holds without loss is stored as it is. Any shell and the Node adapter can read it.
 - Anything else becomes an *envelope*, a sub-document that begins with a reserved key. The marker is inside the
-  value since the Node adapter replaces ``value`` and would leave a marker beside it behind::
+  value: the Node adapter replaces ``value`` as a whole, and would leave a marker beside it as it was::
 
       {"__goscope__": 1, "t": "decimal", "v": "1.50"}                       one tagged value
       {"__goscope__": 1, "t": "tree", "v": {"price": {... decimal ...}}}    a dict or list that holds tagged values
@@ -14,10 +14,10 @@ Rules:
 - What neither BSON nor a tag can hold is pickled, all such leaves of one value together in a list: ``p`` of the
   root is the pickle, ``s`` its signature, the leaf an index. The signature covers format version, full key and
   pickle, and is checked before the unpickler sees a byte. Without a signer nothing is pickled or unpickled.
-- ``decode`` meets whatever is stored: it returns a value or raises ``Undecodable``, nothing else.
+- ``decode`` may be given anything that is stored: it returns a value or raises ``Undecodable``, nothing else.
 
-Not kept: identity. Two references to one list come back as two lists. Pickled leaves keep theirs among themselves.
-A value that holds itself, or is nested deeper than ``MAX_DEPTH``, is pickled as a whole, which keeps all identity.
+Identity is not kept: two references to one list come back as two lists, except among pickled leaves. A value that
+contains itself, or is nested deeper than ``MAX_DEPTH``, is pickled as a whole, which keeps all identity.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ ENTRY_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
     datetime_conversion=CODEC_OPTIONS.datetime_conversion,
     unicode_decode_error_handler=CODEC_OPTIONS.unicode_decode_error_handler,
 )
-"""For entries of the cache: their own dates are compared with each other only, so no zone is put on them, which takes
-longer than all the rest of a small entry. The codec gives the dates inside a value their zone."""
+"""For entries of the cache. Their own dates are only compared with each other, so they get no time zone: that would
+take longer than the rest of a small entry. The codec gives the dates inside a value their zone."""
 
 
 class Signer(Protocol):
@@ -91,17 +91,8 @@ class Codec:
     def __init__(
         self, *, signer: Signer | None = None, pickle: bool = True, types: Sequence[TypeCodec] = BUILTIN_TYPES
     ) -> None:
-        self._signer = signer if pickle else None
-        self._by_type: dict[type, TypeCodec] = {}
-        self._by_tag: dict[str, TypeCodec] = {}
-        self._by_base: list[TypeCodec] = []
-        for codec in types:
-            if self._by_tag.setdefault(codec.tag, codec) is not codec or codec.tag in ("tree", "pickle"):
-                raise InvalidValue(f"the tag {codec.tag!r} is taken; each TypeCodec needs its own")
-            for kind in codec.types:
-                self._by_type.setdefault(kind, codec)
-            if codec.subclasses:
-                self._by_base.append(codec)
+        self._pickles = _Pickles(signer) if pickle and signer is not None else None
+        self._types = _Types(types)
 
     def encode(self, key: str, value: object) -> object:
         """``value`` as something that BSON stores without loss. ``key`` is the full stored key, for the signature.
@@ -116,24 +107,24 @@ class Codec:
         check = CHECKS.get(kind)
         if check is not None and check(value):
             return value
-        writer = _Writer(self)
+        writer = _Writer(self._types, pickles=self._pickles is not None)
         try:
             if (kind is dict or kind is list) and surely_plain(value):
                 return value
             node = writer.node(value)
         except (TooDeep, RecursionError):
-            if self._signer is None:
+            if self._pickles is None:
                 raise InvalidValue(
                     f"a {kind.__qualname__} that holds itself or is nested deeper than {MAX_DEPTH} levels "
                     f"can't be stored without a pickle"
                 ) from None
-            writer = _Writer(self)
+            writer = _Writer(self._types, pickles=True)
             node = writer.leaf(value)
         if not writer.tagged:
             return value
         root = node if type(node) is dict and RESERVED in node else _envelope("tree", node)
-        if writer.leaves and self._signer is not None:  # leaf() has refused without a signer
-            root["p"], root["s"] = self._pickle(self._signer, key, writer.leaves)
+        if writer.leaves and self._pickles is not None:  # leaf() has refused without pickles
+            root["p"], root["s"] = self._pickles.dump(key, writer.leaves)
         return root
 
     def pack(self, key: str, value: object) -> object:
@@ -156,7 +147,7 @@ class Codec:
             return stored
         try:
             if kind is dict and RESERVED in stored:  # type: ignore[operator]
-                return _Reader(self, key, stored).open(stored)  # type: ignore[arg-type]
+                return _Reader(self._types, self._pickles, key, stored).open(stored)  # type: ignore[arg-type]
             if kind is dict or kind is list:
                 settle(stored)
                 return stored
@@ -168,16 +159,45 @@ class Codec:
         except Exception as error:
             raise Undecodable("damaged", f"a stored value can't be rebuilt: {type(error).__name__}") from error
 
-    def _pickle(self, signer: Signer, key: str, leaves: list[object]) -> tuple[bytes, bytes]:
+
+class _Types:
+    """The tagged types of one codec: by exact type, by base class and by tag."""
+
+    def __init__(self, types: Sequence[TypeCodec]) -> None:
+        self._by_type: dict[type, TypeCodec] = {}
+        self._by_tag: dict[str, TypeCodec] = {}
+        for codec in types:
+            if self._by_tag.setdefault(codec.tag, codec) is not codec or codec.tag in ("tree", "pickle"):
+                raise InvalidValue(f"the tag {codec.tag!r} is taken; each TypeCodec needs its own")
+            for kind in codec.types:
+                self._by_type.setdefault(kind, codec)
+        self._by_base = [codec for codec in types if codec.subclasses]
+
+    def of(self, value: object) -> TypeCodec | None:
+        return self._by_type.get(type(value)) or next(
+            (codec for codec in self._by_base if isinstance(value, codec.types)), None
+        )
+
+    def tagged(self, tag: object) -> TypeCodec | None:
+        return self._by_tag.get(tag) if isinstance(tag, str) else None
+
+
+class _Pickles:
+    """Pickles of leaves, signed for one stored key."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+
+    def dump(self, key: str, leaves: list[object]) -> tuple[bytes, bytes]:
+        """The pickle and its signature."""
         try:
             data = pickle.dumps(leaves, PICKLE_PROTOCOL)
         except RecursionError as error:
             raise InvalidValue("the value is nested too deeply to be stored, also as a pickle") from error
-        return data, signer.sign(_signed(key, data))
+        return data, self._signer.sign(_signed(key, data))
 
-    def _unpickle(self, key: str, data: object, signature: object) -> list[object]:
-        if self._signer is None:
-            raise Undecodable("format", "a stored value is pickled, and pickles are not allowed here")
+    def load(self, key: str, data: object, signature: object) -> list[object]:
+        """The leaves of a pickle that we signed for ``key``. Raises ``Undecodable``."""
         if type(data) is not bytes or type(signature) is not bytes:
             raise Undecodable("forged", "a stored pickle has no signature")
         if not self._signer.verify(_signed(key, data), signature):
@@ -201,10 +221,11 @@ def _envelope(tag: str, data: object) -> dict[str, object]:
 class _Writer:
     """Builds the tree of one value and collects the leaves that must be pickled."""
 
-    __slots__ = ("_codec", "_depth", "_keys", "leaves", "tagged")
+    __slots__ = ("_depth", "_keys", "_pickles", "_types", "leaves", "tagged")
 
-    def __init__(self, codec: Codec) -> None:
-        self._codec = codec
+    def __init__(self, types: _Types, *, pickles: bool) -> None:
+        self._types = types
+        self._pickles = pickles
         self._depth = 0
         self._keys: set[str] = set()
         self.leaves: list[object] = []
@@ -224,7 +245,7 @@ class _Writer:
             raise TooDeep
         result: object
         if not container:
-            result = self._tag(kind, value)
+            result = self._tag(value)
         elif kind is list:
             result = [item if type(item) in ATOMS else self.node(item) for item in value]
         else:
@@ -242,14 +263,10 @@ class _Writer:
             self._keys.update(value)
         return True
 
-    def _tag(self, kind: type, value: object) -> dict[str, object]:
-        codec = self._codec._by_type.get(kind)
+    def _tag(self, value: object) -> dict[str, object]:
+        codec = self._types.of(value)
         if codec is None:
-            for codec in self._codec._by_base:
-                if isinstance(value, codec.types):
-                    break
-            else:
-                return self.leaf(value)
+            return self.leaf(value)
         data = codec.pack(value, self.node)
         if data is UNKNOWN:
             return self.leaf(value)
@@ -257,7 +274,7 @@ class _Writer:
         return _envelope(codec.tag, data)
 
     def leaf(self, value: object) -> dict[str, object]:
-        if self._codec._signer is None:
+        if not self._pickles:
             kind = type(value)
             raise InvalidType(
                 f"a value of type {kind.__module__}.{kind.__qualname__} can't be stored as BSON; it needs a pickle, "
@@ -271,10 +288,11 @@ class _Writer:
 class _Reader:
     """Rebuilds the value of one root envelope."""
 
-    __slots__ = ("_codec", "_key", "_leaves", "_root")
+    __slots__ = ("_key", "_leaves", "_pickles", "_root", "_types")
 
-    def __init__(self, codec: Codec, key: str, root: Any) -> None:
-        self._codec = codec
+    def __init__(self, types: _Types, pickles: _Pickles | None, key: str, root: Any) -> None:
+        self._types = types
+        self._pickles = pickles
         self._key = key
         self._root = root
         self._leaves: list[object] | None = None
@@ -299,14 +317,16 @@ class _Reader:
             return self.node(data)
         if tag == "pickle":
             return self._leaf(data)
-        codec = self._codec._by_tag.get(tag) if isinstance(tag, str) else None
+        codec = self._types.tagged(tag)
         if codec is None:
             raise Undecodable("format", "a stored value has a tag that is not known here")
         return codec.unpack(data, self.node)
 
     def _leaf(self, index: object) -> object:
         if self._leaves is None:
-            self._leaves = self._codec._unpickle(self._key, self._root.get("p"), self._root.get("s"))
+            if self._pickles is None:
+                raise Undecodable("format", "a stored value is pickled, and pickles are not allowed here")
+            self._leaves = self._pickles.load(self._key, self._root.get("p"), self._root.get("s"))
         if type(index) is not int or not 0 <= index < len(self._leaves):
             raise Undecodable("damaged", "a stored value names a pickled part that is not there")
         return self._leaves[index]

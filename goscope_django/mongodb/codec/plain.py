@@ -1,7 +1,7 @@
-"""What BSON holds without loss, so that the codec leaves it as it is.
+"""Which values BSON holds without loss, so that the codec stores them as they are.
 
-The quick paths of the codec are here, since most values are plain: ``packed`` and ``surely_plain`` before writing and
-``settle`` after reading look at a whole dict or list at once.
+Most values are such *plain* ones, so the fast paths of the codec are here: ``packed`` and ``surely_plain`` before
+writing and ``settle`` after reading look at a whole dict or list at once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ READY: Final = frozenset({NoneType, bool, int, float, bytes, str})
 
 
 _BUILT_IN: Final = READY | {dict, list} if sys.implementation.name == "cpython" else frozenset()
-"""Types of which the collector of this Python shows all that is inside."""
+"""Types whose whole contents the garbage collector of this Python shows."""
 
 _MOST_AT_ONCE: Final = 2_000
 """Items of one level. A list that holds itself many times over has a million on the next."""
@@ -50,7 +50,7 @@ _RESERVED_BYTES: Final = RESERVED.encode()
 
 
 class TooDeep(Exception):
-    """Deeper than MAX_DEPTH, or a container that holds itself, which is the same without end."""
+    """Nested deeper than MAX_DEPTH; a container that contains itself is so, too."""
 
 
 # What BSON holds without loss
@@ -117,7 +117,7 @@ CHECKS: Final[Mapping[type, Callable[[Any], bool]]] = {
 
 
 def surely_plain(value: object) -> bool:
-    """Whether all of a dict or list is plain. False also for what is just unusual; ``_Writer`` then decides.
+    """Whether all of a dict or list is plain. False also where that is not sure; ``_Writer`` then decides.
 
     Raises ``TooDeep``. Keys are collected and looked at together, which is a fifth quicker than one by one.
     """
@@ -159,8 +159,8 @@ def _all_plain(value: Any, keys: list[Any], depth: int) -> bool:
 def packed(value: dict[str, Any]) -> RawBSONDocument | None:
     """The BSON of a dict that is plain throughout; ``None`` if it is not, or not surely.
 
-    Python's garbage collector and PyMongo's encoder between them know all that ``surely_plain`` looks for, and what
-    was encoded here need not be encoded again: half the time for a dict of 10 KB.
+    Python's garbage collector and PyMongo's encoder together find all that ``surely_plain`` looks for, and what is
+    encoded here need not be encoded again. That takes half the time for a dict of 10 KB.
     """
     # Everything inside, level by level, without a loop over it: exact types that hold nothing but what they hold.
     level: list[Any] = [value]

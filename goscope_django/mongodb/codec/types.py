@@ -1,9 +1,9 @@
 """How single types that BSON can't hold are stored as tagged BSON: one ``TypeCodec`` for each.
 
-A ``pack`` function returns what BSON can hold and hands every inner value to ``child``; ``unpack`` is its
-mirror. ``unpack`` meets whatever stands in the database, so each checks the shape of its data before it
-uses it (``bytearray(10**12)`` would allocate), and none imports a module or calls anything that the
-data names, except for looking up a member of an ``Enum`` that is already loaded.
+A ``pack`` function returns what BSON can hold and passes every inner value to ``child``; ``unpack`` does the reverse.
+``unpack`` may be given anything that is in the database. So each checks the shape of its data before it uses it
+(``bytearray(10**12)`` would allocate), and none imports a module or calls anything that the data names, except to look
+up a member of an ``Enum`` that is already loaded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Child = Callable[[Any], Any]
 T = TypeVar("T")
 
 UNKNOWN: Final = object()
-"""Returned by a ``pack`` function that can't keep this particular value; the next resort is a pickle."""
+"""Returned by a ``pack`` function that can't store this particular value. It is pickled then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
-"""Whose time decides: the server's, or for mongomock this process's.
+"""The clock that decides what has expired: the server's, or for mongomock this process's.
 
-Rule of this file: beside ``expressions`` it is the only place that spells ``$$NOW`` and ``$$CLUSTER_TIME``.
+Rule of this file: besides ``expressions`` it is the only place that spells ``$$NOW`` and ``$$CLUSTER_TIME``.
 
 Fencing tokens. On a replica set a token is ``max(previous + 1, seconds * 2**20 + increment)`` of the cluster time. That
-is a hybrid logical clock (Kulkarni et al. 2014): it ticks with every write and does not run back over a failover, so
+is a hybrid logical clock (Kulkarni et al. 2014): it moves on with every write and does not go back at a failover, so
 tokens of one key grow even when the document that held the last one is gone. A standalone server has no cluster time
-(error 51144): there the same scale is filled from its wall clock, 1,024 steps to the millisecond.
+(error 51144): there a token is made from its wall clock on the same scale, 1,024 steps to the millisecond.
 
-A server takes the time of a command when it begins, not when it writes. In between another holder may have come and
-gone, with a token as large or larger: two writes at least, which ``outrun`` sees by the time of the answer.
+A server takes the time when a command begins, not when it writes. In between another holder may have come and gone,
+with a token as large or larger. That is at least two writes, which ``outrun`` sees by the time of the answer.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ TOKEN_STEPS = 2**20
 
 
 def outrun(token: int, began: datetime, answered: Timestamp | None) -> bool:
-    """Whether another holder may have come and gone while the command was on its way that gave out ``token``.
+    """Whether another holder may have come and gone while the command ran that gave out ``token``.
 
-    ``began`` is the server's time when it began, ``answered`` its cluster time when it answered. The command's own
-    write is one step, two where it changes a document; two more are the other's.
+    ``began`` is the server's time when the command began, ``answered`` its cluster time when it answered. The command's
+    own write is one step, or two if it changes a document. Two more are another holder's.
     """
     if answered is None:
         return False
@@ -50,7 +50,7 @@ def outrun(token: int, began: datetime, answered: Timestamp | None) -> bool:
 
 
 class Clock:
-    """Whose time decides. Each method gives an expression."""
+    """The clock that decides. Unless said otherwise a method returns an expression."""
 
     adds = True
     """Whether the store can add a document's own milliseconds to its time."""
@@ -59,10 +59,10 @@ class Clock:
     """Whether an upsert may name a document by its ``_id`` alone; not where a router needs the shard key, ``key``."""
 
     estimate: Estimate | None = None
-    """What a process knows without asking of the clock that its reads meet; ``None`` where asking costs nothing."""
+    """What this process knows of the clock of the server that it reads from; ``None`` where asking costs nothing."""
 
     primary: Estimate | None = None
-    """The same of the clock that its writes meet."""
+    """The same for the server that it writes to."""
 
     def now(self) -> Expression:
         raise NotImplementedError
@@ -76,7 +76,7 @@ class Clock:
         raise NotImplementedError
 
     def after_field(self, field: str, otherwise: str) -> Expression:
-        """As many milliseconds from now as ``field`` holds; the instant in ``otherwise`` where that can't be added."""
+        """As many milliseconds from now as ``field`` holds; the instant in ``otherwise`` if that can't be added."""
         raise NotImplementedError
 
     def token(self) -> Expression:
@@ -127,9 +127,9 @@ class Clock:
 
 
 class ServerClock(Clock):
-    """The database server's own time. ``cluster_time`` turns false when the server says that it has none.
+    """The database server's own time. ``cluster_time`` becomes false when the server says that it has none.
 
-    ``reads_elsewhere`` if reads may go to another server than writes, whose clock is another one.
+    ``reads_elsewhere``: reads may go to another server than writes, with a clock of its own.
     """
 
     def __init__(self, *, reads_elsewhere: bool = False) -> None:
@@ -150,8 +150,8 @@ class ServerClock(Clock):
         length = countable(field)
         return {"$cond": [{"$gt": [length, 0]}, {"$add": ["$$NOW", length]}, or_null(otherwise)]}
 
-    # Only a date passes, as for the TTL monitor and in Node's filters. In the order of BSON's types, by which an
-    # expression compares, a number or a text comes before every date.
+    # Only a date can pass, as for the TTL monitor and in Node's filters. An expression compares in the order of BSON's
+    # types, in which a number or a text comes before every date: hence the test of the type.
 
     def live(self, field: str = "expiresAt") -> Expression:
         return {"$not": [self.passed(field)]}
@@ -160,7 +160,7 @@ class ServerClock(Clock):
         return {"$and": [{"$lte": [f"${field}", "$$NOW"]}, {"$eq": [{"$type": f"${field}"}, "date"]}]}
 
     def lately_live(self, field: str = "expiresAt") -> dict[str, Any] | None:
-        # No expression to be computed, and no index that could serve it: the planner has one plan to think of.
+        # No expression to compute, and no index that could serve it, so the planner has only one plan to consider.
         reached = None if self.primary is None else self.primary.reached()
         return None if reached is None else {"$nor": [{field: {"$lte": reached}}]}
 

@@ -1,9 +1,9 @@
 """The server's time without asking for it each time.
 
-Rule of this file: it never takes this machine's calendar into account. The server states its time with an answer; what
-has passed since is told by a clock that nobody sets and that goes on while the machine sleeps. A statement holds for a
-second, then the next answer brings a new one along, at no command of its own. Whatever lies within ``MARGIN`` of the
-estimate is not judged by it at all: then the server is asked.
+Rules of this file: it never uses this machine's date. The server states its time in an answer, and a clock that nobody
+sets, and that goes on while the machine sleeps, says how long ago that was. A statement is used for a second; then the
+next answer brings a new one, without a command of its own. Where an instant lies within ``MARGIN`` of the estimate,
+the server is asked instead.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Any, Final
 from goscope_django.core.ticks import tick
 
 HOLDS: Final = 1.0
-"""Seconds for which a statement of the server is built on."""
+"""Seconds for which a statement of the server is used."""
 
 MARGIN: Final = 0.05
-"""Seconds around the estimate that are left to the server. A statement that took longer than that is not used."""
+"""Seconds around the estimate in which the server decides. A statement that took longer is not used."""
 
 PATIENCE: Final = 100
 _PAUSE: Final = 0.01
-"""After ``PATIENCE`` answers in a row that stated nothing (misses do not) only some are asked to."""
+"""After ``PATIENCE`` answers in a row without a time (a miss has none) only one in ``_PAUSE`` seconds is asked."""
 
 RELIEF: Final = 10.0
-"""Seconds without a question for the time, after one that brought nothing: a link that is slow stays slow."""
+"""Seconds until the next question for the time, after one without a usable answer: a slow link stays slow."""
 
 _DRIFT: Final = 0.002
-"""Seconds by which two clocks may part while a statement holds."""
+"""Seconds by which two clocks may drift apart while a statement is used."""
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001  compared with what the driver gives, which has no zone either
 
 
 class Estimate:
-    """One server's time as far as it is known. All threads share it: what is written is one tuple."""
+    """One server's time as far as it is known. Threads share it safely: one tuple is written at once."""
 
     __slots__ = ("_ask_at", "_in_vain", "_known", "_question_at")
 
@@ -44,12 +44,12 @@ class Estimate:
         self._question_at = 0.0
 
     def due(self) -> bool:
-        """Whether the next answer should bring the server's time along."""
+        """Whether the next answer should include the server's time."""
         return tick() >= self._ask_at
 
     def question(self) -> bool:
-        """Whether the server may be asked for nothing but its time: not so soon after a question that brought nothing.
-        Whoever is told so asks."""
+        """Whether to send a command that only asks for the time. If true, the caller sends it: the next one may be
+        ``RELIEF`` seconds later."""
         now = tick()
         if now < self._question_at:
             return False

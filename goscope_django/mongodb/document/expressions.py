@@ -1,7 +1,7 @@
-"""What the server computes: its time, fencing tokens and literals.
+"""Expressions that the server computes: literals, tests of fields, conditions; and ranges of keys.
 
 Rule of this file: it is the only place that spells ``$$NOW``, ``$$CLUSTER_TIME`` and ``$literal``. Expressions are
-plain documents; the clock that they use is a parameter, since mongomock knows no server time.
+plain documents. What needs the time is a method of a ``Clock``, since mongomock has no server time.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def is_null(field: str) -> Expression:
 
 
 def countable(field: str) -> Expression:
-    """The number in the field, 0 where there is none that can be counted on."""
-    # Between two numbers the order of BSON's types has nothing but numbers, and not NaN.
+    """The number in the field, 0 if there is none from 0 to 2**62."""
+    # In the order of BSON's types only numbers are between two numbers, and NaN is not.
     counts = {"$and": [{"$gte": [f"${field}", 0]}, {"$lt": [f"${field}", COUNTABLE]}]}
     return {"$cond": [counts, f"${field}", 0]}
 

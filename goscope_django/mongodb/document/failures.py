@@ -1,6 +1,6 @@
 """What a driver's error means: whether a write may have happened, and which of our errors it becomes.
 
-Rule of this file: it classifies; nothing is sent and nothing retried here.
+Rule of this file: nothing is sent or retried here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TOO_LARGE: Final = frozenset({10334, 13548, 16493, 17260, 17419, 17420, 5_054_7
 
 
 def may_have_happened(error: PyMongoError) -> bool:
-    """True if a write that failed so may have been applied, or may yet be."""
+    """True if a write that failed with ``error`` may have been applied, or may still be."""
     if isinstance(error, (ServerSelectionTimeoutError, WaitQueueTimeoutError, DuplicateKeyError)):
         return False
     if isinstance(error, (AutoReconnect, WriteConcernError, ExecutionTimeout)):
@@ -56,7 +56,7 @@ def too_large(error: Exception) -> bool:
 
 
 def no_shard_key(error: OperationFailure) -> bool:
-    """True if a router did not know where to send an upsert, alone or within a batch. Of those nothing was written."""
+    """True if a router did not know where to send an upsert, alone or within a batch. Such an upsert wrote nothing."""
     codes = {error.code}
     if isinstance(error, BulkWriteError):
         codes.update(one["code"] for one in error.details["writeErrors"])
@@ -64,19 +64,19 @@ def no_shard_key(error: OperationFailure) -> bool:
 
 
 def _said(error: PyMongoError) -> str:
-    """What the server or the driver said, without the command that it may quote: there are values in it."""
+    """The server's or the driver's message, without the command that it may quote, which holds values."""
     details: Any = getattr(error, "details", None)
     if isinstance(details, dict):
         for one in (*details.get("writeErrors", ()), *details.get("writeConcernErrors", ()), details):
             if isinstance(one, dict) and isinstance(one.get("errmsg"), str):
                 return str(one["errmsg"])[:300]
-    # Of a server that is not found PyMongo tells all that it knows; a reader needs the host and the reason.
+    # If no server is found, PyMongo says all that it knows. A reader needs only the host and the reason.
     text = str(error).partition(", full error")[0].partition(", Timeout: ")[0]
     return re.sub(r" \(configured timeouts: [^)]*\)", "", text)[:300]
 
 
 def translated(error: PyMongoError, query: Query[Any] | None) -> StoreError:
-    """Our error for one of the driver's, which becomes its cause. Names no credentials, no host's and no value."""
+    """Our error for one of the driver's, which the caller chains. It holds no credentials and no stored value."""
     what = f"{query.collection}.{query.method}" if query and query.collection else "the server"
     if isinstance(error, (ServerSelectionTimeoutError, WaitQueueTimeoutError)):
         return StoreUnavailable(f"{what}: no server was reached: {_said(error)}")

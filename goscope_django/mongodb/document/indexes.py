@@ -1,8 +1,8 @@
-"""The indexes that the collections need, as data, and what brings them about.
+"""The indexes that the collections need, as data, and the flows that check and make them.
 
-Rule of this file: nothing is ever dropped unasked. An index that exists with other options is named in an
-``IndexConflict``, with both definitions and the command that repairs it. The definitions of the shared collections are
-the TypeScript adapter's, to the letter, so that whichever connects first makes the same ones.
+Rules of this file: nothing is dropped unasked. An index that exists with other options is named in an
+``IndexConflict``, with both definitions and the command that repairs it. The definitions for shared collections are
+exactly those of the TypeScript adapter, so it does not matter which of the two connects first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REPAIR: Final = "manage.py goscope_indexes ensure --repair"
 
 @dataclass(frozen=True, slots=True)
 class IndexSpec:
-    """One index: a collection, the keys in order, and what is not a default."""
+    """One index: a collection, the keys in order, and the options that are not defaults."""
 
     collection: str
     keys: tuple[tuple[str, int | str], ...]

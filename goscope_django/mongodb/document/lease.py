@@ -1,13 +1,13 @@
 """The leased document: claim, renew, release, take over.
 
-Rule of this file: it alone says who owns a document. Every peer's worst bug is a *second* write (release, renew,
-complete, save, publish) without a predicate on the owner; here that predicate is made in one place.
+Rule of this file: it alone says who owns a document. The worst bugs of packages like this one are a *second* write
+(release, renew, complete, save, publish) without a predicate on the owner. Here that predicate is made in one place.
 
-A leased document has a *claim* (random, made anew for each attempt, null when nobody holds it), a *deadline* and a
-*fencing token*. It is held while there is a claim (a lock, whose document is gone once it is released: while there is
-a document at all) and the deadline is ahead by the server's clock; a deadline that is missing or null is ahead
-forever. An attempt is judged by whether its own claim stands in the document afterwards, never by counts: a driver may
-have sent it twice, and two callers may share a name.
+A leased document has a *claim* (random text, new for each attempt, null while nobody holds it), a *deadline* and a
+*fencing token*. It is held while there is a claim and the deadline is ahead by the server's clock. A missing or null
+deadline is always ahead. The document of a lock is removed at its release, so a lock is held while there is a document
+with its deadline ahead. An attempt succeeded if its own claim is in the document afterwards. Counts don't decide: a
+driver may have sent the command twice, and two callers may use the same name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def new_claim() -> str:
 
 
 def upsert(clock: Clock, query: Callable[[], Query[Any]]) -> Flow[Any]:
-    """Send an upsert, and again where that is needed and safe; ``query`` makes it anew with the clock as it is.
+    """Send an upsert, and again where that is needed and safe; ``query`` makes it for each attempt.
 
     Two upserts that race may collide (E11000): the loser sends its command again and then finds the winner's
     document. A standalone server refuses cluster time before anything is written: the command goes out again with its
@@ -53,7 +53,7 @@ def upsert(clock: Clock, query: Callable[[], Query[Any]]) -> Flow[Any]:
 
 
 def by_id(clock: Clock, send: Flow[T]) -> Flow[T | None]:
-    """What ``send`` brings, an upsert by ``_id``, which costs the server less.
+    """The result of ``send``, an upsert by ``_id``, which costs the server less.
 
     ``None`` where nothing was written and ``upsert`` has to send it by ``key``: another package's document, whose
     ``_id`` is its own, stands in the way (or two raced), the collection is sharded, or there is no cluster time.
@@ -72,7 +72,7 @@ def by_id(clock: Clock, send: Flow[T]) -> Flow[T | None]:
 
 
 def _goes_by_wall_clock(clock: Clock, error: OperationFailure) -> bool:
-    """Whether it was refused for want of cluster time; from then on ``clock`` does without."""
+    """Whether the server refused it because it has no cluster time; from then on ``clock`` uses the wall clock."""
     if error.code != NO_CLUSTER_TIME or not isinstance(clock, ServerClock):
         return False
     clock.cluster_time = False
@@ -83,8 +83,8 @@ def _goes_by_wall_clock(clock: Clock, error: OperationFailure) -> bool:
 class Lease:
     """The predicate of one kind of leased document.
 
-    ``holder`` is the field that tells whether anybody holds it at all, ``None`` where every document is held that is
-    there; ``deadline`` is the field with the lease's end.
+    ``holder`` is the field that is null while nobody holds the document; ``None`` where every document that exists is
+    held. ``deadline`` is the field with the lease's end.
     """
 
     holder: str | None = "claim"
@@ -150,7 +150,7 @@ def renew_all(
     """
     keys, claims = [key for key, _ in holders], [claim for _, claim in holders]
     test = lease.mine(clock, **{name: {"$in": keys}, "claim": {"$in": claims}})
-    # Never earlier than it is: the holder may have moved its deadline itself, and the two commands may have crossed.
+    # Never moved back: the holder may have moved its deadline itself, and the two commands may have crossed.
     later = {"$max": [f"${lease.deadline}", clock.after(milliseconds)]}
     changed = yield from ask(collection, "update_many", test, [{"$set": {lease.deadline: later}}])
     if changed.matched_count >= len(holders):

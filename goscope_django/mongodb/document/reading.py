@@ -1,6 +1,6 @@
-"""What a field of a stored document holds, whoever wrote it: Node, an operator in a shell, or a fault.
+"""Reading a field of a stored document, whoever wrote it: Node, an operator in a shell, or a faulty program.
 
-Rule of this file: every function takes anything at all and raises nothing. ``expressions.instant`` does it for times.
+Rule of this file: every function takes any value and never raises. ``expressions.instant`` does the same for times.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ MOST: Final = 2**63 - 1
 
 
 def whole(value: object, otherwise: int = 0) -> int:
-    """A whole number of 64 bits, ``otherwise`` for what is none; fractions are cut off."""
+    """A whole number of 64 bits, ``otherwise`` for anything else; fractions are cut off."""
     found = whole_or_none(value)
     return otherwise if found is None else found
 
 
 def whole_or_none(value: object) -> int | None:
-    """A whole number of 64 bits, ``None`` for what is none; fractions are cut off."""
+    """A whole number of 64 bits, ``None`` for anything else; fractions are cut off."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     if isinstance(value, float) and not math.isfinite(value):
@@ -28,22 +28,22 @@ def whole_or_none(value: object) -> int | None:
 
 
 def number(value: object) -> float | None:
-    """A finite number, ``None`` for what is none."""
+    """A finite number, ``None`` for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return value
 
 
 def text(value: object) -> str | None:
-    """Text, ``None`` for what is none."""
+    """Text, ``None`` for anything else."""
     return str(value) if isinstance(value, str) else None
 
 
 def document(value: object) -> dict[str, Any]:
-    """A document, an empty one for what is none."""
+    """A document, an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def rows(value: object) -> list[dict[str, Any]]:
-    """The documents in an array; an empty list for what is no array."""
+    """The documents in an array; an empty list for anything else."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, (list, tuple)) else []

@@ -1,12 +1,12 @@
-"""Clients: one per process and URL, and one asynchronous one per event loop.
+"""PyMongo's clients: one for each process and URL, and an asynchronous one for each event loop.
 
 Rules of this file:
 
-* Clients are made on first use and owned here, never by whoever uses them (Django makes a cache object for each thread
-  and task). A process's clients end with it, an event loop's with that loop.
-* After a fork the child starts with nothing. It never uses or closes its parent's clients; it keeps them, so that the
-  collector doesn't either.
-* What a URL or ``CLIENT_OPTIONS`` says goes before our defaults, which only bound how long a lost server is waited for.
+* Clients are made on first use and closed here, never by their users (Django makes a cache object for each thread and
+  task). A process's clients are closed when it ends, an event loop's when that loop ends.
+* After a fork the child starts without clients. It never uses or closes its parent's. It keeps a reference to them, so
+  that the garbage collector does not close them either.
+* Options of the URL and ``CLIENT_OPTIONS`` go before our defaults, which only limit how long to wait for a server.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import atexit
 import ctypes
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pymongo
 from pymongo import AsyncMongoClient, MongoClient
@@ -36,6 +36,8 @@ from goscope_django.mongodb.driver.revival import Revival
 from goscope_django.mongodb.driver.store import Sink, Store
 from goscope_django.mongodb.driver.urls import Target, parse, without_secrets
 
+C = TypeVar("C")
+
 DEFAULTS: Final[Mapping[str, Any]] = {
     "serverSelectionTimeoutMS": 5_000,
     "connectTimeoutMS": 5_000,
@@ -45,7 +47,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 class Connection:
-    """What one URL and its options lead to, in this process: a synchronous executor and one for each event loop."""
+    """The executors of one URL and its options in this process: a synchronous one and one for each event loop."""
 
     def __init__(self, target: Target, options: Mapping[str, Any]) -> None:
         self.target = target
@@ -55,12 +57,12 @@ class Connection:
         self._executor: SyncExecutor | MockExecutor | None = None
         self._client: MongoClient[Any] | None = None
         self._revival: Revival | None = None
-        self._loops = loops.LoopClients(self._async_client, target.database, target.place)
+        self._loops = loops.LoopClients(lambda: self._new(AsyncMongoClient), target.database, target.place)
 
     def __repr__(self) -> str:
         return f"<connection to {self.target.shown}>"
 
-    def _arguments(self, defaults: Mapping[str, Any] = DEFAULTS) -> tuple[str, dict[str, Any]]:
+    def _arguments(self, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         given = {name.lower() for name in self._options} | self.target.options
         options = {name: value for name, value in defaults.items() if name.lower() not in given}
         options.update(self._options)
@@ -70,15 +72,18 @@ class Connection:
             place = self._revival.mongod.uri
             options["event_listeners"] = [*(options.get("event_listeners") or ()), self._revival]
         if place.startswith("mongodb+srv:"):
-            # A name server that is away is like a server that is: met at each use, until it is back.
+            # So a name server that can't be reached is an error at each use, as a server is, and not here.
             options.setdefault("connect", False)
         return place, options
 
     def client(self, **more: Any) -> MongoClient[Any]:
         """A new synchronous client that the caller closes."""
-        place, options = self._arguments({**DEFAULTS, **more})
+        return self._new(MongoClient, {**DEFAULTS, **more})
+
+    def _new(self, kind: Callable[..., C], defaults: Mapping[str, Any] = DEFAULTS) -> C:
+        place, options = self._arguments(defaults)
         try:
-            return MongoClient(place, **options)
+            return kind(place, **options)
         except (InvalidURI, DriverConfigurationError, TypeError, ValueError, OSError) as error:
             raise self._refused(error) from None
 
@@ -135,26 +140,20 @@ class Connection:
             return executor
         return self._loops.current()
 
-    def _async_client(self) -> AsyncMongoClient[Any]:
-        place, options = self._arguments()
-        try:
-            return AsyncMongoClient(place, **options)
-        except (InvalidURI, DriverConfigurationError, TypeError, ValueError, OSError) as error:
-            raise self._refused(error) from None
-
     @property
     def pending(self) -> bool:
-        """Whether nobody in this process (or the one it was forked from) has seen to the indexes yet."""
+        """Whether neither this process nor the one it was forked from has made the indexes yet."""
         return self._seen not in _prepared
 
     def prepared(self) -> None:
-        """Take note that the indexes are seen to."""
+        """Note that the indexes need not be made any more."""
         _prepared.add(self._seen)
 
     def prepare(self, seconds: float) -> list[IndexState]:
-        """Connect, make what indexes are missing, and let go again: no client and no thread stays behind.
+        """Connect, make missing indexes, and disconnect again: no client and no thread is left.
 
-        Takes at most ``seconds`` where the server is away, then raises ``StoreUnavailable``. Raises ``IndexConflict``.
+        Takes at most ``seconds`` if the server can't be reached, then raises ``StoreUnavailable``. Raises
+        ``IndexConflict``.
         """
         with self.briefly(seconds) as store:
             states = store.run(ensure)
@@ -162,17 +161,17 @@ class Connection:
         return states
 
     def inspect(self, seconds: float) -> ServerView:
-        """What the server is, on a connection that is closed again; like ``prepare``, but changes nothing."""
+        """Connect, ask what the server is, and disconnect again; errors as for ``prepare``. Changes nothing."""
         with self.briefly(seconds) as store:
             return store.run(mock_view if self.target.scheme == "mongomock" else view)
 
     @contextmanager
     def briefly(self, seconds: float) -> Iterator[Store]:
-        """A store on a client of its own that is closed afterwards; all of it may take ``seconds``."""
+        """A store on a client of its own that is closed afterwards; all of it takes at most ``seconds``."""
         if self.target.scheme == "mongomock":
             yield Store(self.sync, None)
             return
-        seconds *= 0.8  # the rest is for letting go of a server that hangs
+        seconds *= 0.8  # the rest is for disconnecting from a server that hangs
         milliseconds, before = int(seconds * 900), frozenset(threading.enumerate())
         client = self.client(serverSelectionTimeoutMS=milliseconds, connectTimeoutMS=milliseconds)
         try:
@@ -194,12 +193,13 @@ class Connection:
         """Close the running event loop's client."""
         await self._loops.aclose()
 
-    def _abandon(self) -> list[object]:
+    def abandoned(self) -> list[object]:
+        """What a forked child must keep from the collector, the client first."""
         return [self._client, self._executor, self._loops]
 
 
 def close(client: MongoClient[Any]) -> None:
-    """Close ``client`` within a second, whether or not its server is still there."""
+    """Close ``client`` within a second, whether or not its server can be reached."""
     try:
         with pymongo.timeout(loops.CLOSING_TIME):
             client.close()
@@ -208,14 +208,14 @@ def close(client: MongoClient[Any]) -> None:
 
 
 def _see_off() -> None:
-    """Before a fork: wait for threads of clients that were closed just now, which take up to half a second to end."""
+    """Before a fork: wait for the threads of clients that were just closed. They take up to half a second to end."""
     deadline = time.monotonic() + loops.CLOSING_TIME
     while _leaving:
         _leaving.pop().join(max(0.0, deadline - time.monotonic()))
 
 
 def _private_server(folder: str) -> Revival:
-    """The private server over ``folder``, started or joined once by this process. Stopped at its exit."""
+    """The private server over ``folder``, which this process starts or joins once, and leaves at its exit."""
     with _lock:
         found = _servers.get(folder)
         if found is None:
@@ -259,7 +259,7 @@ def store(url: str, options: Mapping[str, Any] | None = None, *, sink: Sink | No
 
 
 def close_all() -> None:
-    """Close all synchronous clients of this process and leave its private servers; the next use opens new ones."""
+    """Close all synchronous clients of this process and leave its private servers. The next use opens new ones."""
     for one in list(_connections.values()):
         one.close()
     with _lock:
@@ -270,7 +270,7 @@ def close_all() -> None:
 
 
 def epoch() -> int:
-    """Changes when a fork has made every connection of the parent unusable here; whoever keeps one compares it."""
+    """A number that changes in a forked child. Who keeps a connection compares it: the parent's can't be used there."""
     return _epoch
 
 
@@ -279,11 +279,11 @@ def _forget_parent() -> None:
     _epoch += 1
     _lock = threading.RLock()
     for one in _connections.values():
-        left = one._abandon()
+        left = one.abandoned()
         _abandoned.append(left)
         client = left[0]
         if client is not None:
-            # Only marks it: at the end of the child the driver would warn of a client that is the parent's to close.
+            # Only a mark: else the driver would warn, at the end of the child, of a client that was not closed.
             setattr(client, "_opened", False)  # noqa: B010
     _abandoned.append(dict(_connections))
     left_behind = loops.abandon()
@@ -292,13 +292,13 @@ def _forget_parent() -> None:
     _abandoned.append(left_behind)
     _connections.clear()
     _servers.clear()
-    # One reference that nobody gives back: else the end of the child would take its parent's clients apart, aloud.
+    # A reference that is never given back: else the child's end would finalize its parent's clients, with warnings.
     with suppress(Exception):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(_abandoned))
 
 
 def _close_all_at_exit() -> None:
-    with suppress(GoscopeError):  # a server that can't be left now is tried again, and told of, by embedded
+    with suppress(GoscopeError):  # embedded tries again to leave the server, and logs if it can't
         close_all()
 
 

@@ -1,16 +1,16 @@
-"""The cache's commands, sent without the driver's models and cursors, and what is lost by that brought back.
+"""The cache's commands, sent by ``Database.command``, with the retries and checks that this leaves out.
 
-Half of what an operation costs is Python inside the driver. ``Database.command`` leaves out most of that, and with it
-the driver's retries and its judgement of a reply. Rules of this file:
+Half of what an operation costs is Python inside the driver. ``Database.command`` skips most of it, but also the
+driver's retries and its check of the reply, which are here instead. Rules of this file:
 
-* A read is sent again once, as the driver would. A write is sent again once under the transaction number that it had:
-  the server then knows it and carries it out once, whatever happened in between (retryable writes, MongoDB's
-  specification). Where there are no such numbers (a standalone server, ``retryWrites=false``) it is sent once.
-* A reply is not taken for a success until ``written`` has looked at it.
-* The sessions are ours alone, and this process's alone: a number that was seen is not carried out again. They never go
-  back to the driver, whose own numbers in them begin again at 1.
+* A read is sent again once, as the driver does. A write is sent again once under the same transaction number, by which
+  the server knows it and carries it out only once (MongoDB's specification of retryable writes). Without such numbers
+  (a standalone server, ``retryWrites=false``) a write is sent once.
+* A reply to a write is a success only if ``written`` says so.
+* The sessions are used by this module in this process only: a server ignores a number that it has seen. They never go
+  back to the driver, whose own numbers in them would begin again at 1.
 
-Everything here is a flow of ``Send``; what the driver does better is left to it by a ``Query``.
+Everything here is a flow of ``Query``: of ``Database.command``, or of the driver's own method where that does better.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from goscope_django.core.flow import Command, Flow, ask
+from goscope_django.core.flow import Flow, Query, ask
 from goscope_django.core.forking import at_fork
 from goscope_django.mongodb.codec import ENTRY_OPTIONS
 
@@ -54,18 +54,18 @@ def row(reply: Mapping[str, Any]) -> Any:
 
 
 def recent(reply: Mapping[str, Any]) -> tuple[Any, datetime | None]:
-    """The document, and the server's time of its last operation; ``None`` on a standalone server.
+    """The document, and the server's time of its last operation, which is ``None`` on a standalone server.
 
-    A write moves that time on, and on an idle replica set the server itself does every ten seconds.
+    Each write moves that time on. On an idle replica set the server itself does, every ten seconds.
     """
     stamp = reply.get("operationTime")
     return row(reply), None if stamp is None else stamp.as_datetime()
 
 
 def written(reply: Mapping[str, Any], *, many: bool = False) -> Mapping[str, Any]:
-    """The reply to a write, if it was carried out and confirmed; otherwise the error that the driver would raise.
+    """The reply, if the write was carried out and confirmed. Otherwise raises the error that the driver would raise.
 
-    With ``many`` that is a ``BulkWriteError``, which tells of each statement.
+    With ``many`` that is a ``BulkWriteError``, with the error of each statement.
     """
     errors, concern = reply.get("writeErrors"), reply.get("writeConcernError")
     if not errors and not concern:
@@ -92,7 +92,7 @@ DIRECT: Final = frozenset({"point", "many", "recent", "time", "update", "delete"
 """The methods of ``Direct``, as a ``Query`` names them."""
 
 _FIRST_NUMBER: Final = 2**40
-"""Ours begin where no session of the driver has come to: a session may have been the driver's before."""
+"""Higher than any number the driver has given: a session may have been the driver's before."""
 
 _RETRYABLE_READ: Final = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 _ILLEGAL_OPERATION: Final = 20
@@ -100,22 +100,10 @@ _UNSENT: Final = (ServerSelectionTimeoutError, WaitQueueTimeoutError)
 """Errors of commands that never left this process."""
 
 
-class Send(Command[Reply]):
-    """One command of the server, as it is, to ``Database.command``."""
-
-    __slots__ = ("codec", "command", "preference", "session")
-
-    def __init__(self, command: dict[str, Any], session: Any, codec: CodecOptions[Any], preference: Any) -> None:
-        self.command = command
-        self.session = session
-        self.codec = codec
-        self.preference = preference
-
-
 class _Session:
-    """A session of the driver's and the number of its last write.
+    """A session of the driver and the number of its last write.
 
-    A server forgets one that was idle for half an hour, and takes its next write for a new session's first.
+    A server forgets a session after half an hour without use. Its next write then counts as the first of a new session.
     """
 
     __slots__ = ("number", "session")
@@ -134,7 +122,7 @@ def _retry_read(error: PyMongoError) -> bool:
 def _retry_write(error: PyMongoError) -> bool:
     if error.has_error_label(RETRYABLE_WRITE):
         return True
-    # What the driver would have labelled itself, had it known of the number.
+    # The driver would have set the label itself if it had known of the number.
     return isinstance(error, ConnectionFailure) and not isinstance(error, (*_UNSENT, NotPrimaryError))
 
 
@@ -145,7 +133,7 @@ def _numbers_refused(error: PyMongoError) -> bool:
 
 
 class Sessions:
-    """The sessions of one client that are kept for such commands. One is one operation's at a time."""
+    """The sessions of one client that are kept for these commands. Each serves one operation at a time."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -161,11 +149,11 @@ class Sessions:
             return _Session(self._client.start_session(causal_consistency=False))
 
     def give_back(self, kept: _Session) -> None:
-        """Not to be called after a broken connection, a time-out or a cancellation: it may still be at work."""
+        """Not to be called after a broken connection, a time-out or a cancellation: the server may still use it."""
         self._idle.append(kept)
 
     def begin_anew(self) -> None:
-        """In a forked child: the parent goes on with its sessions, and a number counts once."""
+        """In a forked child: the sessions are the parent's, which goes on with their numbers."""
         self._idle = []
 
 
@@ -201,7 +189,14 @@ class Direct:
     ) -> Flow[T]:
         sessions = self._sessions
         kept = sessions.take()
-        send = Send(command, kept.session, codec or self._codec, preference or self._preference)
+        send: Query[Reply] = Query(
+            "",
+            "command",
+            command,
+            read_preference=preference or self._preference,
+            codec_options=codec or self._codec,
+            session=kept.session,
+        )
         try:
             reply = yield send
         except PyMongoError as error:
@@ -218,7 +213,14 @@ class Direct:
             kept.number += 1
             command["txnNumber"] = kept.number
         command.update(self._write_concern)
-        send = Send(command, kept.session, self._codec, ReadPreference.PRIMARY)
+        send: Query[Reply] = Query(
+            "",
+            "command",
+            command,
+            read_preference=ReadPreference.PRIMARY,
+            codec_options=self._codec,
+            session=kept.session,
+        )
         try:
             reply = yield send
             if "errorLabels" in reply and sessions.numbers and RETRYABLE_WRITE in reply["errorLabels"]:
@@ -231,7 +233,7 @@ class Direct:
             try:
                 reply = yield send
             except _UNSENT:
-                raise error from None  # the other one would say that nothing was sent
+                raise error from None  # the second error would say that nothing was sent
         sessions.give_back(kept)
         return outcome(reply)
 
@@ -255,7 +257,7 @@ class Direct:
         return self._read(command, row)
 
     def many(self, test: Mapping[str, Any], most: int) -> Flow[list[Any]]:
-        """All documents that match, of which there are at most ``most``."""
+        """All documents that match; there must be no more than ``most``."""
         command = {"find": self._name, "filter": test, "batchSize": most + 1, **self._read_concern}
         cursor = yield from self._read(command, _cursor)
         if cursor["id"]:  # more than one reply holds: the driver's own cursor fetches the rest as well
@@ -267,8 +269,7 @@ class Direct:
         return rows
 
     def recent(self, test: Mapping[str, Any]) -> Flow[tuple[Any, datetime | None]]:
-        """One document that no failover takes back, and the server's time of its last operation, which a write moves
-        on, or else every ten seconds. ``None`` on a standalone server."""
+        """One document as a majority has it, so that no failover undoes it, and the server's time: see ``recent``."""
         return self._read({**self._one(test), "readConcern": {"level": "majority"}}, recent, ENTRY_OPTIONS)
 
     def time(self) -> Flow[datetime | None]:

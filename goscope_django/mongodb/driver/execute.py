@@ -1,51 +1,69 @@
-"""Executors: they carry out a flow's commands on PyMongo, one class per colour and one for mongomock.
+"""Executors: they carry out a flow's commands on PyMongo. One class is for sync, one for async, one for mongomock.
 
-Rules of this file: nothing is decided here but how a command is sent. Coordinating collections are read from the
-primary, written with majority concern and under a time limit, whatever the URL says; the cache's collection follows
-the URL. The driver's own retries stay on; ``direct`` says how commands go past them.
+Rules of this file:
+
+* Nothing is decided here but how a query is sent. What takes several calls of the driver is written once, as *steps*:
+  a flow of ``Call``, which the executor itself runs.
+* Coordinating collections are read from the primary, written with majority concern and under a time limit, whatever
+  the URL says. The cache's collection follows the URL.
+* The driver's own retries stay on. ``direct`` says how the cache's commands go past them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import bson
 import pymongo
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo import ReadPreference, ReturnDocument, WriteConcern
-from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.read_concern import ReadConcern
-from pymongo.synchronous.database import Database
 
-from goscope_django.core.flow import Command, Flow, Pause, Query, arun, run
+from goscope_django.core.flow import Command, Flow, Query, aexecute, arun, execute, invoke, run
+from goscope_django.exceptions import ConfigurationError
 from goscope_django.mongodb.codec import CODEC_OPTIONS, ENTRY_OPTIONS
-from goscope_django.mongodb.document.clock import Clock, LocalClock, ServerClock
-from goscope_django.mongodb.driver.direct import DIRECT, Direct, Send, Sessions
-from goscope_django.mongodb.driver.limits import RANGE_LIMIT, TIME_LIMIT, time_limit
-from goscope_django.mongodb.driver.sessions import AsyncSessions, MockSessions, SyncSessions
+from goscope_django.mongodb.document.clock import LocalClock, ServerClock
+from goscope_django.mongodb.driver import sessions
+from goscope_django.mongodb.driver.direct import DIRECT, Direct, Sessions
+from goscope_django.mongodb.driver.limits import RANGE_LIMIT, time_limit
 
 CACHE = "go_goscope_cache"
 
 _NOT_A_REPLICA_SET = 123
 
+Steps = Callable[..., Flow[Any]]
 
-class _Base:
-    clock: Clock
-    _sessions: Sessions
 
-    def __init__(self, database: Any, *, limit: float = TIME_LIMIT) -> None:
+class _Calls(dict[tuple[str, str], Callable[..., Any]]):
+    """What carries out a query, by collection and method; made at the first one."""
+
+    def __init__(self, prepare: Callable[[str, str], Callable[..., Any]]) -> None:
+        self._prepare = prepare
+
+    def __missing__(self, place: tuple[str, str]) -> Callable[..., Any]:
+        return self.setdefault(place, self._prepare(*place))
+
+
+class _Executor:
+    """What executors on PyMongo have in common: which function or which steps carry out a query, and for how long.
+
+    ``limit`` is in seconds, for one coordinating query; see ``limits`` for what it is if not given.
+    """
+
+    def __init__(self, database: Any, *, limit: float | None = None) -> None:
         self.database = database
-        self.limit = limit
-        self._calls: dict[tuple[str, str], Callable[..., Any]] = {}
+        self.limit = time_limit(database) if limit is None else limit
+        self.clock = ServerClock(reads_elsewhere=database.read_preference != ReadPreference.PRIMARY)
+        self._sessions = Sessions(database.client)
+        self._calls = _Calls(self._prepare)
 
     def collection(self, name: str) -> Any:
+        """The driver's collection of that name, with the concerns that its kind has."""
         if name == CACHE:
             # Every operation of a cache has an outcome, so an unacknowledged write (w=0) is none of them.
             acknowledged = None if self.database.write_concern.acknowledged else WriteConcern(1)
@@ -57,175 +75,139 @@ class _Base:
             write_concern=WriteConcern("majority"),
         )
 
-    def call(self, query: Query[Any]) -> Callable[..., Any]:
-        """What carries out ``query``: looked up once for each collection and method."""
-        place = (query.collection, query.method)
-        found = self._calls.get(place)
-        if found is None:
-            found = self._calls[place] = self._prepare(*place)
-        return found
-
     def _prepare(self, name: str, method: str) -> Callable[..., Any]:
-        own = getattr(self, f"_{method}", None)
-        collection = self.collection(name) if name else self.database
-        if method == "confirm":
-            collection = collection.with_options(read_concern=ReadConcern("linearizable"))
-        call: Callable[..., Any]
-        if own:
-            call = partial(own, collection)
-        elif method in DIRECT:
-            call = self._direct(getattr(Direct(collection, self._sessions), method))
+        place = self.collection(name) if name else self.database
+        seconds = self._limit(name, method)
+        if method in DIRECT:
+            steps: Steps = getattr(Direct(place, self._sessions), method)
+        elif method in _STEPS:
+            steps = partial(_STEPS[method], place)
+        elif seconds is None:
+            found: Callable[..., Any] = getattr(place, method)
+            return found
         else:
-            call = getattr(collection, method)
-        if name and name != CACHE:
-            return self._limited(call, self.limit)
-        limit: float | None = self.database.client.options.timeout
-        if limit is not None:
-            # The driver would begin it anew for each attempt of ours.
-            return self._limited(call, limit) if method in DIRECT else call
-        if method == "delete_many":
-            # Millions of entries: the socket's time limit is for answers that come at once. timeoutMS is for all.
-            return self._reached(self._limited(call, RANGE_LIMIT))
-        return call
+            steps = partial(invoke, getattr(place, method))
+        if seconds is not None:
+            steps = _limited(steps, seconds)
+        if seconds == RANGE_LIMIT:
+            steps = _once_reached(steps, self.database.client)
+        return self._runner(steps)
 
-    def _direct(self, steps: Callable[..., Flow[Any]]) -> Callable[..., Any]:
+    def _limit(self, name: str, method: str) -> float | None:
+        """Seconds for all of a query, its retries included; ``None`` where the driver's own limits are enough."""
+        if name not in ("", CACHE) or method in _ENDS:
+            return self.limit
+        given: float | None = self.database.client.options.timeout
+        if given is not None:
+            # For each attempt of ours the driver would begin it anew.
+            return given if method in DIRECT else None
+        # Millions of entries: the socket's time limit is for answers that come at once. timeoutMS is for all.
+        return RANGE_LIMIT if method == "delete_many" else None
+
+    def _runner(self, steps: Steps) -> Callable[..., Any]:
+        """A function that runs ``steps`` with this executor."""
         raise NotImplementedError
 
-    def _limited(self, call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-        raise NotImplementedError
 
-    def _reached(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """``call`` once a server is found, which is waited for as ever: under a time limit for all it would be for as
-        long as that. Sends nothing."""
-        raise NotImplementedError
-
-
-class SyncExecutor(SyncSessions, _Base):
-    """Executes on ``pymongo.MongoClient``, on the calling thread."""
-
-    def __init__(self, database: Database[Any], *, limit: float | None = None) -> None:
-        super().__init__(database, limit=time_limit(database) if limit is None else limit)
-        self.clock = ServerClock(reads_elsewhere=database.read_preference != ReadPreference.PRIMARY)
-        self._sessions = Sessions(database.client)
+class SyncExecutor(_Executor):
+    """Executes on a ``pymongo`` ``Database``, on the calling thread."""
 
     def __call__(self, command: Command[Any]) -> Any:
         if type(command) is Query:
-            return self.call(command)(*command.args, **command.kwargs)
-        if type(command) is Send:
-            return self.database.command(
-                command.command,
-                read_preference=command.preference,
-                codec_options=command.codec,
-                session=command.session,
-            )
-        if type(command) is Pause:
-            return time.sleep(command.seconds)
-        raise TypeError(f"{command!r} is not a command that an executor knows")
+            return self._calls[command.collection, command.method](*command.args, **command.kwargs)
+        return execute(command)
 
-    def _direct(self, steps: Callable[..., Flow[Any]]) -> Callable[..., Any]:
+    def _runner(self, steps: Steps) -> Callable[..., Any]:
         return lambda *args, **kwargs: run(steps(*args, **kwargs), self)
 
-    def _limited(self, call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-        def limited(*args: Any, **kwargs: Any) -> Any:
-            with pymongo.timeout(seconds):
-                return call(*args, **kwargs)
 
-        return limited
-
-    def _reached(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def reached(*args: Any, **kwargs: Any) -> Any:
-            _ = self.database.client.is_primary
-            return call(*args, **kwargs)
-
-        return reached
-
-    def _find(self, collection: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        rows: list[Any] = collection.find(*args, **kwargs).to_list()
-        return rows
-
-    def _aggregate(self, collection: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        rows: list[Any] = collection.aggregate(*args, **kwargs).to_list()
-        return rows
-
-    def _upserted(self, collection: Any, test: Mapping[str, Any], change: Any) -> tuple[Any, Timestamp | None]:
-        """The document as an upsert leaves it, and the server's cluster time then."""
-        with self.database.client.start_session(causal_consistency=False) as session:
-            found = collection.find_one_and_update(
-                test, change, upsert=True, return_document=ReturnDocument.AFTER, session=session
-            )
-            return found, session.operation_time
-
-    def _confirm(self, collection: Any, test: Mapping[str, Any]) -> Any:
-        try:
-            return collection.find_one(test)
-        except OperationFailure as error:
-            if error.code != _NOT_A_REPLICA_SET:
-                raise
-            return collection.with_options(read_concern=ReadConcern()).find_one(test)
-
-
-class AsyncExecutor(AsyncSessions, _Base):
-    """Executes on ``pymongo.AsyncMongoClient``, in the running event loop."""
-
-    def __init__(self, database: AsyncDatabase[Any], *, limit: float | None = None) -> None:
-        super().__init__(database, limit=time_limit(database) if limit is None else limit)
-        self.clock = ServerClock(reads_elsewhere=database.read_preference != ReadPreference.PRIMARY)
-        self._sessions = Sessions(database.client)
+class AsyncExecutor(_Executor):
+    """Executes on a ``pymongo`` ``AsyncDatabase``, in the running event loop."""
 
     async def __call__(self, command: Command[Any]) -> Any:
         if type(command) is Query:
-            return await self.call(command)(*command.args, **command.kwargs)
-        if type(command) is Send:
-            return await self.database.command(
-                command.command,
-                read_preference=command.preference,
-                codec_options=command.codec,
-                session=command.session,
-            )
-        if type(command) is Pause:
-            return await asyncio.sleep(command.seconds)
-        raise TypeError(f"{command!r} is not a command that an executor knows")
+            return await self._calls[command.collection, command.method](*command.args, **command.kwargs)
+        return await aexecute(command)
 
-    def _direct(self, steps: Callable[..., Flow[Any]]) -> Callable[..., Awaitable[Any]]:
+    def _runner(self, steps: Steps) -> Callable[..., Any]:
         return lambda *args, **kwargs: arun(steps(*args, **kwargs), self)
 
-    def _limited(self, call: Callable[..., Awaitable[Any]], seconds: float) -> Callable[..., Awaitable[Any]]:
-        async def limited(*args: Any, **kwargs: Any) -> Any:
-            with pymongo.timeout(seconds):
-                return await call(*args, **kwargs)
 
-        return limited
+# What takes several calls of the driver
 
-    def _reached(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def reached(*args: Any, **kwargs: Any) -> Any:
-            await self.database.client.is_primary
-            return await call(*args, **kwargs)
 
-        return reached
+def _limited(steps: Steps, seconds: float) -> Steps:
+    def limited(*args: Any, **kwargs: Any) -> Flow[Any]:
+        with pymongo.timeout(seconds):
+            return (yield from steps(*args, **kwargs))
 
-    async def _find(self, collection: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        rows: list[Any] = await collection.find(*args, **kwargs).to_list()
-        return rows
+    return limited
 
-    async def _aggregate(self, collection: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        rows: list[Any] = await (await collection.aggregate(*args, **kwargs)).to_list()
-        return rows
 
-    async def _upserted(self, collection: Any, test: Mapping[str, Any], change: Any) -> tuple[Any, Timestamp | None]:
-        """As its twin."""
-        async with self.database.client.start_session(causal_consistency=False) as session:
-            found = await collection.find_one_and_update(
-                test, change, upsert=True, return_document=ReturnDocument.AFTER, session=session
-            )
-            return found, session.operation_time
+def _once_reached(steps: Steps, client: Any) -> Steps:
+    """``steps`` once a server is found, which is waited for as ever: under a time limit for all it would be for as
+    long as that. Sends nothing."""
 
-    async def _confirm(self, collection: Any, test: Mapping[str, Any]) -> Any:
-        try:
-            return await collection.find_one(test)
-        except OperationFailure as error:
-            if error.code != _NOT_A_REPLICA_SET:
-                raise
-            return await collection.with_options(read_concern=ReadConcern()).find_one(test)
+    def reached(*args: Any, **kwargs: Any) -> Flow[Any]:
+        yield from invoke(getattr, client, "is_primary")
+        return (yield from steps(*args, **kwargs))
+
+    return reached
+
+
+def _find(collection: Any, *args: Any, **kwargs: Any) -> Flow[list[Any]]:
+    rows: list[Any] = yield from invoke(collection.find(*args, **kwargs).to_list)
+    return rows
+
+
+def _aggregate(collection: Any, *args: Any, **kwargs: Any) -> Flow[list[Any]]:
+    cursor = yield from invoke(collection.aggregate, *args, **kwargs)
+    rows: list[Any] = yield from invoke(cursor.to_list)
+    return rows
+
+
+def _upserted(collection: Any, test: Mapping[str, Any], change: Any) -> Flow[tuple[Any, Timestamp | None]]:
+    """The document as an upsert leaves it, and the server's cluster time then."""
+    session = collection.database.client.start_session(causal_consistency=False)
+    try:
+        found = yield from invoke(
+            collection.find_one_and_update,
+            test,
+            change,
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+            session=session,
+        )
+        return found, session.operation_time
+    finally:
+        yield from invoke(session.end_session)
+
+
+def _confirm(collection: Any, test: Mapping[str, Any]) -> Flow[Any]:
+    """A document that no failover takes back: a linearizable read, where the server has such."""
+    try:
+        return (yield from invoke(collection.with_options(read_concern=ReadConcern("linearizable")).find_one, test))
+    except OperationFailure as error:
+        if error.code != _NOT_A_REPLICA_SET:
+            raise
+        return (yield from invoke(collection.find_one, test))
+
+
+_STEPS: Final[Mapping[str, Steps]] = {
+    "find": _find,
+    "aggregate": _aggregate,
+    "upserted": _upserted,
+    "confirm": _confirm,
+    "transaction": sessions.begin,
+    "commit": sessions.commit,
+    "end": sessions.end,
+}
+"""By the method that a ``Query`` names. The first argument is the collection, of the last three the database."""
+
+_ENDS: Final = ("commit", "end")
+
+
+# mongomock
 
 
 def _unpacked(value: Any) -> Any:
@@ -237,34 +219,32 @@ def _unpacked(value: Any) -> Any:
     return [_unpacked(one) for one in value] if type(value) is list else value
 
 
-class MockExecutor(MockSessions, _Base):
-    """Executes on mongomock, in this process, for both colours. Its clock is this process's."""
+class MockExecutor:
+    """Executes on mongomock, in this process, for sync and async. Its clock is this process's."""
 
-    def __init__(self, database: Any, *, limit: float = TIME_LIMIT) -> None:
-        super().__init__(database, limit=limit)
+    def __init__(self, database: Any) -> None:
+        self.database = database
         self.clock = LocalClock()
         self._atomic = threading.RLock()  # its findAndModify reads first and writes then
 
     def __call__(self, command: Command[Any]) -> Any:
-        if type(command) is Query:
-            with self._atomic:
-                return self.call(command)(*command.args, **command.kwargs)
-        if type(command) is Pause:
-            return time.sleep(command.seconds)
-        raise TypeError(f"{command!r} is not a command that an executor knows")
+        if type(command) is not Query:
+            return execute(command)
+        own = getattr(self, f"_{command.method}", None)
+        place = self.collection(command.collection) if command.collection else self.database
+        with self._atomic:
+            return (partial(own, place) if own else getattr(place, command.method))(*command.args, **command.kwargs)
 
     async def asynchronously(self, command: Command[Any]) -> Any:
-        if type(command) is Pause:
-            return await asyncio.sleep(command.seconds)
-        return self(command)
+        """Async version of calling it. A query does not wait: there is nothing to wait for."""
+        return self(command) if type(command) is Query else await aexecute(command)
 
     def collection(self, name: str) -> Any:
+        """mongomock's collection of that name."""
         return self.database.get_collection(name, codec_options=self.database.codec_options.with_options(tz_aware=True))
 
-    def _prepare(self, name: str, method: str) -> Callable[..., Any]:
-        own = getattr(self, f"_{method}", None)
-        collection = self.collection(name) if name else self.database
-        return partial(own, collection) if own else getattr(collection, method)
+    def _transaction(self, _: Any) -> Any:
+        raise ConfigurationError("mongomock has no transactions: use a real server (embedded://) where one is needed")
 
     def _find(self, collection: Any, *args: Any, **kwargs: Any) -> list[Any]:
         return list(collection.find(*args, **kwargs))

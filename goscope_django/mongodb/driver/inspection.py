@@ -1,4 +1,4 @@
-"""What an operator wants to know of a server: topology, version, clock, indexes.
+"""What operators ask about a server: whether it answers, its topology, version, clock and indexes.
 
 Rule of this file: reads only.
 """
@@ -39,10 +39,10 @@ def ping(clock: Clock) -> Flow[float]:
 
 
 def judged(error: BaseException, seconds: float) -> Probe:
-    """What an error of ``ping`` within ``seconds`` means."""
+    """The result of a ``ping`` that failed with ``error``; it had ``seconds``."""
     cause = error.__cause__ if isinstance(error.__cause__, PyMongoError) else error
     if isinstance(cause, (NetworkTimeout, ExecutionTimeout)) or (
-        # Whoever waited for a server that took the connection and said nothing finds that in the error's text alone.
+        # A server that accepted the connection and did not answer can be told only by the text of this error.
         isinstance(cause, ServerSelectionTimeoutError)
         and any(word in str(cause) for word in _SLOW_WORDS)
         and "Name or service" not in str(cause)
@@ -91,6 +91,6 @@ def view(clock: Clock) -> Flow[ServerView]:
 
 
 def mock_view(clock: Clock) -> Flow[ServerView]:
-    """The same of mongomock, which has no server to ask."""
+    """The same for mongomock, which has no server to ask."""
     indexes = yield from check(clock)
     return ServerView("mongomock", None, None, (), "mongomock", 0.0, tuple(indexes))

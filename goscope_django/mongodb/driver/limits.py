@@ -1,4 +1,4 @@
-"""Bounds on how long anybody waits for the server."""
+"""Limits on how long anybody waits for the server. All are in seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TIME_LIMIT: Final = 10.0
 """Seconds for one coordinating command, its retries and the choice of a server included, at most."""
 
 LEAST_TIME_LIMIT: Final = 2.0
-"""What such a command gets even where ``serverSelectionTimeoutMS`` asks for less: its answer takes time, too."""
+"""For such a command at least, even if ``serverSelectionTimeoutMS`` is less: its answer takes time as well."""
 
 RANGE_LIMIT: Final = 3_600.0
 """Seconds for one command that removes a range of keys, which takes the server about 20 for each million."""
@@ -24,5 +24,5 @@ def time_limit(database: Any) -> float:
 
 
 def within(seconds: float) -> AbstractContextManager[None]:
-    """All that is sent inside (in either colour) ends within ``seconds``, at worst with an error. Can only shorten."""
+    """What is sent in this block, sync or async, ends within ``seconds``, if need be by an error. Never extends."""
     return pymongo.timeout(max(seconds, 0.001))

@@ -1,11 +1,11 @@
-"""Asynchronous clients: one for each event loop, closed by the loop that it belongs to.
+"""Asynchronous clients: one for each event loop, closed when that loop ends.
 
 Rules of this file:
 
 * PyMongo's asynchronous client refuses a second event loop, so each loop has its own, made on first use.
-* An event loop closes its asynchronous generators before it ends (``asyncio.run`` and every server see to that). A
-  generator that waits beside each client is therefore what closes it, in its own loop.
-* A client is held here until then, whoever forgets it earlier; and nothing is held of a loop that has ended.
+* An event loop closes its asynchronous generators before it ends (``asyncio.run`` and every server do that). So each
+  client has a generator that waits, and closes the client in its own loop when the loop closes the generator.
+* A client is kept here until then, even if its user forgets it earlier. Nothing is kept of a loop that has ended.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pymongo.errors import PyMongoError
 from goscope_django.mongodb.driver.execute import AsyncExecutor
 
 CLOSING_TIME: Final = 1.0
-"""Seconds that closing may take where the server is away."""
+"""Seconds that closing may take if the server can't be reached."""
 
 _farewells: list[Callable[[str, AsyncExecutor], Awaitable[None]]] = []
 _alive: set[LoopClient] = set()
 
 
 def on_loop_end(farewell: Callable[[str, AsyncExecutor], Awaitable[None]]) -> None:
-    """Let ``farewell(place, executor)`` run in each loop that ends, before its client closes. It must not raise."""
+    """Run ``farewell(place, executor)`` in each loop that ends, before its client is closed. It must not raise."""
     _farewells.append(farewell)
 
 
@@ -68,7 +68,7 @@ class LoopClient:
         await self._keeper.aclose()
 
     def let_go(self) -> None:
-        """Nobody uses it any more: close it soon where its loop runs, else when that ends."""
+        """Nobody uses it any more: close it soon if its loop runs, else when the loop ends."""
         if self.loop.is_running():
             with suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(lambda: self.loop.create_task(self.aclose()))
@@ -107,7 +107,7 @@ def _let_go(found: dict[int, LoopClient]) -> None:
 
 
 def abandon() -> set[LoopClient]:
-    """In a forked child: the parent's clients, which the caller keeps from the collector; none is used again."""
+    """In a forked child: forget the parent's clients. The caller keeps what is returned, so nothing finalizes them."""
     global _alive
     left, _alive = _alive, set()
     return left

@@ -1,13 +1,12 @@
-"""Bringing back the private server of ``embedded://`` when it died under a process that uses it.
+"""Starting the private server of ``embedded://`` again when it died while a process used it.
 
 Rules of this file:
 
-* The driver's own monitoring tells: a heartbeat fails as soon as the server dies, and twice a second while an operation
-  waits for it. So an operation pays nothing for this, and nothing is watched twice.
-* It may tell so within an event loop. All that happens there is the start of a thread, one at a time.
-* The server comes back under its old URL, so each client of each process finds it again by itself, and not before it
-  accepts writes (``Marks.open_door``). Which of the processes starts it, and whether it may be started,
-  ``embedded.revive`` decides under the folder's lock.
+* The driver's own monitoring notices: a heartbeat fails as soon as the server dies, and twice a second while an
+  operation waits for it. So this costs an operation nothing, and nothing is watched twice.
+* The driver may call us in an event loop. There we only start a thread, one at a time.
+* The server keeps its URL, so every client of every process finds it again, once it accepts writes
+  (``embedded.marks``). ``embedded.revive`` decides under the folder's lock which process starts it, if any.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Revival(ServerHeartbeatListener):
     def __init__(self, mongod: embedded.Mongod) -> None:
         self.mongod = mongod
         self.trouble: tuple[float, GoscopeError] | None = None
-        """Why the last attempt failed, and until when (monotonic) it is not worth while to try the server."""
+        """Until when (monotonic) no operation tries the server, and the error of the last attempt to start it."""
         self._guard = threading.Lock()
         self._busy = False
         self._said = ""
@@ -54,13 +53,13 @@ class Revival(ServerHeartbeatListener):
         """Nothing to do."""
 
     def succeeded(self, event: ServerHeartbeatSucceededEvent) -> None:
-        """It is there."""
+        """The server answers."""
         self.trouble, self._said = None, ""
 
     def failed(self, event: ServerHeartbeatFailedEvent) -> None:
-        """It is not there, or the driver gave up a heartbeat for reasons of its own."""
-        # Exactly this class: a server that hangs is a NetworkTimeout, and a client that is closed cancels its heartbeat
-        # with another subclass. A dead one closes, resets and refuses connections.
+        """The server died, or the driver cancelled a heartbeat for another reason."""
+        # Exactly this class: a server that hangs gives a NetworkTimeout, and a closed client cancels its heartbeat with
+        # another subclass. A dead server closes, resets and refuses connections.
         if type(event.reply) is not AutoReconnect:
             return
         with self._guard:
@@ -69,14 +68,16 @@ class Revival(ServerHeartbeatListener):
             self._busy = True
         try:
             threading.Thread(target=self._revive, name="goscope-revival", daemon=True).start()
-        except RuntimeError:  # the interpreter ends, or there is no room for a thread: then at the next heartbeat
+        except RuntimeError:  # the interpreter ends, or no thread can be started now: the next heartbeat tries again
             self._busy = False
 
     def _revive(self) -> None:
         try:
             reason = embedded.revive(self.mongod.directory)
             if reason:
-                self._say(f"The embedded mongod over {self.mongod.directory} is away and stays so: {reason}")
+                self._say(
+                    f"The embedded mongod over {self.mongod.directory} stopped and is not started again: {reason}"
+                )
         except (GoscopeError, OSError) as error:
             kept = error if isinstance(error, GoscopeError) else StoreUnavailable(str(error))
             self.trouble = time.monotonic() + embedded.RETRY_AFTER, kept.with_traceback(None)
@@ -85,6 +86,6 @@ class Revival(ServerHeartbeatListener):
             self._busy = False
 
     def _say(self, text: str) -> None:
-        if text != self._said:  # attempts go on; a log that says so every few seconds helps nobody
+        if text != self._said:  # attempts go on; one line in the log is enough
             self._said = text
             logger.error("%s", text)

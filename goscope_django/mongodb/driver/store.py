@@ -1,4 +1,4 @@
-"""The store: runs flows on one database, in both colours.
+"""The store: it runs flows on one database, sync and async.
 
 Rule of this file: it chooses the executor of this process or event loop, passes events on and translates what the
 driver raises. It decides nothing about an operation.
@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from pymongo.errors import PyMongoError
 
 from goscope_django.contracts import Event
-from goscope_django.core.flow import Command, Emit, Flow, Query, arun, run
+from goscope_django.core.flow import Command, Emit, Flow, Query, acarry_out, arun, carry_out, run
 from goscope_django.exceptions import ConfigurationError
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.failures import translated
@@ -25,10 +25,11 @@ Sink = Callable[[Event], None]
 
 
 class Store:
-    """Runs flows on one database, in both colours.
+    """Runs flows on one database, sync and async.
 
     ``sync`` and ``asynchronous`` give the executor of this process and of the running event loop; either may be
-    missing. ``sink`` receives what flows emit.
+    missing. ``sink`` receives what flows emit. ``opening`` is what to do once, after the first operation that
+    succeeds: a flow of ``Call`` and ``Pause`` made of this store, whose errors reach whoever ran that operation.
     """
 
     def __init__(
@@ -37,16 +38,18 @@ class Store:
         asynchronous: Callable[[], AsyncExecutor | MockExecutor] | None,
         *,
         sink: Sink | None = None,
+        opening: Callable[[Store], Flow[None]] | None = None,
     ) -> None:
         self._sync = sync
         self._async = asynchronous
         self._sink = sink
+        self._opening = opening
 
     def executor(self) -> SyncExecutor | MockExecutor:
         """The executor of this process."""
         if self._sync is None:
             raise ConfigurationError(
-                "this adapter was made of an asynchronous database: use the twins whose name begins with 'a'"
+                "this adapter was made of an asynchronous database: use the methods whose names begin with 'a'"
             )
         return self._sync()
 
@@ -61,6 +64,11 @@ class Store:
             with contextlib.suppress(Exception):
                 self._sink(event)
 
+    def _opened(self) -> Flow[None]:
+        opening, self._opening = self._opening, None
+        if opening is not None:  # else another thread was quicker
+            yield from opening(self)
+
     def run(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run the flow ``operation(clock, ...)`` on this thread, with the clock that decides.
 
@@ -71,32 +79,38 @@ class Store:
 
         def execute(command: Command[Any]) -> Any:
             nonlocal last
-            if type(command) is Emit:
-                return self._tell(command.event)
             if type(command) is Query:
                 last = command
+            elif type(command) is Emit:
+                return self._tell(command.event)
             return executor(command)
 
         try:
-            return run(operation(executor.clock, *args, **kwargs), execute)
+            found = run(operation(executor.clock, *args, **kwargs), execute)
         except PyMongoError as error:
             raise translated(error, last) from error
+        if self._opening is not None:
+            carry_out(self._opened())
+        return found
 
     async def arun(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Like ``run``, in the running event loop, natively."""
+        """Async version of ``run``, in the running event loop and on no thread."""
         executor = self.aexecutor()
         perform = executor.asynchronously if isinstance(executor, MockExecutor) else executor
         last: Query[Any] | None = None
 
         async def execute(command: Command[Any]) -> Any:
             nonlocal last
-            if type(command) is Emit:
-                return self._tell(command.event)
             if type(command) is Query:
                 last = command
+            elif type(command) is Emit:
+                return self._tell(command.event)
             return await perform(command)
 
         try:
-            return await arun(operation(executor.clock, *args, **kwargs), execute)
+            found = await arun(operation(executor.clock, *args, **kwargs), execute)
         except PyMongoError as error:
             raise translated(error, last) from error
+        if self._opening is not None:
+            await acarry_out(self._opened())
+        return found

@@ -1,6 +1,6 @@
-"""URLs of stores: their schemes, what they name, and how they look with their secrets masked.
+"""URLs of stores: their schemes, what they name, and how to show them without secrets.
 
-Rule of this file: it parses and judges text; it opens nothing. ``mongodb+srv`` is not resolved here.
+Rule of this file: it reads and checks text, and opens nothing. ``mongodb+srv`` is not resolved here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def masked(url: object) -> str:
 
 
 def without_secrets(text: str, url: str) -> str:
-    """What a driver says of ``url``, or less if that quotes a part of what may be a password."""
+    """The driver's message about ``url``; a general one instead if it quotes what may be part of a password."""
     text = text.replace(url, masked(url))
     credentials = url.partition("://")[2].rpartition("@")[0]
     parts = re.findall(r"\w{3,}", f"{credentials.partition(':')[2]} {unquote(credentials).partition(':')[2]}")
@@ -123,7 +123,7 @@ def _server(url: str, place: str, query: str, what: str, shown: str) -> Target:
 
 
 def _ask_driver(url: str, query: str, what: str, shown: str) -> None:
-    """Raise if the driver refuses the hosts or the value of an option; options that it does not know it passes over."""
+    """Raise if the driver refuses the hosts or the value of an option. It ignores options that it does not know."""
     try:
         parse_uri(url, validate=False)
         for option in filter(None, re.split("[&;]", query)):

@@ -1,11 +1,11 @@
 """Advisory locks on files, which the kernel drops when their holder dies.
 
-Rules of this module:
+Rules of this file:
 
 - A lock belongs to an *open file description* (``flock``), so two threads of a process exclude each other as two
   processes do.
-- A forked child shares its parent's descriptions. It closes its copies at once and never unlocks them: so neither does
-  the child hold what a killed parent held, nor does its end free what a living parent holds.
+- A forked child shares its parent's descriptions. It closes its copies at once and never unlocks them. So the child
+  does not keep a lock of a killed parent, and its end does not free a lock of a living one.
 - A lock is handed over to a program that was started with the descriptor (:func:`hand_over`): it then holds it for as
   long as it lives, whatever becomes of its starter.
 - Only the holder of a folder's main lock removes files that serve as locks.

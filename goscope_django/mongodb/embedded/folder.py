@@ -1,7 +1,7 @@
 """The folder of a private ``mongod``: who uses it, and the server over it. The rules stand in ``embedded``.
 
 In it stand ``data/`` (the database), ``mongod.log``, ``lock``, ``server`` (locked by the server from its launch to its
-end), ``users/`` with one file per process that uses the server, and the marks of ``mongod_marks``.
+end), ``users/`` with one file per process that uses the server, and the marks of ``marks``.
 """
 
 from __future__ import annotations
@@ -15,20 +15,8 @@ from typing import Any
 from urllib.parse import quote
 
 from goscope_django.exceptions import ConfigurationError, MongodError
-from goscope_django.mongodb.embedded import (
-    file_lock as folder_lock,
-)
-from goscope_django.mongodb.embedded import (
-    process as mongod_process,
-)
-from goscope_django.mongodb.embedded import (
-    users as mongod_users,
-)
-from goscope_django.mongodb.embedded import (
-    wire as mongod_wire,
-)
-from goscope_django.mongodb.embedded.marks import MARKS, Marks
-from goscope_django.mongodb.embedded.users import memberships
+from goscope_django.mongodb.embedded import file_lock, process, users, wire
+from goscope_django.mongodb.embedded.marks import NAMES, Marks
 
 _ALREADY_INITIALIZED = 23  # error code of replSetInitiate
 _COMMAND_TIMEOUT = 10.0  # seconds for a command that writes the configuration; a slow disk takes one of them
@@ -38,7 +26,7 @@ _STARTING = 30.0  # seconds that a mongod may take until it has written down its
 _OTHERS_MAY_WRITE = 0o002
 
 
-class Folder(Marks):
+class Folder:
     """The paths in one folder and what is done with them. Whoever changes anything must hold :meth:`locked`.
 
     Raises ``ConfigurationError`` for a path that can't be used.
@@ -48,7 +36,9 @@ class Folder(Marks):
         text = os.fspath(directory)
         if not text or "\0" in text:
             raise ConfigurationError(f"{text!r} can't be the folder of an embedded mongod: it is not a path.")
-        super().__init__(Path(os.path.realpath(text)))
+        self.path = Path(os.path.realpath(text))
+        self.data = self.path / "data"
+        self.marks = Marks(self.path, self.data)
         self.log = self.path / "mongod.log"
         with self.translated_errors():
             if self.path.parent == self.path:
@@ -79,9 +69,9 @@ class Folder(Marks):
             raise self._unusable("all users of this machine may write to it; name one of your own, or chmod o-w")
         # Listed first, judged then: others may be making all this at this moment, the file that counts before the rest.
         inside = {name: list((self.path / name).glob("*")) for name in ("data", "users")}
-        others = [self.path / name for name in MARKS if (self.path / name).exists()]
-        others += [file for file in inside["users"] if not mongod_users.is_user_file(file)]
-        if self.was_used():
+        others = [self.path / name for name in NAMES if (self.path / name).exists()]
+        others += [file for file in inside["users"] if not users.is_user_file(file)]
+        if self.marks.was_used():
             others.clear()
         if not any((self.data / name).exists() for name in _MADE_BY_MONGOD):
             others += inside["data"]
@@ -94,63 +84,63 @@ class Folder(Marks):
     @contextmanager
     def locked(self, timeout: float) -> Iterator[None]:
         """Hold the folder's lock; ``timeout`` in seconds. Raises ``MongodError`` when it can't be had in time."""
-        descriptor = folder_lock.acquire(self.path / "lock", timeout=timeout)
+        descriptor = file_lock.acquire(self.path / "lock", timeout=timeout)
         if descriptor is None:
             raise MongodError(f"{str(self.path)!r} stayed locked by another process for {timeout:g} seconds.")
         try:
             yield
         finally:
-            folder_lock.release(descriptor)
+            file_lock.release(descriptor)
 
     # ------------------------------------------------------------------------------------------------ who uses it
 
     def users(self) -> tuple[int, ...]:
         """Return the process ids of the living users, this process included if it is one."""
-        return mongod_users.living(self.path)
+        return users.living(self.path)
 
     def forget_the_dead(self) -> None:
         """Remove the files of users that are gone."""
-        mongod_users.forget_the_dead(self.path)
+        users.forget_the_dead(self.path)
 
     def is_used_here(self) -> bool:
         """Whether this process is a user."""
-        return self.path in memberships
+        return self.path in users.memberships
 
     def join(self, pid: int, *, uses: int = 1) -> None:
         """Count so many more uses by this process, of the server ``pid``."""
-        membership = memberships.get(self.path)
+        membership = users.memberships.get(self.path)
         if membership is not None and membership.file.exists():
             membership.pid = pid
             membership.uses += uses
             return
-        mongod_users.enter(self.path, pid, uses)
+        users.enter(self.path, pid, uses)
         if membership is not None:  # the folder was removed with a server in it, and made anew
-            memberships[self.path].uses += membership.uses
+            users.memberships[self.path].uses += membership.uses
             membership.end()
-            mongod_process.end(membership.pid, self.data, timeout=0, unless=pid)
+            process.end(membership.pid, self.data, timeout=0, unless=pid)
 
     def leave(self, *, uses: int | None, timeout: float) -> None:
         """Take back so many uses of this process (``None``: all). Without any, it is no user; the last ends the server.
 
         Takes the lock itself. ``timeout`` is in seconds, for the lock, and again for the server to end in order.
         """
-        membership = memberships.get(self.path)
+        membership = users.memberships.get(self.path)
         if membership is None:
             return
         if not self.path.is_dir():  # removed with a server in it: nobody else can find that server any more
-            memberships.pop(self.path).end()
-            mongod_process.end(membership.pid, self.data, timeout=0)
+            users.memberships.pop(self.path).end()
+            process.end(membership.pid, self.data, timeout=0)
             return
         with self.locked(timeout):
-            membership = memberships.get(self.path)
+            membership = users.memberships.get(self.path)
             if membership is None:  # another thread was quicker
                 return
             membership.uses = 0 if uses is None else membership.uses - uses
             if membership.uses > 0:
                 return
-            memberships.pop(self.path).end()
+            users.memberships.pop(self.path).end()
             self.forget_the_dead()
-            if not self.users() and not self.stays(mongod_process.running_pid(self.data)):
+            if not self.users() and not self.marks.stays(process.running_pid(self.data)):
                 self.end(timeout)
 
     # ------------------------------------------------------------------------------------------------- the server
@@ -158,45 +148,45 @@ class Folder(Marks):
     def uri(self) -> str:
         """Return the server's URL, without a database."""
         # directConnection: it is the only member, and PyMongo writes names that it learns from members in lower case.
-        return f"mongodb://{quote(str(self.door()), safe='')}/?directConnection=true"
+        return f"mongodb://{quote(str(self.marks.door()), safe='')}/?directConnection=true"
 
     def command(self, document: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
         """Run a command on the server; ``timeout`` in seconds. Raises ``OSError`` if there is no answer."""
-        return mongod_wire.command(self.socket_path(), document, timeout=timeout)
+        return wire.command(self.marks.socket_path(), document, timeout=timeout)
 
     def living_pid(self) -> int | None:
         """Return the process id of the server if one runs, also one that hangs; 0 if it has not told its id yet."""
         deadline = time.monotonic() + _DYING
         while self._is_running():
             # Of one that was killed just now the kernel has taken the memory, and may not have closed all files yet.
-            if mongod_process.running_pid(self.data) is not None or time.monotonic() >= deadline:
-                return mongod_process.pid_in_lock_file(self.data) or 0
+            if process.running_pid(self.data) is not None or time.monotonic() >= deadline:
+                return process.pid_in_lock_file(self.data) or 0
             time.sleep(0.02)
         return None
 
     def find_or_launch(self, deadline: float, *, extra_args: Sequence[str], standalone: bool) -> tuple[int, bool]:
         """Return the process id of a server that accepts connections, and whether it was launched here."""
         while self._is_running():  # its starter may have been killed half-way, or it may be ending: give it time
-            pid = mongod_process.pid_in_lock_file(self.data)
-            if pid is not None and mongod_process.accepts_connections(self.socket_path()):
+            pid = process.pid_in_lock_file(self.data)
+            if pid is not None and process.accepts_connections(self.marks.socket_path()):
                 return pid, False
             if time.monotonic() >= deadline:
                 raise MongodError(
-                    f"The mongod over {str(self.path)!r} does not answer on {str(self.socket_path())!r}; "
+                    f"The mongod over {str(self.path)!r} does not answer on {str(self.marks.socket_path())!r}; "
                     f"`goscope_mongod stop` ends it. {self.log_lines()}"
                 )
             time.sleep(0.02)
-        binary = mongod_process.find_mongod()
-        self.keep(None)
-        socket_path = mongod_process.choose_socket(self.path, self.socket_path())
-        self.close_door()
-        self.note_socket(socket_path)
-        self.close_door()  # if it has another place now
-        held = folder_lock.acquire(self.path / "server", timeout=1.0)
+        binary = process.find_mongod()
+        self.marks.keep(None)
+        socket_path = process.choose_socket(self.path, self.marks.socket_path())
+        self.marks.close_door()
+        self.marks.note_socket(socket_path)
+        self.marks.close_door()  # if it has another place now
+        held = file_lock.acquire(self.path / "server", timeout=1.0)
         if held is None:
             raise MongodError(f"{str(self.path / 'server')!r} stayed locked by another process.")
         try:
-            mongod_process.launch(
+            process.launch(
                 binary,
                 data=self.data,
                 log=self.log,
@@ -207,11 +197,11 @@ class Folder(Marks):
                 held=held,
             )
         except BaseException:
-            folder_lock.hand_over(held)
+            file_lock.hand_over(held)
             self._end_the_abandoned()
             raise
-        folder_lock.hand_over(held)
-        pid = mongod_process.running_pid(self.data)
+        file_lock.hand_over(held)
+        pid = process.running_pid(self.data)
         if pid is None:
             raise MongodError(f"mongod ended right after its start. {self.log_lines()}")
         return pid, True
@@ -219,10 +209,10 @@ class Folder(Marks):
     def _end_the_abandoned(self) -> None:
         """End the server whose launch was given up. It listens, and holds its lock, before it has told its id."""
         deadline = time.monotonic() + _STARTING
-        while folder_lock.is_held(self.path / "server") and time.monotonic() < deadline:
-            pid = mongod_process.running_pid(self.data)
+        while file_lock.is_held(self.path / "server") and time.monotonic() < deadline:
+            pid = process.running_pid(self.data)
             if pid is not None:
-                mongod_process.end(pid, self.data, timeout=0)
+                process.end(pid, self.data, timeout=0)
             time.sleep(0.02)
 
     def _is_running(self) -> bool:
@@ -230,7 +220,7 @@ class Folder(Marks):
         # first one's socket away before it found the data in use. So the lock that it was launched with counts; its own
         # is that of one which something else launched. Only looked at under the folder's lock, and last: a look is a
         # lock for a moment, in which a mongod that starts would believe that another one is there.
-        return folder_lock.is_held(self.path / "server") or folder_lock.is_held(self.data / "mongod.lock")
+        return file_lock.is_held(self.path / "server") or file_lock.is_held(self.data / "mongod.lock")
 
     def wait_until_writable(self, pid: int, deadline: float, *, standalone: bool) -> bool:
         """Initiate the replica set if need be, wait until it accepts writes, and open its door; ``False`` if it ended.
@@ -245,7 +235,7 @@ class Folder(Marks):
                     kind = "as a replica set" if standalone else "as a standalone server"
                     raise MongodError(f"The mongod over {str(self.path)!r} (pid {pid}) runs {kind}: stop it first.")
                 if hello.get("isWritablePrimary"):
-                    self.open_door()
+                    self.marks.open_door()
                     return True
                 if "setName" not in hello:
                     problem = self._configure() or problem
@@ -262,16 +252,16 @@ class Folder(Marks):
         Takes no longer than a second where the server hangs, and nothing where the door is open.
         """
         with suppress(OSError):
-            if not self.door_is_open() and self.command({"hello": 1}, timeout=1.0).get("isWritablePrimary"):
-                self.open_door()
+            if not self.marks.door_is_open() and self.command({"hello": 1}, timeout=1.0).get("isWritablePrimary"):
+                self.marks.open_door()
 
     def _configure(self) -> str:
         """Make the server the one member of its set, also when it was moved and knows itself by another name.
 
         Returns what the server objects to, or an empty text; it is asked again until it is the primary.
         """
-        members = [{"_id": 0, "host": str(self.socket_path())}]
-        config: dict[str, Any] = {"_id": mongod_process.REPLICA_SET, "members": members}
+        members = [{"_id": 0, "host": str(self.marks.socket_path())}]
+        config: dict[str, Any] = {"_id": process.REPLICA_SET, "members": members}
         reply = self.command({"replSetInitiate": config}, timeout=_COMMAND_TIMEOUT)
         if reply.get("code") == _ALREADY_INITIALIZED:
             reply = self.command({"replSetGetConfig": 1}, timeout=_COMMAND_TIMEOUT)
@@ -283,7 +273,7 @@ class Folder(Marks):
 
     def end(self, timeout: float) -> bool:
         """End the server, by force after so many seconds; ``False`` if none runs. Raises ``MongodError``."""
-        pid = mongod_process.running_pid(self.data)
+        pid = process.running_pid(self.data)
         if pid is None:
             if self.living_pid() is not None:
                 raise MongodError(
@@ -291,10 +281,10 @@ class Folder(Marks):
                     "another container?)."
                 )
             return False
-        mongod_process.end(pid, self.data, timeout=timeout)
-        (self.path / "keep").unlink(missing_ok=True)
-        self.close_door()
-        socket_path = self.socket_path()
+        process.end(pid, self.data, timeout=timeout)
+        self.marks.keep(None)
+        self.marks.close_door()
+        socket_path = self.marks.socket_path()
         socket_path.unlink(missing_ok=True)
         if socket_path.parent != self.path:
             with suppress(OSError):
@@ -304,4 +294,4 @@ class Folder(Marks):
     def log_lines(self) -> str:
         """Return a sentence with the last serious lines of the log."""
         size = self.log.stat().st_size if self.log.exists() else 0
-        return mongod_process.why_it_failed(self.log, max(0, size - 4000), "")
+        return process.why_it_failed(self.log, max(0, size - 4000), "")

@@ -1,20 +1,4 @@
-"""The private ``mongod`` of ``embedded://``: started on demand, shared by the processes that name the same folder.
-
-Rules of this module and of ``mongod_folder``, which does the work:
-
-- Everything that starts or ends the server, or changes who uses it, happens under the folder's lock. So a process that
-  joins while the last one leaves gets either the living server or a new one, never a dying one.
-- A user is a process that holds the lock on its own file in ``users/``. The kernel drops it when the process dies, so a
-  killed user is no user, and a process id that was given out again can't be mistaken for one.
-- A forked child is no user, and its end changes nothing, until it calls :func:`start` itself.
-- The last user that leaves in order ends the server: through :meth:`Mongod.release`, or at the exit of the interpreter,
-  which covers Ctrl-C and ``sys.exit``. A process that dies by a signal (SIGKILL; also SIGTERM, unless a handler turns
-  it into ``SystemExit``, as those of runserver and gunicorn do) leaves the server running: the next process joins it
-  and ends it when it leaves, or :func:`stop` does. The same holds for ``os._exit``, with which children of
-  ``multiprocessing`` and of Celery's prefork pool end.
-- A server that *died* under its users (``kill -9``, the OOM killer, a crash) any of them may start again with
-  :func:`revive`; one that was ended on purpose stays away until somebody calls :func:`start` or :func:`launch`.
-"""
+"""Starting, joining, reviving and stopping the private ``mongod`` over a folder. The rules stand in ``embedded``."""
 
 from __future__ import annotations
 
@@ -31,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from goscope_django.exceptions import GoscopeError, MongodError
-from goscope_django.mongodb.embedded import process as mongod_process
+from goscope_django.mongodb.embedded import process
 from goscope_django.mongodb.embedded.folder import Folder
 from goscope_django.mongodb.embedded.users import memberships
 
@@ -133,7 +117,7 @@ def launch(directory: Path | str, *, timeout: float = 30.0) -> int:
         folder.make()
         with folder.locked(timeout):
             folder.forget_the_dead()
-            return _running(folder, time.monotonic() + timeout, (), standalone=False, then=folder.keep)
+            return _running(folder, time.monotonic() + timeout, (), standalone=False, then=folder.marks.keep)
 
 
 def _running(
@@ -144,16 +128,16 @@ def _running(
         pid, launched = folder.find_or_launch(deadline, extra_args=extra_args, standalone=standalone)
         try:
             if folder.wait_until_writable(pid, deadline, standalone=standalone):
-                folder.stay_away(False)
+                folder.marks.stay_away(False)
                 # While it started, its file may still have named one that was killed.
-                pid = mongod_process.pid_in_lock_file(folder.data) or pid
+                pid = process.pid_in_lock_file(folder.data) or pid
                 then(pid)
                 return pid
             if launched:
                 raise MongodError(f"mongod ended right after its start. {folder.log_lines()}")
         except BaseException:
             if launched and not folder.users():
-                mongod_process.end(pid, folder.data, timeout=5.0)
+                process.end(pid, folder.data, timeout=5.0)
             raise
 
 
@@ -179,17 +163,17 @@ def revive(directory: Path | str, *, timeout: float = 30.0) -> str:
                     folder.join(living, uses=0)
                     folder.open_if_writable()
                 return ""
-            reason = folder.why_it_stays_away()
-            if reason or folder.tried_within(RETRY_AFTER):
+            reason = folder.marks.why_it_stays_away()
+            if reason or folder.marks.tried_within(RETRY_AFTER):
                 return reason
-            stays = folder.stays(mongod_process.pid_in_lock_file(folder.data))
+            stays = folder.marks.stays(process.pid_in_lock_file(folder.data))
 
             def join(launched: int) -> None:
                 folder.join(launched, uses=0)
                 if stays:
-                    folder.keep(launched)
+                    folder.marks.keep(launched)
 
-            folder.note_attempt()
+            folder.marks.note_attempt()
             pid = _running(folder, deadline, (), standalone=False, then=join)
     logger.warning("The embedded mongod over %s had died and was started again (process %d).", folder.path, pid)
     return ""
@@ -203,11 +187,11 @@ def stop(directory: Path | str, *, timeout: float = 30.0) -> bool:
     """
     folder = Folder(directory)
     with folder.translated_errors():
-        if not folder.was_used():
+        if not folder.marks.was_used():
             return False
         with folder.locked(max(timeout, _LEAVE_TIMEOUT)):
             folder.forget_the_dead()
-            folder.stay_away(True)
+            folder.marks.stay_away(True)
             return folder.end(timeout)
 
 
@@ -218,7 +202,7 @@ def status(directory: Path | str) -> Status:
     """
     folder = Folder(directory)
     with folder.translated_errors():
-        pid = mongod_process.running_pid(folder.data)
+        pid = process.running_pid(folder.data)
         uri = version = None
         if pid is not None:
             uri = folder.uri()

@@ -1,9 +1,9 @@
-"""Small files in the folder of a private ``mongod``: what one process leaves for the next to know.
+"""Small files in the folder of a private ``mongod``, by which one process tells the next what happened.
 
 ``socket`` says where the server listens, ``keep`` which one is to stay without users, ``stopped`` that it was ended on
 purpose, ``died`` that it was not, and ``revived`` by its time when it was last tried to start it again. The file
-``lock`` tells that the folder is ours. Beside the socket stands the door, a link to it and what clients know: it is
-there once the server accepts writes. Rule of this file: whoever writes a mark must hold the folder's lock.
+``lock`` says that the folder is ours. Beside the socket is the *door*, a link to it, which is what clients connect to:
+it is there once the server accepts writes. Rule of this file: whoever writes a mark must hold the folder's lock.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from goscope_django.mongodb.embedded import process as mongod_process
+from goscope_django.mongodb.embedded import process
 
-DOOR_NAME = "goscope.sock"  # no longer than the socket's name, so that its path is short enough, too
-MARKS = ("socket", "keep", "stopped", "died", "revived", "server", DOOR_NAME)
+_DOOR_NAME = "goscope.sock"  # no longer than the socket's name, so that its path is short enough, too
+NAMES = ("socket", "keep", "stopped", "died", "revived", "server", _DOOR_NAME)
 
 
 class Marks:
     """The marks in the folder ``path``, whose database is in ``data``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: Path) -> None:
         self.path = path
-        self.data = path / "data"
+        self.data = data
 
     def was_used(self) -> bool:
         """Whether a server was ever started here."""
@@ -34,7 +34,7 @@ class Marks:
         try:
             return Path((self.path / "socket").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return self.path / mongod_process.SOCKET_NAME
+            return self.path / process.SOCKET_NAME
 
     def note_socket(self, path: Path) -> None:
         """Write down where the server that is to be launched will listen."""
@@ -48,29 +48,29 @@ class Marks:
 
     def door(self) -> Path:
         """Return the path under which clients find the server."""
-        return self.socket_path().with_name(DOOR_NAME)
+        return self.socket_path().with_name(_DOOR_NAME)
 
     def open_door(self) -> None:
-        """Let clients at the server. Only for one that accepts writes.
+        """Let clients connect. Only when the server accepts writes.
 
-        To a client it makes no difference what the one server of its URL is: it would send a write to one that is not
-        the primary yet, and fail, since its one retry was spent on the connection that died with the last server.
+        A client with one server in its URL sends a write to it even before it is the primary, and fails: its one retry
+        was used for the connection that died with the last server.
         """
         door = self.door()
         if not self.door_is_open():
             made = door.with_name("goscope.new")
             made.unlink(missing_ok=True)
-            made.symlink_to(mongod_process.SOCKET_NAME)  # relative: the folder may be moved
+            made.symlink_to(process.SOCKET_NAME)  # relative: the folder may be moved
             made.replace(door)
 
     def close_door(self) -> None:
-        """Let nobody at the server that is to be launched."""
+        """Let no client connect to the server that is to be launched."""
         self.door().unlink(missing_ok=True)
 
     def door_is_open(self) -> bool:
-        """Whether clients are let at the server."""
+        """Whether clients can connect."""
         try:
-            return str(self.door().readlink()) == mongod_process.SOCKET_NAME
+            return str(self.door().readlink()) == process.SOCKET_NAME
         except OSError:
             return False
 
@@ -91,7 +91,7 @@ class Marks:
 
     def stay_away(self, wanted: bool) -> None:
         """Note that its users must not start the server again by themselves, or that they may when it has died."""
-        with suppress(OSError):  # a full disk must not keep anybody from stopping it
+        with suppress(OSError):  # with a full disk it can still be stopped
             (self.path / "died").unlink(missing_ok=True)
             if wanted:
                 (self.path / "stopped").touch()
@@ -103,7 +103,7 @@ class Marks:
         if not (self.data / "mongod.lock").exists():
             return "its data were removed."
         # mongod empties its file when it ends in order, and may do so when it gives up a start: hence the mark.
-        died = (self.path / "died").exists() or mongod_process.pid_in_lock_file(self.data) is not None
+        died = (self.path / "died").exists() or process.pid_in_lock_file(self.data) is not None
         if (self.path / "stopped").exists() or not died:
             return "it was stopped on purpose. A new process that uses it starts it, or `goscope_mongod start`."
         return ""

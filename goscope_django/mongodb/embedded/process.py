@@ -1,6 +1,6 @@
 """Finding, launching, recognising and ending one ``mongod`` process; ``embedded`` decides when.
 
-Rules of this module:
+Rules of this file:
 
 - The server listens on one Unix socket in a folder that only its user may enter, and on no network at all: it has no
   passwords, so that folder is what keeps other users of the machine out.

@@ -1,7 +1,7 @@
-"""Who uses a private ``mongod``: a file in its folder's ``users/`` for each process, locked as long as that lives.
+"""Who uses a private ``mongod``: each process has a file in its folder's ``users/``, locked for as long as it lives.
 
-Rule of this file: it tells users and counts them; when a server is started or ended, ``mongod_folder`` decides. Whoever
-changes anything holds the folder's lock.
+Rule of this file: it only lists and counts users; ``folder`` decides when a server is started or ended. Whoever changes
+anything must hold the folder's lock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 
 from goscope_django.core.forking import at_fork
 from goscope_django.exceptions import MongodError
-from goscope_django.mongodb.embedded import file_lock as folder_lock
+from goscope_django.mongodb.embedded import file_lock
 
 _NAME: Final = re.compile(r"[0-9]+\.[0-9a-f]{8}")
 
@@ -32,9 +32,9 @@ class Membership:
     uses: int
 
     def end(self) -> None:
-        """Be no user any more."""
+        """Stop being a user."""
         self.file.unlink(missing_ok=True)
-        folder_lock.release(self.descriptor)
+        file_lock.release(self.descriptor)
 
 
 memberships: Final[dict[Path, Membership]] = {}
@@ -55,20 +55,20 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def living(folder: Path) -> tuple[int, ...]:
     """The process ids of the living users, this process included if it is one."""
-    return tuple(sorted(int(file.stem) for file in _files(folder) if folder_lock.is_held(file)))
+    return tuple(sorted(int(file.stem) for file in _files(folder) if file_lock.is_held(file)))
 
 
 def forget_the_dead(folder: Path) -> None:
     """Remove the files of users that are gone."""
     for file in _files(folder):
-        if not folder_lock.is_held(file):
+        if not file_lock.is_held(file):
             file.unlink(missing_ok=True)
 
 
 def enter(folder: Path, pid: int, uses: int) -> None:
     """Make this process a user of the server ``pid``."""
     file = folder / "users" / f"{os.getpid()}.{secrets.token_hex(4)}"
-    descriptor = folder_lock.acquire(file, timeout=5.0)
+    descriptor = file_lock.acquire(file, timeout=5.0)
     if descriptor is None:
         raise MongodError(f"{str(file)!r} stayed locked by another process.")
     memberships[folder] = Membership(file, descriptor, pid, uses)

@@ -1,4 +1,4 @@
-"""One command to a ``mongod`` on a Unix socket, without a client: who starts the server may fork next.
+"""One command to a ``mongod`` on a Unix socket, without a client: the process that starts the server may fork next.
 
 A ``MongoClient`` brings threads that outlive its ``close`` by up to a second, and a fork beside living threads is what
 Python 3.12 and later warn of. The launcher needs five commands and no pool, so it speaks OP_MSG itself.

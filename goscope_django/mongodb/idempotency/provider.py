@@ -12,8 +12,10 @@ from goscope_django.contracts import IdempotencyClaim, IdempotencyInfo, Idempote
 from goscope_django.core import arguments
 from goscope_django.exceptions import InvalidType
 from goscope_django.mongodb.codec import Codec
+from goscope_django.mongodb.document import indexes
+from goscope_django.mongodb.driver.databases import store_of
 from goscope_django.mongodb.driver.store import Store
-from goscope_django.mongodb.idempotency.flows import IdempotencyFlows
+from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY, IdempotencyFlows
 
 _NO_TOKEN: Final = -1
 """In place of a number that no claim ever has."""
@@ -167,3 +169,17 @@ class MongoDBIdempotencyProvider:
     @staticmethod
     def _ttl(ttl: Ttl | None) -> int | None:
         return None if ttl is None else arguments.ttl_milliseconds(ttl)
+
+class MongoDBIdempotencyAdapter(MongoDBIdempotencyProvider):
+    """The idempotency provider alone, on a database."""
+
+    def __init__(self, db: Any, key_prefix: str = "", *, async_db: Any = None, codec: Codec | None = None) -> None:
+        super().__init__(store_of(db, async_db), key_prefix=arguments.key(key_prefix, "key_prefix"), codec=codec)
+
+    def connect(self) -> None:
+        """Make the collection's indexes if they are missing."""
+        self.store.run(indexes.ensure, collection=IDEMPOTENCY)
+
+    async def aconnect(self) -> None:
+        """Async version of ``connect``."""
+        await self.store.arun(indexes.ensure, collection=IDEMPOTENCY)

@@ -142,7 +142,8 @@ def test_a_server_that_dies_while_the_work_runs() -> None:
         with override_settings(GOSCOPE={"TEST": {"URL": url}}, ROOT_URLCONF=__name__):
             runtime.adapter().ensure_indexes()
             port: list[int] = []
-            executor = runtime.adapter().store._sync()  # type: ignore[misc]
+            executor = runtime.adapter().store.executor()
+            assert isinstance(executor, SyncExecutor)
             executor.limit = 1.0
 
             def kill(request: Any) -> None:

@@ -15,6 +15,7 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import AutoReconnect
 
 from goscope_django.contracts import IdempotencyRecord
+from goscope_django.core.flow import Query
 from goscope_django.exceptions import InvalidValue, OutcomeUnknown, StoreUnavailable
 from goscope_django.mongodb import MongoDBAdapter
 from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY
@@ -324,25 +325,22 @@ class TestUnknownOutcomes:
         """A provider whose next commands break: ``plan`` holds, for each, "before", "after" or "fine"."""
         server[IDEMPOTENCY].delete_many({})
         provider = MongoDBAdapter(server).idempotency
-        assert provider.store._sync is not None
-        executor = provider.store._sync()
+        executor = provider.store.executor()
         plan: list[str] = []
-        original = executor.call
 
-        def call(query: Any) -> Any:
-            send, way = original(query), plan.pop(0) if plan else "fine"
+        class Breaking:
+            clock = executor.clock
 
-            def sent(*args: Any, **kwargs: Any) -> Any:
+            def __call__(self, command: Any) -> Any:
+                way = plan.pop(0) if plan and isinstance(command, Query) else "fine"
                 if way == "before":
                     raise AutoReconnect("broke before it was sent")
-                found = send(*args, **kwargs)
+                found = executor(command)
                 if way == "after":
                     raise AutoReconnect("broke before the answer")
                 return found
 
-            return sent
-
-        monkeypatch.setattr(executor, "call", call)
+        monkeypatch.setattr(provider.store, "_sync", Breaking)
         return provider, plan
 
     @pytest.mark.parametrize("way", ["before", "after"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from pymongo import AsyncMongoClient, MongoClient
 
-from goscope_django.mongodb.adapter import store_of
+from goscope_django.mongodb.driver.databases import store_of
 
 NOWHERE = "mongodb://127.0.0.1:1"
 

@@ -30,7 +30,7 @@ from pymongo.read_concern import ReadConcern
 
 from goscope_django.core.flow import Flow, Query
 from goscope_django.mongodb.codec import ENTRY_OPTIONS
-from goscope_django.mongodb.driver.direct import Direct, Send, Sessions
+from goscope_django.mongodb.driver.direct import Direct, Sessions
 from goscope_django.mongodb.driver.execute import CACHE, SyncExecutor
 from goscope_django.mongodb.driver.limits import RANGE_LIMIT
 from tests.support.commands import Recorder
@@ -76,10 +76,11 @@ class Script:
         try:
             command = next(flow)
             while True:
-                assert isinstance(command, Send)
-                self.sent.append(dict(command.command))
-                self.used.append(command.session.number)
-                self.preferences.append(command.preference)
+                assert isinstance(command, Query)
+                assert (command.collection, command.method) == ("", "command")
+                self.sent.append(dict(command.args[0]))
+                self.used.append(command.kwargs["session"].number)
+                self.preferences.append(command.kwargs["read_preference"])
                 answer = self.answers.pop(0)
                 command = flow.throw(answer) if isinstance(answer, BaseException) else flow.send(answer)
         except StopIteration as stop:
@@ -108,7 +109,7 @@ class TestNumbers:
         server = Script(DONE, DONE)
         flows = [server.direct.delete({"_id": number}) for number in range(2)]
         sends = [next(flow) for flow in flows]
-        assert len({command.session.number for command in sends if isinstance(command, Send)}) == 2
+        assert len({command.kwargs["session"].number for command in sends if isinstance(command, Query)}) == 2
         for flow in flows:
             with pytest.raises(StopIteration):
                 flow.send(DONE)
