@@ -144,7 +144,7 @@ def test_a_task_is_cancelled_at_its_next_save(store: str, by: Operators) -> None
         assert task.resumed
 
 
-@pytest.mark.parametrize("action", ["cancel_task", "reset_task", "delete_checkpoint"])
+@pytest.mark.parametrize("action", ["cancel_task", "reset_task", "delete_task"])
 def test_a_task_that_began_another_run_is_left_alone(action: str, store: str, by: Operators) -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), checkpointed("import") as task:
@@ -162,9 +162,9 @@ def test_a_running_task_is_not_deleted(store: str, by: Operators) -> None:
     with checkpointed("import") as task:
         task.save({"n": 1})
         with pytest.raises(StateChanged, match="running"):
-            by.delete_checkpoint("import")
+            by.delete_task("import")
         task.save({"n": 2})
-    by.delete_checkpoint("import")
+    by.delete_task("import")
     assert get_task("import") is None
     assert runtime.adapter().checkpoint.load_latest("import") is None
 
@@ -180,7 +180,7 @@ def test_old_checkpoints_are_removed(store: str, by: Operators) -> None:
 
 @pytest.mark.parametrize(
     ("action", "arguments"),
-    [("cancel_task", ()), ("reset_task", ()), ("delete_checkpoint", ()), ("cleanup_checkpoints", (1,))],
+    [("cancel_task", ()), ("reset_task", ()), ("delete_task", ()), ("cleanup_checkpoints", (1,))],
 )
 def test_a_task_that_is_not_there(action: str, arguments: tuple[Any, ...], store: str, by: Operators) -> None:
     with pytest.raises(NotFound, match="'nix' does not exist"):
@@ -265,7 +265,7 @@ def test_indexes_are_made_and_repaired_but_nothing_is_dropped_unasked(mongo_url:
         ("release_lock", ("k",)),
         ("open_circuit", ("c",)),
         ("reset_circuit", ("c",)),
-        ("delete_checkpoint", ("t",)),
+        ("delete_task", ("t",)),
         ("cancel_task", ("t",)),
         ("delete_idempotency", ("i",)),
     ],
