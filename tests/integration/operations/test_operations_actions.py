@@ -205,7 +205,7 @@ def test_a_record_is_forgotten_as_it_was_seen(store: str, by: Operators) -> None
         by.delete_idempotency("order")
 
 
-# Caches (one colour: commands and the dashboard's actions are synchronous)
+# Caches (sync only, as commands and the dashboard's actions are)
 
 
 def test_caches_are_listed_and_cleared(store: str) -> None:
@@ -275,9 +275,9 @@ def test_without_a_server_an_action_says_so(action: str, arguments: tuple[Any, .
         getattr(by, action)(*arguments)
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_an_action_is_one_write(colour: str, mongo_url: str) -> None:
-    recorder, by = Recorder(), Operators(colour)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_an_action_is_one_write(mode: str, mongo_url: str) -> None:
+    recorder, by = Recorder(), Operators(mode)
     with own_store(mongo_url, CLIENT_OPTIONS={"event_listeners": [recorder]}):
         fill(locks=1, tasks=1, records=1)
         query("go_goscope_tasks", "update_many", {}, {"$set": {"leaseUntil": soon(-1)}})
