@@ -1,4 +1,4 @@
-"""Actions act on what was seen, say what they did, and are written down."""
+"""Actions act on what was seen, say what they did, and are logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page costs, and what it is without a server, without content, and with very much of it."""
+"""What a page costs, and what it shows while MongoDB is down, without content, and with a lot of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client sends: for tests that count commands or look at what they carry."""
+"""What a client sends, for tests that count commands or check what is in them."""
 
 from __future__ import annotations
 

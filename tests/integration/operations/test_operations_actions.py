@@ -1,4 +1,4 @@
-"""What operators do: to what they saw, and to nothing else."""
+"""Operators act on what they saw, and on nothing else."""
 # ruff: noqa: PT012 - the body of a task that fails is told in one piece
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The state that page, JSON, command and metrics show: right, whole, bounded, and there when the server is not."""
+"""The state that page, JSON, command and metrics show: correct, complete, bounded, and made while MongoDB is down."""
 
 from __future__ import annotations
 
