@@ -1,4 +1,4 @@
-"""Loaded by ``django.contrib.admin`` if it is installed: the dashboard's entry on the default site."""
+"""Puts the dashboard on the default admin site. ``django.contrib.admin`` loads this module if it is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one model: it has no table. It carries the dashboard's permissions and its entry in the admin's index.
+"""The one model. It has no table, only the dashboard's permissions and its entry in the admin's index.
 
 ``django.contrib.admin`` need not be installed for it.
 """
@@ -9,9 +9,9 @@ from django.db import models
 
 
 class Dashboard(models.Model):
-    """What the dashboard is to Django's admin. Never stored: only its permissions and content type are.
+    """What the dashboard is to Django's admin. It is never stored, only its permissions and content type are.
 
-    The key is text, since a database without automatic integers (MongoDB) is as good a default as any.
+    The key is text, since the default database may be MongoDB, which has no automatic integers.
     """
 
     id = models.CharField(primary_key=True, max_length=255)

@@ -1,11 +1,14 @@
-"""The live page in Django's admin: who holds what, what is open, what hangs, and what to do about it.
+"""The live page in Django's admin. It shows locks, circuits, tasks, flights and caches, and acts on them.
 
-It is on the default admin site by itself. Another site needs one line::
+It is on the default admin site already. Another site needs one line::
 
     dashboard.register(my_site)
 
-Rules of this package: everything shown comes from ``operations.state()`` and everything done goes through
-``operations``. A GET writes nothing. Keys are never part of a path: they come as data, and are shown as text.
+Rules of this package:
+
+* Everything shown comes from ``operations.state()``, and everything done goes through ``operations``.
+* A GET writes nothing.
+* Keys are never part of a path. They come as data, and are shown as text.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ __all__ = ["register"]
 
 
 def register(site: AdminSite) -> None:
-    """Put the dashboard on ``site``, at ``<site>/goscope/dashboard/``; once is enough, again does no harm."""
+    """Put the dashboard on ``site``, at ``<site>/goscope/dashboard/``. Doing it again changes nothing."""
     from goscope_django.dashboard.site import DashboardAdmin
     from goscope_django.models import Dashboard
 

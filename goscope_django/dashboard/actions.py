@@ -1,4 +1,4 @@
-"""The table of actions: who may, what is asked, and which of ``operations`` does it.
+"""The table of actions: who may do what, what is asked first, and which function of ``operations`` does it.
 
 Rule of this file: an action is given what the operator saw, never just a name.
 """
@@ -16,8 +16,11 @@ from goscope_django.operations import Done
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """One thing that an operator can do. ``permission`` is a codename of the app ``goscope``; ``question`` and
-    ``consequence`` are on the page that asks for confirmation, ``noun`` says what ``Seen.key`` names."""
+    """One thing that an operator can do.
+
+    ``name`` is part of its address, ``permission`` a codename of the app ``goscope``, ``noun`` what ``Seen.key`` names.
+    ``question`` and ``consequence`` are on the page that asks for confirmation.
+    """
 
     name: str
     label: str
@@ -28,7 +31,7 @@ class Action:
     run: Callable[[Seen, str], Done]
     destroys: bool = False
     reason: bool = False
-    """Whether a note can be given that is kept in the circuit's history."""
+    """Whether the operator can give a reason, which is kept in the circuit's history."""
 
 
 _ALL: Final = (
@@ -39,8 +42,8 @@ _ALL: Final = (
         noun="lock",
         question="Take this lock away from its holder?",
         consequence=(
-            "The holder goes on working until it notices at its next renewal, and somebody else may get the lock "
-            "meanwhile. Do this if you know that the holder is gone."
+            "The holder goes on working until its next renewal, and somebody else may get the lock meanwhile. Do this "
+            "if you know that the holder is gone."
         ),
         run=lambda seen, reason: operations.release_lock(
             seen.key, seen.mark, seen.owner if seen.mark is None else None
@@ -96,13 +99,13 @@ _ALL: Final = (
         run=lambda seen, reason: operations.reset_task(seen.key, seen.mark),
     ),
     Action(
-        name="delete_checkpoint",
+        name="delete_checkpoint",  # as the permission; the address stays what it was
         label="Delete",
         permission="delete_checkpoint",
         noun="task",
         question="Delete this task and all its checkpoints?",
-        consequence="What it saved is gone, and its next run begins from the start. This can't be undone.",
-        run=lambda seen, reason: operations.delete_checkpoint(seen.key, seen.mark),
+        consequence="What it saved is gone, and its next run begins from the beginning. This can't be undone.",
+        run=lambda seen, reason: operations.delete_task(seen.key, seen.mark),
         destroys=True,
     ),
     Action(
@@ -112,7 +115,7 @@ _ALL: Final = (
         noun="cache",
         question="Clear this cache?",
         consequence=(
-            "All its entries are removed, of every version. What they held is computed again, by everybody at once."
+            "All its entries are removed, of every version. What they held is computed again, by all processes at once."
         ),
         run=lambda seen, reason: operations.clear_cache(seen.key),
         destroys=True,

@@ -1,7 +1,7 @@
 """What comes from the browser: which part of the state to show, and what an action is about.
 
-Rule of this file: a key travels as JSON in ASCII. In a form's field NUL, lone line feeds and the like would arrive
-changed, and in a path slashes and dots would have a meaning.
+Rule of this file: a key is sent as JSON in ASCII. In a form's field NUL and lone line feeds would arrive changed, and
+in a path slashes and dots would have a meaning.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from goscope_django.operations import SECTIONS
 PAGE: Final = 25
 LARGEST: Final = 200
 LONGEST_LINK: Final = 1_500
-"""Characters of a query that fit in any server's request line; a longer one is posted."""
+"""Characters of a query that fit in the request line of any server. A longer query is posted."""
 
 
 def text_of(params: QueryDict, name: str) -> str:
-    """A parameter, without what UTF-8 can't carry."""
+    """A parameter, without characters that UTF-8 can't carry."""
     value = params.get(name) or ""
     return value.encode("utf-8", "ignore").decode()
 
@@ -37,13 +37,13 @@ class Query:
 
     @classmethod
     def of(cls, request: HttpRequest) -> Self:
-        """From the address; from the field ``query`` of a form where the address would be too long."""
+        """From the address, or from the field ``query`` of a posted form."""
         posted = request.POST.get("query") if request.method == "POST" else None
         return cls.parse(request.GET if posted is None else QueryDict(posted))
 
     @classmethod
     def parse(cls, params: QueryDict) -> Self:
-        """Whatever makes no sense is left out."""
+        """From parameters. Those that make no sense are left out."""
         given = params.get("limit") or ""
         limit = int(given) if given.isascii() and given.isdigit() and len(given) < 6 else PAGE
         return cls(
@@ -53,7 +53,7 @@ class Query:
         )
 
     def encoded(self, **changed: str | None) -> str:
-        """As a query string; ``changed`` are other cursors."""
+        """As a query string, with the cursors ``changed``."""
         params = QueryDict(mutable=True)
         if self.search:
             params["q"] = self.search
@@ -75,12 +75,12 @@ class Seen:
     state: str = ""
 
     def encoded(self) -> str:
-        """As the value of a form's field."""
+        """As the value of a form's field, for ``parse``."""
         return json.dumps([self.key, self.mark, self.owner, self.state])
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ``ValueError`` for what ``encoded`` never made."""
+        """The opposite of ``encoded``. Raises ``ValueError`` for anything else."""
         found: Any = json.loads(text)
         if not isinstance(found, list) or len(found) != 4:
             raise ValueError("four things are needed")
@@ -103,7 +103,7 @@ class SeenField(forms.CharField):
 
     def __init__(self) -> None:
         super().__init__(strip=False)
-        self.validators = []  # NUL is escaped in JSON, and the rest is for ``Seen`` to judge
+        self.validators = []  # NUL is escaped in JSON, and ``Seen`` judges the rest
 
     def clean(self, value: Any) -> Any:
         """A ``Seen``; raises ``ValidationError``."""
@@ -120,12 +120,12 @@ class SeenForm(forms.Form):
 
 
 class ReasonForm(forms.Form):
-    """A note for the history, for the actions that keep one."""
+    """The reason, for the actions that keep one in a history."""
 
     reason = forms.CharField(
         required=False,
         max_length=200,
         label="Reason",
-        help_text="Optional. It is kept in the circuit's history, where your colleagues read it.",
+        help_text="Optional. It is kept in the circuit's history, for your colleagues to read.",
         widget=forms.TextInput(attrs={"class": "vTextField", "autocomplete": "off"}),
     )

@@ -1,4 +1,4 @@
-"""From the ``State`` to what the templates show: figures, links and rows.
+"""Makes what the templates show of the ``State``: figures, links and rows.
 
 Rule of this file: nothing is read or counted here. A number on the page is a number of the state.
 """
@@ -14,13 +14,13 @@ from goscope_django.dashboard.actions import ACTIONS
 from goscope_django.dashboard.forms import LONGEST_LINK, Query
 from goscope_django.dashboard.rows import Rows
 from goscope_django.dashboard.sparklines import Sparkline, sparkline
-from goscope_django.operations import State
+from goscope_django.operations import SECTIONS, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paging:
-    """``first`` and ``next`` are query strings, ``None`` where there is nothing to go to. One that is too ``long`` for
-    an address is posted."""
+    """The links below a table. ``first`` and ``next`` are query strings, ``None`` where there is no such page. With
+    ``long`` the next one is too long for an address, and is posted."""
 
     shown: int
     total: str
@@ -31,7 +31,7 @@ class Paging:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """One figure of the summary, with a way to its section. ``value`` is the bare number."""
+    """One figure of the summary, with a link to its section. ``value`` is the number, ``shown`` its text."""
 
     anchor: str
     label: str
@@ -44,8 +44,8 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presented:
-    """Makes the page's context. ``allowed`` are the codenames of the actions' permissions that the user has, ``urls``
-    the addresses of the actions."""
+    """Makes the page's context. ``allowed`` are the permissions (codenames) that the user has, ``urls`` the addresses
+    of the actions."""
 
     state: State
     query: Query
@@ -71,13 +71,13 @@ class Presented:
             "lines": list(self._lines()),
             "server": self._server(),
             "may": {one.noun: True for one in ACTIONS.values() if one.permission in self.allowed},
-            "paging": {name: self._paging(name) for name in ("locks", "circuits", "tasks", "flights", "idempotency")},
+            "paging": {name: self._paging(name) for name in SECTIONS},
         }
 
     def _empty(self) -> bool:
         """Whether nothing was ever stored, as far as this page can tell."""
         state = self.state
-        sections = (state.locks, state.circuits, state.tasks, state.flights, state.idempotency)
+        sections = [getattr(state, name) for name in SECTIONS]
         return (
             state.reachable
             and not state.search
@@ -134,10 +134,10 @@ class Presented:
         )
         yield Tile(
             anchor="flights",
-            label="Flights in the air",
+            label="Flights running",
             value=state.flights.total,
             shown=number(state.flights.total, at_least=state.flights.at_least),
-            note=f"{number(state.figures.totals.get('flights_joined', 0))} joined instead of run",
+            note=f"{number(state.figures.totals.get('flights_joined', 0))} requests joined one",
             line=self._line("flights_led", "Flights led"),
         )
         yield Tile(

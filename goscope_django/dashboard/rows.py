@@ -1,6 +1,6 @@
-"""One thing of the state as a row of a table: text, countdowns and buttons.
+"""Makes the rows of the tables: text, countdowns and buttons for each thing of the state.
 
-Rule of this file: what a user chose goes through ``text.visible``; a button carries what the row shows.
+Rules of this file: what a user chose goes through ``text.visible``, and a button carries what its row shows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from goscope_django.operations.values import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Button:
-    """Leads to an action's page of confirmation. ``label`` is on it, ``name`` is what a screen reader says."""
+    """Leads to the page that asks for confirmation. ``label`` is on it, ``name`` is what a screen reader says, ``seen``
+    what the row shows."""
 
     url: str
     label: str
@@ -37,8 +38,8 @@ class Button:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Makes rows for a user who has the permissions ``allowed`` (codenames of actions). ``urls`` are the actions'
-    addresses."""
+    """Makes rows for a user who has the permissions ``allowed`` (codenames). ``urls`` are the addresses of the
+    actions."""
 
     allowed: Collection[str]
     urls: Mapping[str, str]

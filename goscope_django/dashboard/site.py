@@ -1,7 +1,10 @@
-"""The dashboard as Django's admin knows it: addresses, permissions, and the log of what was done.
+"""The dashboard as a part of Django's admin: its addresses, its permissions, and the log of what was done.
 
-Rule of this file: every view is wrapped by the site's ``admin_view`` (staff only, CSRF, ``no-store``) and asks for its
-permission before it does anything; nothing is written but by a confirmed POST.
+Rules of this file:
+
+* Every view is wrapped by the site's ``admin_view`` (staff only, CSRF, ``no-store``), and asks for its permission
+  before it does anything.
+* Only a confirmed POST writes anything.
 """
 
 from __future__ import annotations
@@ -40,13 +43,13 @@ else:
 logger = logging.getLogger("goscope.dashboard")
 LONGEST_MESSAGE = 600
 LISTED_CRUMBS = django.VERSION >= (6, 1)
-"""Whether the admin's own breadcrumbs, and so its styles for them, are a list."""
+"""Whether the admin's own breadcrumbs, and its styles for them, are a list."""
 
 
 class DashboardAdmin(_Admin):
-    """The entry in the admin's index, whose list of objects is the page itself."""
+    """The entry in the admin's index. Where other models list their objects, this one has the page."""
 
-    # Permissions. What a superuser may not either: add, change or delete a thing that does not exist.
+    # Permissions. There are no objects, so nobody may add, change or delete one, not even a superuser.
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Never."""
@@ -92,7 +95,7 @@ class DashboardAdmin(_Admin):
 
     @method_decorator(require_http_methods(["GET", "HEAD", "POST"]))
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The page. A POST is a GET whose query is too long for an address; it writes nothing either."""
+        """The page. A POST serves a query that is too long for an address, and writes nothing either."""
         return self._page(request, "goscope/dashboard.html", extra_context)
 
     @method_decorator(require_http_methods(["GET", "HEAD", "POST"]))
@@ -102,7 +105,7 @@ class DashboardAdmin(_Admin):
 
     @method_decorator(require_safe)
     def state_view(self, request: HttpRequest) -> HttpResponse:
-        """The same as data: what ``goscope_status --json`` prints."""
+        """The same as data, as ``goscope_status --json`` prints it."""
         self._guard(request, "view_dashboard")
         try:
             state = _state(Query.of(request))
@@ -137,7 +140,7 @@ class DashboardAdmin(_Admin):
         )
 
     def logged_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Where entries of the admin's log lead: the page, with a search for what was acted on."""
+        """Lead an entry of the admin's log to the page, with a search for what was acted on."""
         self._guard(request, "view_dashboard")
         noun, _, key = unquote(object_id).partition(":")
         params = QueryDict(mutable=True)
@@ -149,7 +152,7 @@ class DashboardAdmin(_Admin):
 
     @method_decorator(require_http_methods(["GET", "HEAD", "POST"]))
     def action_view(self, request: HttpRequest, action: str) -> HttpResponse:
-        """Ask for confirmation; act once it is given."""
+        """Ask for confirmation, and act when it is given."""
         chosen = ACTIONS.get(action)
         if chosen is None:
             raise Http404(f"no action {action!r}")
@@ -200,7 +203,7 @@ class DashboardAdmin(_Admin):
         messages.add_message(request, level, text.visible(message, LONGEST_MESSAGE))
 
     def _log(self, request: HttpRequest, action: Action, seen: Seen, message: str) -> None:
-        # Not every database takes NUL in text, so what is logged is what is shown.
+        # Not every database takes NUL in text. So the log has the text that is shown.
         target = Dashboard(id=f"{action.noun}:{text.visible(seen.key)}")
         flag = DELETION if action.destroys else CHANGE
         told = text.visible(message, LONGEST_MESSAGE)
@@ -221,7 +224,7 @@ class DashboardAdmin(_Admin):
             raise PermissionDenied
 
     def _back(self, request: HttpRequest) -> str:
-        """The page as the operator left it; for one who may act but not look, the admin's index."""
+        """The page as the operator left it. Those who may act but not look are led to the admin's index."""
         if not self.has_view_permission(request):
             return reverse("admin:index", current_app=self.admin_site.name)
         data = request.POST if request.method == "POST" else request.GET

@@ -1,4 +1,4 @@
-"""Sixty minutes as a small line: the points of an SVG, made here so that the page needs no script for it."""
+"""Draws sixty minutes as a small line. The points of the SVG are made here, so that the page needs no script."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 WIDTH: Final = 120
 HEIGHT: Final = 24
-_ROOM: Final = 2  # so that the line's own width is not cut off at the edges
+_ROOM: Final = 2  # at the edges, since the line has a width
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Sparkline:
 
 
 def sparkline(name: str, series: Sequence[int]) -> Sparkline | None:
-    """The line of a series, or ``None`` for one without any minute (it could not be read)."""
+    """The line of a series. ``None`` for one without any minute, since it could not be read."""
     if not series:
         return None
     top, last = max(1, *series), max(1, len(series) - 1)

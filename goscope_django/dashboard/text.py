@@ -1,7 +1,7 @@
-"""Values as text for people.
+"""Values as text for the page.
 
-Rule of this file: what a user chose (keys, owners, notes) is escaped by the templates and comes out of ``visible``
-first, so that nothing invisible is in it: no NUL, no line break, nothing that turns the direction of writing.
+Rule of this file: what a user chose (keys, owners, notes) comes out of ``visible``, and the templates escape it for
+HTML.
 """
 
 from __future__ import annotations
@@ -12,47 +12,30 @@ from typing import Final
 
 from django.utils import formats, timezone
 
+from goscope_django.operations.wording import PAGE, escaped, number
+
+__all__ = ["NONE", "duration", "mark", "moment", "number", "percent", "size", "visible"]
+
 LONGEST: Final = 160
 """Characters of a key that are shown."""
 
-NONE: Final = "\u2013"
-"""Stands for what there is not."""
+NONE: Final = PAGE.none
+duration: Final = PAGE.duration
+"""As the page's script writes it, too."""
+percent: Final = PAGE.percent
 
 
 def visible(value: object, longest: int = LONGEST) -> str:
-    """``value`` on one line: control and format characters as escapes, and of a long one its beginning and length."""
+    """``value`` on one line, without what is invisible. Of a long one its beginning, and its length."""
     text = "" if value is None else str(value)
-    size, text = len(text), text[:longest]
-    if not text.isprintable():
-        text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-    return text if size <= longest else f"{text}… ({size:,} characters)"
+    shown = escaped(text[:longest])
+    return shown if len(text) <= longest else f"{shown}… ({len(text):,} characters)"
 
 
 def mark(*parts: object) -> str:
-    """A name for an element of the page that stands for the same thing at every refresh."""
+    """An id for an element of the page, the same for the same thing at every refresh."""
     joined = "\0".join(str(part) for part in parts)
     return "g" + hashlib.blake2s(joined.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
-def duration(seconds: float | None) -> str:
-    """A duration in two units at most, as the page's script writes it, too."""
-    if seconds is None:
-        return NONE
-    whole = int(seconds)
-    for size, unit, small, part in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // small:02d} {part}"
-    return f"{whole} s"
-
-
-def number(value: int, *, at_least: bool = False) -> str:
-    """A count with separators; ``+`` where there are more still."""
-    return f"{value:,}{'+' if at_least else ''}"
-
-
-def percent(part: float | None) -> str:
-    """A part of one as a percentage."""
-    return NONE if part is None else f"{100 * part:.1f} %"
 
 
 def size(value: int) -> str:
@@ -66,7 +49,7 @@ def size(value: int) -> str:
 
 
 def moment(value: datetime | None, *, zone: bool = False) -> str:
-    """An instant in the project's time zone: the time alone if it is of today, with the zone's name if asked for."""
+    """An instant in the project's time zone: the time alone if it is of today, with the zone's name if ``zone``."""
     if value is None:
         return NONE
     here = timezone.get_current_timezone()

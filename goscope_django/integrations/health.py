@@ -2,8 +2,8 @@
 
 >>> HealthCheckView.as_view(checks=["goscope_django.integrations.health.MongoDB"])
 
-It tells a server that is down (``Unavailable``) from one that is slow (``Warning``), which its own cache check can't:
-that one knows Redis's errors only, and with ``ON_ERROR = "ignore"`` it sees a cache that works.
+It tells a server that is down (``Unavailable``) from one that is slow (``Warning``). The package's own cache check
+can't do that: it knows the errors of Redis only, and with ``ON_ERROR = "ignore"`` it sees a cache that works.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ with needed("django-health-check", "goscope-django[health]"):
 class MongoDB(HealthCheck):  # type: ignore[misc]  # it carries no type hints
     """The server of ``GOSCOPE["URL"]``: one command, and with ``indexes`` one for each collection.
 
-    ``slow``: seconds from which an answer is a warning. ``timeout``: how long it may take altogether; a server that
-    took the connection and has not answered by then is slow, too. ``indexes``: also warn of indexes that are missing
-    or differ. Runs on a thread with the process's own client, so it measures a command, not the making of a
-    connection.
+    * ``slow``: an answer that takes more than so many seconds is a warning.
+    * ``timeout``: how long it may take altogether. A server that took the connection and has not answered by then is
+      slow, too.
+    * ``indexes``: also warn of indexes that are missing or differ.
+
+    It runs on a thread with the process's own client. So it measures a command, not the making of a connection.
     """
 
     slow: float = dataclasses.field(default=0.5, repr=False)

@@ -2,9 +2,13 @@
 
 >>> path("metrics", goscope_django.integrations.prometheus.metrics)
 
-or, where the project has a registry and an endpoint already, ``register()`` once at start-up. Everything is read from
-the server when it is scraped: one process is enough, whichever is asked, and they all answer alike. Figures of the
-last hour are gauges, since they rise and fall. Keys, names and owners are no labels: their number is not bounded.
+or, where the project has a registry and an endpoint already, ``register()`` once at start-up.
+
+Rules of this file:
+
+* Everything is read from MongoDB at each scrape. So all processes answer alike, and it is enough to scrape one.
+* Figures of the last hour are gauges, since they rise and fall.
+* Keys, names and owners are no labels, since their number is not bounded.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from django.views.decorators.http import require_safe
 
 from goscope_django import operations
 from goscope_django.integrations import needed
-from goscope_django.operations import State
+from goscope_django.operations import SECTIONS, State
 
 with needed("prometheus-client", "goscope-django[prometheus]"):
     from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
@@ -40,17 +44,8 @@ def families(state: State) -> Iterator[GaugeMetricFamily]:
     """The metrics of a state. A section that could not be read has none, and ``goscope_section_up`` says so."""
     yield _gauge("up", "1 if the MongoDB server was reached.", float(state.reachable))
     yield _gauge("state_seconds", "How long it took to read all of this.", state.took)
-    sections = {
-        "server": state.server.error,
-        "locks": state.locks.error,
-        "circuits": state.circuits.error,
-        "tasks": state.tasks.error,
-        "flights": state.flights.error,
-        "idempotency": state.idempotency.error,
-        "cache": state.cache.error,
-        "figures": state.figures.error,
-    }
-    up = {name: float(error is None) for name, error in sections.items()}
+    parts = ("server", *SECTIONS, "cache", "figures")
+    up = {name: float(getattr(state, name).error is None) for name in parts}
     yield _labelled("section_up", "1 if this part could be read.", "section", up)
     yield from _server(state)
     if not state.locks.error:
@@ -61,7 +56,7 @@ def families(state: State) -> Iterator[GaugeMetricFamily]:
     if not state.tasks.error:
         yield _labelled("tasks", "Tasks by status.", "status", state.tasks.by_status)
     if not state.flights.error:
-        yield _gauge("flights", "Flights in the air.", state.flights.total)
+        yield _gauge("flights", "Flights that run now.", state.flights.total)
     if not state.idempotency.error:
         records = {"in_progress": state.idempotency.in_progress, "completed": state.idempotency.completed}
         yield _labelled("idempotency_records", "Idempotency records by state.", "state", records)
@@ -80,7 +75,11 @@ def _server(state: State) -> Iterator[GaugeMetricFamily]:
     if server.latency is not None:
         yield _gauge("server_latency_seconds", "How long one command takes.", server.latency)
     if server.clock_offset is not None:
-        yield _gauge("server_clock_offset_seconds", "How far this machine's clock is ahead.", server.clock_offset)
+        yield _gauge(
+            "server_clock_offset_seconds",
+            "By how many seconds this machine's clock is ahead of the server's.",
+            server.clock_offset,
+        )
 
 
 def _caches(state: State) -> Iterator[GaugeMetricFamily]:
@@ -100,15 +99,14 @@ def _caches(state: State) -> Iterator[GaugeMetricFamily]:
 
 
 class GoscopeCollector(Collector):
-    """Reads the state whenever it is collected: at most 2.5 seconds, a bounded number of
-    commands."""
+    """Reads the state at each scrape: at most 2.5 seconds, and a bounded number of commands."""
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """The metrics as of now."""
         return families(operations.state(limit=1))
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Nothing: to be registered must not read anything."""
+        """Nothing, since registering must not read anything."""
         return ()
 
 

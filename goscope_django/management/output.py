@@ -1,15 +1,17 @@
-"""What all commands of an operator share: their output, their questions, their exit codes.
+"""What all our commands share: their output, their questions and their exit codes.
 
 ==== =============================================================================================
 0    all is well, and what was asked for is done
 1    a check failed, the named thing is not there, or it has changed since it was seen
 2    wrong usage or settings, or the server can't be reached: nothing can be told
-141  whoever read the output went away (``| head``): as shells report it of a program that a closed pipe ended
+141  whoever read the output stopped reading (``| head``); shells say the same of a program that a closed pipe ended
 ==== =============================================================================================
 
-With ``--json`` there is exactly one JSON document on stdout, with a ``schema_version``, also for a failure
-(``error``). Messages and questions go to stderr. Text from users is shown with its control characters escaped: a key
-can't steer a terminal.
+Rules of this file:
+
+* With ``--json`` there is exactly one JSON document on stdout, with a ``schema_version``, also for a failure
+  (``error``). Messages and questions go to stderr.
+* Text of users is shown with its control characters escaped: a key can't steer a terminal.
 """
 
 from __future__ import annotations
@@ -37,21 +39,26 @@ from goscope_django.exceptions import (
     StateChanged,
     StoreError,
 )
-from goscope_django.operations import SCHEMA_VERSION, plain
+from goscope_django.operations import SCHEMA_VERSION, Done, plain
+from goscope_django.operations.values import Section
+from goscope_django.operations.wording import TERMINAL, escaped, number
 
 WIDTH: Final = 80
 FAILED, UNKNOWN, NO_READER = 1, 2, 141
 LARGEST_LIMIT: Final = 10**9
+duration, percent = TERMINAL.duration, TERMINAL.percent
+
 _FAILED: Final = (NotFound, StateChanged, IndexConflict)
 _USAGE: Final = (ConfigurationError, InvalidType, InvalidValue, ImproperlyConfigured)
 
 
 class Error(CommandError):
-    """What ends a command with an exit code other than 0, after its output."""
+    """Ends a command with the exit code ``code``. ``shown``: its JSON document is on stdout already."""
 
-    def __init__(self, message: str, code: int = FAILED) -> None:
+    def __init__(self, message: str, code: int = FAILED, *, shown: bool = False) -> None:
         super().__init__(message, returncode=code)
         self.code = code
+        self.shown = shown
 
 
 def exit_code(error: BaseException) -> int:
@@ -62,14 +69,17 @@ def exit_code(error: BaseException) -> int:
 
 
 class OperatorCommand(BaseCommand):
-    """A command whose subclass has ``act``, which prints either the JSON document or the same as text."""
+    """A command. Its subclass has ``act``, which prints either the JSON document or the same as text.
+
+    ``as_json`` says which of the two.
+    """
 
     requires_system_checks = ()  # bad settings get a message of their own, and nothing else matters here
-    _as_json = False
+    as_json = False
 
     @staticmethod
     def add_json(parser: Any) -> None:
-        """Add ``--json``. To each subparser, so that it may stand behind the verb."""
+        """Add ``--json``."""
         parser.add_argument("--json", action="store_true", dest="as_json", help="One JSON document on stdout.")
 
     @staticmethod
@@ -80,7 +90,8 @@ class OperatorCommand(BaseCommand):
         )
 
     def verbs(self, parser: CommandParser) -> Callable[..., CommandParser]:
-        """Let the command have verbs: a function that adds one."""
+        """Give the command verbs. Returns a function that adds one; it has ``--json``, so that it may stand behind the
+        verb, and with ``asks`` also ``--no-input``."""
         group = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
         def add(name: str, text: str, *, asks: bool = False) -> CommandParser:
@@ -92,11 +103,18 @@ class OperatorCommand(BaseCommand):
 
         return add
 
+    @staticmethod
+    def add_paging(parser: CommandParser, things: str, name: str, searched: str) -> None:
+        """Add ``--search``, ``--limit`` and ``--after`` for a list of ``things``, each of which has a ``name``."""
+        parser.add_argument("--search", default="", help=f"Only those with this text in their {searched}.")
+        parser.add_argument("--limit", type=positive, default=100, help=f"{things} to list at most (default: 100).")
+        parser.add_argument("--after", help=f"Go on behind this {name}.")
+
     def run_from_argv(self, argv: list[str]) -> None:
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
             if stream is None:  # it was closed by whoever started us
-                setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (open as long as the process runs)
+                setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  open as long as the process runs
                 setattr(self, name, OutputWrapper(getattr(sys, name)))
             elif isinstance(stream, TextIOWrapper):  # what the terminal's encoding lacks is shown as an escape
                 stream.reconfigure(errors="backslashreplace")
@@ -107,17 +125,17 @@ class OperatorCommand(BaseCommand):
                 sys.stdout.flush()
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            for descriptor in (1, 2):  # so that what is still to be flushed at the end fails no more
+            for descriptor in (1, 2):  # so that what is flushed at the end does not fail again
                 os.dup2(nowhere, descriptor)
             sys.exit(NO_READER)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self._as_json = bool(options.get("as_json"))
+        self.as_json = bool(options.get("as_json"))
         try:
             self.act(**options)
         except (GoscopeError, ImproperlyConfigured, CommandError) as error:
             code = exit_code(error)
-            if self._as_json and not getattr(error, "shown", False):
+            if self.as_json and not getattr(error, "shown", False):
                 self.document({"error": {"type": type(error).__name__, "message": str(error)}})
             raise Error(self.explained(error), code) from error
 
@@ -138,6 +156,17 @@ class OperatorCommand(BaseCommand):
 
     # Output
 
+    def done(self, done: Done) -> None:
+        """Print what an action did."""
+        if self.as_json:
+            self.document({"done": done})
+        self.line(done.message, self.style.SUCCESS)
+
+    def more(self, found: Section[Any]) -> None:
+        """Say how the list goes on, if it does."""
+        if found.next is not None:
+            self.note(f"{len(found.items)} of {number(found.total)}; go on with --after {found.next!r}.")
+
     def document(self, content: dict[str, Any]) -> None:
         """Print the one JSON document."""
         shown = {"schema_version": SCHEMA_VERSION, **plain(content)}
@@ -145,33 +174,31 @@ class OperatorCommand(BaseCommand):
 
     def failed(self, message: str, code: int = FAILED) -> Error:
         """An ``Error`` whose output is on stdout already."""
-        error = Error(message, code)
-        error.shown = True  # type: ignore[attr-defined]
-        return error
+        return Error(message, code, shown=True)
 
     def line(self, text: str = "", style: Callable[[str], str] | None = None) -> None:
-        """A line for people; with ``--json`` there are none on stdout."""
-        if not self._as_json:
+        """Print a line for people; nothing with ``--json``."""
+        if not self.as_json:
             self.stdout.write(text, style)
 
     def note(self, text: str) -> None:
-        """A message beside the output."""
+        """Print a message to stderr."""
         self.stderr.write(text, self.style.NOTICE)
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[object]], *, flexible: int = 0) -> None:
-        """A table that fits ``WIDTH`` columns; the column number ``flexible`` gives way first."""
-        for number, text in enumerate(tabulated(headers, rows, flexible)):
-            self.line(text, self.style.MIGRATE_HEADING if number == 0 else None)
+        """Print a table of at most ``WIDTH`` columns; where it is too wide, its column ``flexible`` is cut first."""
+        for at, text in enumerate(tabulated(headers, rows, flexible)):
+            self.line(text, self.style.MIGRATE_HEADING if at == 0 else None)
 
     # Questions
 
     def confirm(self, question: str, *, interactive: bool) -> None:
-        """Ask, unless ``--no-input``. Raises ``Error`` with code 1 for any answer but yes (Ctrl-C is one), with 2
-        where nobody can answer."""
+        """Ask, unless ``--no-input`` was given. Raises ``Error``: with code 1 for any answer but yes (Ctrl-C is one),
+        with code 2 where nobody can answer."""
         if not interactive:
             return
         if not sys.stdin.isatty():
-            raise Error(f"{question} There is nobody to ask here: say --no-input to go ahead.", UNKNOWN)
+            raise Error(f"{question} There is nobody to ask here: give --no-input to go ahead.", UNKNOWN)
         try:  # from the question on: Ctrl-C may come as soon as it is read
             self.stderr.write(f"{question} Type 'yes' to go ahead: ", ending="")
             self.stderr.flush()
@@ -184,12 +211,6 @@ class OperatorCommand(BaseCommand):
 
 
 # Text
-
-
-def escaped(value: object) -> str:
-    """``value`` as text of one line: control characters and lone surrogates as escapes."""
-    text = str(value)
-    return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def columns(text: str) -> int:
@@ -234,29 +255,8 @@ def tabulated(headers: Sequence[str], rows: Iterable[Sequence[object]], flexible
     return lines
 
 
-def duration(seconds: float | None) -> str:
-    """A duration in two units at most."""
-    if seconds is None:
-        return "-"
-    whole = int(seconds)
-    for size, unit, small, part in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size}{unit} {whole % size // small:02d}{part}"
-    return f"{seconds:.1f}s" if seconds < 10 else f"{whole}s"
-
-
-def number(value: int, *, at_least: bool = False) -> str:
-    """A count with separators; ``+`` where there are more still."""
-    return f"{value:,}{'+' if at_least else ''}"
-
-
-def percent(part: float | None) -> str:
-    """A part of one as a percentage."""
-    return "-" if part is None else f"{100 * part:.1f}%"
-
-
 def positive(text: str) -> int:
-    """An argument: a whole number from 1 to a thousand millions."""
+    """An argument: a whole number from 1 to ``LARGEST_LIMIT``."""
     try:
         value = int(text)
     except ValueError:

@@ -1,10 +1,10 @@
 """What an operator sees and does. Commands, the dashboard, the health check and the metrics all go through here.
 
-``state()`` makes the one ``State`` that all of them show; see ``values`` for its shape. The actions stand beside it.
-Each acts on what the operator saw (a lock's token, a circuit's generation, a task's token): if that has changed since,
-nothing is done and ``StateChanged`` says what is there now; ``NotFound`` if there is nothing at all. Without such a
-mark an action takes the thing as it is. All of them raise ``StoreError`` (``StoreUnavailable`` if the server can't be
-reached) and ``ConfigurationError``.
+* ``state()`` makes the one ``State`` that all of them show. ``values`` has its shape.
+* An action acts on what the operator saw: a lock's token, a circuit's generation, a task's token. If that has changed
+  since, nothing is done, and ``StateChanged`` says what is there now. ``NotFound`` says that there is nothing. Without
+  such a mark an action takes the thing as it is.
+* All functions raise ``StoreError`` (``StoreUnavailable`` if MongoDB can't be reached) and ``ConfigurationError``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from goscope_django.operations.actions import (
     acancel_task,
     acleanup_checkpoints,
     aclose_circuit,
-    adelete_checkpoint,
     adelete_idempotency,
+    adelete_task,
     aopen_circuit,
     arelease_lock,
     areset_circuit,
@@ -24,8 +24,8 @@ from goscope_django.operations.actions import (
     cancel_task,
     cleanup_checkpoints,
     close_circuit,
-    delete_checkpoint,
     delete_idempotency,
+    delete_task,
     open_circuit,
     release_lock,
     reset_circuit,
@@ -72,8 +72,8 @@ __all__ = [
     "acancel_task",
     "acleanup_checkpoints",
     "aclose_circuit",
-    "adelete_checkpoint",
     "adelete_idempotency",
+    "adelete_task",
     "aopen_circuit",
     "aping",
     "aprobe",
@@ -89,8 +89,8 @@ __all__ = [
     "clear_cache",
     "close_circuit",
     "delete_cache_keys",
-    "delete_checkpoint",
     "delete_idempotency",
+    "delete_task",
     "ensure_indexes",
     "get_circuit",
     "get_task",

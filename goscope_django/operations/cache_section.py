@@ -1,4 +1,4 @@
-"""The state's section of caches: one count for each alias, by itself, since an alias may have a store of its own."""
+"""The state's section of caches. Each alias is counted by itself, since it may have a store of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from goscope_django.mongodb import overview
 from goscope_django.mongodb.document import indexes
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver.execute import CACHE
-from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.figures import OTHER, Hour
 from goscope_django.operations import convert
 from goscope_django.operations.caches import strict
@@ -71,33 +70,23 @@ def _asked(here: Place, one: _Alias, lost: GoscopeError | None) -> bool:
 
 
 def _turns(here: Place, aliases: list[_Alias], lost: GoscopeError | None) -> Iterator[tuple[_Alias, Place, float]]:
-    """Who is asked, where, and for how long at most: those of the main store first, and of the others each for a part
-    of the time, so that one that is away takes it from none."""
+    """Which alias is asked, where, and for how many seconds at most.
+
+    Those of the main store come first. Each of the others gets a part of the time, so that one that can't be reached
+    takes nothing from the rest.
+    """
     asked = [(one, one.where) for one in aliases if _asked(here, one, lost) and one.where is not None]
     others = sum(where is not here for _, where in asked)
     for one, where in sorted(asked, key=lambda pair: pair[1] is not here):
         yield one, where, TIME_LIMIT if where is here else TIME_LIMIT / (1 + others)
 
 
-def read(here: Place, parts: Mapping[str, Any], lost: GoscopeError | None) -> Cache:
-    """One command for each alias, two for one with a store of its own."""
+def read(here: Place, parts: Mapping[str, Any], lost: GoscopeError | None) -> Flow[Cache]:
+    """The section. One command for each alias, and two more for one with a store of its own."""
     aliases = _aliases(here)
     for one, where, seconds in _turns(here, aliases, lost):
         try:
-            with within(seconds):
-                where.store.run(_read, one, where is not here)
-        except GoscopeError as error:
-            one.error = str(error)
-    return _cache(here, aliases, parts)
-
-
-async def aread(here: Place, parts: Mapping[str, Any], lost: GoscopeError | None) -> Cache:
-    """Asynchronous twin of ``read``."""
-    aliases = _aliases(here)
-    for one, where, seconds in _turns(here, aliases, lost):
-        try:
-            with within(seconds):
-                await where.store.arun(_read, one, where is not here)
+            yield from where.ask(seconds, _read, one, where is not here)
         except GoscopeError as error:
             one.error = str(error)
     return _cache(here, aliases, parts)
@@ -147,7 +136,7 @@ def _of(hour: Hour | None, alias: str) -> CacheFigures:
 
 
 def _namespaces(hour: Hour | None, alias: str) -> tuple[NamespaceItem, ...]:
-    """The busiest first, then what is left over."""
+    """The busiest first. What is counted under no namespace stands under ``(other)``."""
     if hour is None:
         return ()
     named = {name: counts for (of, name), counts in hour.pairs.items() if of == alias}

@@ -1,7 +1,7 @@
-"""What an operator does to caches: list keys, delete some, clear all or what matches.
+"""What an operator does to caches: list keys, delete some, remove all entries or those that match.
 
-Rule of this file: an alias that goes on without a lost server (``ON_ERROR``) must not do so here, so an operator's
-cache object is made of the same entry with ``"raise"``.
+Rule of this file: an operator must learn that MongoDB can't be reached. So the cache object here is made of the alias's
+own entry, but with ``ON_ERROR`` set to ``"raise"``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from django.utils.module_loading import import_string
 from goscope_django import conf
 from goscope_django.cache import MongoDBCache
 from goscope_django.core import arguments
+from goscope_django.core.flow import carry_out
 from goscope_django.exceptions import InvalidValue, NotFound
 from goscope_django.mongodb.driver.limits import within
 from goscope_django.operations.place import ACTION_LIMIT, place
@@ -35,12 +36,12 @@ def _cache(alias: str) -> MongoDBCache:
         known = ", ".join(sorted(found)) or "none"
         raise NotFound(f"cache {alias!r}: no alias of CACHES that uses MongoDBCache; these do: {known}", target=alias)
     location = found[alias].get("LOCATION", "")
-    place(location or None, "CACHES LOCATION").reach()
+    carry_out(place(location or None, "CACHES LOCATION").reach())
     return strict(found[alias], alias)
 
 
 def strict(entry: Mapping[str, Any], alias: str) -> MongoDBCache:
-    """A cache of this entry that raises where the server is away."""
+    """A cache of this entry that raises while MongoDB can't be reached."""
     params = {name: value for name, value in entry.items() if name not in ("BACKEND", "LOCATION")}
     params["OPTIONS"] = {**(params.get("OPTIONS") or {}), "ON_ERROR": "raise"}
     backend = import_string(str(entry["BACKEND"]))
@@ -50,10 +51,9 @@ def strict(entry: Mapping[str, Any], alias: str) -> MongoDBCache:
 
 
 def cache_keys(alias: str = "default", pattern: str = "*", version: int | None = None, limit: int = 1_000) -> list[str]:
-    """Up to ``limit`` live keys of one version that match the glob, in order. A command for each thousand looked at,
-    and one.
+    """Up to ``limit`` live keys of one version that match the glob ``pattern``, in order.
 
-    Raises ``NotFound`` for an alias that is not ours.
+    One command, and one for each thousand keys looked at. Raises ``NotFound`` for an alias that is not ours.
     """
     most = arguments.count(limit, "limit")
     with within(LONGEST):
@@ -76,7 +76,8 @@ def delete_cache_keys(alias: str, keys: Sequence[str], version: int | None = Non
 def clear_cache(alias: str = "default", pattern: str | None = None, version: int | None = None) -> Done:
     """Remove all entries of the alias (every version), or those of one version whose keys match the glob ``pattern``.
 
-    All, and ``"prefix*"``, are one delete over a range of the index. ``count`` is how many went. Raises ``NotFound``.
+    All, and ``"prefix*"``, are one delete over a range of the index. ``count`` is how many were removed. Raises
+    ``NotFound``.
     """
     cache = _cache(alias)
     if pattern == "":

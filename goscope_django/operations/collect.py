@@ -1,8 +1,10 @@
-"""Makes the ``State``.
+"""Makes the ``State``: one flow asks for everything, part by part.
 
-Rules of this file: one flow asks for everything, section by section, in a bounded number of commands (``COMMANDS`` and
-two for each cache alias); all of it has ``TIME_LIMIT`` seconds. A section that fails says so and leaves the rest; once
-the server is not reached at all the remaining ones are not tried.
+Rules of this file:
+
+* The number of commands is bounded (``COMMANDS``, and some for each cache alias), and so is the time (``TIME_LIMIT``).
+* A part that can't be read says why, and the others are shown all the same. Once the server can't be reached, the parts
+  that are left are not tried.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any, Final
 
 from goscope_django import runtime
 from goscope_django.core import arguments
-from goscope_django.core.flow import Flow
+from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import GoscopeError, InvalidValue, StoreError, StoreUnavailable
 from goscope_django.mongodb import figures as stats
 from goscope_django.mongodb import overview
@@ -40,27 +42,44 @@ from goscope_django.operations.values import (
 )
 
 COMMANDS: Final = 26
-"""The most that a state costs, without the caches: an alias costs one more, one with a store of its own three."""
+"""The most that a state costs without the caches. Each alias costs one more, and one with a store of its own three."""
 
 LARGEST: Final = 1_000
-"""Items of a page at most."""
+"""The most items that a page may have."""
 
-_UNREAD: Final[Mapping[str, Callable[[str], Any]]] = {
-    "server": lambda error: Server(error=error),
-    "locks": lambda error: Locks(error=error),
-    "circuits": lambda error: Circuits(error=error),
-    "tasks": lambda error: Tasks(error=error),
-    "flights": lambda error: Flights(error=error),
-    "idempotency": lambda error: Idempotency(error=error),
-    "figures": lambda error: Figures(error=error),
-    "entries": lambda error: Cache(error=error),
-}
-"""What stands for a part that could not be read, by its name and why."""
+
+def state(*, limit: int = 50, cursors: Mapping[str, str | None] | None = None, search: str = "") -> State:
+    """What there is now, within about ``TIME_LIMIT`` seconds whatever happens to the server. Writes nothing.
+
+    ``limit`` (1 to 1,000) bounds the items of each section. ``cursors`` are ``next`` values by section, for the pages
+    to show. ``search`` is text that keys, names and owners must contain, in any case of letters. Never raises for a
+    server; raises ``ImproperlyConfigured`` for settings, and ``InvalidValue`` or ``InvalidType`` for arguments, that
+    can't be used.
+    """
+    return carry_out(_state(limit, cursors, search))
+
+
+async def astate(*, limit: int = 50, cursors: Mapping[str, str | None] | None = None, search: str = "") -> State:
+    """Async version of ``state``."""
+    return await acarry_out(_state(limit, cursors, search))
+
+
+def _state(limit: int, cursors: Mapping[str, str | None] | None, search: str) -> Flow[State]:
+    began, making = time.monotonic(), _begin(limit, cursors, search)
+    with within(TIME_LIMIT):
+        try:
+            yield from call(making.here.store.run, making.here.store.arun, _collect, making)
+        except GoscopeError as error:  # there was no client: nothing was asked
+            making.lost = error
+            for name in _PARTS:
+                making.parts.setdefault(name, _unread(name, str(error)))
+        cache = yield from cache_section.read(making.here, making.parts, making.lost)
+    return _finish(making, cache, began)
 
 
 @dataclass(slots=True)
 class _Making:
-    """What has been found so far."""
+    """What was asked for, and what has been found so far."""
 
     here: Place
     limit: int
@@ -70,70 +89,14 @@ class _Making:
     now: datetime | None = None
     lost: GoscopeError | None = None
 
+    @property
+    def moment(self) -> datetime:
+        """The server's time, as far as it is known."""
+        return self.now or datetime.now(UTC)
 
-def _section(making: _Making, name: str, read: Callable[[], Flow[Any]]) -> Flow[None]:
-    """Put what ``read`` gives into the parts, or why it could not be read."""
-    failed = _UNREAD[name]
-    if making.lost is not None:
-        making.parts[name] = failed(str(making.lost))
-        return
-    try:
-        found = yield from overview.attempt(read)
-    except (GoscopeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # Documents that somebody else wrote may hold anything; the other sections are none the worse.
-        making.parts[name] = failed(f"{type(error).__name__}: {error}")
-        return
-    if isinstance(found, StoreError):
-        if isinstance(found, StoreUnavailable):
-            making.lost = found
-        making.parts[name] = failed(str(found))
-    else:
-        making.parts[name] = found
-
-
-def _server(clock: Clock, making: _Making) -> Flow[Server]:
-    if making.here.mock:
-        making.now = datetime.now(UTC)
-        return convert.server((yield from inspection.mock_view(clock)), None)
-    making.now, latency = yield from overview.server_time(clock)
-    return convert.server((yield from inspection.view(clock)), latency)
-
-
-def _collect(clock: Clock, making: _Making) -> Flow[None]:
-    prefix, limit, search, after = making.here.prefix, making.limit, making.search, making.cursors.get
-    yield from _section(making, "server", lambda: _server(clock, making))
-    now = making.now or datetime.now(UTC)
-
-    def locks() -> Flow[Locks]:
-        return convert.locks((yield from overview.locks(clock, prefix, limit, after("locks"), search)), now)
-
-    def circuits() -> Flow[Circuits]:
-        return convert.circuits((yield from overview.circuits(clock, prefix, limit, after("circuits"), search)), now)
-
-    def tasks() -> Flow[Tasks]:
-        flows = overview.TaskPages(CheckpointFlows(prefix, runtime.codec()))
-        return convert.tasks((yield from flows.page(clock, limit, after("tasks"), search)), now)
-
-    def flights() -> Flow[Flights]:
-        return convert.flights((yield from overview.flights(clock, prefix, limit, after("flights"), search)), now)
-
-    def idempotency() -> Flow[Idempotency]:
-        page = yield from overview.idempotency(clock, prefix, limit, after("idempotency"), search)
-        return convert.idempotency(page, now)
-
-    def figures() -> Flow[stats.Hour]:
-        return (yield from stats.read(clock, prefix, now))
-
-    def size() -> Flow[int]:
-        return (yield from overview.cache_size(clock))
-
-    yield from _section(making, "locks", locks)
-    yield from _section(making, "circuits", circuits)
-    yield from _section(making, "tasks", tasks)
-    yield from _section(making, "flights", flights)
-    yield from _section(making, "idempotency", idempotency)
-    yield from _section(making, "figures", figures)
-    yield from _section(making, "entries", size)
+    def page(self, name: str) -> tuple[str, int, str | None, str]:
+        """The arguments of the flow that reads the page of a section."""
+        return self.here.prefix, self.limit, self.cursors.get(name), self.search
 
 
 def _begin(limit: int, cursors: Mapping[str, str | None] | None, search: str) -> _Making:
@@ -147,6 +110,86 @@ def _begin(limit: int, cursors: Mapping[str, str | None] | None, search: str) ->
     return _Making(place(), size, arguments.key(search, "search"), given)
 
 
+def _collect(clock: Clock, making: _Making) -> Flow[None]:
+    for name in _PARTS:
+        yield from _part(clock, making, name)
+
+
+def _part(clock: Clock, making: _Making, name: str) -> Flow[None]:
+    """Read one part, or note why it can't be read."""
+    if making.lost is not None:
+        making.parts[name] = _unread(name, str(making.lost))
+        return
+    try:
+        found = yield from overview.attempt(lambda: _PARTS[name][1](clock, making))
+    except (GoscopeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Documents that somebody else wrote may hold anything. The other parts are shown all the same.
+        making.parts[name] = _unread(name, f"{type(error).__name__}: {error}")
+        return
+    if isinstance(found, StoreUnavailable):
+        making.lost = found
+    making.parts[name] = _unread(name, str(found)) if isinstance(found, StoreError) else found
+
+
+def _unread(name: str, error: str) -> Any:
+    """What stands for a part that could not be read."""
+    return _PARTS[name][0](error=error)
+
+
+# The parts
+
+
+def _server(clock: Clock, making: _Making) -> Flow[Server]:
+    if making.here.mock:
+        making.now = datetime.now(UTC)
+        return convert.server((yield from inspection.mock_view(clock)), None)
+    making.now, latency = yield from overview.server_time(clock)
+    return convert.server((yield from inspection.view(clock)), latency)
+
+
+def _locks(clock: Clock, making: _Making) -> Flow[Locks]:
+    return convert.locks((yield from overview.locks(clock, *making.page("locks"))), making.moment)
+
+
+def _circuits(clock: Clock, making: _Making) -> Flow[Circuits]:
+    return convert.circuits((yield from overview.circuits(clock, *making.page("circuits"))), making.moment)
+
+
+def _tasks(clock: Clock, making: _Making) -> Flow[Tasks]:
+    prefix, limit, after, search = making.page("tasks")
+    flows = overview.TaskPages(CheckpointFlows(prefix, runtime.codec()))
+    return convert.tasks((yield from flows.page(clock, limit, after, search)), making.moment)
+
+
+def _flights(clock: Clock, making: _Making) -> Flow[Flights]:
+    return convert.flights((yield from overview.flights(clock, *making.page("flights"))), making.moment)
+
+
+def _idempotency(clock: Clock, making: _Making) -> Flow[Idempotency]:
+    return convert.idempotency((yield from overview.idempotency(clock, *making.page("idempotency"))), making.moment)
+
+
+def _figures(clock: Clock, making: _Making) -> Flow[stats.Hour]:
+    return (yield from stats.read(clock, making.here.prefix, making.moment))
+
+
+def _entries(clock: Clock, making: _Making) -> Flow[int]:
+    return (yield from overview.cache_size(clock))
+
+
+_PARTS: Final[Mapping[str, tuple[type[Any], Callable[[Clock, _Making], Flow[Any]]]]] = {
+    "server": (Server, _server),
+    "locks": (Locks, _locks),
+    "circuits": (Circuits, _circuits),
+    "tasks": (Tasks, _tasks),
+    "flights": (Flights, _flights),
+    "idempotency": (Idempotency, _idempotency),
+    "figures": (Figures, _figures),
+    "entries": (Cache, _entries),
+}
+"""The parts in the order in which they are read: what holds the error where one can't be read, and who reads it."""
+
+
 def _finish(making: _Making, cache: Cache, began: float) -> State:
     parts, hour = making.parts, making.parts["figures"]
     figures = hour if isinstance(hour, Figures) else convert.figures(hour)
@@ -156,7 +199,7 @@ def _finish(making: _Making, cache: Cache, began: float) -> State:
     server: Server = parts["server"]
     lost = making.lost
     return State(
-        generated_at=making.now or datetime.now(UTC),
+        generated_at=making.moment,
         took=time.monotonic() - began,
         reachable=lost is None,
         error=None if lost is None else str(lost),
@@ -176,39 +219,3 @@ def _finish(making: _Making, cache: Cache, began: float) -> State:
         waits=waits,
         figures=figures,
     )
-
-
-def state(*, limit: int = 50, cursors: Mapping[str, str | None] | None = None, search: str = "") -> State:
-    """What there is now, within about ``TIME_LIMIT`` seconds whatever happens to the server.
-
-    ``limit`` (1 to 1,000) bounds each section's items, ``cursors`` are ``next`` values by section for the pages to
-    show, and ``search`` is text that keys, names and owners must contain, in any case. Reads only. Raises
-    ``ImproperlyConfigured`` for settings that can't be used, and ``InvalidValue`` or ``InvalidType`` for arguments
-    that can't; never for a server.
-    """
-    began, making = time.monotonic(), _begin(limit, cursors, search)
-    with within(TIME_LIMIT):
-        try:
-            making.here.store.run(_collect, making)
-        except GoscopeError as error:  # there was no client: nothing was asked
-            _gave_up(making, error)
-        cache = cache_section.read(making.here, making.parts, making.lost)
-    return _finish(making, cache, began)
-
-
-async def astate(*, limit: int = 50, cursors: Mapping[str, str | None] | None = None, search: str = "") -> State:
-    """Asynchronous twin of ``state``."""
-    began, making = time.monotonic(), _begin(limit, cursors, search)
-    with within(TIME_LIMIT):
-        try:
-            await making.here.store.arun(_collect, making)
-        except GoscopeError as error:
-            _gave_up(making, error)
-        cache = await cache_section.aread(making.here, making.parts, making.lost)
-    return _finish(making, cache, began)
-
-
-def _gave_up(making: _Making, error: GoscopeError) -> None:
-    making.lost = error
-    for name, failed in _UNREAD.items():
-        making.parts.setdefault(name, failed(str(error)))

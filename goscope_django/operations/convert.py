@@ -1,25 +1,25 @@
-"""From what the store tells to what the state shows: ages and times left instead of bare instants, and problems as
-sentences.
+"""Makes what the state shows of what the store tells: instants get ages and times left, problems become sentences.
 
 Rule of this file: pure functions of what was read and of the server's time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, TypeVar
 
+from goscope_django.circuits import CircuitInfo
 from goscope_django.contracts import IdempotencyInfo, LockInfo
 from goscope_django.exceptions import GoscopeError
 from goscope_django.figures import SERIES
 from goscope_django.mongodb.checkpoints.values import TaskInfo
-from goscope_django.mongodb.circuits.table import CircuitInfo
+from goscope_django.mongodb.document.indexes import REPAIR
 from goscope_django.mongodb.driver.inspection import ServerView
 from goscope_django.mongodb.figures import Hour
 from goscope_django.mongodb.overview import Page
 from goscope_django.mongodb.single_flight.values import FlightInfo
-from goscope_django.operations.servers import ENSURE, REPAIR, index_item
+from goscope_django.operations.servers import ENSURE, index_item
 from goscope_django.operations.values import (
     Cache,
     CacheFigures,
@@ -33,17 +33,21 @@ from goscope_django.operations.values import (
     IndexItem,
     LockItem,
     Locks,
-    OverrideItem,
     ProbeItem,
+    Section,
     Server,
     TaskItem,
     Tasks,
-    TransitionItem,
     WaitItem,
     Waits,
+    copied,
 )
 
-CLOCK_TOLERANCE = 60.0
+CLOCK_TOLERANCE: Final = 60.0
+"""Seconds by which a process's clock may differ from the server's before that is a problem."""
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Section[Any])
 
 
 def since(moment: datetime | None, now: datetime) -> float | None:
@@ -58,145 +62,66 @@ def until(moment: datetime | None, now: datetime) -> float | None:
 
 def server(view: ServerView, latency: float | None) -> Server:
     indexes = tuple(map(index_item, view.indexes))
-    return Server(
-        topology=view.topology,
-        set_name=view.set_name,
-        primary=view.primary,
-        members=view.members,
-        version=view.version,
-        clock_offset=view.clock_offset,
-        latency=latency,
-        indexes=indexes,
-        indexes_ok=all(one.state == "present" for one in indexes),
-    )
+    ok = all(one.state == "present" for one in indexes)
+    return copied(Server, view, latency=latency, indexes=indexes, indexes_ok=ok)
+
+
+def _section(kind: type[S], page: Page[T], item: Callable[[T, datetime], object], now: datetime, **more: object) -> S:
+    """The section that shows ``page``, each of its things as an ``item``."""
+    moment = page.now or now
+    items = tuple(item(one, moment) for one in page.items)
+    return copied(kind, page, items=items, **more)
 
 
 def locks(page: Page[LockInfo], now: datetime) -> Locks:
-    items = tuple(
-        LockItem(
-            key=one.key,
-            owner=one.owner,
-            token=one.token,
-            created_at=one.created_at,
-            expires_at=one.expires_at,
-            expires_in=until(one.expires_at, page.now or now),
-            held_for=since(one.created_at, page.now or now),
-        )
-        for one in page.items
-    )
-    return Locks(total=page.total, at_least=page.at_least, items=items, next=page.next)
+    return _section(Locks, page, lock, now)
 
 
-def circuit(one: CircuitInfo, now: datetime) -> CircuitItem:
-    override = one.override
-    return CircuitItem(
-        name=one.name,
-        state=one.state,
-        failure_count=one.failure_count,
-        generation=one.generation,
-        retry_after=one.retry_after,
-        opened_at=one.opened_at,
-        last_failure_time=one.last_failure_time,
-        last_success_time=one.last_success_time,
-        updated_at=one.updated_at,
-        probes=tuple(ProbeItem(id=probe.id, seconds_left=until(probe.until, now) or 0.0) for probe in one.probes),
-        override=None
-        if override is None
-        else OverrideItem(state=override.state, reason=override.reason, at=override.at),
-        history=tuple(
-            TransitionItem(
-                at=move.at, from_state=move.from_state, to_state=move.to_state, reason=move.reason, note=move.note
-            )
-            for move in one.history
-        ),
-    )
+def lock(one: LockInfo, now: datetime) -> LockItem:
+    return copied(LockItem, one, expires_in=until(one.expires_at, now), held_for=since(one.created_at, now))
 
 
 def circuits(page: Page[CircuitInfo], now: datetime) -> Circuits:
     counts = dict(page.counts)
-    forced = counts.pop("forced", 0)
-    return Circuits(
-        total=page.total,
-        at_least=page.at_least,
-        by_state=counts,
-        forced=forced,
-        items=tuple(circuit(one, page.now or now) for one in page.items),
-        next=page.next,
-    )
+    return _section(Circuits, page, circuit, now, forced=counts.pop("forced", 0), by_state=counts)
+
+
+def circuit(one: CircuitInfo, now: datetime) -> CircuitItem:
+    probes = tuple(ProbeItem(id=probe.id, seconds_left=until(probe.until, now) or 0.0) for probe in one.probes)
+    return copied(CircuitItem, one, probes=probes)
+
+
+def tasks(page: Page[TaskInfo], now: datetime) -> Tasks:
+    return _section(Tasks, page, task, now, by_status=dict(page.counts))
 
 
 def task(one: TaskInfo, now: datetime) -> TaskItem:
-    status: str = one.status
-    if one.exhausted:
-        status = "exhausted"
-    elif one.stalled:
-        status = "stalled"
     running = one.status == "running"
-    return TaskItem(
-        task_id=one.task_id,
-        status=status,
-        owner=one.owner,
-        token=one.token,
-        attempt=one.attempt,
-        max_attempts=one.max_attempts,
-        sequence=one.sequence,
-        progress=one.progress,
-        done=one.done,
-        total=one.total,
-        rate=one.rate,
+    return copied(
+        TaskItem,
+        one,
+        status="exhausted" if one.exhausted else "stalled" if one.stalled else one.status,
         estimated_time_remaining=one.estimated_time_remaining if running else None,
-        started_at=one.started_at,
-        finished_at=one.finished_at,
-        heartbeat_at=one.heartbeat_at,
         heartbeat_age=since(one.heartbeat_at, now),
         lease_left=until(one.lease_until, now) if running else None,
-        cancel_requested=one.cancel_requested,
         failure=one.error,
     )
 
 
-def tasks(page: Page[TaskInfo], now: datetime) -> Tasks:
-    items = tuple(task(one, page.now or now) for one in page.items)
-    return Tasks(total=page.total, at_least=page.at_least, by_status=dict(page.counts), items=items, next=page.next)
-
-
 def flights(page: Page[FlightInfo], now: datetime) -> Flights:
-    items = tuple(
-        FlightItem(
-            key=one.key,
-            leader=one.leader,
-            token=one.token,
-            started_at=one.started_at,
-            expires_at=one.expires_at,
-            age=since(one.started_at, page.now or now),
-            expires_in=until(one.expires_at, page.now or now),
-        )
-        for one in page.items
-    )
-    return Flights(total=page.total, at_least=page.at_least, items=items, next=page.next)
+    return _section(Flights, page, flight, now)
+
+
+def flight(one: FlightInfo, now: datetime) -> FlightItem:
+    return copied(FlightItem, one, age=since(one.started_at, now), expires_in=until(one.expires_at, now))
 
 
 def idempotency(page: Page[IdempotencyInfo], now: datetime) -> Idempotency:
-    items = tuple(
-        IdempotencyItem(
-            key=one.key,
-            state=one.state,
-            token=one.token,
-            updated_at=one.updated_at,
-            expires_at=one.expires_at,
-            age=since(one.updated_at, page.now or now),
-            expires_in=until(one.expires_at, page.now or now),
-        )
-        for one in page.items
-    )
-    return Idempotency(
-        total=page.total,
-        at_least=page.at_least,
-        in_progress=page.counts["in_progress"],
-        completed=page.counts["completed"],
-        items=items,
-        next=page.next,
-    )
+    return _section(Idempotency, page, record, now, **page.counts)
+
+
+def record(one: IdempotencyInfo, now: datetime) -> IdempotencyItem:
+    return copied(IdempotencyItem, one, age=since(one.updated_at, now), expires_in=until(one.expires_at, now))
 
 
 def cache_figures(counts: Mapping[str, int]) -> CacheFigures:
@@ -213,20 +138,8 @@ def figures(hour: Hour) -> Figures:
 def waits(hour: Hour, held: Locks, flying: Flights) -> Waits:
     holders = {("lock", one.key): one.owner for one in held.items}
     holders.update({("flight", one.key): one.leader for one in flying.items})
-    return Waits(
-        items=tuple(
-            WaitItem(
-                kind=one.kind,
-                key=one.key,
-                process=one.process,
-                count=one.count,
-                longest=one.longest,
-                seen_at=one.seen_at,
-                held_by=holders.get((one.kind, one.key)),
-            )
-            for one in hour.waits
-        )
-    )
+    items = (copied(WaitItem, one, held_by=holders.get((one.kind, one.key))) for one in hour.waits)
+    return Waits(items=tuple(items))
 
 
 def hint(scheme: str) -> str:
@@ -240,7 +153,7 @@ def hint(scheme: str) -> str:
 
 
 def index_problems(where: str, indexes: tuple[IndexItem, ...]) -> Iterator[str]:
-    """A sentence for all indexes that are missing, and one for each that differs."""
+    """One sentence for all indexes that are missing, and one for each that differs."""
     missing = [f"{one.collection}.{one.name}" for one in indexes if one.state == "missing"]
     if missing:
         word = "index is" if len(missing) == 1 else "indexes are"

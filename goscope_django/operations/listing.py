@@ -1,6 +1,7 @@
-"""One kind of thing at a time: pages of locks, circuits and tasks, and a single one in full.
+"""One kind of thing at a time: pages of locks, circuits and tasks, and one of them in full.
 
-Each function is two commands at most, within ``ACTION_LIMIT``, and reads only.
+Rule of this file: each function reads only, within ``ACTION_LIMIT``, with two commands at most, beside the one that
+makes sure that the server answers.
 """
 
 from __future__ import annotations
@@ -13,33 +14,26 @@ from goscope_django.exceptions import NotFound
 from goscope_django.mongodb import overview
 from goscope_django.mongodb.checkpoints.history import CheckpointFlows
 from goscope_django.operations import convert
-from goscope_django.operations.place import place
-from goscope_django.operations.values import CheckpointItem, CircuitItem, Circuits, Locks, TaskItem, Tasks
-
-
-def _now() -> datetime:
-    # Pages bring the server's time along; where a page is empty, nothing has an age.
-    return datetime.now(UTC)
+from goscope_django.operations.place import Place, place
+from goscope_django.operations.values import CheckpointItem, CircuitItem, Circuits, Locks, TaskItem, Tasks, copied
 
 
 def list_locks(limit: int = 100, after: str | None = None, search: str = "") -> Locks:
-    """Held locks by key, behind ``after``, whose key or owner contains ``search``. Raises ``StoreError``."""
-    here = place()
-    page = here.run(
-        overview.locks, here.prefix, arguments.count(limit, "limit"), after, arguments.key(search, "search")
-    )
-    return convert.locks(page, _now())
+    """Held locks by key: at most ``limit``, behind the key ``after``, whose key or owner contains ``search``. Raises
+    ``StoreError``."""
+    here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
+    return convert.locks(here.run(overview.locks, here.prefix, most, after, text), _now())
 
 
 def list_circuits(limit: int = 100, after: str | None = None, search: str = "") -> Circuits:
-    """Circuits by name, behind ``after``, whose name contains ``search``. Raises ``StoreError``."""
-    here, text = place(), arguments.key(search, "search")
-    page = here.run(overview.circuits, here.prefix, arguments.count(limit, "limit"), after, text)
-    return convert.circuits(page, _now())
+    """Circuits by name: at most ``limit``, behind the name ``after``, whose name contains ``search``. Raises
+    ``StoreError``."""
+    here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
+    return convert.circuits(here.run(overview.circuits, here.prefix, most, after, text), _now())
 
 
 def get_circuit(name: str) -> CircuitItem:
-    """The circuit. Raises ``NotFound``, ``StoreError``."""
+    """The circuit. Raises ``NotFound`` and ``StoreError``."""
     here = place()
     found = here.run(overview.circuit, here.prefix, arguments.key(name, "name"))
     if found is None:
@@ -48,30 +42,32 @@ def get_circuit(name: str) -> CircuitItem:
 
 
 def list_tasks(limit: int = 100, after: str | None = None, search: str = "") -> Tasks:
-    """Tasks by id, behind ``after``, whose id or owner contains ``search``. Raises ``StoreError``."""
-    here, text = place(), arguments.key(search, "search")
-    flows = overview.TaskPages(CheckpointFlows(here.prefix, runtime.codec()))
-    return convert.tasks(here.run(flows.page, arguments.count(limit, "limit"), after, text), _now())
+    """Tasks by id: at most ``limit``, behind the id ``after``, whose id or owner contains ``search``. Raises
+    ``StoreError``."""
+    here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
+    return convert.tasks(here.run(_tasks(here).page, most, after, text), _now())
 
 
 def get_task(task_id: str) -> TaskItem:
-    """The task. Raises ``NotFound``, ``StoreError``."""
+    """The task. Raises ``NotFound`` and ``StoreError``."""
     here = place()
-    flows = overview.TaskPages(CheckpointFlows(here.prefix, runtime.codec()))
-    found = here.run(flows.show, arguments.key(task_id, "task_id"))
+    found = here.run(_tasks(here).show, arguments.key(task_id, "task_id"))
     if found is None:
         raise NotFound(f"task {task_id!r} does not exist", target=task_id)
-    info, now = found
-    return convert.task(info, now)
+    return convert.task(*found)
 
 
 def list_checkpoints(task_id: str, limit: int = 100) -> tuple[CheckpointItem, ...]:
-    """The newest checkpoints of the task, without what is stored. Raises ``StoreError``."""
-    here = place()
-    found = here.run(
-        overview.checkpoints, here.prefix, arguments.key(task_id, "task_id"), arguments.count(limit, "limit")
-    )
-    return tuple(
-        CheckpointItem(id=one.id, sequence=one.sequence, timestamp=one.timestamp, progress=one.progress)
-        for one in found
-    )
+    """The newest checkpoints of the task, at most ``limit``, without what is stored in them. Raises ``StoreError``."""
+    here, most = place(), arguments.count(limit, "limit")
+    found = here.run(overview.checkpoints, here.prefix, arguments.key(task_id, "task_id"), most)
+    return tuple(copied(CheckpointItem, one) for one in found)
+
+
+def _tasks(here: Place) -> overview.TaskPages:
+    return overview.TaskPages(CheckpointFlows(here.prefix, runtime.codec()))
+
+
+def _now() -> datetime:
+    # A page brings the server's time along. An empty one has nothing with an age.
+    return datetime.now(UTC)

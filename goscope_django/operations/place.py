@@ -1,7 +1,9 @@
-"""Where an operator works: the store that the settings name, looked at without changing it.
+"""The store that the settings name, as an operator uses it: asked within a time limit, and never changed by a look.
 
-Rule of this file: nothing here makes an index. An operator who asks what is missing must not find it mended by the
-question.
+Rules of this file:
+
+* Nothing here makes an index. Whoever asks which indexes are missing must not find them made by the question.
+* Whatever asks the server is a flow, so that each question is written once for sync and async.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from goscope_django import conf, runtime
-from goscope_django.core.flow import Flow
+from goscope_django.core.flow import Flow, call, carry_out
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver.client import Connection
 from goscope_django.mongodb.driver.inspection import ping
@@ -30,7 +32,7 @@ ACTION_LIMIT: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A store and the prefix of this project in it. ``shown`` is its URL with the secrets masked."""
+    """A store, and the prefix of this project's keys in it."""
 
     connection: Connection
     store: Store
@@ -38,7 +40,7 @@ class Place:
 
     @property
     def shown(self) -> str:
-        """The URL, masked."""
+        """The URL, with passwords masked."""
         return self.connection.target.shown
 
     @property
@@ -46,35 +48,33 @@ class Place:
         """Whether it is mongomock, which has no server to ask."""
         return self.connection.target.scheme == "mongomock"
 
-    def reach(self, seconds: float = TIME_LIMIT) -> None:
+    def run(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``act`` on this thread."""
+        return carry_out(self.act(operation, *args, **kwargs))
+
+    def act(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> Flow[T]:
+        """The store's ``operation`` within ``ACTION_LIMIT``, once the server has answered within ``TIME_LIMIT``."""
+        yield from self.reach()
+        return (yield from self.ask(ACTION_LIMIT, operation, *args, **kwargs))
+
+    def reach(self, seconds: float = TIME_LIMIT) -> Flow[None]:
         """Raise ``StoreUnavailable`` unless the server answers within ``seconds``. One command."""
         if not self.mock:
-            with within(seconds):
-                self.store.run(ping)
+            yield from self.ask(seconds, ping)
 
-    async def areach(self, seconds: float = TIME_LIMIT) -> None:
-        """Asynchronous twin of ``reach``."""
-        if not self.mock:
-            with within(seconds):
-                await self.store.arun(ping)
-
-    def run(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run an action's flow within ``ACTION_LIMIT``, once the server has answered within ``TIME_LIMIT``."""
-        self.reach()
-        with within(ACTION_LIMIT):
-            return self.store.run(operation, *args, **kwargs)
-
-    async def arun(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Asynchronous twin of ``run``."""
-        await self.areach()
-        with within(ACTION_LIMIT):
-            return await self.store.arun(operation, *args, **kwargs)
+    def ask(
+        self, seconds: float, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Flow[T]:
+        """The store's ``operation`` within ``seconds``."""
+        with within(seconds):
+            found: T = yield from call(self.store.run, self.store.arun, operation, *args, **kwargs)
+            return found
 
 
 def place(url: str | None = None, what: str = "URL") -> Place:
-    """The place of ``GOSCOPE["URL"]``, or of a cache's own ``url``. Opens nothing yet.
+    """The place of ``GOSCOPE["URL"]``, or of a cache's own ``url``; ``what`` names the setting in errors.
 
-    Raises ``ImproperlyConfigured`` (``BadSettings``) for settings that can't be used.
+    Opens nothing yet. Raises ``ImproperlyConfigured`` (``BadSettings``) for settings that can't be used.
     """
     found = runtime.connection(url, what=what)
     store = Store(found.sync, found.asynchronous, sink=runtime.publish)

@@ -1,4 +1,4 @@
-"""Indexes, and the private ``mongod`` of ``embedded://``."""
+"""The servers that the settings name: their indexes, whether they answer, and the private one of ``embedded://``."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from goscope_django import conf
+from goscope_django.core.flow import Flow, acarry_out, carry_out
 from goscope_django.exceptions import ConfigurationError, GoscopeError, IndexConflict
 from goscope_django.mongodb import embedded
 from goscope_django.mongodb.document import indexes
-from goscope_django.mongodb.driver import inspection as probing
-from goscope_django.mongodb.driver import urls
+from goscope_django.mongodb.driver import inspection, urls
 from goscope_django.mongodb.driver.inspection import Probe
-from goscope_django.mongodb.driver.limits import within
 from goscope_django.operations.place import Place, place
-from goscope_django.operations.values import Done, IndexItem
+from goscope_django.operations.values import Done, IndexItem, copied
 
-ENSURE = "manage.py goscope_indexes ensure"
-REPAIR = indexes.REPAIR
+ENSURE: Final = "manage.py goscope_indexes ensure"
+
+
+# Indexes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,29 +38,10 @@ class StoreIndexes:
         return all(one.state == "present" for one in self.indexes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MongodStatus:
-    """What runs over the folder of ``embedded://``. ``users`` are ids of the processes that use it now."""
-
-    directory: str
-    running: bool
-    pid: int | None
-    uri: str | None
-    version: str | None
-    users: tuple[int, ...]
-    log: str
-
-
 def index_item(state: indexes.IndexState) -> IndexItem:
     """An index as operators see it."""
-    spec = state.spec
-    return IndexItem(
-        collection=spec.collection,
-        name=spec.name,
-        state=state.state,
-        needed=str(spec),
-        found=state.found if state.state == "different" else None,
-    )
+    found = state.found if state.state == "different" else None
+    return copied(IndexItem, state.spec, state=state.state, needed=str(state.spec), found=found)
 
 
 def _stores() -> list[tuple[str, Place]]:
@@ -66,7 +49,7 @@ def _stores() -> list[tuple[str, Place]]:
 
 
 def check_indexes() -> list[StoreIndexes]:
-    """All indexes of all stores that the settings name. Changes nothing; one command for each collection and store."""
+    """All indexes of all stores that the settings name. Changes nothing. One command for each collection and store."""
     found = []
     for what, one in _stores():
         states = one.run(indexes.check)
@@ -75,10 +58,10 @@ def check_indexes() -> list[StoreIndexes]:
 
 
 def ensure_indexes(repair: bool = False) -> list[tuple[StoreIndexes, list[Done]]]:
-    """Make what is missing in all stores; each store's indexes as they are afterwards, and what was done.
+    """Make what is missing in all stores. Returns each store's indexes as they are then, and what was done.
 
-    Idempotent. With ``repair`` an index that exists with other options is dropped and made anew; without,
-    ``IndexConflict`` is raised for the first such one, after everything else was made.
+    Safe to repeat. With ``repair`` an index that exists with other options is dropped and made again. Without it,
+    ``IndexConflict`` is raised for the first such index, after everything else was made.
     """
     found: list[tuple[StoreIndexes, list[Done]]] = []
     conflict: IndexConflict | None = None
@@ -102,49 +85,60 @@ def ensure_indexes(repair: bool = False) -> list[tuple[StoreIndexes, list[Done]]
     return found
 
 
+# Whether the server is there
+
+
 def ping(seconds: float = 2.0) -> None:
-    """Reach the server within ``seconds``: one round trip. Raises ``StoreUnavailable``."""
-    place().reach(seconds)
+    """Return if the server answers within ``seconds``; one command. Raises ``StoreUnavailable`` if not."""
+    carry_out(place().reach(seconds))
 
 
 async def aping(seconds: float = 2.0) -> None:
-    """Asynchronous twin of ``ping``."""
-    await place().areach(seconds)
+    """Async version of ``ping``."""
+    await acarry_out(place().reach(seconds))
 
 
-def _probed(latency: float, slow: float) -> Probe:
+def probe(seconds: float = 2.0, slow: float = 0.5) -> Probe:
+    """Whether the server is ``ok``, ``slow`` or ``down``. One command to the primary.
+
+    ``slow`` means that it took more than ``slow`` seconds, or did not answer within ``seconds``. Raises
+    ``ImproperlyConfigured`` for settings that can't be used, and nothing else.
+    """
+    return carry_out(_probe(seconds, slow))
+
+
+async def aprobe(seconds: float = 2.0, slow: float = 0.5) -> Probe:
+    """Async version of ``probe``."""
+    return await acarry_out(_probe(seconds, slow))
+
+
+def _probe(seconds: float, slow: float) -> Flow[Probe]:
+    here = place()
+    if here.mock:
+        return Probe("ok", 0.0)
+    try:
+        latency = yield from here.ask(seconds, inspection.ping)
+    except GoscopeError as error:
+        return inspection.judged(error, seconds)
     if latency <= slow:
         return Probe("ok", latency)
     return Probe("slow", latency, f"the server took {latency:.2f} seconds to answer; more than {slow:g} is slow")
 
 
-def probe(seconds: float = 2.0, slow: float = 0.5) -> Probe:
-    """Whether the server is ``ok``, ``slow`` (no answer within ``seconds``, or one that took more than ``slow``
-    seconds) or ``down``. One command to the primary. Raises ``ImproperlyConfigured`` for settings that can't be used,
-    nothing else."""
-    here = place()
-    if here.mock:
-        return Probe("ok", 0.0)
-    try:
-        with within(seconds):
-            return _probed(here.store.run(probing.ping), slow)
-    except GoscopeError as error:
-        return probing.judged(error, seconds)
-
-
-async def aprobe(seconds: float = 2.0, slow: float = 0.5) -> Probe:
-    """Asynchronous twin of ``probe``."""
-    here = place()
-    if here.mock:
-        return Probe("ok", 0.0)
-    try:
-        with within(seconds):
-            return _probed(await here.store.arun(probing.ping), slow)
-    except GoscopeError as error:
-        return probing.judged(error, seconds)
-
-
 # The private server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MongodStatus:
+    """What runs in the folder of ``embedded://``. ``users`` are the ids of the processes that use it now."""
+
+    directory: str
+    running: bool
+    pid: int | None
+    uri: str | None
+    version: str | None
+    users: tuple[int, ...]
+    log: str
 
 
 def _folder() -> str:
@@ -152,45 +146,37 @@ def _folder() -> str:
     target = urls.parse(url, "GOSCOPE['URL']", base=conf.base_dir())
     if target.scheme != "embedded":
         raise ConfigurationError(
-            f"GOSCOPE['URL']={target.shown!r}: only the server of an embedded:// URL is started and stopped here; this "
-            f"one is run by somebody else"
+            f"GOSCOPE['URL']={target.shown!r}: only the server of an embedded:// URL is started and stopped here, and "
+            f"this is another one"
         )
     return target.place
 
 
 def mongod_status() -> MongodStatus:
-    """What runs over the folder of ``GOSCOPE["URL"]``. Changes nothing. Raises ``ConfigurationError`` for other
+    """What runs in the folder of ``GOSCOPE["URL"]``. Changes nothing. Raises ``ConfigurationError`` for other
     URLs."""
     found = embedded.status(_folder())
-    return MongodStatus(
-        directory=str(found.directory),
-        running=found.running,
-        pid=found.pid,
-        uri=found.uri,
-        version=found.version,
-        users=found.users,
-        log=str(found.log_path),
-    )
+    return copied(MongodStatus, found, directory=str(found.directory), log=str(found.log_path))
 
 
 @contextmanager
 def mongod_running() -> Iterator[MongodStatus]:
-    """Use the private server, started if need be; at the end leave it, which ends it if nobody else uses it."""
+    """Use the private server, and start it if it does not run. At the end it is ended, unless somebody else uses it."""
     with embedded.start(_folder()):
         yield mongod_status()
 
 
 def mongod_start() -> MongodStatus:
-    """Start the private server, or find it running, and leave it running in the background without being its user.
+    """Start the private server unless it runs, and leave it running in the background.
 
-    It then stays, whoever uses it meanwhile, until ``mongod_stop``. Raises ``MongodError``.
+    It then stays until ``mongod_stop``, whether anybody uses it or not. Raises ``MongodError``.
     """
     embedded.launch(_folder())
     return mongod_status()
 
 
 def mongod_stop() -> bool:
-    """End the private server, whoever uses it; ``False`` if none ran. Its data stay. Raises ``MongodError``."""
+    """End the private server, whoever uses it; ``False`` if none ran. Its data are kept. Raises ``MongodError``."""
     return embedded.stop(_folder())
 
 

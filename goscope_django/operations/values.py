@@ -13,20 +13,38 @@
     ├── waits        Waits         items: WaitItem
     └── figures      Figures       the last hour by the minute
 
-Rules of this file: no behaviour but ``as_json``. Instants are aware UTC datetimes of the server, durations are seconds
-(float) as of ``State.generated_at``. A section whose ``error`` is not ``None`` could not be read and says why;
-whatever else it holds is then empty. ``total`` counts all that match, not just this page; where ``at_least`` is true
-there are more still. ``next`` is the cursor of the next page (``None`` on the last one). No stored value of a user is
-ever in here.
+Rules of this file:
+
+* Values only; the field names are the keys of the JSON document, whose shape has a version.
+* Instants are aware UTC datetimes of the server. Durations are seconds (float) as of ``State.generated_at``.
+* A section whose ``error`` is not ``None`` could not be read, and is empty. The error says why.
+* No stored value of a user is ever in here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
+from goscope_django.circuits import CircuitOverride, CircuitTransition
 from goscope_django.mongodb.checkpoints.values import SEEN_AS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    D = TypeVar("D", bound=DataclassInstance)
+
+T = TypeVar("T")
+
+SCHEMA_VERSION: Final = 1
+"""Of every JSON document. It grows when a key goes or changes its meaning, not when one is added."""
+
+SECTIONS: Final = ("locks", "circuits", "tasks", "flights", "idempotency")
+"""The sections that have pages. Their names are the keys of ``cursors``."""
+
+TASK_STATUSES: Final = SEEN_AS
+"""Every ``status`` of a ``TaskItem``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +60,7 @@ class IndexItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockItem:
-    """A held lock. ``token`` is ``None`` on a lock of Node, ``expires_at`` and ``expires_in`` on one that never
+    """A held lock. ``token`` is ``None`` for a lock of Node; ``expires_at`` and ``expires_in`` are for one that never
     ends."""
 
     key: str
@@ -55,38 +73,20 @@ class LockItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransitionItem:
-    """One move of a circuit. ``note`` is what the operator wrote."""
-
-    at: datetime | None
-    from_state: str
-    to_state: str
-    reason: str
-    note: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeItem:
-    """A trial call on a half-open circuit; its place is free again in ``seconds_left`` at the latest."""
+    """A trial call on a half-open circuit. Its place is free again in ``seconds_left`` at the latest."""
 
     id: str
     seconds_left: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OverrideItem:
-    """An operator's word: ``open`` or ``closed`` until the circuit is reset."""
-
-    state: str
-    reason: str
-    at: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitItem:
-    """A circuit as seen now. ``retry_after`` is 0 for an open one whose next call is a trial, ``None`` where there is
-    nothing to wait for. ``generation`` grows with every move: an action that names it is refused once the circuit has
-    moved."""
+    """A circuit.
+
+    ``retry_after`` is 0 for an open one whose next call is a trial, ``None`` where there is nothing to wait for.
+    ``generation`` grows with every change of the state: an action that names it is refused after the next change.
+    """
 
     name: str
     state: str
@@ -98,8 +98,8 @@ class CircuitItem:
     last_success_time: datetime | None
     updated_at: datetime | None
     probes: tuple[ProbeItem, ...]
-    override: OverrideItem | None
-    history: tuple[TransitionItem, ...]
+    override: CircuitOverride | None
+    history: tuple[CircuitTransition, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,7 @@ class TaskItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlightItem:
-    """A flight in the air: ``leader`` runs it since ``age`` seconds, its lease ends in ``expires_in``."""
+    """A flight that runs: ``leader`` has run it for ``age`` seconds, and its lease ends in ``expires_in``."""
 
     key: str
     leader: str
@@ -148,9 +148,11 @@ class FlightItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyItem:
-    """A live claim (``in_progress``) or result (``completed``), without what is stored. ``age`` is since it was
-    claimed or stored; ``expires_in`` until the claim's lease ends or the result is forgotten. ``token`` is ``None`` on
-    Node's results."""
+    """A live claim (``in_progress``) or result (``completed``), without what is stored.
+
+    ``age`` is the time since it was claimed or stored, ``expires_in`` the time until the claim's lease ends or the
+    result is forgotten. ``token`` is ``None`` for a result of Node.
+    """
 
     key: str
     state: Literal["in_progress", "completed"]
@@ -163,9 +165,11 @@ class IdempotencyItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheFigures:
-    """Of the last hour, the whole fleet. ``bytes_read`` and ``bytes_written`` count values that are bytes or plain
-    ASCII text only: of others the size is not known without encoding them again. ``hit_ratio`` is 0 to 1, ``None``
-    without a read."""
+    """What happened in the last hour, in the whole fleet.
+
+    ``bytes_read`` and ``bytes_written`` count only values that are bytes or ASCII text: the size of others is not known
+    without encoding them again. ``hit_ratio`` is 0 to 1, and ``None`` if nothing was read.
+    """
 
     hits: int = 0
     misses: int = 0
@@ -180,8 +184,8 @@ class CacheFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceItem:
-    """The keys of an alias that begin alike, up to the first colon. ``(none)`` are those without one, ``(other)``
-    those beyond the number of namespaces that is kept."""
+    """The keys of an alias that begin alike, up to the first colon. ``(none)`` are keys without a colon, ``(other)``
+    those of the namespaces for which there was no room."""
 
     namespace: str
     figures: CacheFigures
@@ -189,8 +193,11 @@ class NamespaceItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitItem:
-    """``count`` callers of one process wait for ``key`` (of a ``kind``: ``lock``, ``flight``, ``idempotency``), the
-    first of them since ``longest`` seconds. ``held_by`` is who has it, where that is on this page of the state."""
+    """``count`` callers of one process wait for ``key``, the first of them for ``longest`` seconds.
+
+    ``kind`` is ``lock``, ``flight`` or ``idempotency``. ``held_by`` is who has it, if that is on this page of the
+    state.
+    """
 
     kind: str
     key: str
@@ -203,7 +210,7 @@ class WaitItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointItem:
-    """One saved state of a task, without the state."""
+    """One saved state of a task, without the data."""
 
     id: str
     sequence: int
@@ -211,22 +218,12 @@ class CheckpointItem:
     progress: float
 
 
-SCHEMA_VERSION: Final = 1
-"""Of every JSON document. It grows when a key changes its meaning or goes, not when one is added."""
-
-SECTIONS: Final = ("locks", "circuits", "tasks", "flights", "idempotency")
-"""The sections that have pages: their names are the keys of ``cursors``."""
-
-TASK_STATUSES: Final = SEEN_AS
-"""Every ``status`` of a ``TaskItem``."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """The server of ``GOSCOPE["URL"]``.
 
-    ``clock_offset`` is how many seconds this process's clock is ahead of the server's, ``latency`` how long one
-    command took, the way there and back included. ``indexes_ok`` is ``None`` where they could not be read.
+    ``clock_offset`` is by how many seconds this process's clock is ahead of the server's, ``latency`` how many seconds
+    one round trip took. ``indexes_ok`` is ``None`` if they could not be read.
     """
 
     error: str | None = None
@@ -242,73 +239,61 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Locks:
+class Section(Generic[T]):
+    """One page of one kind of thing.
+
+    ``total`` counts all that match, not just this page; where ``at_least`` is true there are more still. ``next`` is
+    the cursor of the next page, ``None`` on the last one.
+    """
+
+    error: str | None = None
+    total: int = 0
+    at_least: bool = False
+    items: tuple[T, ...] = ()
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locks(Section[LockItem]):
     """Held locks, by key."""
 
-    error: str | None = None
-    total: int = 0
-    at_least: bool = False
-    items: tuple[LockItem, ...] = ()
-    next: str | None = None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Circuits:
-    """Circuits, by name. ``by_state`` counts ``closed``, ``open``, ``half-open``; ``forced`` those under an
-    override."""
+class Circuits(Section[CircuitItem]):
+    """Circuits, by name. ``by_state`` counts those ``closed``, ``open`` and ``half-open``, ``forced`` those that an
+    operator forces."""
 
-    error: str | None = None
-    total: int = 0
-    at_least: bool = False
     by_state: dict[str, int] = field(default_factory=lambda: {"closed": 0, "open": 0, "half-open": 0})
     forced: int = 0
-    items: tuple[CircuitItem, ...] = ()
-    next: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tasks:
+class Tasks(Section[TaskItem]):
     """Tasks, by id. ``by_status`` counts each status of ``TaskItem``."""
 
-    error: str | None = None
-    total: int = 0
-    at_least: bool = False
     by_status: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TASK_STATUSES, 0))
-    items: tuple[TaskItem, ...] = ()
-    next: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flights:
-    """Flights in the air, by key."""
-
-    error: str | None = None
-    total: int = 0
-    at_least: bool = False
-    items: tuple[FlightItem, ...] = ()
-    next: str | None = None
+class Flights(Section[FlightItem]):
+    """Flights that run now, by key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Idempotency:
+class Idempotency(Section[IdempotencyItem]):
     """Claims first, then results, by key."""
 
-    error: str | None = None
-    total: int = 0
-    at_least: bool = False
     in_progress: int = 0
     completed: int = 0
-    items: tuple[IdempotencyItem, ...] = ()
-    next: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheAlias:
-    """One entry of ``CACHES``. ``entries`` counts what is stored under its prefix, expired entries that still stand
-    there included, at most a fixed number of them (then ``at_least``). ``url`` (masked) only where it has a store of
-    its own.
+    """One entry of ``CACHES``.
 
-    ``degraded`` tells that this process does without the server at the moment.
+    ``entries`` counts what is stored under its prefix, also entries that have expired and are not removed yet. Counting
+    stops at a fixed number; then ``at_least`` is true. ``url`` (masked) is given only if it has a store of its own.
+    ``degraded``: in this process it works without MongoDB at the moment.
     """
 
     alias: str
@@ -326,7 +311,7 @@ class CacheAlias:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
-    """All aliases that use our backend. ``entries`` is the server's own estimate of the whole collection."""
+    """All aliases that use our backend. ``entries`` is the server's estimate for the whole collection."""
 
     error: str | None = None
     entries: int | None = None
@@ -336,7 +321,7 @@ class Cache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """What processes told along with their figures, so up to ten seconds late: long waits only, and not all of them."""
+    """Long waits, as processes report them with their figures: up to ten seconds late, and not all of them."""
 
     error: str | None = None
     items: tuple[WaitItem, ...] = ()
@@ -346,8 +331,8 @@ class Waits:
 class Figures:
     """The last hour of the whole fleet, by the minute, up to about ten seconds ago.
 
-    ``minutes`` are the beginnings of 60 minutes, the current one last; each of ``series`` has one number for each of
-    them, and ``totals`` their sums. The names are those of ``goscope_django.figures.SERIES``: ``cache_hits``,
+    ``minutes`` are the beginnings of 60 minutes, the current one last. Each of ``series`` has one number for each
+    minute, and ``totals`` has their sums. The names are those of ``goscope_django.figures.SERIES``: ``cache_hits``,
     ``locks_acquired`` and so on.
     """
 
@@ -359,11 +344,11 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Everything, as of ``generated_at`` by the server's clock (by this process's own where ``reachable`` is false).
+    """Everything, as of ``generated_at`` by the server's clock (by this process's clock if ``reachable`` is false).
 
-    ``error`` says why the server could not be reached and ``hint`` what to do about it. ``problems`` are sentences for
-    an operator: what is wrong and the command that repairs it. ``took`` is how long the making took; ``limit`` and
-    ``search`` are what was asked for.
+    ``error`` says why the server could not be reached, and ``hint`` what to do about it. ``problems`` are sentences:
+    what is wrong, and the command that repairs it. ``took`` is how many seconds it took to make the state. ``limit``
+    and ``search`` are what was asked for.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -388,7 +373,7 @@ class State:
     figures: Figures
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain data for ``json.dumps``: instants as ISO 8601 text in UTC with milliseconds."""
+        """The same as data for ``json.dumps``. Instants are ISO 8601 text in UTC with milliseconds."""
         found: dict[str, Any] = plain(self)
         return found
 
@@ -401,6 +386,12 @@ class Done:
     target: str
     count: int
     message: str
+
+
+def copied(kind: type[D], source: object, **more: Any) -> D:
+    """A ``kind`` of the fields that ``source`` has under the same names, and of ``more``."""
+    names = [one.name for one in fields(kind) if one.name not in more and hasattr(source, one.name)]
+    return kind(**{name: getattr(source, name) for name in names}, **more)
 
 
 def plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The browser is started once for all tests and given back as it was."""
+"""The browser is started once for all tests. Each test leaves it as it was."""
 
 from __future__ import annotations
 

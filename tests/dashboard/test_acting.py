@@ -1,4 +1,4 @@
-"""Actions act on what was seen, say what they did, and are written down."""
+"""Actions act on what was seen, say what they did, and are logged."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_circuit_that_moved_is_left_alone(operator: Client) -> None:
     before = everything()
     for name in ("open_circuit", "close_circuit", "reset_circuit"):
         (message,) = told(operator, posted(operator, name, seen))
-        assert message.startswith("Nothing was done: circuit 'supplier' was left as it is: it has moved, and is closed")
+        assert message.startswith("Nothing was done: circuit 'supplier' was left as it is: it has changed")
     assert everything() == before
     assert not LogEntry.objects.exists()
 

@@ -126,7 +126,7 @@ def test_who_loses_the_permission_is_refused(operator: Operator) -> None:
     operator.open()
     assert not operator.every("[formaction*=release_lock]")
     someone.user_permissions.clear()
-    operator.until(lambda: "You may not see this page any longer." in operator.text("#goscope-warning"))
+    operator.until(lambda: "You no longer have the permission to see this page." in operator.text("#goscope-warning"))
     assert operator.text("#goscope-live") == ""
 
 

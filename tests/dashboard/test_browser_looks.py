@@ -1,4 +1,4 @@
-"""What the page is like: narrow, dark, from right to left, for assistive technology, and under a strict policy."""
+"""How the page looks and works: narrow, dark, from right to left, with assistive technology, under a strict policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may go where: a walk over all addresses. Looking writes nothing, whoever looks."""
+"""Who may see and do what, at every address. A GET writes nothing, for any user."""
 
 from __future__ import annotations
 

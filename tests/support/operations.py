@@ -1,4 +1,4 @@
-"""Stores for operators' tests, both kinds, sync and async, and things to put into them."""
+"""A store of the tests' own for operators, real or mongomock, and things to put into it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def own_store(url: str, **goscope: Any) -> Iterator[None]:
 
 
 class Operators:
-    """Calls ``operations``, sync or async."""
+    """Calls ``operations``, ``mode`` sync or async."""
 
-    def __init__(self, colour: str) -> None:
-        self._runner = asyncio.Runner() if colour == "async" else None
+    def __init__(self, mode: str) -> None:
+        self._runner = asyncio.Runner() if mode == "async" else None
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -61,7 +61,7 @@ class Operators:
         if self._runner is not None:
             self._runner.close()
             self._runner = None
-            # PyMongo 4.20 forgets the socket of a monitor that is cancelled while it connects to a server that is away.
+            # PyMongo 4.20 forgets the socket of a monitor that is cancelled while it connects to a server that is down.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 gc.collect()

@@ -1,4 +1,4 @@
-"""``goscope_cache``: what is cached, and away with it."""
+"""``goscope_cache`` lists, deletes and clears what is cached, and shows how the caches are used."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from goscope_django.management.output import (
     UNKNOWN,
     Error,
     OperatorCommand,
-    escaped,
-    number,
     percent,
     positive,
     whole,
 )
+from goscope_django.operations.wording import escaped, number
 
 
 class Command(OperatorCommand):
-    """See ``help``."""
+    """``keys``, ``delete``, ``clear`` and ``stats``."""
 
     help = "Lists, deletes and clears entries of the caches that use MongoDBCache, and shows their figures."
 
@@ -51,17 +50,17 @@ class Command(OperatorCommand):
     def _keys(self, *, alias: str, pattern: str, key_version: int | None, limit: int, **_: Any) -> None:
         found = operations.cache_keys(alias, pattern, key_version, limit + 1)
         more = len(found) > limit
-        if self._as_json:
+        if self.as_json:
             self.document({"alias": alias, "pattern": pattern, "keys": found[:limit], "more": more})
         for key in found[:limit]:
             self.line(escaped(key))
         if more:
-            self.note(f"There are more than {number(limit)}: say --limit.")
+            self.note(f"There are more than {number(limit)}: give a higher --limit.")
 
     def _delete(self, *, alias: str, keys: list[str], key_version: int | None, interactive: bool, **_: Any) -> None:
         self.confirm(f"Delete {len(keys)} keys of cache {alias!r}?", interactive=interactive)
         done = operations.delete_cache_keys(alias, keys, key_version)
-        if self._as_json:
+        if self.as_json:
             self.document({"done": done})
         self.line(done.message)
         if done.count < len(keys):
@@ -70,15 +69,12 @@ class Command(OperatorCommand):
     def _clear(self, *, alias: str, pattern: str | None, key_version: int | None, interactive: bool, **_: Any) -> None:
         what = "all entries" if pattern is None else f"the entries that match {pattern!r}"
         self.confirm(f"Remove {what} of cache {alias!r}?", interactive=interactive)
-        done = operations.clear_cache(alias, pattern, key_version)
-        if self._as_json:
-            self.document({"done": done})
-        self.line(done.message, self.style.SUCCESS)
+        self.done(operations.clear_cache(alias, pattern, key_version))
 
     def _stats(self, *, alias: str | None, **_: Any) -> None:
         state = operations.state(limit=1)
         aliases = [one for one in state.cache.aliases if alias in (None, one.alias)]
-        if self._as_json:
+        if self.as_json:
             self.document(
                 {
                     "generated_at": state.generated_at,

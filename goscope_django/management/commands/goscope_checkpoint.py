@@ -1,4 +1,4 @@
-"""``goscope_checkpoint``: tasks, their progress and their checkpoints."""
+"""``goscope_checkpoint`` shows tasks, their progress and their checkpoints, and acts on them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from goscope_django import operations
 from goscope_django.management.output import (
     OperatorCommand,
     duration,
-    escaped,
-    number,
     percent,
     positive,
     whole,
 )
+from goscope_django.operations.wording import escaped, number
 
 
 class Command(OperatorCommand):
-    """See ``help``."""
+    """``list``, ``show``, ``cleanup``, ``delete``, ``cancel`` and ``reset``."""
 
     help = "Lists and shows tasks and their checkpoints; removes old checkpoints; cancels, resets and deletes tasks."
 
@@ -29,9 +28,7 @@ class Command(OperatorCommand):
         listing.add_argument(
             "--status", choices=operations.TASK_STATUSES, help="Only those in this status, of those listed."
         )
-        listing.add_argument("--search", default="", help="Only those with this text in their id or owner.")
-        listing.add_argument("--limit", type=positive, default=100, help="Tasks to list at most (default: 100).")
-        listing.add_argument("--after", help="Go on behind this id.")
+        self.add_paging(listing, "Tasks", "id", "id or owner")
         add("show", "Show one task and its checkpoints, without what is stored in them.").add_argument("task_id")
         cleanup = add("cleanup", "Remove all but the newest checkpoints of a task.", asks=True)
         cleanup.add_argument("task_id")
@@ -65,19 +62,17 @@ class Command(OperatorCommand):
         if verb == "cleanup":
             done = operations.cleanup_checkpoints(task_id, options["keep"])
         elif verb == "delete":
-            done = operations.delete_checkpoint(task_id, options["token"])
+            done = operations.delete_task(task_id, options["token"])
         elif verb == "cancel":
             done = operations.cancel_task(task_id, options["token"])
         else:
             done = operations.reset_task(task_id, options["token"], options["discard"])
-        if self._as_json:
-            self.document({"done": done})
-        self.line(done.message, self.style.SUCCESS)
+        self.done(done)
 
     def _list(self, limit: int, after: str | None, search: str, status: str | None) -> None:
         found = operations.list_tasks(limit, after, search)
         items = [one for one in found.items if status in (None, one.status)]
-        if self._as_json:
+        if self.as_json:
             self.document({"tasks": {**operations.plain(found), "items": operations.plain(items)}})
             return
         if not items:
@@ -98,12 +93,11 @@ class Command(OperatorCommand):
                     for one in items
                 ],
             )
-        if found.next is not None:
-            self.note(f"{len(found.items)} of {number(found.total)}; go on with --after {found.next!r}.")
+        self.more(found)
 
     def _show(self, task_id: str) -> None:
         one, saved = operations.get_task(task_id), operations.list_checkpoints(task_id)
-        if self._as_json:
+        if self.as_json:
             self.document({"task": one, "checkpoints": saved})
             return
         self.line(f"{escaped(one.task_id)}: {one.status}", self.style.MIGRATE_HEADING)
@@ -123,10 +117,11 @@ class Command(OperatorCommand):
         ):
             self.line(f"  {name:<10} {value}")
         if one.status == "stalled":
-            self.line("  Its worker is gone: the next start goes on where it stopped.", self.style.WARNING)
+            self.line("  Its worker is gone. The next start goes on where it stopped.", self.style.WARNING)
         if one.status == "exhausted":
             self.line(
-                "  Tried as often as it may be: `goscope_checkpoint reset` lets it start again.", self.style.WARNING
+                "  It was tried as often as it may be. `goscope_checkpoint reset` lets it start again.",
+                self.style.WARNING,
             )
         if saved:
             self.line()

@@ -1,4 +1,4 @@
-"""``goscope_circuit``: circuits, their history, and an operator's word about them."""
+"""``goscope_circuit`` shows circuits and their history, forces them open or closed, and resets them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from django.core.management.base import CommandParser
 
 from goscope_django import operations
 from goscope_django.contracts import CIRCUIT_STATES
-from goscope_django.management.output import OperatorCommand, duration, escaped, number, positive, whole
+from goscope_django.management.output import OperatorCommand, duration, whole
 from goscope_django.operations.values import CircuitItem
+from goscope_django.operations.wording import escaped
 
 _QUESTIONS = {
     "open": "Force circuit {!r} open? All calls through it are refused, in the whole fleet, until it is reset.",
-    "close": "Force circuit {!r} closed? No failure opens it, in the whole fleet, until it is reset.",
-    "reset": "Reset circuit {!r}? It closes and forgets its failures, and what forces it is lifted.",
+    "close": "Force circuit {!r} closed? It lets all calls through, in the whole fleet, until it is reset.",
+    "reset": "Reset circuit {!r}? It closes, its failures are forgotten, and nothing forces it any longer.",
 }
 
 
 class Command(OperatorCommand):
-    """See ``help``."""
+    """``list``, ``show``, ``open``, ``close`` and ``reset``."""
 
     help = "Lists and shows circuits; forces them open or closed for the whole fleet, and resets them."
 
@@ -27,19 +28,17 @@ class Command(OperatorCommand):
         add = self.verbs(parser)
         listing = add("list", "List circuits, by name.")
         listing.add_argument("--state", choices=CIRCUIT_STATES, help="Only those in this state, of those listed.")
-        listing.add_argument("--search", default="", help="Only those with this text in their name.")
-        listing.add_argument("--limit", type=positive, default=100, help="Circuits to list at most (default: 100).")
-        listing.add_argument("--after", help="Go on behind this name.")
+        self.add_paging(listing, "Circuits", "name", "name")
         add("show", "Show one circuit with its history.").add_argument("name")
         for verb, text in (
             ("open", "Refuse all calls through it until it is reset."),
             ("close", "Let all calls through it until it is reset."),
-            ("reset", "Close it, forget its failures and lift what forces it."),
+            ("reset", "Close it, forget its failures and force it no longer."),
         ):
             one = add(verb, text, asks=True)
             one.add_argument("name")
             one.add_argument("--generation", type=whole, help="Only if this is (still) its generation.")
-            one.add_argument("--reason", default="", help="Stands in its history.")
+            one.add_argument("--reason", default="", help="A note that is kept in its history.")
 
     def act(self, **options: Any) -> None:
         verb = options["verb"]
@@ -56,15 +55,12 @@ class Command(OperatorCommand):
             "close": operations.close_circuit,
             "reset": operations.reset_circuit,
         }[verb]
-        done = act(name, options["generation"], options["reason"])
-        if self._as_json:
-            self.document({"done": done})
-        self.line(done.message, self.style.SUCCESS)
+        self.done(act(name, options["generation"], options["reason"]))
 
     def _list(self, limit: int, after: str | None, search: str, state: str | None) -> None:
         found = operations.list_circuits(limit, after, search)
         items = [one for one in found.items if state in (None, one.state)]
-        if self._as_json:
+        if self.as_json:
             self.document({"circuits": {**operations.plain(found), "items": operations.plain(items)}})
             return
         if not items:
@@ -83,11 +79,10 @@ class Command(OperatorCommand):
                     for one in items
                 ],
             )
-        if found.next is not None:
-            self.note(f"{len(found.items)} of {number(found.total)}; go on with --after {found.next!r}.")
+        self.more(found)
 
     def _show(self, one: CircuitItem) -> None:
-        if self._as_json:
+        if self.as_json:
             self.document({"circuit": one})
             return
         forced = f", forced by an operator: {escaped(one.override.reason) or 'no reason given'}" if one.override else ""

@@ -1,4 +1,4 @@
-"""``goscope_indexes``: are the indexes as they should be, and make them so."""
+"""``goscope_indexes`` checks whether the indexes are as they should be, and makes them so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from goscope_django.operations import StoreIndexes
 
 
 class Command(OperatorCommand):
-    """See ``help``."""
+    """``check`` and ``ensure``."""
 
     help = (
         "Checks or makes the indexes of every store that the settings name. Exits 0 when all are as they should be, "
@@ -35,7 +35,7 @@ class Command(OperatorCommand):
     def _show(self, stores: Iterable[StoreIndexes], **more: Any) -> bool:
         found = list(stores)
         ok = all(one.ok for one in found)
-        if self._as_json:
+        if self.as_json:
             self.document({"ok": ok, "stores": found, **more})
             return ok
         for store in found:
@@ -72,7 +72,8 @@ class Command(OperatorCommand):
                 if one.state == "different"
             ]
             if differ:
-                question = f"Drop {', '.join(differ)} and make them anew? Until then nothing keeps their keys unique."
+                names = ", ".join(differ)
+                question = f"Drop {names} and make them again? Until they are made nothing keeps their keys unique."
                 self.confirm(question, interactive=interactive)
         results = operations.ensure_indexes(repair=repair)
         done = [one for _, actions in results for one in actions]
@@ -82,4 +83,4 @@ class Command(OperatorCommand):
         if not done:
             self.line("Nothing was missing.", self.style.SUCCESS)
         if not ok:
-            raise self.failed("Some indexes are not there yet: somebody else changes them.", FAILED)
+            raise self.failed("Some indexes are still missing: somebody else is changing them.", FAILED)

@@ -1,4 +1,4 @@
-"""``goscope_lock``: who holds what, and take it away."""
+"""``goscope_lock`` shows which locks are held and by whom, and releases one."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from goscope_django import operations
-from goscope_django.management.output import OperatorCommand, duration, number, positive, whole
+from goscope_django.management.output import OperatorCommand, duration, whole
 
 
 class Command(OperatorCommand):
-    """See ``help``."""
+    """``list`` and ``release``."""
 
     help = "Lists held locks and releases one. Exits 1 if the lock is not held, or not as it was seen."
 
     def add_arguments(self, parser: CommandParser) -> None:
         add = self.verbs(parser)
         listing = add("list", "List held locks, by key.")
-        listing.add_argument("--search", default="", help="Only those with this text in their key or owner.")
-        listing.add_argument("--limit", type=positive, default=100, help="Locks to list at most (default: 100).")
-        listing.add_argument("--after", help="Go on behind this key.")
+        self.add_paging(listing, "Locks", "key", "key or owner")
         release = add("release", "Take a lock away from its holder, who learns of it at its next renewal.", asks=True)
         release.add_argument("key")
         release.add_argument("--token", type=whole, help="Only if this is (still) its token.")
@@ -32,16 +30,14 @@ class Command(OperatorCommand):
             return
         key, token, owner = options["key"], options["token"], options["owner"]
         self.confirm(
-            f"Release lock {key!r}? Its holder still believes that it is alone.", interactive=options["interactive"]
+            f"Release lock {key!r}? Its holder does not know, and goes on until its next renewal.",
+            interactive=options["interactive"],
         )
-        done = operations.release_lock(key, token, owner)
-        if self._as_json:
-            self.document({"done": done})
-        self.line(done.message, self.style.SUCCESS)
+        self.done(operations.release_lock(key, token, owner))
 
     def _list(self, limit: int, after: str | None, search: str) -> None:
         found = operations.list_locks(limit, after, search)
-        if self._as_json:
+        if self.as_json:
             self.document({"locks": found})
             return
         if not found.items:
@@ -51,5 +47,4 @@ class Command(OperatorCommand):
             ("LOCK", "OWNER", "TOKEN", "HELD", "LEFT"),
             [(one.key, one.owner, one.token, duration(one.held_for), duration(one.expires_in)) for one in found.items],
         )
-        if found.next is not None:
-            self.note(f"{len(found.items)} of {number(found.total)}; go on with --after {found.next!r}.")
+        self.more(found)

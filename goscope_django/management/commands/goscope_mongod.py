@@ -1,4 +1,4 @@
-"""``goscope_mongod``: the private server of an ``embedded://`` URL."""
+"""``goscope_mongod`` starts, stops and shows the private server of an ``embedded://`` URL."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from goscope_django import operations
-from goscope_django.management.output import FAILED, OperatorCommand, escaped
+from goscope_django.management.output import FAILED, OperatorCommand
 from goscope_django.operations import MongodStatus
+from goscope_django.operations.wording import escaped
 
 _LOOK = 4
-"""Half seconds between two looks whether it still runs."""
+"""How many half seconds pass between two looks whether it still runs."""
 
 
 class Command(OperatorCommand):
-    """See ``help``."""
+    """``start``, ``stop`` and ``status``."""
 
     help = (
         "Starts, stops and shows the private mongod of GOSCOPE['URL'] = 'embedded://...'. Processes with such a URL "
-        "start it by themselves; this is for a server that is there before and after them."
+        "start it by themselves. This is for a server that runs before and after them."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         add = self.verbs(parser)
-        start = add("start", "Start it, or find it running, and leave it running in the background.")
+        start = add("start", "Start it unless it runs, and leave it running in the background.")
         start.add_argument(
             "--foreground",
             action="store_true",
-            help="Stay and use it until Ctrl-C or SIGTERM; then it ends, unless somebody else uses it. Exits 1 if it "
-            "is stopped, or dies and nobody starts it again.",
+            help="Stay and use it until Ctrl-C or SIGTERM. Then it is ended, unless somebody else uses it. Exits 1 if "
+            "it is stopped, or dies and nobody starts it again.",
         )
-        add("stop", "End it, whoever uses it. Its data stay.")
+        add("stop", "End it, whoever uses it. Its data are kept.")
         add("status", "Show what runs. Exits 1 if it does not run.")
 
     def act(self, **options: Any) -> None:
@@ -51,11 +52,11 @@ class Command(OperatorCommand):
             self._show(operations.mongod_start())
 
     def _show(self, status: MongodStatus) -> None:
-        if self._as_json:
+        if self.as_json:
             self.document({"mongod": status})
             return
         word = f"runs (pid {status.pid}), version {status.version}" if status.running else "does not run"
-        self.line(f"mongod over {escaped(status.directory)} {word}")
+        self.line(f"mongod in {escaped(status.directory)} {word}")
         if status.running:
             self.line(f"  URL    {status.uri}")
             self.line(f"  users  {', '.join(map(str, status.users)) or 'none'}")
@@ -63,9 +64,9 @@ class Command(OperatorCommand):
 
     def _stop(self) -> None:
         stopped = operations.mongod_stop()
-        if self._as_json:
+        if self.as_json:
             self.document({"stopped": stopped})
-        self.line("Stopped." if stopped else "None ran.", self.style.SUCCESS)
+        self.line("Stopped." if stopped else "It did not run.", self.style.SUCCESS)
 
     def _stay(self) -> None:
         over = threading.Event()
@@ -75,13 +76,13 @@ class Command(OperatorCommand):
                 self._show(status)
                 self.stdout.flush()
                 self.note("Ctrl-C ends.")
-                # In slices: a signal's handler runs between them whatever the platform's wait does.
+                # In slices: a signal's handler runs between two of them, however the platform waits.
                 missed = slices = 0
                 while not over.wait(0.5):
                     slices += 1
                     if slices % _LOOK == 0:
                         missed = 0 if operations.mongod_status().running else missed + 1
-                    if missed == 2:  # one that died its other users start again within a second
+                    if missed == 2:  # if it died its other users start it again within a second
                         raise self.failed("It does not run any more: it was stopped, or it died.", FAILED)
         except KeyboardInterrupt:
             pass

@@ -1,4 +1,4 @@
-"""``goscope_status``: everything at a glance, for people, scripts and container probes."""
+"""``goscope_status`` shows everything at a glance, for people, scripts and container probes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from goscope_django.management.output import (
     Error,
     OperatorCommand,
     duration,
-    escaped,
-    number,
     percent,
     positive,
     seconds,
 )
-from goscope_django.operations import State
+from goscope_django.operations import SECTIONS, State
+from goscope_django.operations.wording import escaped, number
 
 CLEAR = "\x1b[H\x1b[2J"
 
 
 class Command(OperatorCommand):
-    """See ``help``."""
+    """The command, which has no verbs."""
 
     happenings = ("locks_acquired", "locks_lost", "circuits_opened")
     help = (
@@ -43,13 +42,13 @@ class Command(OperatorCommand):
 
     def act(self, **options: Any) -> None:
         limit, search, pause = options["limit"], options["search"], options.get("watch")
-        if pause and self._as_json:
-            raise Error("--watch and --json can't be had together: --json is one document.", UNKNOWN)
+        if pause and self.as_json:
+            raise Error("--watch and --json exclude each other: --json is one document.", UNKNOWN)
         if pause:
             self._watch(limit, search, pause)
             return
         state = operations.state(limit=limit, search=search)
-        if self._as_json:
+        if self.as_json:
             self.document(state.as_json())
         else:
             self._show(state)
@@ -72,19 +71,17 @@ class Command(OperatorCommand):
             self.line()
 
     def _judge(self, state: State) -> None:
-        """Raise what the exit code says."""
+        """Raise an ``Error`` unless all is well."""
         if not state.reachable:
             raise self.failed(f"{state.url} can't be reached: {state.error}. {state.hint}", UNKNOWN)
-        broken = [
-            part for part in (state.locks, state.circuits, state.tasks, state.flights, state.idempotency) if part.error
-        ]
+        broken = [name for name in SECTIONS if getattr(state, name).error]
         wrong = [one for alias in state.cache.aliases for one in alias.indexes if one.state != "present"]
         failed = [alias.alias for alias in state.cache.aliases if alias.error]
         if state.server.error or not state.server.indexes_ok or wrong or broken or failed:
             raise self.failed("\n".join(state.problems), FAILED)
 
     def _warn(self, state: State) -> None:
-        """What is wrong; where that decides the exit code, stderr has it."""
+        """Print what is wrong. Where that decides the exit code, it is on stderr as well."""
         for problem in state.problems if state.reachable else ():
             self.line(f"! {escaped(problem)}", self.style.WARNING)
 
@@ -117,7 +114,7 @@ class Command(OperatorCommand):
             ("Locks", f"{number(state.locks.total, at_least=state.locks.at_least)} held"),
             ("Circuits", f"{states}{forced}"),
             ("Tasks", statuses),
-            ("Flights", f"{number(state.flights.total)} in the air"),
+            ("Flights", f"{number(state.flights.total, at_least=state.flights.at_least)} running"),
             ("Idempotency", f"{number(records.in_progress)} in progress, {number(records.completed)} completed"),
             ("Cache", f"{number(state.cache.entries or 0)} entries, {percent(cache.hit_ratio)} hits in the last hour"),
             (

@@ -1,7 +1,7 @@
-/* Refreshes the dashboard in place. The page is complete without it: this only spares the operator the reloading.
+/* Refreshes the dashboard in place. The page is complete without this script, but must then be reloaded by hand.
  *
- * The server renders everything; here the new rendering is merged into the old one, so that focus, open details and
- * the place on the page stay, and a screen reader hears of nothing but what changed. */
+ * The server renders everything. Here the new rendering is merged into the old one, so that focus, open details and
+ * the place on the page stay, and a screen reader reads only what changed. */
 "use strict";
 
 (() => {
@@ -43,7 +43,7 @@
     let at = old.firstChild;
     for (const next of [...fresh.childNodes]) {
       let match = next.id ? known.get(next.id) : null;
-      // What goes is taken out, rather than what stays moved: moving would take the focus away.
+      // Nodes that are gone are removed first. Moving the nodes that stay would take the focus away.
       while (at && match && at !== match && (at.nodeType !== Node.ELEMENT_NODE || !at.id || !wanted.has(at.id))) at = removed(at);
       if (!next.id) {
         while (at && at.id && !wanted.has(at.id)) at = removed(at);
@@ -118,7 +118,7 @@
       if (response.type === "opaqueredirect") throw new Error("You are signed out: reload the page to sign in.");
       if (response.status === 403) {
         live.replaceChildren();
-        throw new Error("You may not see this page any longer.");
+        throw new Error("You no longer have the permission to see this page.");
       }
       if (!response.ok) throw new Error(`The site answered with the error ${response.status}.`);
       const fresh = new DOMParser().parseFromString(await response.text(), "text/html").body;
@@ -144,7 +144,7 @@
   }
 
   function warn(error) {
-    const reason = error.name === "AbortError" ? "The site does not answer." : error instanceof TypeError ? "The site can't be reached." : error.message;
+    const reason = error.name === "AbortError" ? "The site did not answer in time." : error instanceof TypeError ? "The site can't be reached." : error.message;
     const age = good === null ? "" : ` What is shown is as of ${good}.`;
     const text = `Refreshing fails.${age} ${reason} ${paused ? "" : `It is tried again every ${duration(wait())}.`}`.trim();
     if (warning.textContent !== text) warning.textContent = text;

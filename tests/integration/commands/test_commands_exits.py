@@ -1,4 +1,4 @@
-"""Commands as a shell sees them: exit codes, one JSON document, messages on stderr, nothing that waits for nobody."""
+"""Commands as a shell sees them: exit codes, one JSON document, messages on stderr, no question to nobody."""
 
 from __future__ import annotations
 

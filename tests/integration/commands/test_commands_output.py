@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from goscope_django import operations, runtime
 from goscope_django.checkpoints import checkpointed, get_task
 from goscope_django.circuits import CircuitBreaker
-from goscope_django.management.output import WIDTH, columns, duration, escaped, tabulated
+from goscope_django.management.output import WIDTH, columns, duration, tabulated
+from goscope_django.operations.wording import escaped
 from tests.support.operations import fill, own_store, query, soon
 
 HOSTILE = "k\x1b[31m<script>\r\n\u202e" + "ü" * 120

@@ -227,7 +227,7 @@ def test_text_of_the_command_shows_the_same_numbers(busy: None) -> None:
         "23 held",
         "2 closed, 4 open, 3 half-open (1 forced)",
         "4 running, 4 stalled",
-        "5 in the air",
+        "5 running",
         "3 in progress, 4 completed",
         "66.7% hits",
     ):

@@ -1,4 +1,4 @@
-"""What operators do: to what they saw, and to nothing else."""
+"""Operators act on what they saw, and on nothing else."""
 # ruff: noqa: PT012 - the body of a task that fails is told in one piece
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def test_a_task_is_cancelled_at_its_next_save(store: str, by: Operators) -> None
         assert task.resumed
 
 
-@pytest.mark.parametrize("action", ["cancel_task", "reset_task", "delete_checkpoint"])
+@pytest.mark.parametrize("action", ["cancel_task", "reset_task", "delete_task"])
 def test_a_task_that_began_another_run_is_left_alone(action: str, store: str, by: Operators) -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), checkpointed("import") as task:
@@ -162,9 +162,9 @@ def test_a_running_task_is_not_deleted(store: str, by: Operators) -> None:
     with checkpointed("import") as task:
         task.save({"n": 1})
         with pytest.raises(StateChanged, match="running"):
-            by.delete_checkpoint("import")
+            by.delete_task("import")
         task.save({"n": 2})
-    by.delete_checkpoint("import")
+    by.delete_task("import")
     assert get_task("import") is None
     assert runtime.adapter().checkpoint.load_latest("import") is None
 
@@ -180,7 +180,7 @@ def test_old_checkpoints_are_removed(store: str, by: Operators) -> None:
 
 @pytest.mark.parametrize(
     ("action", "arguments"),
-    [("cancel_task", ()), ("reset_task", ()), ("delete_checkpoint", ()), ("cleanup_checkpoints", (1,))],
+    [("cancel_task", ()), ("reset_task", ()), ("delete_task", ()), ("cleanup_checkpoints", (1,))],
 )
 def test_a_task_that_is_not_there(action: str, arguments: tuple[Any, ...], store: str, by: Operators) -> None:
     with pytest.raises(NotFound, match="'nix' does not exist"):
@@ -205,7 +205,7 @@ def test_a_record_is_forgotten_as_it_was_seen(store: str, by: Operators) -> None
         by.delete_idempotency("order")
 
 
-# Caches (one colour: commands and the dashboard's actions are synchronous)
+# Caches (sync only, as commands and the dashboard's actions are)
 
 
 def test_caches_are_listed_and_cleared(store: str) -> None:
@@ -265,7 +265,7 @@ def test_indexes_are_made_and_repaired_but_nothing_is_dropped_unasked(mongo_url:
         ("release_lock", ("k",)),
         ("open_circuit", ("c",)),
         ("reset_circuit", ("c",)),
-        ("delete_checkpoint", ("t",)),
+        ("delete_task", ("t",)),
         ("cancel_task", ("t",)),
         ("delete_idempotency", ("i",)),
     ],
@@ -275,9 +275,9 @@ def test_without_a_server_an_action_says_so(action: str, arguments: tuple[Any, .
         getattr(by, action)(*arguments)
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_an_action_is_one_write(colour: str, mongo_url: str) -> None:
-    recorder, by = Recorder(), Operators(colour)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_an_action_is_one_write(mode: str, mongo_url: str) -> None:
+    recorder, by = Recorder(), Operators(mode)
     with own_store(mongo_url, CLIENT_OPTIONS={"event_listeners": [recorder]}):
         fill(locks=1, tasks=1, records=1)
         query("go_goscope_tasks", "update_many", {}, {"$set": {"leaseUntil": soon(-1)}})

@@ -1,4 +1,4 @@
-"""Figures of real processes: no thread while idle, nothing lost at the end, nothing counted twice after a fork."""
+"""Figures of real processes: an idle one has no thread, none is lost at the end or counted twice after a fork."""
 
 from __future__ import annotations
 

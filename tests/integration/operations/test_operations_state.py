@@ -1,4 +1,4 @@
-"""The state that page, JSON, command and metrics show: right, whole, bounded, and there when the server is not."""
+"""The state that page, JSON, command and metrics show: correct, complete, bounded, and made while MongoDB is down."""
 
 from __future__ import annotations
 
@@ -249,9 +249,9 @@ def test_a_large_page_is_cut(store: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_a_refresh_costs_a_bounded_number_of_commands(colour: str, mongo_url: str) -> None:
-    recorder, by = Recorder(), Operators(colour)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_refresh_costs_a_bounded_number_of_commands(mode: str, mongo_url: str) -> None:
+    recorder, by = Recorder(), Operators(mode)
     with own_store(mongo_url, CLIENT_OPTIONS={"event_listeners": [recorder]}):
         by.see()
         recorder.clear()
