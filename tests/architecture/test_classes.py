@@ -10,22 +10,8 @@ import pytest
 
 from tests.architecture.source import modules, parse, subclasses
 
-TO_GO = "TO GO"
-"""Will be folded; the list of these only ever gets shorter."""
-
 REASONS: dict[str, str] = {
     "goscope_django.exceptions.ConfigurationError": "BadSettings is Django's ImproperlyConfigured, too; no Django here",
-    "goscope_django.cache.base.CacheBase": TO_GO,
-    "goscope_django.checkpoints.decorator.Decorates": TO_GO,
-    "goscope_django.checkpoints.state.TaskState": TO_GO,
-    "goscope_django.exceptions.IdempotencyConflict": TO_GO,
-    "goscope_django.mongodb.checkpoints.queries.TaskQueryFlows": TO_GO,
-    "goscope_django.mongodb.driver.sessions.AsyncSessions": TO_GO,
-    "goscope_django.mongodb.driver.sessions.MockSessions": TO_GO,
-    "goscope_django.mongodb.driver.sessions.SyncSessions": TO_GO,
-    "goscope_django.mongodb.driver.store.Store": TO_GO,
-    "goscope_django.mongodb.embedded.marks.Marks": TO_GO,
-    "goscope_django.mongodb.idempotency.provider.MongoDBIdempotencyProvider": TO_GO,
 }
 """Classes with one heir elsewhere, and why that is right."""
 
