@@ -263,6 +263,12 @@ class Renewal:
         for callback in list(self._watchers):
             _call(callback)
 
+    def plan(self, seconds: float) -> None:
+        """Let the next renewal be due in ``seconds``."""
+        self.due = now() + seconds
+        if self.renewer is not None:
+            self.renewer.hurry(self)
+
     def pause(self) -> Callable[[], None]:
         """No renewals until the function that is returned is called. One may be on its way: see ``sending``."""
         before = self.paused
