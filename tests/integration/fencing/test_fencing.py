@@ -449,6 +449,20 @@ def test_its_own_renewal_does_not_abort_it(store: Any) -> None:
             assert not handle.lost.wait(0.01)
 
 
+async def test_cancelled_while_a_renewal_is_on_its_way_it_lets_renewals_go_on() -> None:
+    with settings_for("mongomock://"):
+        async with lock("stock") as handle:
+            handle._renewal.sending = True
+            task = asyncio.ensure_future(fenced_transaction(handle).__aenter__())
+            await asyncio.sleep(0)
+            assert handle._renewal.paused
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            handle._renewal.sending = False
+            assert not handle._renewal.paused
+
+
 def test_until_the_end_the_next_holder_is_not_kept_waiting(store: Any) -> None:
     """A holder asleep in mid-transaction: the lock can be taken over, and the transaction is what fails."""
     with pytest.raises(LockLost), lock("stock", 30) as handle:
