@@ -148,8 +148,9 @@ async def arun(flow: Flow[T], execute: Callable[[Command[Any]], Awaitable[Any]])
             asked = task.cancelling() if task else 0
             try:
                 result = await execute(command)
-                if task and task.cancelling() > asked:
-                    # asyncio.wait_for before Python 3.12, which drivers use, may swallow a cancellation.
+                # asyncio.wait_for before Python 3.12, which drivers use, may swallow a cancellation. A function of the
+                # user's may, too, and then its result counts.
+                if task and type(command) is not Call and task.cancelling() > asked:
                     raise asyncio.CancelledError
             except BaseException as error:  # noqa: BLE001  the flow decides, cancellation included
                 command = flow.throw(error)

@@ -3,7 +3,7 @@
 ``GOSCOPE["LOCK_BACKEND"]`` names the class of the backend in use. Rules of this file:
 
 * A backend needs the methods of ``LockBackend`` and nothing of MongoDB: waiting, renewal, losses and decorators are
-  built on these. A backend for sync code alone needs no method whose name begins with ``a``.
+  built on these. A backend for sync code alone needs no async versions.
 * What a backend may offer besides saves commands, and has a Protocol of its own.
 """
 
@@ -177,7 +177,7 @@ class MongoDBLockBackend:
     # What a backend may offer besides
 
     def remaining(self, key: str) -> float:
-        """Seconds until the lock can be had if nobody gives it back, by the server's clock; 0 if it can be had now."""
+        """Seconds until the lock is free if nobody gives it back, by the server's clock; 0 if it is free now."""
         provider = self._provider()
         return provider.store.run(provider.flows.remaining, key)
 

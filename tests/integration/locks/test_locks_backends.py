@@ -85,6 +85,20 @@ def test_waiters_and_decorators(memory: MemoryBackend) -> None:
     assert memory.held == {}
 
 
+def test_sync_code_needs_no_async_versions() -> None:
+    with settings_for(NOWHERE, LOCK_BACKEND="tests.support.lock_backend.SyncBackend"):
+        with lock("a", 0.3) as handle:
+            first = handle.expires_at
+            assert handle.is_valid()
+            while handle.expires_at == first:
+                assert not handle.lost.wait(0.01)
+            assert handle.extend(timeout=5)
+            with pytest.raises(LockNotAcquired):
+                lock("a", blocking_timeout=0.1).acquire()
+        assert locks.backend().get("a") is None
+        assert locked("a")(lambda: 7)() == 7
+
+
 def test_transactions_need_a_lock_in_mongodb(memory: MemoryBackend) -> None:
     with lock("a") as handle, pytest.raises(InvalidType):
         fenced_transaction(handle)
