@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import time
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
 
 from goscope_django import conf, runtime
 from goscope_django.contracts import LockHandle, LockInfo
@@ -70,6 +71,22 @@ class RenewsTogether(Protocol):
     """A backend that renews many locks with one command. Else each lock is renewed by ``extend``."""
 
     def renewable(self, handle: Any, milliseconds: int) -> Renewable: ...
+
+
+def knows_remaining(backend: Any) -> TypeGuard[KnowsRemaining]:
+    """Whether ``backend`` is a ``KnowsRemaining``."""
+    return _offers(backend.__class__, KnowsRemaining)
+
+
+def renews_together(backend: Any) -> TypeGuard[RenewsTogether]:
+    """Whether ``backend`` is a ``RenewsTogether``."""
+    return _offers(backend.__class__, RenewsTogether)
+
+
+@functools.cache
+def _offers(kind: Any, protocol: Any) -> bool:
+    # Asked once for each class: isinstance() with a Protocol takes about 20 microseconds in Python 3.11.
+    return issubclass(kind, protocol)
 
 
 def limited(seconds: float) -> AbstractContextManager[None]:

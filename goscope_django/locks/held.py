@@ -30,7 +30,7 @@ from goscope_django.core.colours import finished
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import LockLost
 from goscope_django.locks import waiting
-from goscope_django.locks.backends import RenewsTogether, limited
+from goscope_django.locks.backends import limited, renews_together
 from goscope_django.process.kept_lease import Extendable, Lost, Renewable, Renewal, now
 
 logger = logging.getLogger("goscope.locks")
@@ -345,7 +345,7 @@ class HeldLock:
 
 
 def _renewable(backend: Any, inner: LockHandle, milliseconds: int) -> Renewable | Extendable:
-    if isinstance(backend, RenewsTogether):
+    if renews_together(backend):
         return backend.renewable(inner, milliseconds)
     seconds = milliseconds / 1_000
     return Extendable(

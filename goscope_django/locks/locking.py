@@ -27,7 +27,7 @@ from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import LockNotAcquired
-from goscope_django.locks.backends import KnowsRemaining, LockBackend, limited
+from goscope_django.locks.backends import LockBackend, knows_remaining, limited
 from goscope_django.locks.decorator import decorated
 from goscope_django.locks.held import HeldLock
 from goscope_django.locks.waiting import TaskWaiter, ThreadWaiter, contend
@@ -172,7 +172,7 @@ class Lock:
     def _remaining(self, store: Any) -> Flow[float]:
         """For how many seconds somebody holds the lock at most, as far as the backend can tell; 0 if it is free."""
         key = self.key
-        if isinstance(store, KnowsRemaining):
+        if knows_remaining(store):
             seconds: float = yield from call(store.remaining, store.aremaining, key)
             return seconds
         # An instant of the backend's clock, which is not ours, says nothing about for how long: so it is asked again.
