@@ -23,7 +23,7 @@ value. An error that its feature defines says where; the tree names it all the s
     ├── CircuitOpen                         the circuit refuses the call; ``retry_after`` says for how long
     ├── IdempotencyError
     │   ├── IdempotencyConflict             another request with the same key is running
-    │   │   └── ClaimLost                   the claim ended before its result was stored; ``idempotency.attempt``
+    │   │   └── ClaimLost                   the claim ended while its work still ran
     │   └── IdempotencyMismatch             the same key came with another payload
     ├── FlightError
     │   └── RemoteError                     the leader of a flight failed with an error that can't be rebuilt
@@ -157,6 +157,10 @@ class IdempotencyConflict(IdempotencyError):
     def __init__(self, message: str, *, key: str, retry_after: float) -> None:
         super().__init__(message, key=key)
         self.retry_after = retry_after
+
+
+class ClaimLost(IdempotencyConflict):
+    """The claim ended while its work still ran."""
 
 
 class IdempotencyMismatch(IdempotencyError):

@@ -1,23 +1,19 @@
-"""Fencing that is enforced: what a lock protects refuses whoever comes too late.
+"""Fenced writes: what a lock protects refuses a holder that comes too late.
 
 >>> with lock("stock:42") as handle:
 ...     fenced_update_one(stock, {"_id": 42}, {"$inc": {"left": -1}}, handle)   # a MongoDB document
 ...     item.save_fenced(handle)                                                # a row: ``class Item(FencedModel)``
 ...     with fenced_transaction(handle) as session: ...                         # many documents of a replica set
 
-``StaleFence`` tells that the lock was taken over, and that nothing was written.
+``StaleFence`` means that the lock was taken over and nothing was written.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from goscope_django.exceptions import (
-    StaleFence,
-)
-from goscope_django.fencing.transaction import (
-    fenced_transaction,
-)
+from goscope_django.exceptions import StaleFence
+from goscope_django.fencing.transaction import fenced_transaction
 from goscope_django.mongodb.locks.fenced_writes import (
     FENCE,
     afenced_update_one,

@@ -1,7 +1,9 @@
-"""Rows of the project's own database that refuse an older fencing token. Importable once Django's apps are loaded.
+"""Rows of the project's own database that refuse an older fencing token: ``FencedModel`` and ``FencedQuerySet``.
 
-Rules of this file: the comparison is part of the ``UPDATE`` itself; what is refused changes nothing; and an ordinary
-``save()`` of an instance that was read earlier never sets the fence back.
+This module can be imported once Django's apps are loaded. Rules of this file:
+
+* The comparison of tokens is part of the ``UPDATE`` itself. What is refused changes nothing.
+* An ordinary ``save()`` of an instance that was read earlier never sets the fence back.
 """
 
 from __future__ import annotations
@@ -20,18 +22,18 @@ class FencedQuerySet(models.QuerySet[Any]):
     """A queryset that can update with a fencing token."""
 
     def fenced_update(self, handle: object, **values: Any) -> int:
-        """Update all rows, none of which may have seen a newer token than that of ``handle``; the number of rows.
+        """Update all rows, unless one of them has seen a newer token than that of ``handle``. Returns how many.
 
-        ``handle`` is a lock's handle or a token. One ``UPDATE ... WHERE fence <= token`` and one ``SELECT``, in a
-        transaction. Raises ``StaleFence``, and updates no row, if one has seen a newer token.
+        ``handle`` is a lock's handle or a token (an ``int``). One ``UPDATE ... WHERE fence <= token`` and one
+        ``SELECT``, in a transaction. Raises ``StaleFence``, and updates no row, if one has seen a newer token.
         """
         token = token_of(handle)
-        # All of it where writes go: a replica knows of a newer token too late, and its transaction is another one.
+        # All of it goes where writes go: a replica learns of a newer token too late, in another transaction.
         self._for_write = True
         rows = self.using(self.db)
         with transaction.atomic(using=rows.db):
             count = rows.filter(fence__lte=token).update(**{**values, "fence": token})
-            # What was refused still matches: it has not been changed.
+            # What was refused has not been changed, so it still has the newer token.
             stale = rows.filter(fence__gt=token).values_list("pk", flat=True).first()
             if stale is not None:
                 raise StaleFence(f"{self.model._meta.label} {stale!r}: token {token} is older than what it has seen")
@@ -40,7 +42,7 @@ class FencedQuerySet(models.QuerySet[Any]):
     fenced_update.alters_data = True  # type: ignore[attr-defined]
 
     async def afenced_update(self, handle: object, **values: Any) -> int:
-        """Asynchronous twin of ``fenced_update``; on a thread, as Django's own asynchronous methods are."""
+        """Async version of ``fenced_update``; on a thread, as Django's own async methods are."""
         return await sync_to_async(self.fenced_update)(handle, **values)
 
     afenced_update.alters_data = True  # type: ignore[attr-defined]
@@ -82,7 +84,7 @@ class FencedModel(models.Model):
     save_fenced.alters_data = True  # type: ignore[attr-defined]
 
     async def asave_fenced(self, handle: object, **options: Any) -> None:
-        """Asynchronous twin of ``save_fenced``; on a thread, as Django's own asynchronous methods are."""
+        """Async version of ``save_fenced``; on a thread, as Django's own async methods are."""
         await sync_to_async(self.save_fenced)(handle, **options)
 
     asave_fenced.alters_data = True  # type: ignore[attr-defined]

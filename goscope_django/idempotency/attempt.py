@@ -21,7 +21,7 @@ from goscope_django.contracts import IdempotencyClaim
 from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out, last_call
-from goscope_django.exceptions import IdempotencyConflict, StoreError
+from goscope_django.exceptions import ClaimLost, StoreError
 from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY, claim_key
 from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
 from goscope_django.process import renewal
@@ -30,10 +30,6 @@ logger = logging.getLogger("goscope.idempotency")
 T = TypeVar("T")
 TRANSACTION: Final = 60
 """Seconds that MongoDB gives a transaction, unless its ``transactionLifetimeLimitSeconds`` says otherwise."""
-
-
-class ClaimLost(IdempotencyConflict):
-    """The claim ended while its work still ran."""
 
 
 class Attempt:

@@ -26,11 +26,11 @@ from goscope_django.contracts import IdempotencyClaim
 from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
 from goscope_django.core.flow import Flow, Pause, call, carry_out, invoke, perform
-from goscope_django.exceptions import IdempotencyError, InvalidType, InvalidValue, StoreError, Undecodable
+from goscope_django.exceptions import ClaimLost, IdempotencyError, InvalidType, InvalidValue, StoreError, Undecodable
 from goscope_django.http import requests, responses
 from goscope_django.http.problems import problem
 from goscope_django.idempotency import answers, payload
-from goscope_django.idempotency.attempt import Attempt, ClaimLost, logger, running
+from goscope_django.idempotency.attempt import Attempt, logger, running
 from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
 from goscope_django.process import transactions
 from goscope_django.process.outage import outage

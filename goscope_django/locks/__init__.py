@@ -1,24 +1,13 @@
 """Locks across processes and machines: ``with lock("stock:42") as handle: ...``
 
-Rules of this file: it ties together what decides elsewhere: the backend (is it free?), ``waiting`` (whose turn is it?),
-``held_lock`` and ``renewal`` (is it still ours?), ``transactions`` (when may a decorator let go?).
+``lock`` and ``locked`` are for use, ``HeldLock`` is the handle, ``LockBackend`` what ``GOSCOPE["LOCK_BACKEND"]`` needs.
 """
 
 from __future__ import annotations
 
-from goscope_django.locks.backends import (
-    LockBackend,
-    MongoDBLockBackend,
-)
-from goscope_django.locks.held import (
-    HeldLock,
-)
-from goscope_django.locks.locking import (
-    Lock,
-    backend,
-    lock,
-    locked,
-)
+from goscope_django.locks.backends import LockBackend, MongoDBLockBackend
+from goscope_django.locks.held import HeldLock
+from goscope_django.locks.locking import Lock, backend, lock, locked
 
 __all__ = [
     "HeldLock",

@@ -1,25 +1,36 @@
-"""Where locks are kept: the interface, and the one that keeps them in MongoDB.
+"""Where locks are kept: what a lock backend must be able to do, and the backend that keeps locks in MongoDB.
 
-``GOSCOPE["LOCK_BACKEND"]`` names a class. Its object needs the methods of ``LockBackend`` and nothing of MongoDB;
-everything that waits, renews, tells of losses and decorates is built on these.
+``GOSCOPE["LOCK_BACKEND"]`` names the class of the backend in use. Rules of this file:
+
+* A backend needs the methods of ``LockBackend`` and nothing of MongoDB: waiting, renewal, losses and decorators are
+  built on these. A backend for sync code alone needs no async versions.
+* What a backend may offer besides saves commands, and has a Protocol of its own.
 """
 
 from __future__ import annotations
 
 import builtins
+import functools
 import time
-from typing import Any, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
 
 from goscope_django import conf, runtime
 from goscope_django.contracts import LockHandle, LockInfo
 from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
+from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import InvalidType, OutcomeUnknown
 from goscope_django.mongodb.document.lease import new_claim
+from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.locks.flows import LEASE, LOCKS
 from goscope_django.mongodb.locks.provider import MongoDBLockHandle, MongoDBLockProvider
 from goscope_django.process import renewal
-from goscope_django.process.kept_lease import Extendable, Renewable, Renewal
+from goscope_django.process.kept_lease import Extendable, Renewable
+
+_SHORTEST: Final = 1.0
+_LONGEST: Final = 10.0
+"""Seconds that one command gets: a shorter one could not find out what became of it."""
 
 
 class LockBackend(Protocol):
@@ -28,8 +39,8 @@ class LockBackend(Protocol):
     ``acquire`` makes one attempt, which is judged by whether this very attempt succeeded; a lock whose lease has ended
     must be free. ``extend`` and ``release`` get the handle that ``acquire`` returned and act on that acquisition only:
     ``False`` if it no longer holds the lock. A handle needs ``key``, ``owner``, ``token`` (grows with each acquisition
-    of the key) and ``expires_at``. ``get`` and ``list`` tell of live locks. Every method has a twin with an ``a`` in
-    front, needed for ``async with`` and asynchronous functions.
+    of the key) and ``expires_at``. ``get`` and ``list`` tell of live locks. Every method has an async version with an
+    ``a`` in front, needed for ``async with`` and async functions.
     """
 
     def acquire(self, key: str, timeout: Duration | None = None, owner: str | None = None) -> Any: ...
@@ -46,6 +57,43 @@ class LockBackend(Protocol):
     async def alist(self, pattern: str | None = None) -> builtins.list[LockInfo]: ...
 
 
+@runtime_checkable
+class KnowsRemaining(Protocol):
+    """A backend that knows for how many seconds a lock is held at most; 0 if it can be had now. Else ``get`` is asked,
+    and whoever waits looks again and again."""
+
+    def remaining(self, key: str) -> float: ...
+    async def aremaining(self, key: str) -> float: ...
+
+
+@runtime_checkable
+class RenewsTogether(Protocol):
+    """A backend that renews many locks with one command. Else each lock is renewed by ``extend``."""
+
+    def renewable(self, handle: Any, milliseconds: int) -> Renewable: ...
+
+
+def knows_remaining(backend: Any) -> TypeGuard[KnowsRemaining]:
+    """Whether ``backend`` is a ``KnowsRemaining``."""
+    return _offers(backend.__class__, KnowsRemaining)
+
+
+def renews_together(backend: Any) -> TypeGuard[RenewsTogether]:
+    """Whether ``backend`` is a ``RenewsTogether``."""
+    return _offers(backend.__class__, RenewsTogether)
+
+
+@functools.cache
+def _offers(kind: Any, protocol: Any) -> bool:
+    # Asked once for each class: isinstance() with a Protocol takes about 20 microseconds in Python 3.11.
+    return issubclass(kind, protocol)
+
+
+def limited(seconds: float) -> AbstractContextManager[None]:
+    """A backend's command that is sent inside ends within ``seconds``, but gets 1 at least and 10 at most."""
+    return within(max(_SHORTEST, min(_LONGEST, seconds)))
+
+
 def _handle(value: object) -> MongoDBLockHandle:
     inner = getattr(value, "inner", value)
     if not isinstance(inner, MongoDBLockHandle):
@@ -57,12 +105,6 @@ def _ttl(timeout: Duration | None) -> int:
     if timeout is None:
         timeout = conf.current().default_lock_timeout
     return arguments.duration_milliseconds(timeout, "timeout")
-
-
-def _soon(orphan: Renewal) -> None:
-    orphan.due = renewal.now() + renewal.RETRY
-    if orphan.renewer is not None:
-        orphan.renewer.hurry(orphan)
 
 
 class MongoDBLockBackend:
@@ -80,43 +122,41 @@ class MongoDBLockBackend:
         After an ``OutcomeUnknown`` what may have been acquired is given back in the background, once the server
         answers.
         """
-        claim, milliseconds = new_claim(), _ttl(timeout)
-        try:
-            return self._provider().acquire(key, milliseconds, owner, claim=claim)
-        except OutcomeUnknown:
-            _soon(renewal.keep(self._orphan(key, claim, milliseconds), time.monotonic()))
-            raise
+        return carry_out(self._acquire(key, timeout, owner))
 
     async def aacquire(self, key: str, timeout: Duration | None = None, owner: str | None = None) -> LockHandle | None:
-        """Asynchronous twin of ``acquire``."""
-        claim, milliseconds = new_claim(), _ttl(timeout)
+        """Async version of ``acquire``."""
+        return await acarry_out(self._acquire(key, timeout, owner))
+
+    def _acquire(self, key: str, timeout: Duration | None, owner: str | None) -> Flow[LockHandle | None]:
+        claim, milliseconds, provider = new_claim(), _ttl(timeout), self._provider()
         try:
-            return await self._provider().aacquire(key, milliseconds, owner, claim=claim)
+            found: LockHandle | None = yield from call(
+                provider.acquire, provider.aacquire, key, milliseconds, owner, claim=claim
+            )
         except OutcomeUnknown:
-            _soon(renewal.akeep(self._orphan(key, claim, milliseconds), time.monotonic()))
+            orphan = self._orphan(provider, key, claim, milliseconds)
+            kept = yield from call(renewal.keep, renewal.akeep, orphan, time.monotonic())
+            kept.plan(renewal.RETRY)
             raise
+        return found
 
-    def _orphan(self, key: str, claim: str, milliseconds: int) -> Extendable:
-        """What nobody holds and nobody knows to be there: not renewed but given back, tried until its lease has
-        ended."""
-        provider = self._provider()
+    @staticmethod
+    def _orphan(provider: MongoDBLockProvider, key: str, claim: str, milliseconds: int) -> Extendable:
+        """What may have been acquired and nobody holds. It is not renewed but given back, until its lease has ended."""
 
-        def give_back() -> bool:
-            provider.store.run(provider.flows.release, key, claim)
+        def give_back() -> Flow[bool]:
+            yield from call(provider.store.run, provider.store.arun, provider.flows.release, key, claim)
             return False
 
-        async def agive_back() -> bool:
-            await provider.store.arun(provider.flows.release, key, claim)
-            return False
-
-        return Extendable(key, claim, milliseconds, give_back, agive_back)
+        return Extendable(key, claim, milliseconds, lambda: carry_out(give_back()), lambda: acarry_out(give_back()))
 
     def extend(self, handle: LockHandle, timeout: Duration) -> bool:
         """Let the lease end ``timeout`` from now; ``False`` if this acquisition no longer holds the lock."""
         return _handle(handle).extend(_ttl(timeout))
 
     async def aextend(self, handle: LockHandle, timeout: Duration) -> bool:
-        """Asynchronous twin of ``extend``."""
+        """Async version of ``extend``."""
         return await _handle(handle).aextend(_ttl(timeout))
 
     def release(self, handle: LockHandle) -> bool:
@@ -124,7 +164,7 @@ class MongoDBLockBackend:
         return _handle(handle).release()
 
     async def arelease(self, handle: LockHandle) -> bool:
-        """Asynchronous twin of ``release``."""
+        """Async version of ``release``."""
         return await _handle(handle).arelease()
 
     def force_release(self, key: str) -> bool:
@@ -132,7 +172,7 @@ class MongoDBLockBackend:
         return self._provider().force_release(key)
 
     async def aforce_release(self, key: str) -> bool:
-        """Asynchronous twin of ``force_release``."""
+        """Async version of ``force_release``."""
         return await self._provider().aforce_release(key)
 
     def get(self, key: str) -> LockInfo | None:
@@ -140,7 +180,7 @@ class MongoDBLockBackend:
         return self._provider().get(key)
 
     async def aget(self, key: str) -> LockInfo | None:
-        """Asynchronous twin of ``get``."""
+        """Async version of ``get``."""
         return await self._provider().aget(key)
 
     def list(self, pattern: str | None = None) -> builtins.list[LockInfo]:
@@ -148,24 +188,25 @@ class MongoDBLockBackend:
         return self._provider().list(pattern)
 
     async def alist(self, pattern: str | None = None) -> builtins.list[LockInfo]:
-        """Asynchronous twin of ``list``."""
+        """Async version of ``list``."""
         return await self._provider().alist(pattern)
 
-    # What a backend may have besides: it saves commands.
+    # What a backend may offer besides
 
     def remaining(self, key: str) -> float:
-        """Seconds until the lock can be had if nobody gives it back, by the server's clock; 0 if it can be had now."""
+        """Seconds until the lock is free if nobody gives it back, by the server's clock; 0 if it is free now."""
         provider = self._provider()
         return provider.store.run(provider.flows.remaining, key)
 
     async def aremaining(self, key: str) -> float:
-        """Asynchronous twin of ``remaining``."""
+        """Async version of ``remaining``."""
         provider = self._provider()
         return await provider.store.arun(provider.flows.remaining, key)
 
     def renewable(self, handle: LockHandle, milliseconds: int) -> Renewable:
-        """What lets the renewal of many locks be one command."""
-        inner, provider = _handle(handle), _handle(handle).provider
+        """The lock as one of many leases that one command renews."""
+        inner = _handle(handle)
+        provider = inner.provider
         return Renewable(
             provider.store, LOCKS, provider.flows.prefix + inner.key, inner.claim, milliseconds, lease=LEASE
         )

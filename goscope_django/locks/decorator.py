@@ -1,11 +1,11 @@
-"""Functions that run under a lock: each call an acquisition, given back when its transaction is over.
+"""Functions that run under a lock: each call acquires it, and gives it back when its transaction has ended.
 
 Rules of this file:
 
 * Inside ``atomic()`` a lock that is given back at the end of the function would let the next holder read what is not
-  committed yet. So it is held until the transaction has ended, whichever way.
-* The transaction would then wait for itself if it called for the same lock again. Such a call goes on under the lock
-  that the transaction holds already.
+  committed yet. So it is held until the transaction has ended, by a commit or a rollback.
+* A transaction that calls for the same lock again would wait for itself. Such a call goes on under the lock that the
+  transaction holds already.
 """
 
 from __future__ import annotations
@@ -13,21 +13,97 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Hashable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Hashable
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
 from goscope_django.core import arguments
 from goscope_django.core.colours import is_async_dispatch
+from goscope_django.core.flow import Flow, acarry_out, call, carry_out, invoke
 from goscope_django.locks.held import HeldLock
 from goscope_django.process.transactions import after_commit, in_transaction, open_on
 
-if TYPE_CHECKING:
-    from goscope_django.locks.locking import Lock
-
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Acquires(Protocol):
+    """What a ``Lock`` does, as far as a decorator needs it."""
+
+    def acquire(self) -> HeldLock: ...
+    async def aacquire(self) -> HeldLock: ...
+    def where(self) -> tuple[Any, Hashable, int]: ...
+
+
+def decorated(function: Callable[P, T], make: Callable[..., Acquires], using: str | None) -> Callable[P, T]:
+    """``function``, each call of it under the lock that ``make`` makes of its arguments. See ``locks.locked``."""
+    arguments.function(function, "lock")
+
+    def flow(args: Any, kwargs: Any) -> Flow[Any]:
+        return _Call(make(*args, **kwargs), using).around(invoke(function, *args, **kwargs))
+
+    @functools.wraps(function)
+    async def asynchronous(*args: P.args, **kwargs: P.kwargs) -> Any:
+        return await acarry_out(flow(args, kwargs))
+
+    @functools.wraps(function)
+    def synchronous(*args: P.args, **kwargs: P.kwargs) -> Any:
+        if is_async_dispatch(function):
+            return asynchronous(*args, **kwargs)
+        return carry_out(flow(args, kwargs))
+
+    return cast("Callable[P, T]", asynchronous if iscoroutinefunction(function) else synchronous)
+
+
+class _Call:
+    """One call of a decorated function."""
+
+    def __init__(self, one: Acquires, using: str | None) -> None:
+        self.lock = one
+        self.using = using
+        self.handle: HeldLock | None = None
+        self.joined: _Held | None = None
+        if _deferred.held and in_transaction(using):
+            self.joined = _deferred.held.get(one.where()[1])
+
+    def around(self, work: Flow[Any]) -> Flow[Any]:
+        """The result of ``work``, which is done under the lock."""
+        if self.joined is None:
+            self.handle = yield from call(self.lock.acquire, self.lock.aacquire)
+        return (yield from self._under(work))
+
+    def _under(self, work: Flow[Any]) -> Flow[Any]:
+        try:
+            result = yield from work
+        except GeneratorExit:  # nothing can be awaited any more: the lock ends with its lease
+            raise
+        except BaseException as error:
+            yield from self._end(error)
+            raise
+        if inspect.iscoroutine(result):  # its body has not even begun
+            return acarry_out(self._under(invoke(lambda: result)))
+        yield from self._end(None)
+        return result
+
+    def _end(self, error: BaseException | None) -> Flow[None]:
+        if not self._waits(error) and self.handle is not None:
+            yield from call(self.handle.leave, self.handle.aleave, error)
+
+    def _waits(self, error: BaseException | None) -> bool:
+        """Whether the end of a transaction will release the lock."""
+        held = self.joined
+        if held is not None:
+            held.cover(self.using)
+        else:
+            assert self.handle is not None
+            held = _Held(self.handle, self.lock.where()[1])
+            if self.handle.released or not held.cover(self.using):
+                return False
+            _deferred.held[held.place] = held
+        if error is None:
+            held.handle.ensure_held()
+        return True
 
 
 class _Held:
@@ -67,86 +143,3 @@ class _Deferred(threading.local):
 
 
 _deferred = _Deferred()
-
-
-class _Call:
-    """One call of a decorated function."""
-
-    def __init__(self, one: Lock, using: str | None) -> None:
-        self.lock = one
-        self.using = using
-        self.handle: HeldLock | None = None
-        self.joined: _Held | None = None
-        if _deferred.held and in_transaction(using):
-            self.joined = _deferred.held.get(one.where()[1])
-
-    def begin(self) -> None:
-        if self.joined is None:
-            self.handle = self.lock.acquire()
-
-    async def abegin(self) -> None:
-        if self.joined is None:
-            self.handle = await self.lock.aacquire()
-
-    def waits(self, error: BaseException | None) -> bool:
-        """Whether the end of a transaction will release the lock."""
-        handle = self.handle
-        if handle is None:
-            assert self.joined is not None
-            self.joined.cover(self.using)
-            if error is None:
-                self.joined.handle.ensure_held()
-            return True
-        held = _Held(handle, self.lock.where()[1])
-        if handle.released or not held.cover(self.using):
-            return False
-        _deferred.held[held.place] = held
-        if error is None:
-            handle.ensure_held()
-        return True
-
-    def end(self, error: BaseException | None) -> None:
-        if not self.waits(error) and self.handle is not None:
-            self.handle.leave(error)
-
-    async def aend(self, error: BaseException | None) -> None:
-        if not self.waits(error) and self.handle is not None:
-            await self.handle.aleave(error)
-
-
-def decorated(function: Callable[P, T], make: Callable[..., Lock], using: str | None) -> Callable[P, T]:
-    """``function``, each call of it under the lock that ``make`` makes of its arguments. See ``locks.locked``."""
-    arguments.function(function, "lock")
-
-    async def arunning(call: _Call, awaitable: Awaitable[Any]) -> Any:
-        try:
-            result = await awaitable
-        except BaseException as error:
-            await call.aend(error)
-            raise
-        await call.aend(None)
-        return result
-
-    @functools.wraps(function)
-    async def asynchronous(*args: P.args, **kwargs: P.kwargs) -> Any:
-        call = _Call(make(*args, **kwargs), using)
-        await call.abegin()
-        return await arunning(call, cast("Any", function)(*args, **kwargs))
-
-    @functools.wraps(function)
-    def synchronous(*args: P.args, **kwargs: P.kwargs) -> Any:
-        if is_async_dispatch(function):
-            return asynchronous(*args, **kwargs)
-        call = _Call(make(*args, **kwargs), using)
-        call.begin()
-        try:
-            result = function(*args, **kwargs)
-        except BaseException as error:
-            call.end(error)
-            raise
-        if inspect.iscoroutine(result):  # its body has not even begun
-            return arunning(call, result)
-        call.end(None)
-        return result
-
-    return cast("Callable[P, T]", asynchronous if iscoroutinefunction(function) else synchronous)

@@ -1,9 +1,10 @@
-"""A lock that is held: what ``goscope_django.locks.lock`` hands over.
+"""A lock that is held: the handle that ``goscope_django.locks.lock`` gives to whoever got the lock.
 
-Rules of this file:
+It keeps the lock alive, says whether it is lost, and gives it back. Rules of this file:
 
-* The renewer is stopped before the release is sent. A release that failed can be tried again.
-* Once released or lost, no method of the handle touches the lock that somebody else may hold by now.
+* The renewal is stopped before the release is sent. A release that failed can be tried again.
+* Once the lock is released or lost, no method of the handle touches it: somebody else may hold it by now.
+* What asks the backend is a flow, written once for sync and async.
 """
 
 from __future__ import annotations
@@ -26,24 +27,25 @@ from goscope_django.contracts import LockHandle, Ttl
 from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
 from goscope_django.core.colours import finished
+from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import LockLost
 from goscope_django.locks import waiting
-from goscope_django.mongodb.driver.limits import within
-from goscope_django.process import renewal
-from goscope_django.process.renewal import Extendable, Lost
+from goscope_django.locks.backends import limited, renews_together
+from goscope_django.process.kept_lease import Extendable, Lost, Renewable, Renewal, now
 
 logger = logging.getLogger("goscope.locks")
+
 HELD: Final = frozenset({"held", "unreleased"})
 """States of a handle that may hold its lock. ``unreleased``: a release failed, so its lease is not renewed any more."""
 
 
-class Holding:
-    """One acquisition of a lock, kept alive in the background.
+class HeldLock:
+    """One acquisition of a lock, kept alive in the background; a sync and async context manager that releases it.
 
-    ``token`` is the fencing token, ``lost`` tells (like a ``threading.Event``) that the lock is no longer held
-    although it was not given back: at the end of its lease at the latest, by this machine's monotonic clock, whether
-    or not the server or the renewer can be reached. A forked child does not hold its parent's locks: there ``lost`` is
-    set.
+    ``token`` is the fencing token. ``lost`` is asked like a ``threading.Event``: it is set when the lock is no longer
+    held although it was not given back. That is at the end of its lease at the latest, by this machine's monotonic
+    clock, whether or not the server can be reached or the renewal still runs. A forked child does not hold its
+    parent's locks: ``lost`` is set there.
     """
 
     __slots__ = (
@@ -62,15 +64,16 @@ class Holding:
 
     def __init__(
         self,
+        keep: Callable[..., Renewal],
         backend: Any,
         inner: LockHandle,
         milliseconds: int,
         started: float,
-        *,
         place: Hashable,
+        *,
         auto_extend: bool,
-        asynchronous: bool,
     ) -> None:
+        """``keep`` is ``renewal.keep`` or ``renewal.akeep``; ``started`` is ``time.monotonic()`` before the attempt."""
         self._backend = backend
         self._inner = inner
         self._milliseconds = milliseconds
@@ -87,23 +90,9 @@ class Holding:
             if handle is not None:
                 handle._was_lost()
 
-        keep = renewal.akeep if asynchronous else renewal.keep
-        self._renewal = keep(self._renewable(), started, lost, renew=auto_extend)
+        self._renewal = keep(_renewable(backend, inner, milliseconds), started, lost, renew=auto_extend)
         self._start = (self._renewal.deadline, inner.expires_at)
         waiting.held(place, self)
-
-    def _renewable(self) -> Any:
-        backend, inner, seconds = self._backend, self._inner, self._milliseconds / 1_000
-        batched = getattr(backend, "renewable", None)
-        if batched is not None:
-            return batched(inner, self._milliseconds)
-        return Extendable(
-            inner.key,
-            str(inner.token),
-            self._milliseconds,
-            lambda: backend.extend(inner, seconds),
-            lambda: backend.aextend(inner, seconds),
-        )
 
     def __repr__(self) -> str:
         state = "lost" if self.lost.is_set() else self._state
@@ -119,6 +108,8 @@ class Holding:
             warnings.warn(
                 f"{self!r} was dropped without release; it ends with its lease", ResourceWarning, stacklevel=2
             )
+
+    # What it is
 
     @property
     def key(self) -> str:
@@ -142,22 +133,24 @@ class Holding:
 
     @property
     def expires_at(self) -> datetime:
-        """When the lease ends by the server's clock as far as is known here; later with each renewal."""
+        """When the lease ends by the server's clock, as far as is known here; later with each renewal."""
         deadline, expires_at = self._start
         return expires_at + timedelta(seconds=self._renewal.deadline - deadline)
-
-    @property
-    def lost(self) -> Lost:
-        """Set once the lock is lost: ``is_set()``, ``wait(timeout)``; ``await handle.wait_lost()`` in a coroutine."""
-        return self._renewal.lost
 
     @property
     def released(self) -> bool:
         """Whether it was given back."""
         return self._state == "released"
 
+    # Whether it is lost
+
+    @property
+    def lost(self) -> Lost:
+        """Set once the lock is lost: ``is_set()``, ``wait(timeout)``; ``await handle.wait_lost()`` in a coroutine."""
+        return self._renewal.lost
+
     def ensure_held(self) -> None:
-        """Raise ``LockLost`` if the lock is not held any more. Asks no server: cheap enough for a loop."""
+        """Raise ``LockLost`` if the lock is not held any more. Sends nothing: cheap enough for a loop."""
         if self.lost.is_set():
             raise LockLost(f"lock {self.key!r}: the lease of {self.owner!r} has ended or was taken over", key=self.key)
         if self._state == "released":
@@ -166,7 +159,7 @@ class Holding:
     check = ensure_held
 
     def on_lost(self, callback: Callable[[Self], object]) -> None:
-        """Call ``callback(handle)`` once if the lock is lost (at once if it is): on the thread or task that renews."""
+        """Call ``callback(handle)`` once when the lock is lost, on the thread or task that renews; now if it is."""
         with self._guard:
             self._callbacks.append(callback)
         if self.lost.is_set():
@@ -184,7 +177,7 @@ class Holding:
         try:
             while self._renewal.check() and self._renewal.active:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.001, self._renewal.deadline - renewal.now())):
+                    async with asyncio.timeout(max(0.001, self._renewal.deadline - now())):
                         await over.wait()
                         over.clear()  # a release that failed is not the end
         finally:
@@ -205,166 +198,124 @@ class Holding:
             except Exception:
                 logger.exception("the callback for the lost lock %r failed", self.key)
 
-    # For transactions on the lock's own document.
+    # What asks the backend
 
-    def pause_renewal(self) -> Callable[[], None]:
-        """No renewals until the function that is returned is called; the lease's end stays as it is."""
-        return self._renewal.pause()
+    def release(self) -> bool:
+        """Give the lock back; ``False`` if it was released or lost before. One round trip, bounded by the lease.
 
-    def sending(self) -> bool:
-        """Whether a renewal is on its way."""
-        return self._renewal.sending
+        Raises ``StoreError`` if the server can't be reached. It is then not renewed any more, and ``release`` may be
+        called again.
+        """
+        return carry_out(self._release())
 
+    async def arelease(self) -> bool:
+        """Async version of ``release``. Cancelled, it finishes first."""
+        return bool(await finished(acarry_out(self._release())))
 
-logger = logging.getLogger("goscope.locks")
-_SHORTEST: Final = 1.0
-_LONGEST: Final = 10.0
+    def _release(self) -> Flow[bool]:
+        if not self._begins_release():
+            return False
+        backend, inner, renewal = self._backend, self._inner, self._renewal
+        renewal.stop()
+        try:
+            # Past its lease the lock is free without us.
+            with limited(renewal.deadline - now()):
+                freed = yield from call(lambda: backend.release(inner), lambda: backend.arelease(inner))
+        except BaseException:
+            self._state = "unreleased"
+            renewal.watch()
+            raise
+        if not freed:
+            self._state = "lost"
+            renewal.lose(stopped=True)
+            return False
+        self._state = "released"
+        waiting.left(self._place, self, free=True)
+        runtime.emit("lock_released", key=self.key, owner=self.owner, token=self.token)
+        return True
 
-
-class HeldLock(Holding):
-    """``Holding`` with all that asks the server; a context manager of both kinds that releases."""
-
-    __slots__ = ()
-
-    # Release: what goes before the command, and what follows it.
-
-    def _releasing(self) -> bool:
+    def _begins_release(self) -> bool:
+        """``False`` if the lock is gone, or another thread or task is releasing it."""
         if self.lost.is_set():
             return False
         with self._guard:
             if self._state not in HELD:
                 return False
             self._state = "releasing"
-        self._renewal.stop()
         return True
-
-    def _bound(self) -> float:
-        # Past its lease the lock is free without us.
-        return max(_SHORTEST, min(_LONGEST, self._renewal.deadline - renewal.now()))
-
-    def _released(self, freed: bool) -> bool:
-        self._state = "released" if freed else "lost"
-        if not freed:
-            self._renewal.lose(stopped=True)
-            return False
-        waiting.left(self._place, self, free=True)
-        runtime.emit("lock_released", key=self.key, owner=self.owner, token=self.token)
-        return True
-
-    def _not_given_back(self) -> None:
-        self._state = "unreleased"
-        self._renewal.watch()
-
-    def release(self) -> bool:
-        """Give the lock back; ``False`` if it was released or lost before. One round trip, bounded by the lease.
-
-        Raises ``StoreError`` if the server can't be reached; it may then be called again, and is not renewed any more.
-        """
-        if not self._releasing():
-            return False
-        try:
-            with within(self._bound()):
-                freed = self._backend.release(self._inner)
-        except BaseException:
-            self._not_given_back()
-            raise
-        return self._released(freed)
-
-    async def _give_back(self) -> bool:
-        return self._released(await self._backend.arelease(self._inner))
-
-    async def arelease(self) -> bool:
-        """Asynchronous twin of ``release``. Cancelled, it finishes first."""
-        if not self._releasing():
-            return False
-        try:
-            with within(self._bound()):
-                freed: bool = await finished(self._give_back())
-        except BaseException:
-            if self._state == "releasing":
-                self._not_given_back()
-            raise
-        return freed
-
-    def _length(self, ttl: Ttl | None, timeout: Duration | None) -> int:
-        if timeout is not None:
-            return arguments.duration_milliseconds(timeout, "timeout")
-        return self._milliseconds if ttl is None else arguments.ttl_milliseconds(ttl)
-
-    def _extended(self, held: bool, started: float, milliseconds: int) -> bool:
-        if held:
-            self._renewal.extended(started, milliseconds)
-        else:
-            self._renewal.lose()
-        return held
 
     def extend(self, ttl: Ttl | None = None, *, timeout: Duration | None = None) -> bool:
         """Let the lease end ``ttl`` (**milliseconds** or a timedelta) or ``timeout`` (seconds or a timedelta) from now.
 
-        With neither, as long from now as it was asked for. ``False`` if the lock is no longer held. One round trip.
+        With neither, it ends as long from now as was asked for at first. ``False`` if the lock is no longer held. One
+        round trip.
         """
-        milliseconds = self._length(ttl, timeout)
-        if self._state not in HELD or self.lost.is_set():
-            return False
-        started = renewal.now()
-        return self._extended(self._backend.extend(self._inner, milliseconds / 1_000), started, milliseconds)
+        return carry_out(self._extend(ttl, timeout))
 
     async def aextend(self, ttl: Ttl | None = None, *, timeout: Duration | None = None) -> bool:
-        """Asynchronous twin of ``extend``."""
-        milliseconds = self._length(ttl, timeout)
-        if self._state not in HELD or self.lost.is_set():
-            return False
-        started = renewal.now()
-        return self._extended(await self._backend.aextend(self._inner, milliseconds / 1_000), started, milliseconds)
+        """Async version of ``extend``."""
+        return await acarry_out(self._extend(ttl, timeout))
 
-    def _valid(self, info: Any) -> bool:
+    def _extend(self, ttl: Ttl | None, timeout: Duration | None) -> Flow[bool]:
+        milliseconds = self._milliseconds
+        if timeout is not None:
+            milliseconds = arguments.duration_milliseconds(timeout, "timeout")
+        elif ttl is not None:
+            milliseconds = arguments.ttl_milliseconds(ttl)
+        if not self._may_hold():
+            return False
+        backend, inner, seconds, started = self._backend, self._inner, milliseconds / 1_000, now()
+        held = yield from call(lambda: backend.extend(inner, seconds), lambda: backend.aextend(inner, seconds))
+        if held:
+            self._renewal.extended(started, milliseconds)
+        else:
+            self._renewal.lose()
+        return bool(held)
+
+    def is_valid(self) -> bool:
+        """Ask the server whether this acquisition holds the lock now: one round trip. Only a fenced write proves it."""
+        return carry_out(self._is_valid())
+
+    async def ais_valid(self) -> bool:
+        """Async version of ``is_valid``."""
+        return await acarry_out(self._is_valid())
+
+    def _is_valid(self) -> Flow[bool]:
+        if not self._may_hold():
+            return False
+        backend, key = self._backend, self.key
+        info = yield from call(lambda: backend.get(key), lambda: backend.aget(key))
         valid = info is not None and info.token == self.token and info.owner == self.owner
         if not valid:
             self._renewal.lose()
         return valid
 
-    def is_valid(self) -> bool:
-        """Ask the server whether this acquisition holds the lock now: one round trip. Only a fenced write proves it."""
-        if self._state not in HELD or self.lost.is_set():
-            return False
-        return self._valid(self._backend.get(self.key))
+    def _may_hold(self) -> bool:
+        return self._state in HELD and not self.lost.is_set()
 
-    async def ais_valid(self) -> bool:
-        """Asynchronous twin of ``is_valid``."""
-        if self._state not in HELD or self.lost.is_set():
-            return False
-        return self._valid(await self._backend.aget(self.key))
-
-    # Leaving a block.
-
-    def _left(self, kept: bool, error: BaseException | None) -> None:
-        if not kept and error is None:
-            raise LockLost(f"lock {self.key!r}: it was lost before the block ended", key=self.key)
-
-    def _not_released(self, error: BaseException) -> None:
-        logger.warning("lock %r could not be released, and ends with its lease: %s", self.key, error)
+    # The end of a block
 
     def leave(self, error: BaseException | None) -> None:
-        """Release at the end of a block. If it raised no ``error``, raises ``LockLost`` or what the release does."""
-        try:
-            kept = self.released or self.release()
-        except Exception as failure:
-            if error is None:
-                raise
-            self._not_released(failure)
-        else:
-            self._left(kept, error)
+        """Release at the end of a block that raised ``error``, or ``None``.
+
+        If it raised nothing, raises ``LockLost`` if the lock is lost, or what the release raises.
+        """
+        carry_out(self._leave(error))
 
     async def aleave(self, error: BaseException | None) -> None:
-        """Asynchronous twin of ``leave``."""
+        """Async version of ``leave``."""
+        await acarry_out(self._leave(error))
+
+    def _leave(self, error: BaseException | None) -> Flow[None]:
         try:
-            kept = self.released or await self.arelease()
+            kept = self.released or (yield from call(self.release, self.arelease))
         except Exception as failure:
             if error is None:
                 raise
-            self._not_released(failure)
-        else:
-            self._left(kept, error)
+            logger.warning("lock %r could not be released, and ends with its lease: %s", self.key, failure)
+            return
+        if not kept and error is None:
+            raise LockLost(f"lock {self.key!r}: it was lost before the block ended", key=self.key)
 
     def __enter__(self) -> Self:
         return self
@@ -381,3 +332,26 @@ class HeldLock(Holding):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aleave(error)
+
+    # For transactions on the lock's own document
+
+    def pause_renewal(self) -> Callable[[], None]:
+        """No renewals until the function that is returned is called; the lease's end stays as it is."""
+        return self._renewal.pause()
+
+    def sending(self) -> bool:
+        """Whether a renewal is on its way."""
+        return self._renewal.sending
+
+
+def _renewable(backend: Any, inner: LockHandle, milliseconds: int) -> Renewable | Extendable:
+    if renews_together(backend):
+        return backend.renewable(inner, milliseconds)
+    seconds = milliseconds / 1_000
+    return Extendable(
+        inner.key,
+        str(inner.token),
+        milliseconds,
+        lambda: backend.extend(inner, seconds),
+        lambda: backend.aextend(inner, seconds),
+    )

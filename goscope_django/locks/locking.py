@@ -1,18 +1,22 @@
-"""Locks across processes and machines: ``with lock("stock:42") as handle: ...``
+"""What to lock and how: ``lock``, ``locked`` and the ``Lock`` objects that they make.
 
-Rules of this file: it ties together what decides elsewhere: the backend (is it free?), ``waiting`` (whose turn is it?),
-``held_lock`` and ``renewal`` (is it still ours?), ``transactions`` (when may a decorator let go?).
+This file ties together what others decide. Rules of this file:
+
+* The backend decides whether a lock is free, ``waiting`` whose turn it is, ``held`` whether it is still ours, and
+  ``process.transactions`` when a decorator may give it back.
+* An async caller that is cancelled gets no handle, so nobody has the lock then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
@@ -21,222 +25,16 @@ from django.utils.module_loading import import_string
 from goscope_django import conf, runtime
 from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
-from goscope_django.core.flow import Command, arun, run
+from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import LockNotAcquired
-from goscope_django.locks.backends import LockBackend
+from goscope_django.locks.backends import LockBackend, knows_remaining, limited
 from goscope_django.locks.decorator import decorated
 from goscope_django.locks.held import HeldLock
-from goscope_django.locks.waiting import Attempt, Read, TaskWaiter, ThreadWaiter, Wait, contend
-from goscope_django.mongodb.driver.limits import within
-from goscope_django.process import counters
+from goscope_django.locks.waiting import TaskWaiter, ThreadWaiter, contend
+from goscope_django.process import counters, renewal
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_SHORTEST: Final = 1.0
-_LONGEST: Final = 10.0
-"""Seconds that one attempt gets: a shorter one could not find out what became of it."""
-_backends: dict[str, LockBackend] = {}
-
-
-def backend() -> LockBackend:
-    """The object of the class that ``GOSCOPE["LOCK_BACKEND"]`` names. Raises ``ImproperlyConfigured``."""
-    path = conf.current().lock_backend
-    found = _backends.get(path)
-    if found is None:
-        try:
-            found = _backends.setdefault(path, import_string(path)())
-        except (ImportError, TypeError) as error:
-            raise ImproperlyConfigured(f"GOSCOPE['LOCK_BACKEND']={path!r} can't be used: {error}") from error
-    return found
-
-
-def _forget(*, setting: str, **_: object) -> None:
-    if setting == "GOSCOPE":
-        _backends.clear()
-
-
-setting_changed.connect(_forget, dispatch_uid="goscope_django.locks")
-
-
-class Lock:
-    """What to lock and how. A context manager of both kinds and a decorator; made by ``lock``.
-
-    It has no state of its own: each block and each call is an acquisition, in as many threads and tasks at once as you
-    like.
-    """
-
-    def __init__(
-        self,
-        key: str,
-        timeout: Duration | None = None,
-        *,
-        blocking: bool = True,
-        blocking_timeout: Duration | None = None,
-        auto_extend: bool = True,
-        owner: str | None = None,
-    ) -> None:
-        self.key = arguments.key(key)
-        self.timeout = None if timeout is None else arguments.duration_milliseconds(timeout, "timeout")
-        self.owner = None if owner is None else arguments.key(owner, "owner")
-        self.auto_extend = arguments.flag(auto_extend, "auto_extend")
-        self.patience = math.inf
-        if blocking_timeout is not None:
-            self.patience = arguments.duration_seconds(blocking_timeout, "blocking_timeout", zero=True)
-        if not arguments.flag(blocking, "blocking"):
-            self.patience = 0.0
-        self._entered: dict[Hashable, list[HeldLock]] = {}
-
-    def __repr__(self) -> str:
-        return f"<lock on {self.key!r}>"
-
-    def acquire(self) -> HeldLock:
-        """Acquire; the handle is yours to release, or to use as a context manager. Raises ``LockNotAcquired``."""
-        store, place, milliseconds = self.where()
-        seconds, waiter = milliseconds / 1_000, ThreadWaiter()
-
-        def execute(command: Command[Any]) -> Any:
-            if isinstance(command, Wait):
-                return waiter.wait(command.seconds)
-            if isinstance(command, Read):
-                return self._rest(store.remaining(self.key) if hasattr(store, "remaining") else store.get(self.key))
-            assert isinstance(command, Attempt)
-            started = time.monotonic()
-            with within(self._bound(command)):
-                got = store.acquire(self.key, seconds, self.owner)
-            return got and self._held(store, got, milliseconds, started, place, asynchronous=False)
-
-        return self._got(run(contend(place, waiter, self.patience), execute))
-
-    async def aacquire(self) -> HeldLock:
-        """Asynchronous twin of ``acquire``. Cancelled, it leaves nothing behind."""
-        store, place, milliseconds = self.where()
-        seconds, waiter = milliseconds / 1_000, TaskWaiter()
-
-        async def attempt() -> HeldLock | None:
-            started = time.monotonic()
-            got = await store.aacquire(self.key, seconds, self.owner)
-            return got and self._held(store, got, milliseconds, started, place, asynchronous=True)
-
-        async def execute(command: Command[Any]) -> Any:
-            if isinstance(command, Wait):
-                return await waiter.wait(command.seconds)
-            if isinstance(command, Read):
-                return self._rest(
-                    await (store.aremaining(self.key) if hasattr(store, "aremaining") else store.aget(self.key))
-                )
-            assert isinstance(command, Attempt)
-            with within(self._bound(command)):
-                return await _or_undone(attempt())
-
-        return self._got(await arun(contend(place, waiter, self.patience), execute))
-
-    def where(self) -> tuple[Any, Hashable, int]:
-        """The backend, what identifies the lock in this process, and the lease in milliseconds, as settings are now."""
-        store = backend()
-        settings = conf.current()
-        milliseconds = self.timeout
-        if milliseconds is None:
-            milliseconds = arguments.duration_milliseconds(settings.default_lock_timeout, "DEFAULT_LOCK_TIMEOUT")
-        return store, (id(store), settings.url, settings.key_prefix, self.key), milliseconds
-
-    def _bound(self, attempt: Attempt) -> float:
-        return max(_SHORTEST, min(_LONGEST, attempt.left)) if self.patience else _LONGEST
-
-    @staticmethod
-    def _rest(answer: Any) -> float:
-        # get() tells of an instant of the store's clock, which is not ours: so it is read again.
-        if isinstance(answer, (int, float)):
-            return answer
-        return 0.0 if answer is None else math.inf
-
-    def _held(
-        self, store: Any, got: Any, milliseconds: int, started: float, place: Hashable, *, asynchronous: bool
-    ) -> HeldLock:
-        handle = HeldLock(
-            store,
-            got,
-            milliseconds,
-            started,
-            place=place,
-            auto_extend=self.auto_extend,
-            asynchronous=asynchronous,
-        )
-        runtime.emit("lock_acquired", key=handle.key, owner=handle.owner, token=handle.token)
-        return handle
-
-    def _got(self, handle: HeldLock | None) -> HeldLock:
-        if handle is None:
-            counters.count("locks_not_acquired")
-            waited = f" after {self.patience:g} s" if self.patience else ""
-            raise LockNotAcquired(f"lock {self.key!r}: somebody else holds it{waited}", key=self.key)
-        return handle
-
-    # Blocks. Which handle a block has is remembered here, by thread or task.
-
-    def _enter(self, who: Hashable, handle: HeldLock) -> HeldLock:
-        self._entered.setdefault(who, []).append(handle)
-        return handle
-
-    def _exit(self, who: Hashable) -> HeldLock:
-        if who not in self._entered and len(self._entered) == 1:
-            # An asynchronous generator may be closed by another task than the one that began it.
-            who = next(iter(self._entered))
-        handles = self._entered[who]
-        handle = handles.pop()
-        if not handles:
-            del self._entered[who]
-        return handle
-
-    def __enter__(self) -> HeldLock:
-        return self._enter(_who(), self.acquire())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exit(_who()).leave(error)
-
-    async def __aenter__(self) -> HeldLock:
-        return self._enter(_who(), await self.aacquire())
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._exit(_who()).aleave(error)
-
-    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
-        """Run ``function`` under the lock; see ``locked``."""
-        return decorated(function, lambda *_, **__: self, None)
-
-
-def _who() -> Hashable:
-    try:
-        return asyncio.current_task() or threading.get_ident()
-    except RuntimeError:
-        return threading.get_ident()
-
-
-async def _or_undone(attempt: Awaitable[HeldLock | None]) -> HeldLock | None:
-    """The outcome of ``attempt``; cancelled, it is waited for, and what it acquired is given back."""
-    task = asyncio.ensure_future(attempt)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if not task.cancelled():
-            task.add_done_callback(_undo)
-            await asyncio.wait([task])
-            await asyncio.sleep(0)  # the callback's turn
-            if (undoing := _undoing.get(task)) is not None:
-                await asyncio.wait([undoing])
-        raise
-
-
-_undoing: dict[asyncio.Task[Any], asyncio.Task[Any]] = {}
-
-
-def _undo(task: asyncio.Task[HeldLock | None]) -> None:
-    if not task.cancelled() and task.exception() is None and (handle := task.result()) is not None:
-        _undoing[task] = task.get_loop().create_task(handle.aleave(asyncio.CancelledError()))
-        _undoing[task].add_done_callback(lambda _: _undoing.pop(task))
 
 
 def lock(
@@ -275,7 +73,7 @@ def locked(
     owner: str | None = None,
     using: str | None = None,
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorator: each call of the function runs under the lock on ``key``, or on what ``key(*args, **kwargs)`` returns.
+    """Decorator: each call of the function holds the lock on ``key``, or on what ``key(*args, **kwargs)`` returns.
 
     Inside ``atomic()`` the lock is given back after the commit or the rollback, not before: on the database ``using``,
     or on all that are in a transaction. Until then calls for the same key in that transaction go on under the same
@@ -294,3 +92,186 @@ def locked(
     Lock("", timeout, **options)  # a wrong argument is told where it was written, not at the first call
     make = key
     return lambda function: decorated(function, lambda *a, **k: Lock(make(*a, **k), timeout, **options), using)
+
+
+class Lock:
+    """What to lock and how: a sync and async context manager and a decorator, made by ``lock``.
+
+    Each block and each call is an acquisition of its own, in as many threads and tasks at once as you like.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        timeout: Duration | None = None,
+        *,
+        blocking: bool = True,
+        blocking_timeout: Duration | None = None,
+        auto_extend: bool = True,
+        owner: str | None = None,
+    ) -> None:
+        self.key = arguments.key(key)
+        self.timeout = None if timeout is None else arguments.duration_milliseconds(timeout, "timeout")
+        self.owner = None if owner is None else arguments.key(owner, "owner")
+        self.auto_extend = arguments.flag(auto_extend, "auto_extend")
+        self.patience = math.inf
+        if blocking_timeout is not None:
+            self.patience = arguments.duration_seconds(blocking_timeout, "blocking_timeout", zero=True)
+        if not arguments.flag(blocking, "blocking"):
+            self.patience = 0.0
+        self._entered: dict[Hashable, list[HeldLock]] = {}
+
+    def __repr__(self) -> str:
+        return f"<lock on {self.key!r}>"
+
+    def acquire(self) -> HeldLock:
+        """Acquire; the handle is yours to release, or to use as a context manager.
+
+        Raises ``LockNotAcquired``, and ``StoreError`` if the server can't be reached. One round trip if the lock is
+        free.
+        """
+        return carry_out(self._acquire())
+
+    async def aacquire(self) -> HeldLock:
+        """Async version of ``acquire``. Cancelled, it leaves nothing behind."""
+        return await acarry_out(self._acquire())
+
+    def _acquire(self) -> Flow[HeldLock]:
+        store, place, milliseconds = self.where()
+
+        def attempt(left: float) -> Flow[HeldLock | None]:
+            once = functools.partial(self._attempt, store, place, milliseconds, left)
+            return call(lambda: carry_out(once()), lambda: _or_undone(acarry_out(once())))
+
+        waiter = yield from call(ThreadWaiter, TaskWaiter)
+        handle = yield from contend(place, waiter, self.patience, attempt, lambda: self._remaining(store))
+        if handle is None:
+            counters.count("locks_not_acquired")
+            waited = f" after {self.patience:g} s" if self.patience else ""
+            raise LockNotAcquired(f"lock {self.key!r}: somebody else holds it{waited}", key=self.key)
+        return handle
+
+    def _attempt(self, store: Any, place: Hashable, milliseconds: int, left: float) -> Flow[HeldLock | None]:
+        """One attempt, with ``left`` seconds of patience; ``None`` if somebody else holds the lock."""
+        key, owner, seconds, started = self.key, self.owner, milliseconds / 1_000, time.monotonic()
+        with limited(left if self.patience else math.inf):
+            got = yield from call(
+                lambda: store.acquire(key, seconds, owner), lambda: store.aacquire(key, seconds, owner)
+            )
+        if not got:
+            return None
+        held = functools.partial(HeldLock, auto_extend=self.auto_extend)
+        handle: HeldLock = yield from call(
+            functools.partial(held, renewal.keep),
+            functools.partial(held, renewal.akeep),
+            *(store, got, milliseconds, started, place),
+        )
+        runtime.emit("lock_acquired", key=handle.key, owner=handle.owner, token=handle.token)
+        return handle
+
+    def _remaining(self, store: Any) -> Flow[float]:
+        """For how many seconds somebody holds the lock at most, as far as the backend can tell; 0 if it is free."""
+        key = self.key
+        if knows_remaining(store):
+            seconds: float = yield from call(store.remaining, store.aremaining, key)
+            return seconds
+        # An instant of the backend's clock, which is not ours, says nothing about for how long: so it is asked again.
+        found = yield from call(lambda: store.get(key), lambda: store.aget(key))
+        return 0.0 if found is None else math.inf
+
+    def where(self) -> tuple[Any, Hashable, int]:
+        """The backend, what identifies the lock in this process, and the lease in milliseconds, as settings are now."""
+        store = backend()
+        settings = conf.current()
+        milliseconds = self.timeout
+        if milliseconds is None:
+            milliseconds = arguments.duration_milliseconds(settings.default_lock_timeout, "DEFAULT_LOCK_TIMEOUT")
+        return store, (id(store), settings.url, settings.key_prefix, self.key), milliseconds
+
+    # Blocks: which handle a block has is remembered here, by thread or task
+
+    def _enter(self, who: Hashable, handle: HeldLock) -> HeldLock:
+        self._entered.setdefault(who, []).append(handle)
+        return handle
+
+    def _exit(self, who: Hashable) -> HeldLock:
+        if who not in self._entered and len(self._entered) == 1:
+            # An async generator may be closed by another task than the one that began it.
+            who = next(iter(self._entered))
+        handles = self._entered[who]
+        handle = handles.pop()
+        if not handles:
+            del self._entered[who]
+        return handle
+
+    def __enter__(self) -> HeldLock:
+        return self._enter(_who(), self.acquire())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit(_who()).leave(error)
+
+    async def __aenter__(self) -> HeldLock:
+        return self._enter(_who(), await self.aacquire())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exit(_who()).aleave(error)
+
+    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
+        """``function``, each call of it under the lock; see ``locked``."""
+        return decorated(function, lambda *_, **__: self, None)
+
+
+def _who() -> Hashable:
+    try:
+        return asyncio.current_task() or threading.get_ident()
+    except RuntimeError:
+        return threading.get_ident()
+
+
+async def _or_undone(attempt: Coroutine[Any, Any, HeldLock | None]) -> HeldLock | None:
+    """The outcome of ``attempt``; cancelled, it is waited for, and what it acquired is given back."""
+    task = asyncio.ensure_future(attempt)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        undoing = asyncio.ensure_future(_undo(task))
+        _undoing.add(undoing)
+        undoing.add_done_callback(_undoing.discard)
+        await asyncio.wait([undoing])  # cancelled once more this ends, and the undoing goes on
+        raise
+
+
+_undoing: set[asyncio.Task[None]] = set()
+
+
+async def _undo(task: asyncio.Task[HeldLock | None]) -> None:
+    await asyncio.wait([task])
+    if not task.cancelled() and task.exception() is None and (handle := task.result()) is not None:
+        await handle.aleave(asyncio.CancelledError())
+
+
+_backends: dict[str, LockBackend] = {}
+
+
+def backend() -> LockBackend:
+    """The object of the class that ``GOSCOPE["LOCK_BACKEND"]`` names. Raises ``ImproperlyConfigured``."""
+    path = conf.current().lock_backend
+    found = _backends.get(path)
+    if found is None:
+        try:
+            found = _backends.setdefault(path, import_string(path)())
+        except (ImportError, TypeError) as error:
+            raise ImproperlyConfigured(f"GOSCOPE['LOCK_BACKEND']={path!r} can't be used: {error}") from error
+    return found
+
+
+def _forget(*, setting: str, **_: object) -> None:
+    if setting == "GOSCOPE":
+        _backends.clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="goscope_django.locks")

@@ -1,15 +1,13 @@
-"""Waiting for a lock: one line for each lock in each process, whose first waiter alone asks the server.
+"""Waiting for a lock: each lock has one line in each process, and only the first waiter of a line asks the server.
 
-Rules of this file:
+A waiter is a thread's or a task's; both stand in the same line. Rules of this file:
 
-* Whoever waits stands in line. The first one reads every ``POLL`` seconds, with jitter, and never sleeps past the end
-  of the holder's lease; it contends only when a read says that the lock is free. The others send nothing.
-* A lock that is given back in this process goes to the first in line at once, and then asking is left out. After
+* The first in line reads every ``POLL`` seconds, with jitter, and never sleeps past the end of the holder's lease. It
+  tries to acquire only when a read says that the lock is free. The others send nothing.
+* A lock that is given back in this process goes to the first in line at once, which then tries without reading. After
   ``STREAK`` such turns it lets the other processes have a try.
-* While this very process holds the lock the first in line only looks now and then.
-* Who leaves the line, in whatever way, leaves nothing behind and makes way for the next one.
-
-Logic is written once, as a flow; a waiter is a thread's or a task's.
+* While this very process holds the lock, the first in line reads every ``OWN`` seconds only.
+* Whoever leaves the line, in whatever way, leaves nothing behind and makes way for the next one.
 """
 
 from __future__ import annotations
@@ -21,14 +19,16 @@ import random
 import threading
 import weakref
 from collections import deque
-from collections.abc import Hashable
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Callable, Hashable
+from typing import Any, Final, Literal, Protocol, TypeVar
 
-from goscope_django.core.flow import Command, Flow, perform
+from goscope_django.core.flow import Flow, invoke
 from goscope_django.core.forking import at_fork
-from goscope_django.mongodb.figures import Wait as Told
+from goscope_django.mongodb.figures import Wait
 from goscope_django.process import counters
 from goscope_django.process.kept_lease import now
+
+T = TypeVar("T")
 
 POLL: Final = 0.027
 """Seconds between two reads of the first in line: with the read itself at most 40 commands a second."""
@@ -41,34 +41,65 @@ STREAK: Final = 10
 Signal = Literal["first", "released", "yield"]
 
 
-class Attempt(Command[Any]):
-    """Contend. The result is the lock, or ``None``."""
+def contend(
+    place: Hashable,
+    waiter: Waiter,
+    seconds: float,
+    attempt: Callable[[float], Flow[T | None]],
+    remaining: Callable[[], Flow[float]],
+) -> Flow[T | None]:
+    """Get the lock at ``place`` within ``seconds`` (0: one attempt; infinity: in any case), or ``None``.
 
-    def __init__(self, left: float) -> None:
-        self.left = left
-
-
-class Read(Command[float]):
-    """Ask for how many seconds somebody holds the lock; 0 if it is free."""
-
-
-class Wait(Command[None]):
-    """Sleep, or less if woken."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self.seconds = seconds
+    ``attempt``, given the seconds that are left, tries to acquire it. ``remaining`` asks for how many seconds somebody
+    holds it at most, and 0 means that it is free.
+    """
+    end = now() + seconds
+    if seconds <= 0 or not waiting(place):
+        found = yield from attempt(seconds)
+        if found is not None or seconds <= 0:
+            return found
+    counters.count("locks_contended")
+    _join(place, waiter)
+    try:
+        while True:
+            first, signal, held_here, lines = _state(place, waiter)
+            left = end - now()
+            pause: float | None = None
+            if first and signal == "yield" and left > 0:
+                yield from invoke(waiter.wait, min(left, _interval(lines)))
+                continue
+            if first:
+                rest = 0.0 if signal == "released" else (yield from remaining())
+                if rest <= 0:
+                    found = yield from attempt(left)
+                    if found is not None:
+                        return found
+                    rest = math.inf
+                pause = min(rest, OWN if held_here else _interval(lines))
+            left = end - now()
+            if left <= 0:
+                return None
+            if left < math.inf:
+                pause = left if pause is None else min(pause, left)
+            yield from invoke(waiter.wait, pause)
+    finally:
+        _leave(place, waiter)
 
 
 class Waiter(Protocol):
-    """Somebody who waits; ``signal`` is why it was woken."""
+    """Somebody who waits."""
 
     signal: Signal | None
+    """Why it was woken."""
 
     def wake(self) -> None:
         """From any thread."""
 
     def calm(self) -> None:
         """Forget that it was woken."""
+
+    def wait(self, seconds: float | None) -> Any:
+        """Sleep for ``seconds``, or less if woken. A coroutine where a task waits."""
 
 
 class ThreadWaiter:
@@ -160,7 +191,7 @@ def waiting(place: Hashable) -> int:
         return len(line.waiters) if line is not None else 0
 
 
-def waits() -> list[Told]:
+def waits() -> list[Wait]:
     """What callers of this process wait for, and since when: for the figures."""
     with _lock:
         lines = [(place, len(line.waiters), line.since) for place, line in _lines.items()]
@@ -198,41 +229,6 @@ def _state(place: Hashable, waiter: Waiter) -> tuple[bool, Signal | None, bool, 
         holder = _held.get(place)
         held_here = holder is not None and holder() is not None
         return _lines[place].waiters[0] is waiter, signal, held_here, len(_lines)
-
-
-def contend(place: Hashable, waiter: Waiter, seconds: float) -> Flow[Any]:
-    """Get the lock at ``place`` within ``seconds`` (0: one attempt; infinity), or ``None``."""
-    end = now() + seconds
-    if seconds <= 0 or not waiting(place):
-        found = yield from perform(Attempt(seconds))
-        if found is not None or seconds <= 0:
-            return found
-    counters.count("locks_contended")
-    _join(place, waiter)
-    try:
-        while True:
-            first, signal, held_here, lines = _state(place, waiter)
-            left = end - now()
-            pause: float | None = None
-            if first and signal == "yield" and left > 0:
-                yield from perform(Wait(min(left, _interval(lines))))
-                continue
-            if first:
-                rest = 0.0 if signal == "released" else (yield from perform(Read()))
-                if rest <= 0:
-                    found = yield from perform(Attempt(left))
-                    if found is not None:
-                        return found
-                    rest = math.inf
-                pause = min(rest, OWN if held_here else _interval(lines))
-            left = end - now()
-            if left <= 0:
-                return None
-            if left < math.inf:
-                pause = left if pause is None else min(pause, left)
-            yield from perform(Wait(pause))
-    finally:
-        _leave(place, waiter)
 
 
 def _interval(lines: int) -> float:

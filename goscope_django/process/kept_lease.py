@@ -1,7 +1,11 @@
-"""One lease that is kept alive, as its holder sees it: when it ends, whether it is lost, who is told.
+"""One lease that is kept alive, as its holder sees it: when it ends, whether it is lost, who is told of the loss.
 
-Rule of this file: the local deadline is the truth. Whether a lease is lost is found out by looking at the clock, never
-only by being told, so that a renewer that hangs or starves can't hide a loss. Nothing is sent here.
+``Renewal`` is the lease as ``process.renewal`` looks after it; ``Renewable`` and ``Extendable`` say how it is renewed.
+Rules of this file:
+
+* The local deadline is the truth. Whether a lease is lost is found out by looking at the clock, never only by being
+  told, so that a renewer that hangs can't hide a loss.
+* A renewal sends nothing itself.
 """
 
 from __future__ import annotations
@@ -21,71 +25,13 @@ from goscope_django.mongodb.document.lease import Lease, renew_all
 from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.driver.store import Store
 
-
-@dataclass(frozen=True, slots=True)
-class Renewable:
-    """A leased document, found by ``name`` (``key`` or ``_id``) and held by ``claim``."""
-
-    store: Store
-    collection: str
-    key: str
-    claim: str
-    milliseconds: int
-    name: str = "key"
-    lease: Lease = field(default_factory=Lease)
-    lane: ClassVar[str] = "renewal"
-
-    @property
-    def kind(self) -> Hashable:
-        """Equal for what one command can renew together."""
-        return (id(self.store), self.collection, self.name, self.lease, self.milliseconds)
-
-    def _arguments(self, group: Sequence[Any]) -> tuple[str, str, Lease, list[tuple[str, str]], int]:
-        return self.collection, self.name, self.lease, [(one.key, one.claim) for one in group], self.milliseconds
-
-    def renew(self, group: Sequence[Any], seconds: float) -> frozenset[str]:
-        """Renew ``group`` (all of this kind) within ``seconds``; the claims that still hold theirs."""
-        with within(seconds):
-            return self.store.run(renew_all, *self._arguments(group))
-
-    async def arenew(self, group: Sequence[Any], seconds: float) -> frozenset[str]:
-        """Asynchronous twin of ``renew``."""
-        with within(seconds):
-            return await self.store.arun(renew_all, *self._arguments(group))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Extendable:
-    """A lease that is renewed by a call of its own, which returns whether it is still held."""
-
-    key: str
-    claim: str
-    milliseconds: int
-    extend: Callable[[], bool]
-    aextend: Callable[[], Awaitable[bool]]
-    lane: ClassVar[str] = "backend-renewal"
-
-    @property
-    def kind(self) -> Hashable:
-        """Never equal to another's."""
-        return id(self)
-
-    def renew(self, group: Sequence[Any], seconds: float) -> frozenset[str]:
-        """Renew this lease; its claim if it is still held."""
-        return frozenset([self.claim] if self.extend() else ())
-
-    async def arenew(self, group: Sequence[Any], seconds: float) -> frozenset[str]:
-        """Asynchronous twin of ``renew``."""
-        return frozenset([self.claim] if await self.aextend() else ())
-
-
 logger = logging.getLogger("goscope.renewal")
 now: Final = tick
 """Seconds on a clock that never jumps and, where the system has one, counts while the machine sleeps."""
 
 
 class Lost:
-    """Tells that a lease is gone. To be asked like a ``threading.Event``; nobody but the renewal sets it.
+    """Says whether a lease is gone. It is asked like a ``threading.Event``; only the renewal sets it.
 
     It is set at the lease's local deadline at the latest, whatever the renewer does by then.
     """
@@ -263,6 +209,12 @@ class Renewal:
         for callback in list(self._watchers):
             _call(callback)
 
+    def plan(self, seconds: float) -> None:
+        """Let the next renewal be due in ``seconds``."""
+        self.due = now() + seconds
+        if self.renewer is not None:
+            self.renewer.hurry(self)
+
     def pause(self) -> Callable[[], None]:
         """No renewals until the function that is returned is called. One may be on its way: see ``sending``."""
         before = self.paused
@@ -284,6 +236,63 @@ class Renewal:
                     self._over.set()
             over = self._over
         over.wait(min(seconds, 3_600.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Renewable:
+    """A leased document, found by ``name`` (``key`` or ``_id``) and held by ``claim``."""
+
+    store: Store
+    collection: str
+    key: str
+    claim: str
+    milliseconds: int
+    name: str = "key"
+    lease: Lease = field(default_factory=Lease)
+    lane: ClassVar[str] = "renewal"
+
+    @property
+    def kind(self) -> Hashable:
+        """Equal for what one command can renew together."""
+        return (id(self.store), self.collection, self.name, self.lease, self.milliseconds)
+
+    def _arguments(self, group: Sequence[Any]) -> tuple[str, str, Lease, list[tuple[str, str]], int]:
+        return self.collection, self.name, self.lease, [(one.key, one.claim) for one in group], self.milliseconds
+
+    def renew(self, group: Sequence[Any], seconds: float) -> frozenset[str]:
+        """Renew ``group`` (all of this kind) within ``seconds``; the claims whose leases still last."""
+        with within(seconds):
+            return self.store.run(renew_all, *self._arguments(group))
+
+    async def arenew(self, group: Sequence[Any], seconds: float) -> frozenset[str]:
+        """Async version of ``renew``."""
+        with within(seconds):
+            return await self.store.arun(renew_all, *self._arguments(group))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extendable:
+    """A lease that is renewed by a call of its own, which returns whether it is still held."""
+
+    key: str
+    claim: str
+    milliseconds: int
+    extend: Callable[[], bool]
+    aextend: Callable[[], Awaitable[bool]]
+    lane: ClassVar[str] = "backend-renewal"
+
+    @property
+    def kind(self) -> Hashable:
+        """Never equal to another's."""
+        return id(self)
+
+    def renew(self, group: Sequence[Any], seconds: float) -> frozenset[str]:
+        """Renew this lease; its claim if it is still held."""
+        return frozenset([self.claim] if self.extend() else ())
+
+    async def arenew(self, group: Sequence[Any], seconds: float) -> frozenset[str]:
+        """Async version of ``renew``."""
+        return frozenset([self.claim] if await self.aextend() else ())
 
 
 def _call(callback: Callable[[], object]) -> None:

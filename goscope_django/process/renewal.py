@@ -1,11 +1,11 @@
-"""Leases kept alive: one thread for all of a process's leases, one task for all of an event loop's.
+"""Leases kept alive: one thread renews all leases of a process, one task those of an event loop.
 
-Rules of this file:
+``keep`` and ``akeep`` take a lease that was granted and renew it until it is stopped. Rules of this file:
 
-* A lease is renewed at a third of its length; what is due soon goes along, with one command for each kind. The lease
-  ends locally at a deadline that was taken *before* the renewal was sent, so that a holder knows of its loss even if
-  the renewer starves, hangs or the server is gone: whoever asks whether it is lost looks at the clock himself.
-* A failed renewal is not yet a loss: it is tried again until the deadline, each attempt with a bound of its own.
+* A lease is renewed at a third of its length. What is due soon goes along, with one command for each kind.
+* A lease ends here at a deadline that was taken *before* the renewal was sent. So its holder learns that it is lost
+  even if the renewer hangs or the server can't be reached: whoever asks looks at the clock.
+* A failed renewal is not yet a loss: it is tried again until the deadline, each attempt with a time limit of its own.
 * A renewal never shortens a lease, and it is stopped before its document is released.
 * A forked child has none of its parent's leases: they belong to the parent.
 * The clock goes on while the machine sleeps, and does not jump when somebody sets the time.
@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.core.forking import at_fork
 from goscope_django.exceptions import GoscopeError
 from goscope_django.process.kept_lease import Extendable, Lost, Renewable, Renewal, now
@@ -43,6 +44,52 @@ BATCH: Final = 1_000
 _IDLE: Final = 30.0
 _LONGEST_SLEEP: Final = 3_600.0
 """Seconds; threads can't be told to sleep for centuries."""
+
+
+def keep(
+    renewable: Renewable | Extendable,
+    started: float,
+    on_lost: Callable[[], object] | None = None,
+    *,
+    renew: bool = True,
+) -> Renewal:
+    """Keep a lease alive on the process's renewal thread; with ``renew=False`` only watch its deadline.
+
+    ``started`` is ``time.monotonic()`` from before the command was sent that granted it. ``on_lost`` is called once if
+    the lease is lost. Sends nothing itself.
+    """
+    renewal = _renewal(renewable, started, on_lost, renew)
+    # A lock backend of the user's may hang for as long as it likes: it has a thread of its own.
+    lane = renewable.lane
+    thread = _threads.get(lane)
+    if thread is None:
+        thread = _threads.setdefault(lane, _Thread(f"goscope-{lane}"))
+    thread.add(renewal)
+    return renewal
+
+
+def akeep(
+    renewable: Renewable | Extendable,
+    started: float,
+    on_lost: Callable[[], object] | None = None,
+    *,
+    renew: bool = True,
+) -> Renewal:
+    """Async version of ``keep``: the running event loop's renewal task keeps the lease alive."""
+    renewal = _renewal(renewable, started, on_lost, renew)
+    loop = asyncio.get_running_loop()
+    task = _tasks.get(loop)
+    if task is None:
+        task = _tasks[loop] = _Task(loop)
+    task.add(renewal)
+    return renewal
+
+
+def _renewal(
+    renewable: Renewable | Extendable, started: float, on_lost: Callable[[], object] | None, renew: bool
+) -> Renewal:
+    # Callers take the time with time.monotonic(); only the age counts.
+    return Renewal(renewable, now() - (time.monotonic() - started), on_lost, renew=renew)
 
 
 def _batches(due: list[Renewal]) -> list[list[Renewal]]:
@@ -136,6 +183,24 @@ class _Book:
         return max(SHORTEST, min(half, self.first_deadline - moment, LONGEST))
 
 
+def _renew_due(book: _Book) -> Flow[tuple[bool, float | None]]:
+    """Renew what is due. Whether anything was sent, and else for how many seconds there is nothing to do."""
+    groups, pause = book.take_due()
+    for group in groups:
+        started, held = now(), None
+        try:
+            held = yield from _renew(group, book.limit(group))
+        except Exception as error:  # noqa: BLE001 - whatever it was: tried again
+            _failed(group, error)
+        _settle(group, started, held)
+    return bool(groups), pause
+
+
+def _renew(group: list[Renewal], seconds: float) -> Flow[frozenset[str]]:
+    batch = [one.renewable for one in group]
+    return call(lambda: batch[0].renew(batch, seconds), lambda: batch[0].arenew(batch, seconds))
+
+
 class _Thread:
     """A renewer of the process."""
 
@@ -167,16 +232,9 @@ class _Thread:
     def work(self) -> None:
         while not _closing:
             self.wake.clear()
-            groups, pause = self.book.take_due()
-            for group in groups:
-                started, held = now(), None
-                try:
-                    held = group[0].renewable.renew([one.renewable for one in group], self.book.limit(group))
-                except Exception as error:  # noqa: BLE001 - whatever it was: tried again
-                    _failed(group, error)
-                _settle(group, started, held)
+            sent, pause = carry_out(_renew_due(self.book))
             if (
-                not groups
+                not sent
                 and not self.wake.wait(_IDLE if pause is None else min(pause, _LONGEST_SLEEP))
                 and pause is None
             ):
@@ -218,15 +276,8 @@ class _Task:
         try:
             while True:
                 self.wake.clear()
-                groups, pause = self.book.take_due()
-                for group in groups:
-                    started, held = now(), None
-                    try:
-                        held = await group[0].renewable.arenew([one.renewable for one in group], self.book.limit(group))
-                    except Exception as error:  # noqa: BLE001 - whatever it was: tried again
-                        _failed(group, error)
-                    _settle(group, started, held)
-                if not groups:
+                sent, pause = await acarry_out(_renew_due(self.book))
+                if not sent:
                     if pause is None:
                         return
                     with contextlib.suppress(TimeoutError):
@@ -242,51 +293,6 @@ class _Task:
 _threads: dict[str, _Thread] = {}
 _tasks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Task] = WeakKeyDictionary()
 _closing = False
-
-
-def _renewal(
-    renewable: Renewable | Extendable, started: float, on_lost: Callable[[], object] | None, renew: bool
-) -> Renewal:
-    # Callers take the time with time.monotonic(); only the age counts.
-    return Renewal(renewable, now() - (time.monotonic() - started), on_lost, renew=renew)
-
-
-def keep(
-    renewable: Renewable | Extendable,
-    started: float,
-    on_lost: Callable[[], object] | None = None,
-    *,
-    renew: bool = True,
-) -> Renewal:
-    """Keep a lease alive on the process's renewal thread; with ``renew=False`` only watch its deadline.
-
-    ``started`` is ``time.monotonic()`` from before the command was sent that granted it.
-    """
-    renewal = _renewal(renewable, started, on_lost, renew)
-    # A store of somebody else's may hang for as long as it likes: it has a thread of its own.
-    lane = renewable.lane
-    thread = _threads.get(lane)
-    if thread is None:
-        thread = _threads.setdefault(lane, _Thread(f"goscope-{lane}"))
-    thread.add(renewal)
-    return renewal
-
-
-def akeep(
-    renewable: Renewable | Extendable,
-    started: float,
-    on_lost: Callable[[], object] | None = None,
-    *,
-    renew: bool = True,
-) -> Renewal:
-    """Keep a lease alive on the running event loop's renewal task; else like ``keep``."""
-    renewal = _renewal(renewable, started, on_lost, renew)
-    loop = asyncio.get_running_loop()
-    task = _tasks.get(loop)
-    if task is None:
-        task = _tasks[loop] = _Task(loop)
-    task.add(renewal)
-    return renewal
 
 
 def _forget_parent() -> None:

@@ -93,3 +93,16 @@ class MemoryBackend:
 
     async def alist(self, pattern: str | None = None) -> Any:
         return self.list(pattern)
+
+
+class SyncBackend:
+    """``MemoryBackend`` for sync code alone: it has no async versions."""
+
+    def __init__(self) -> None:
+        memory = MemoryBackend()
+        self.acquire = memory.acquire
+        self.extend = memory.extend
+        self.release = memory.release
+        self.force_release = memory.force_release
+        self.get = memory.get
+        self.list = memory.list

@@ -17,7 +17,7 @@ LOCKS = "go_goscope_locks"
 
 
 class Sync:
-    """Calls the synchronous methods."""
+    """Calls the sync methods."""
 
     asynchronous = False
 
@@ -40,7 +40,7 @@ class Sync:
 
 
 class Async:
-    """Calls the asynchronous ones."""
+    """Calls the async versions."""
 
     asynchronous = True
 
@@ -62,7 +62,7 @@ class Async:
             yield handle
 
 
-Colour = Sync | Async
+Twin = Sync | Async
 
 
 @contextmanager

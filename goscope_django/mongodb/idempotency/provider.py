@@ -170,6 +170,7 @@ class MongoDBIdempotencyProvider:
     def _ttl(ttl: Ttl | None) -> int | None:
         return None if ttl is None else arguments.ttl_milliseconds(ttl)
 
+
 class MongoDBIdempotencyAdapter(MongoDBIdempotencyProvider):
     """The idempotency provider alone, on a database."""
 

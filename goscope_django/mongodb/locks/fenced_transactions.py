@@ -1,28 +1,26 @@
 """A transaction that commits only if its lock was not taken over meanwhile.
 
-Rules of this file:
+Its beginning and its end are flows, which ``goscope_django.fencing`` makes a context manager of. Rules of this file:
 
 * The last write before the commit is on the lock's own document, by claim and while the lease lasts. Whoever took the
-  lock over has written that document: if before the transaction's snapshot, the filter finds nothing (``StaleFence``);
-  if after it, the server refuses the write (a write conflict) and the transaction is aborted. From that write on a
-  takeover waits for us.
+  lock over has written that document. If that was before the transaction's snapshot, the filter finds nothing
+  (``StaleFence``). If it was after it, the server refuses the write (a write conflict) and the transaction is aborted.
+  From that write on a takeover waits for us.
 * That write comes last, so that a holder that falls asleep in mid-transaction does not keep the next one waiting.
-* A renewal is a write to that document as well. The caller lets none happen while the transaction runs.
+* A renewal is a write to that document, too. The caller lets none happen while the transaction runs.
 """
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from pymongo import AsyncMongoClient, MongoClient, ReadPreference, WriteConcern
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from goscope_django.core.flow import Command, Flow, Query, arun, ask, run
+from goscope_django.core.flow import Flow, call, invoke
 from goscope_django.exceptions import ConfigurationError, OutcomeUnknown, StaleFence
 from goscope_django.mongodb.document.failures import translated
-from goscope_django.mongodb.document.lease import Lease
 from goscope_django.mongodb.driver.execute import AsyncExecutor, SyncExecutor
 from goscope_django.mongodb.locks.flows import LEASE, LOCKS
 from goscope_django.mongodb.locks.provider import MongoDBLockHandle
@@ -37,29 +35,8 @@ _OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-def _finish(clock: Any, lease: Lease, key: str, claim: str, session: Any) -> Flow[None]:
-    """Touch the lock, then commit."""
-    test = lease.mine(clock, key=key, claim=claim)
-    touched = yield from ask(LOCKS, "update_one", test, {"$inc": {"fenced": 1}}, session=session)
-    if not touched.matched_count:
-        raise StaleFence(f"lock {key!r}: it was lost before the transaction was committed; nothing was written")
-    for attempt in range(_COMMITS):
-        try:
-            yield from ask("session", "commit_transaction")
-        except PyMongoError as error:
-            # The driver's advice: a commit whose outcome is unknown may be sent again.
-            if not error.has_error_label("UnknownTransactionCommitResult"):
-                raise
-            if attempt + 1 == _COMMITS:
-                raise OutcomeUnknown(
-                    f"lock {key!r}: whether the transaction was committed is unknown: {error}"
-                ) from error
-        else:
-            return
-
-
 class FencedTransaction:
-    """A context manager of both kinds that yields a driver's session in a transaction. Made for one block.
+    """The transaction of one block, for the holder of a lock.
 
     ``client`` is the client that the session belongs to (the lock's own if ``None``). It must lead to the deployment
     that the lock is in, or every commit is refused.
@@ -74,31 +51,69 @@ class FencedTransaction:
         self._locks: Any = None
         self._clock: Any = None
 
-    def _begin(self, executor: Any, kind: type) -> Any:
+    def begin(self) -> Flow[Any]:
+        """A session of the driver in a transaction. Sends nothing yet."""
+        store = self._handle.provider.store
+        executor, kind = yield from call(
+            lambda: (store.executor(), MongoClient), lambda: (store.aexecutor(), AsyncMongoClient)
+        )
         if not isinstance(executor, (SyncExecutor, AsyncExecutor)):
             raise ConfigurationError("fenced_transaction: mongomock has no transactions; a replica set is needed")
         client: Any = executor.database.client if self._client is None else self._client
-        self._clock = executor.clock
-        self._locks = client[executor.database.name][LOCKS]
         if not isinstance(client, kind):
             raise ConfigurationError(
                 f"fenced_transaction: client={type(client).__name__}: a {kind.__name__} is needed here"
             )
-        return client
+        self._clock = executor.clock
+        self._locks = client[executor.database.name][LOCKS]
+        self._session = client.start_session()
+        yield from invoke(self._session.start_transaction, **_OPTIONS)
+        return self._session
 
-    def _command(self, command: Command[Any]) -> Any:
-        assert isinstance(command, Query)
-        place = self._session if command.collection == "session" else self._locks
-        return getattr(place, command.method)(*command.args, **command.kwargs)
+    def end(self, error: BaseException | None) -> Flow[None]:
+        """Commit if the lock is still held; abort if the block raised ``error``. Two commands for a commit."""
+        handle, session = self._handle, self._session
+        try:
+            if error is not None:
+                yield from invoke(session.abort_transaction)
+                if _has_no_transactions(error):
+                    raise self._explained(error, held=True) from error
+                return
+            try:
+                yield from self._commit()
+            except PyMongoError as failure:
+                if session.in_transaction:
+                    yield from invoke(session.abort_transaction)
+                held = yield from call(handle.is_valid, handle.ais_valid)
+                raise self._explained(failure, held=held) from failure
+        finally:
+            yield from invoke(session.end_session)
 
-    def _flow(self) -> Flow[None]:
+    def _commit(self) -> Flow[None]:
+        """Write to the lock's document, then commit."""
         handle = self._handle
-        key = handle.provider.flows.prefix + handle.key
-        return _finish(self._clock, LEASE, key, handle.claim, self._session)
+        full = handle.provider.flows.prefix + handle.key
+        test = LEASE.mine(self._clock, key=full, claim=handle.claim)
+        touched = yield from invoke(self._locks.update_one, test, {"$inc": {"fenced": 1}}, session=self._session)
+        if not touched.matched_count:
+            raise StaleFence(f"lock {full!r}: it was lost before the transaction was committed; nothing was written")
+        for attempt in range(_COMMITS):
+            try:
+                yield from invoke(self._session.commit_transaction)
+            except PyMongoError as error:
+                # The driver's advice: a commit whose outcome is unknown may be sent again.
+                if not error.has_error_label("UnknownTransactionCommitResult"):
+                    raise
+                if attempt + 1 == _COMMITS:
+                    raise OutcomeUnknown(
+                        f"lock {full!r}: whether the transaction was committed is unknown: {error}"
+                    ) from error
+            else:
+                return
 
     def _explained(self, error: PyMongoError, *, held: bool) -> Exception:
         """What a failed commit means."""
-        if isinstance(error, OperationFailure) and error.code == _NO_TRANSACTIONS:
+        if _has_no_transactions(error):
             return ConfigurationError(
                 "fenced_transaction: a standalone server has no transactions; a replica set is needed"
             )
@@ -108,54 +123,6 @@ class FencedTransaction:
             return error
         return translated(error, None)
 
-    def __enter__(self) -> Any:
-        client = self._begin(self._handle.provider.store.executor(), MongoClient)
-        self._session = client.start_session()
-        self._session.start_transaction(**_OPTIONS)
-        return self._session
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        session = self._session
-        try:
-            if error is not None:
-                session.abort_transaction()
-                self._rethrow(error)
-                return
-            try:
-                run(self._flow(), self._command)
-            except PyMongoError as failure:
-                if session.in_transaction:
-                    session.abort_transaction()
-                raise self._explained(failure, held=self._handle.is_valid()) from failure
-        finally:
-            session.end_session()
-
-    def _rethrow(self, error: BaseException) -> None:
-        if isinstance(error, OperationFailure) and error.code == _NO_TRANSACTIONS:
-            raise self._explained(error, held=True) from error
-
-    async def __aenter__(self) -> Any:
-        client = self._begin(self._handle.provider.store.aexecutor(), AsyncMongoClient)
-        self._session = client.start_session()
-        await self._session.start_transaction(**_OPTIONS)
-        return self._session
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        session = self._session
-        try:
-            if error is not None:
-                await session.abort_transaction()
-                self._rethrow(error)
-                return
-            try:
-                await arun(self._flow(), self._command)
-            except PyMongoError as failure:
-                if session.in_transaction:
-                    await session.abort_transaction()
-                raise self._explained(failure, held=await self._handle.ais_valid()) from failure
-        finally:
-            await session.end_session()
+def _has_no_transactions(error: BaseException) -> TypeGuard[OperationFailure]:
+    return isinstance(error, OperationFailure) and error.code == _NO_TRANSACTIONS

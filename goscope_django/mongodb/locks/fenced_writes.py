@@ -1,12 +1,11 @@
-"""Fenced writes: a document refuses whoever comes with an older token than it has seen.
+"""Fenced writes: a MongoDB document refuses a write with an older token than it has seen.
 
+A lock alone does not protect it: the holder may sleep past its lease and write after the next one (Kleppmann, 2016).
 Rules of this file:
 
-* A lock alone protects nothing: its holder may sleep past the lease and write after its successor (Kleppmann, 2016).
-  What is protected therefore keeps the highest token it has seen, in ``_fence``, and the comparison is part of the
-  write itself.
-* "Refused" is told apart from "no such document": by looking for the document with a newer fence, after the fact.
-* The caller's filter, update and session are passed on as they are; the driver's errors are raised raw.
+* The document keeps the highest token that it has seen, in ``_fence``, and the comparison is part of the write itself.
+* "Refused" and "no such document" are told apart afterwards, by looking for the document with a newer fence.
+* The caller's filter, update and session are passed on as they are. The driver's errors are raised as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 from pymongo.results import UpdateResult
 
-from goscope_django.core.flow import Command, Flow, Query, arun, ask, run
+from goscope_django.core.flow import Flow, acarry_out, carry_out, invoke
 from goscope_django.exceptions import InvalidType, InvalidValue, StaleFence
 from goscope_django.mongodb.document.expressions import literal
 
@@ -38,71 +37,6 @@ def token_of(handle: object) -> int:
     return token
 
 
-def guarded(test: Filter, token: int) -> dict[str, Any]:
-    """``test``, and that no newer token was seen. Null matches a missing field."""
-    return _and(test, {"$or": [{FENCE: None}, {FENCE: {"$lte": token}}]})
-
-
-def newer(test: Filter, token: int) -> dict[str, Any]:
-    """``test``, and that a newer token was seen."""
-    return _and(test, {FENCE: {"$gt": token}})
-
-
-def _and(test: Filter, more: Filter) -> dict[str, Any]:
-    # The caller's own fields stay where they are: an upsert takes the new document's from there.
-    return {**test, "$and": [*test.get("$and", ()), more]}
-
-
-def _touches_fence(fields: object) -> bool:
-    return isinstance(fields, Mapping) and any(name == FENCE or str(name).startswith(f"{FENCE}.") for name in fields)
-
-
-def marked(update: Update, token: int) -> Any:
-    """``update``, which also writes the token."""
-    if isinstance(update, Mapping):
-        if not update or not all(str(name).startswith("$") for name in update):
-            raise InvalidValue(
-                "update: operators ($set, $inc ...) or a pipeline are needed; a replacement has no fence"
-            )
-        if any(_touches_fence(fields) for fields in update.values()):
-            raise InvalidValue(f"update: {FENCE!r} is written by the fenced update itself")
-        return {**update, "$set": {**update.get("$set", {}), FENCE: token}}
-    if isinstance(update, Sequence) and not isinstance(update, (str, bytes)):
-        return [*update, {"$set": {FENCE: literal(token)}}]
-    raise InvalidType(f"update={type(update).__name__}: a document of operators or a pipeline is needed")
-
-
-def update_flow(test: Filter, update: Update, token: int, options: Mapping[str, Any]) -> Flow[UpdateResult]:
-    """The update of one document. One command where it is let through, two where nothing matched."""
-    where, change = guarded(test, token), marked(update, token)
-    if options.get("upsert") and "_id" not in test:
-        # Else a stale writer, whom the document refuses, would insert a second one.
-        raise InvalidValue("filter: an upsert needs the document's _id in it")
-    more = {name: options[name] for name in ("session",) if name in options}
-    for attempt in range(_COLLISIONS + 1):
-        try:
-            result: UpdateResult = yield from ask("", "update_one", where, change, **options)
-        except DuplicateKeyError:
-            if not options.get("upsert"):
-                raise
-            yield from _refuse(test, token, more)
-            if attempt == _COLLISIONS or "session" in options:
-                raise
-            continue
-        if not result.matched_count and result.upserted_id is None:
-            yield from _refuse(test, token, more)
-        return result
-    raise AssertionError("unreachable")
-
-
-def _refuse(test: Filter, token: int, options: Mapping[str, Any]) -> Flow[None]:
-    found = yield from ask("", "find_one", newer(test, token), {FENCE: True}, **options)
-    if found is not None:
-        raise StaleFence(
-            f"document {found.get('_id')!r:.80}: token {token} is older than {found[FENCE]}, which it has seen"
-        )
-
-
 def fenced_update_one(
     collection: Collection[Any],
     filter: Filter,  # noqa: A002 - as in update_one
@@ -118,12 +52,7 @@ def fenced_update_one(
     there is no such document. ``upsert=True`` needs the ``_id`` in the filter. One command; a second one where nothing
     matched.
     """
-
-    def execute(command: Command[Any]) -> Any:
-        assert isinstance(command, Query)
-        return getattr(collection, command.method)(*command.args, **command.kwargs)
-
-    return run(update_flow(filter, update, token_of(handle), options), execute)
+    return carry_out(_update(collection, filter, update, token_of(handle), options))
 
 
 async def afenced_update_one(
@@ -133,10 +62,72 @@ async def afenced_update_one(
     handle: object,
     **options: Any,
 ) -> UpdateResult:
-    """Asynchronous twin of ``fenced_update_one``."""
+    """Async version of ``fenced_update_one``."""
+    return await acarry_out(_update(collection, filter, update, token_of(handle), options))
 
-    async def execute(command: Command[Any]) -> Any:
-        assert isinstance(command, Query)
-        return await getattr(collection, command.method)(*command.args, **command.kwargs)
 
-    return await arun(update_flow(filter, update, token_of(handle), options), execute)
+def _update(
+    collection: Any, test: Filter, update: Update, token: int, options: Mapping[str, Any]
+) -> Flow[UpdateResult]:
+    """One command where the write is let through, two where nothing matched."""
+    where, change = _guarded(test, token), _marked(update, token)
+    if options.get("upsert") and "_id" not in test:
+        # Else a stale writer, which the document refuses, would insert a second one.
+        raise InvalidValue("filter: an upsert needs the document's _id in it")
+    more = {name: options[name] for name in ("session",) if name in options}
+    for attempt in range(_COLLISIONS + 1):
+        try:
+            result: UpdateResult = yield from invoke(collection.update_one, where, change, **options)
+        except DuplicateKeyError:
+            if not options.get("upsert"):
+                raise
+            yield from _refuse(collection, test, token, more)
+            if attempt == _COLLISIONS or "session" in options:
+                raise
+            continue
+        if not result.matched_count and result.upserted_id is None:
+            yield from _refuse(collection, test, token, more)
+        return result
+    raise AssertionError("unreachable")
+
+
+def _refuse(collection: Any, test: Filter, token: int, options: Mapping[str, Any]) -> Flow[None]:
+    found = yield from invoke(collection.find_one, _newer(test, token), {FENCE: True}, **options)
+    if found is not None:
+        raise StaleFence(
+            f"document {found.get('_id')!r:.80}: token {token} is older than {found[FENCE]}, which it has seen"
+        )
+
+
+def _guarded(test: Filter, token: int) -> dict[str, Any]:
+    """``test``, and that no newer token was seen. Null matches a missing field."""
+    return _and(test, {"$or": [{FENCE: None}, {FENCE: {"$lte": token}}]})
+
+
+def _newer(test: Filter, token: int) -> dict[str, Any]:
+    """``test``, and that a newer token was seen."""
+    return _and(test, {FENCE: {"$gt": token}})
+
+
+def _and(test: Filter, more: Filter) -> dict[str, Any]:
+    # The caller's own fields stay where they are: an upsert takes the new document's from there.
+    return {**test, "$and": [*test.get("$and", ()), more]}
+
+
+def _touches_fence(fields: object) -> bool:
+    return isinstance(fields, Mapping) and any(name == FENCE or str(name).startswith(f"{FENCE}.") for name in fields)
+
+
+def _marked(update: Update, token: int) -> Any:
+    """``update``, which also writes the token."""
+    if isinstance(update, Mapping):
+        if not update or not all(str(name).startswith("$") for name in update):
+            raise InvalidValue(
+                "update: operators ($set, $inc ...) or a pipeline are needed; a replacement has no fence"
+            )
+        if any(_touches_fence(fields) for fields in update.values()):
+            raise InvalidValue(f"update: {FENCE!r} is written by the fenced update itself")
+        return {**update, "$set": {**update.get("$set", {}), FENCE: token}}
+    if isinstance(update, Sequence) and not isinstance(update, (str, bytes)):
+        return [*update, {"$set": {FENCE: literal(token)}}]
+    raise InvalidType(f"update={type(update).__name__}: a document of operators or a pipeline is needed")

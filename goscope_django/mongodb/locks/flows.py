@@ -1,10 +1,13 @@
-"""Locks in ``go_goscope_locks``: leases with fencing tokens.
+"""The filters and updates of ``go_goscope_locks``: leases with fencing tokens, as flows.
 
-Acquiring is one ``findAndModify`` by ``_id``, or by the unique key where another package's document stands. Its
-pipeline decides, by server time, whether the lock is free (after madelson/DistributedLock's MongoDB lock); each attempt
-is judged by a random claim of its own. The fencing token is Kleppmann's (2016): see ``expressions`` for why it grows. A
-released lock's document is gone, and other packages' locks (Node's) have no claim: whatever stands under the key holds
-the lock until it expires.
+Acquiring is one ``findAndModify`` whose pipeline decides, by server time, whether the lock is free (after
+madelson/DistributedLock's MongoDB lock). Rules of this file:
+
+* Each attempt is judged by a random claim of its own, never by counts.
+* It goes by ``_id``, or by the unique ``key`` where a document of another package stands.
+* The fencing token grows with each acquisition (Kleppmann, 2016); ``document.clock`` says why.
+* The document of a released lock is gone. A lock of another package (Node's) has no claim: whatever stands under the
+  key holds the lock until it expires.
 """
 
 from __future__ import annotations
@@ -46,13 +49,16 @@ class LockFlows:
         self._refused: dict[str, float] = {}
 
     def acquire(self, clock: Clock, key: str, owner: str, claim: str, ttl: int) -> Flow[dict[str, Any] | None]:
-        """One command; one more where others want the lock as well and another holder may have come and gone while the
-        first was on its way. The document if ``claim`` holds the lock now, else ``None``."""
+        """The document if ``claim`` holds the lock now, else ``None``. One command.
+
+        One more where others want the lock as well, and another holder may have come and gone while the first was on
+        its way.
+        """
         full = self.prefix + key
         found: dict[str, Any] | None
         try:
             found, answered = yield from self._take(clock, full, owner, claim, ttl)
-            # mongomock drops what has expired before it can be given back; a lock that short was never held.
+            # mongomock drops what has expired before it can be read; a lock that short was never held.
             if found is None or found.get("claim") != claim:
                 self._note(full)
                 return None
@@ -103,7 +109,7 @@ class LockFlows:
     def _take(
         clock: Clock, full: str, owner: str, claim: str, ttl: int
     ) -> Flow[tuple[dict[str, Any], Timestamp | None]]:
-        """What stands there then, and the server's cluster time of the answer, where it has one."""
+        """Take the lock if it is free: the document as it is afterwards, and the answer's cluster time, if any."""
 
         def query(name: str) -> Query[tuple[dict[str, Any], Timestamp | None]]:
             grant = LEASE.grant(clock, claim, ttl, owner=literal(owner), createdAt=clock.now())
@@ -118,13 +124,13 @@ class LockFlows:
     def _place(self, clock: Clock, key: str, own_id: object) -> dict[str, Any]:
         """What finds the document of ``key``, whose ``_id`` is known or else ``None``.
 
-        By ``_id`` where that may be: each release leaves a dead entry in the index of ``key``, all of which the server
-        passes by for some minutes before it comes to the living one.
+        By ``_id`` where possible: each release leaves a dead entry in the index of ``key``, and for some minutes the
+        server reads all of them before it comes to the living one.
         """
         return {"key": self.prefix + key} if own_id is None or not clock.by_id else {"_id": own_id}
 
     def _settle(self, clock: Clock, full: str, claim: str, error: PyMongoError) -> Flow[dict[str, Any] | None]:
-        """Find out whether an acquisition happened; if that can't be known either, give back what may be ours."""
+        """Find out whether an acquisition happened. If that can't be known either, give back what may be ours."""
         stands = {"key": full, "$or": [{"claim": claim}, {"$expr": clock.live()}]}
         try:
             found: dict[str, Any] | None = yield from ask(LOCKS, "confirm", stands)
@@ -188,7 +194,7 @@ class LockFlows:
         return lock_info(found, self.prefix) if found else None
 
     def remaining(self, clock: Clock, key: str) -> Flow[float]:
-        """Seconds until the lock can be had if nobody gives it back; 0 if it can be had now. One read."""
+        """Seconds until the lock is free if nobody gives it back; 0 if it is free now. One read."""
         projection = {"expiresAt": True, **clock.stamp()}
         found = yield from ask(LOCKS, "find_one", {"key": self.prefix + key}, projection)
         return LEASE.remaining(clock, found) if found else 0.0
@@ -214,8 +220,7 @@ def lock_info(document: dict[str, Any], prefix: str) -> LockInfo:
 def release_lock(
     clock: Clock, flows: LockFlows, key: str, token: int | None, owner: str | None
 ) -> Flow[tuple[bool, LockInfo | None]]:
-    """Remove a held lock that has this token (and owner), whoever holds it; else what is there. Two commands at
-    most."""
+    """Remove a held lock if it has this token and owner (``None``: any); else what is there. Two commands at most."""
     identity: dict[str, Any] = {"key": flows.prefix + key}
     if token is not None:
         identity["token"] = token

@@ -1,4 +1,7 @@
-"""``adapter.lock`` and the handles that it gives out, over the flows of ``lock_flows``."""
+"""``adapter.lock`` and the handles that it gives out.
+
+Each method runs one flow of ``LockFlows``. Rule of this file: arguments are checked before anything is sent.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from goscope_django.mongodb.locks.flows import LockFlows
 
 
 class MongoDBLockHandle:
-    """One acquisition of a lock. May be handed to another thread; a context manager of both kinds that releases.
+    """One acquisition of a lock; a sync and async context manager that releases it. Another thread may use it, too.
 
     ``token`` is the fencing token. ``expires_at`` is the server's instant as of the last acquisition or extension.
     """
@@ -58,7 +61,7 @@ class MongoDBLockHandle:
         return self._provider.store.run(flows.release, self.key, self._claim, self._id)
 
     async def arelease(self) -> bool:
-        """Asynchronous twin of ``release``."""
+        """Async version of ``release``."""
         flows = self._provider.flows
         return await self._provider.store.arun(flows.release, self.key, self._claim, self._id)
 
@@ -69,7 +72,7 @@ class MongoDBLockHandle:
         return self._extended(self._provider.store.run(flows.extend, self.key, milliseconds, identity, self._id))
 
     async def aextend(self, ttl: Ttl) -> bool:
-        """Asynchronous twin of ``extend``."""
+        """Async version of ``extend``."""
         milliseconds, flows = arguments.ttl_milliseconds(ttl), self._provider.flows
         identity = {"claim": self._claim}
         extended = await self._provider.store.arun(flows.extend, self.key, milliseconds, identity, self._id)
@@ -81,7 +84,7 @@ class MongoDBLockHandle:
         return self._provider.store.run(flows.held, self.key, self._claim, self._id)
 
     async def ais_valid(self) -> bool:
-        """Asynchronous twin of ``is_valid``."""
+        """Async version of ``is_valid``."""
         flows = self._provider.flows
         return await self._provider.store.arun(flows.held, self.key, self._claim, self._id)
 
@@ -123,8 +126,8 @@ class MongoDBLockProvider:
 
         ``None`` if anybody holds it, ``owner`` itself included. An expired lock is taken over at once. Atomic: one
         ``findAndModify``. Raises ``OutcomeUnknown`` if the server was lost half-way and can't be asked. ``claim`` is
-        the attempt's random text; whoever has to clear up after an ``OutcomeUnknown`` makes it himself, by
-        ``new_claim()``.
+        the attempt's random text; whoever has to clear up after an ``OutcomeUnknown`` makes it by ``new_claim()`` and
+        gives it.
         """
         claim, milliseconds, name = self._attempt(key, ttl, owner, claim)
         found = self.store.run(self.flows.acquire, key, name, claim, milliseconds)
@@ -133,7 +136,7 @@ class MongoDBLockProvider:
     async def aacquire(
         self, key: str, ttl: Ttl | None = None, owner: str | None = None, *, claim: str | None = None
     ) -> MongoDBLockHandle | None:
-        """Asynchronous twin of ``acquire``. Cancelled while it is sent, it gives back what it may have taken."""
+        """Async version of ``acquire``. Cancelled while it is sent, it gives back what it may have taken."""
         claim, milliseconds, name = self._attempt(key, ttl, owner, claim)
         found = await self.store.arun(self.flows.acquire, key, name, claim, milliseconds)
         return MongoDBLockHandle(self, key, claim, found) if found else None
@@ -145,7 +148,7 @@ class MongoDBLockProvider:
         return self.store.run(self.flows.extend, key, milliseconds, identity) is not None
 
     async def aextend(self, key: str, ttl: Ttl, owner: str) -> bool:
-        """Asynchronous twin of ``extend``."""
+        """Async version of ``extend``."""
         milliseconds, identity = arguments.ttl_milliseconds(ttl), {"owner": arguments.key(owner, "owner")}
         arguments.key(key)
         return await self.store.arun(self.flows.extend, key, milliseconds, identity) is not None
@@ -156,7 +159,7 @@ class MongoDBLockProvider:
         return self.store.run(self.flows.force_release, key)
 
     async def aforce_release(self, key: str) -> bool:
-        """Asynchronous twin of ``force_release``."""
+        """Async version of ``force_release``."""
         arguments.key(key)
         return await self.store.arun(self.flows.force_release, key)
 
@@ -166,7 +169,7 @@ class MongoDBLockProvider:
         return self.store.run(self.flows.get, key)
 
     async def aget(self, key: str) -> LockInfo | None:
-        """Asynchronous twin of ``get``."""
+        """Async version of ``get``."""
         arguments.key(key)
         return await self.store.arun(self.flows.get, key)
 
@@ -177,7 +180,7 @@ class MongoDBLockProvider:
         return [one for one in found if test is None or test.fullmatch(one.key)]
 
     async def alist(self, pattern: str | None = None) -> builtins.list[LockInfo]:
-        """Asynchronous twin of ``list``."""
+        """Async version of ``list``."""
         test = arguments.pattern(pattern)
         found = await self.store.arun(self.flows.list)
         return [one for one in found if test is None or test.fullmatch(one.key)]

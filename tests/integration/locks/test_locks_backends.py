@@ -18,7 +18,7 @@ from goscope_django.exceptions import InvalidType, LockLost, LockNotAcquired
 from goscope_django.fencing import fenced_transaction, token_of
 from goscope_django.locks import MongoDBLockBackend, lock
 from tests.support.lock_backend import MemoryBackend
-from tests.support.locks import Async, Colour, Sync, settings_for
+from tests.support.locks import Async, Sync, Twin, settings_for
 
 NOWHERE = "mongodb://127.0.0.1:1/never?serverSelectionTimeoutMS=100"
 
@@ -33,31 +33,31 @@ def memory() -> Iterator[MemoryBackend]:
 
 
 @pytest.fixture(params=[Sync(), Async()], ids=["sync", "async"])
-def colour(request: pytest.FixtureRequest) -> Any:
+def twin(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-async def test_it_holds_renews_and_releases(memory: MemoryBackend, colour: Colour) -> None:
-    async with colour.block(lock("a", 0.3, owner="me")) as handle:
+async def test_it_holds_renews_and_releases(memory: MemoryBackend, twin: Twin) -> None:
+    async with twin.block(lock("a", 0.3, owner="me")) as handle:
         assert (handle.key, handle.owner, handle.token) == ("a", "me", 1)
         first = handle.expires_at
         while memory.calls.count("extend") < 4:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         assert not handle.lost.is_set()
         assert handle.expires_at > first
-        assert await colour.is_valid(handle)
-        assert await colour.extend(handle, timeout=5)
+        assert await twin.is_valid(handle)
+        assert await twin.extend(handle, timeout=5)
         with pytest.raises(LockNotAcquired):
-            await colour.acquire(lock("a", blocking=False))
+            await twin.acquire(lock("a", blocking=False))
         with pytest.raises(LockNotAcquired):
-            await colour.acquire(lock("a", blocking_timeout=0.1))
+            await twin.acquire(lock("a", blocking_timeout=0.1))
     assert memory.held == {}
     assert token_of(handle) == 1
 
 
-async def test_a_loss(memory: MemoryBackend, colour: Colour) -> None:
+async def test_a_loss(memory: MemoryBackend, twin: Twin) -> None:
     with pytest.raises(LockLost):
-        async with colour.block(lock("a", 0.3)) as handle:
+        async with twin.block(lock("a", 0.3)) as handle:
             memory.held.clear()
             assert await handle.wait_lost()
 
@@ -83,6 +83,20 @@ def test_waiters_and_decorators(memory: MemoryBackend) -> None:
         thread.join()
     assert inside == [1] * 8
     assert memory.held == {}
+
+
+def test_sync_code_needs_no_async_versions() -> None:
+    with settings_for(NOWHERE, LOCK_BACKEND="tests.support.lock_backend.SyncBackend"):
+        with lock("a", 0.3) as handle:
+            first = handle.expires_at
+            assert handle.is_valid()
+            while handle.expires_at == first:
+                assert not handle.lost.wait(0.01)
+            assert handle.extend(timeout=5)
+            with pytest.raises(LockNotAcquired):
+                lock("a", blocking_timeout=0.1).acquire()
+        assert locks.backend().get("a") is None
+        assert locked("a")(lambda: 7)() == 7
 
 
 def test_transactions_need_a_lock_in_mongodb(memory: MemoryBackend) -> None:

@@ -17,7 +17,7 @@ from goscope_django.contracts import LockHandle
 from goscope_django.exceptions import InvalidType, InvalidValue, LockLost, LockNotAcquired, StoreUnavailable
 from goscope_django.locks import lock, waiting
 from goscope_django.process import renewal
-from tests.support.locks import Async, Colour, Sync, expire, raw, settings_for, take_over
+from tests.support.locks import Async, Sync, Twin, expire, raw, settings_for, take_over
 
 
 @pytest.fixture(params=["real", "mongomock"])
@@ -30,35 +30,35 @@ def store(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(params=[Sync(), Async()], ids=["sync", "async"])
-async def colour(request: pytest.FixtureRequest, store: str) -> AsyncIterator[Colour]:
+async def twin(request: pytest.FixtureRequest, store: str) -> AsyncIterator[Twin]:
     yield request.param
     assert not waiting._lines
 
 
-async def test_the_handle_is_the_contracts(colour: Colour) -> None:
-    async with colour.block(lock("stock", 30)) as handle:
+async def test_the_handle_is_the_contracts(twin: Twin) -> None:
+    async with twin.block(lock("stock", 30)) as handle:
         assert isinstance(handle, LockHandle)
         assert handle.key == "stock"
         assert handle.token > 0
         assert abs(handle.expires_at - datetime.now(UTC) - timedelta(seconds=30)) < timedelta(seconds=20)
         assert not handle.lost.is_set()
         handle.ensure_held()
-        assert await colour.is_valid(handle)
+        assert await twin.is_valid(handle)
         info = locks.backend().get("stock")
         assert info is not None
         assert (info.owner, info.token) == (handle.owner, handle.token)
     assert handle.released
     assert locks.backend().get("stock") is None
-    assert not await colour.is_valid(handle)
+    assert not await twin.is_valid(handle)
     with pytest.raises(LockLost):
         handle.ensure_held()
 
 
-async def test_it_is_not_re_entrant_for_the_same_owner_either(colour: Colour) -> None:
-    async with colour.block(lock("stock", owner="me")) as handle:
+async def test_it_is_not_re_entrant_for_the_same_owner_either(twin: Twin) -> None:
+    async with twin.block(lock("stock", owner="me")) as handle:
         assert handle.owner == "me"
         with pytest.raises(LockNotAcquired) as caught:
-            await colour.acquire(lock("stock", owner="me", blocking=False))
+            await twin.acquire(lock("stock", owner="me", blocking=False))
         assert caught.value.key == "stock"
 
 
@@ -67,7 +67,7 @@ async def test_it_is_not_re_entrant_for_the_same_owner_either(colour: Colour) ->
 )
 @pytest.mark.parametrize("owner", [{}, {"owner": None}, {"owner": ""}], ids=str)
 async def test_whatever_stands_under_the_key_holds_the_lock(
-    store: str, colour: Colour, owner: dict[str, Any], expires_at: dict[str, Any]
+    store: str, twin: Twin, owner: dict[str, Any], expires_at: dict[str, Any]
 ) -> None:
     """A released lock's document is gone: one that somebody put there by hand, or whose fields were lost, is held."""
     if store == "mongomock" and owner.get("owner") is None and expires_at.get("expiresAt") is None:
@@ -75,37 +75,37 @@ async def test_whatever_stands_under_the_key_holds_the_lock(
     key = f"{runtime.adapter().key_prefix}lock:stock"
     raw().insert_one({"key": key, **owner, **expires_at})
     with pytest.raises(LockNotAcquired):
-        await colour.acquire(lock("stock", blocking_timeout=0.05))
+        await twin.acquire(lock("stock", blocking_timeout=0.05))
     assert "claim" not in (raw().find_one({"key": key}) or {"claim": "none"})
     info = locks.backend().get("stock")
     assert info is not None and (info.owner, info.token) == ("", None)
     assert list(locks.backend().list()) == [info]
     assert locks.backend().force_release("stock")
-    async with colour.block(lock("stock", blocking=False)):
+    async with twin.block(lock("stock", blocking=False)):
         pass
 
 
 @pytest.mark.parametrize("options", [{"blocking": False}, {"blocking_timeout": 0}, {"blocking_timeout": 0.05}])
-async def test_a_wait_in_vain(colour: Colour, options: dict[str, Any]) -> None:
+async def test_a_wait_in_vain(twin: Twin, options: dict[str, Any]) -> None:
     take_over("stock")
     with pytest.raises(LockNotAcquired):
-        await colour.acquire(lock("stock", **options))
+        await twin.acquire(lock("stock", **options))
 
 
-async def test_a_timeout_of_zero_gets_a_free_lock(colour: Colour) -> None:
-    async with colour.block(lock("stock", blocking_timeout=0)):
+async def test_a_timeout_of_zero_gets_a_free_lock(twin: Twin) -> None:
+    async with twin.block(lock("stock", blocking_timeout=0)):
         pass
 
 
-async def test_one_object_serves_many_blocks_at_once(colour: Colour) -> None:
+async def test_one_object_serves_many_blocks_at_once(twin: Twin) -> None:
     one = lock("shared", 30)
     order: list[int] = []
 
     async def work() -> None:
-        async with colour.block(one) as handle:
+        async with twin.block(one) as handle:
             order.append(handle.token)
 
-    if colour.asynchronous:
+    if twin.asynchronous:
         await asyncio.gather(*(work() for _ in range(8)))
     else:
         threads = [threading.Thread(target=lambda: asyncio.run(work())) for _ in range(8)]
@@ -118,24 +118,24 @@ async def test_one_object_serves_many_blocks_at_once(colour: Colour) -> None:
     assert not one._entered
 
 
-async def test_l1_a_stale_handle_does_not_touch_its_successor(colour: Colour) -> None:
+async def test_l1_a_stale_handle_does_not_touch_its_successor(twin: Twin) -> None:
     """Both name the same owner, as two threads of a host would."""
-    first = await colour.acquire(lock("stock", owner="host-1", auto_extend=False))
+    first = await twin.acquire(lock("stock", owner="host-1", auto_extend=False))
     expire("stock")
-    second = await colour.acquire(lock("stock", owner="host-1", auto_extend=False))
+    second = await twin.acquire(lock("stock", owner="host-1", auto_extend=False))
     assert second.token > first.token
-    assert not await colour.release(first)
+    assert not await twin.release(first)
     assert first.lost.is_set()
-    assert not await colour.extend(first)
-    assert not await colour.is_valid(first)
-    assert await colour.is_valid(second)
-    assert await colour.release(second)
+    assert not await twin.extend(first)
+    assert not await twin.is_valid(first)
+    assert await twin.is_valid(second)
+    assert await twin.release(second)
 
 
-async def test_l2_tokens_grow_over_release_expiry_and_removal(colour: Colour, request: Any) -> None:
+async def test_l2_tokens_grow_over_release_expiry_and_removal(twin: Twin, request: Any) -> None:
     tokens = []
     for step in range(12):
-        handle = await colour.acquire(lock("stock", auto_extend=False))
+        handle = await twin.acquire(lock("stock", auto_extend=False))
         tokens.append(handle.token)
         if step % 3 == 0:
             expire("stock")
@@ -144,14 +144,14 @@ async def test_l2_tokens_grow_over_release_expiry_and_removal(colour: Colour, re
             raw().delete_many({})
             handle._renewal.stop()
         else:
-            assert await colour.release(handle)
+            assert await twin.release(handle)
     assert tokens == sorted(set(tokens))
 
 
-async def test_l7_a_loss_is_told_and_raised_at_the_end_of_the_block(colour: Colour) -> None:
+async def test_l7_a_loss_is_told_and_raised_at_the_end_of_the_block(twin: Twin) -> None:
     told: list[Any] = []
     with pytest.raises(LockLost) as caught:
-        async with colour.block(lock("stock", 0.3)) as handle:
+        async with twin.block(lock("stock", 0.3)) as handle:
             handle.on_lost(told.append)
             take_over("stock")
             assert await asyncio.to_thread(handle.lost.wait)
@@ -169,72 +169,72 @@ async def test_l7_a_loss_is_told_and_raised_at_the_end_of_the_block(colour: Colo
     assert info.owner == "another"
 
 
-async def test_l7_a_block_that_raises_is_not_overruled_by_the_loss(colour: Colour) -> None:
+async def test_l7_a_block_that_raises_is_not_overruled_by_the_loss(twin: Twin) -> None:
     with pytest.raises(KeyError):
-        async with colour.block(lock("stock", 30)) as handle:
+        async with twin.block(lock("stock", 30)) as handle:
             take_over("stock")
-            assert not await colour.is_valid(handle)
+            assert not await twin.is_valid(handle)
             raise KeyError
 
 
-async def test_l7_a_loss_that_only_the_release_finds_out(colour: Colour) -> None:
+async def test_l7_a_loss_that_only_the_release_finds_out(twin: Twin) -> None:
     with pytest.raises(LockLost):
-        async with colour.block(lock("stock", 30)) as handle:
+        async with twin.block(lock("stock", 30)) as handle:
             take_over("stock")
             assert not handle.lost.is_set()
     assert handle.lost.is_set()
 
 
-async def test_l7_without_auto_extend_the_end_of_the_lease_is_a_loss(colour: Colour) -> None:
+async def test_l7_without_auto_extend_the_end_of_the_lease_is_a_loss(twin: Twin) -> None:
     with pytest.raises(LockLost):
-        async with colour.block(lock("stock", 0.15, auto_extend=False)) as handle:
+        async with twin.block(lock("stock", 0.15, auto_extend=False)) as handle:
             assert await handle.wait_lost()
-    assert not await colour.release(handle)
+    assert not await twin.release(handle)
 
 
-async def test_wait_lost_ends_with_the_release_too(colour: Colour) -> None:
-    handle = await colour.acquire(lock("stock"))
+async def test_wait_lost_ends_with_the_release_too(twin: Twin) -> None:
+    handle = await twin.acquire(lock("stock"))
     waits = asyncio.create_task(handle.wait_lost())
     await asyncio.sleep(0.01)
-    await colour.release(handle)
+    await twin.release(handle)
     assert await waits is False
 
 
-async def test_l8_nothing_is_renewed_after_the_release(colour: Colour) -> None:
-    handle = await colour.acquire(lock("stock", 0.3))
-    assert await colour.release(handle)
+async def test_l8_nothing_is_renewed_after_the_release(twin: Twin) -> None:
+    handle = await twin.acquire(lock("stock", 0.3))
+    assert await twin.release(handle)
     assert not handle._renewal.active
     # A renewal that was on its way must not bring the document back, nor touch the successor's.
-    second = await colour.acquire(lock("stock", 30))
+    second = await twin.acquire(lock("stock", 30))
     assert handle._renewal.renewable.renew([handle._renewal.renewable], 5) == frozenset()
-    assert await colour.is_valid(second)
-    assert await colour.release(second)
+    assert await twin.is_valid(second)
+    assert await twin.release(second)
 
 
-async def test_l9_a_lock_outlives_its_lease_while_it_is_held(colour: Colour) -> None:
-    async with colour.block(lock("stock", 0.6)) as handle:
+async def test_l9_a_lock_outlives_its_lease_while_it_is_held(twin: Twin) -> None:
+    async with twin.block(lock("stock", 0.6)) as handle:
         first = handle.expires_at
         while handle.expires_at < first + timedelta(seconds=0.7):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        assert await colour.is_valid(handle)
+        assert await twin.is_valid(handle)
         info = locks.backend().get("stock")
         assert info is not None
         assert info.expires_at is not None
         assert info.expires_at >= first
 
 
-async def test_l10_a_handle_can_be_handed_to_another_thread(colour: Colour) -> None:
-    async with colour.block(lock("stock", 0.6)) as handle:
+async def test_l10_a_handle_can_be_handed_to_another_thread(twin: Twin) -> None:
+    async with twin.block(lock("stock", 0.6)) as handle:
         first = handle.expires_at
         assert await asyncio.to_thread(handle.extend)
         assert await asyncio.to_thread(handle.is_valid)
         assert await asyncio.to_thread(handle.release)
         assert handle.expires_at >= first
-    assert not await colour.release(handle)  # nor was leaving the block an error
+    assert not await twin.release(handle)  # nor was leaving the block an error
 
 
 async def test_l7_after_a_release_that_failed_the_end_of_the_lease_is_told_all_the_same(
-    colour: Colour, monkeypatch: pytest.MonkeyPatch
+    twin: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(handle: Any) -> bool:
         raise StoreUnavailable("away")
@@ -243,13 +243,13 @@ async def test_l7_after_a_release_that_failed_the_end_of_the_lease_is_told_all_t
         raise StoreUnavailable("away")
 
     told: list[Any] = []
-    handle = await colour.acquire(lock("stock", 0.4))
+    handle = await twin.acquire(lock("stock", 0.4))
     handle.on_lost(told.append)
     with monkeypatch.context() as patch:
         patch.setattr(locks.backend(), "release", fail)
         patch.setattr(locks.backend(), "arelease", afail)
         with pytest.raises(StoreUnavailable):
-            await colour.release(handle)
+            await twin.release(handle)
     assert not handle.lost.is_set()
     handle.ensure_held()
     assert await handle.wait_lost()  # it is not renewed any more
@@ -260,12 +260,12 @@ async def test_l7_after_a_release_that_failed_the_end_of_the_lease_is_told_all_t
             break
         await asyncio.sleep(0.01)
     assert told == [handle]
-    assert not await colour.release(handle)
+    assert not await twin.release(handle)
 
 
-async def test_l10_a_release_that_failed_can_be_tried_again(colour: Colour, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_l10_a_release_that_failed_can_be_tried_again(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = locks.backend()
-    handle = await colour.acquire(lock("stock"))
+    handle = await twin.acquire(lock("stock"))
 
     def fail(*_: object) -> bool:
         raise StoreUnavailable("away")
@@ -276,38 +276,38 @@ async def test_l10_a_release_that_failed_can_be_tried_again(colour: Colour, monk
     monkeypatch.setattr(backend, "release", fail)
     monkeypatch.setattr(backend, "arelease", afail)
     with pytest.raises(StoreUnavailable):
-        await colour.release(handle)
+        await twin.release(handle)
     with pytest.raises(StoreUnavailable):
-        async with colour.block(handle):
+        async with twin.block(handle):
             pass
     with pytest.raises(KeyError):
-        async with colour.block(handle):
+        async with twin.block(handle):
             raise KeyError
     monkeypatch.undo()
-    assert await colour.release(handle)
+    assert await twin.release(handle)
     assert locks.backend().get("stock") is None
 
 
-async def test_l11_an_expired_lock_is_taken_at_once(colour: Colour) -> None:
-    handle = await colour.acquire(lock("stock", auto_extend=False))
+async def test_l11_an_expired_lock_is_taken_at_once(twin: Twin) -> None:
+    handle = await twin.acquire(lock("stock", auto_extend=False))
     expire("stock")
-    second = await colour.acquire(lock("stock", blocking=False))
+    second = await twin.acquire(lock("stock", blocking=False))
     assert second.token > handle.token
-    assert await colour.release(second)
+    assert await twin.release(second)
     handle._renewal.stop()
 
 
-async def test_extending_by_the_handle(colour: Colour) -> None:
-    handle = await colour.acquire(lock("stock", 30, auto_extend=False))
-    assert await colour.extend(handle, 90_000)
+async def test_extending_by_the_handle(twin: Twin) -> None:
+    handle = await twin.acquire(lock("stock", 30, auto_extend=False))
+    assert await twin.extend(handle, 90_000)
     assert await asyncio.to_thread(_left, "stock") > 60
-    assert await colour.extend(handle, timeout=timedelta(minutes=5))
+    assert await twin.extend(handle, timeout=timedelta(minutes=5))
     assert await asyncio.to_thread(_left, "stock") > 240
     assert handle._renewal.deadline - renewal.now() > 240
-    assert await colour.extend(handle)
+    assert await twin.extend(handle)
     assert await asyncio.to_thread(_left, "stock") < 60
-    assert await colour.release(handle)
-    assert not await colour.extend(handle)
+    assert await twin.release(handle)
+    assert not await twin.extend(handle)
 
 
 def _left(key: str) -> float:
@@ -315,27 +315,27 @@ def _left(key: str) -> float:
     return provider.store.run(provider.flows.remaining, key)
 
 
-async def test_a_lock_of_node_is_waited_for(colour: Colour) -> None:
+async def test_a_lock_of_node_is_waited_for(twin: Twin) -> None:
     """It has neither claim nor token."""
     take_over("stock", owner="node")
     raw().update_one({}, {"$unset": {"claim": 1, "token": 1}})
     with pytest.raises(LockNotAcquired):
-        await colour.acquire(lock("stock", blocking_timeout=0.1))
+        await twin.acquire(lock("stock", blocking_timeout=0.1))
     expire("stock")
-    async with colour.block(lock("stock")) as handle:
+    async with twin.block(lock("stock")) as handle:
         assert handle.token > 0
 
 
-async def test_two_releases_at_once_are_one(colour: Colour) -> None:
-    handle = await colour.acquire(lock("stock"))
+async def test_two_releases_at_once_are_one(twin: Twin) -> None:
+    handle = await twin.acquire(lock("stock"))
     answers = await asyncio.gather(*(asyncio.to_thread(handle.release) for _ in range(4)))
     assert sorted(answers) == [False, False, False, True]
     assert not handle.lost.is_set()
 
 
-async def test_the_backend_by_itself(colour: Colour) -> None:
+async def test_the_backend_by_itself(twin: Twin) -> None:
     store = locks.backend()
-    handle = await colour.acquire(lock("a"))
+    handle = await twin.acquire(lock("a"))
     assert [one.key for one in store.list()] == ["a"]
     assert [one.key for one in await store.alist("a|b")] == ["a"]
     assert store.list("b") == []
@@ -346,12 +346,12 @@ async def test_the_backend_by_itself(colour: Colour) -> None:
     assert not store.extend(handle, 40)
     assert not await store.arelease(handle)
     assert await store.aget("a") is None
-    assert not await colour.release(handle)
+    assert not await twin.release(handle)
     with pytest.raises(InvalidType):
         store.release("a")
 
 
-async def test_signals_and_log(colour: Colour, caplog: pytest.LogCaptureFixture) -> None:
+async def test_signals_and_log(twin: Twin, caplog: pytest.LogCaptureFixture) -> None:
     from goscope_django import signals
 
     heard: list[tuple[str, Any]] = []
@@ -366,10 +366,10 @@ async def test_signals_and_log(colour: Colour, caplog: pytest.LogCaptureFixture)
     for one in watched:
         one.connect(hear)
     try:
-        async with colour.block(lock("a")) as handle:
+        async with twin.block(lock("a")) as handle:
             pass
         with pytest.raises(LockLost):
-            async with colour.block(lock("a")) as second:
+            async with twin.block(lock("a")) as second:
                 take_over("a")
     finally:
         for one in watched:

@@ -237,6 +237,25 @@ def test_a_transaction_of_another_database_that_goes_on_keeps_the_lock(store: No
     assert not held("two")
 
 
+async def test_a_function_that_answers_its_cancellation_keeps_its_answer(store: None) -> None:
+    begun = asyncio.Event()
+
+    @locked("a")
+    async def work() -> str:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "as far as it came"
+        raise AssertionError
+
+    task = asyncio.ensure_future(work())
+    await begun.wait()
+    task.cancel()
+    assert await task == "as far as it came"
+    assert not held("a")
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_lock_lost_while_the_transaction_runs_rolls_it_back(store: None) -> None:
     with pytest.raises(LockLost), transaction.atomic():
