@@ -50,7 +50,7 @@ demo: $(VENV)/.installed-demo
 	@GOSCOPE_CONNECT_ON_READY=false $(PY) manage.py migrate --skip-checks --verbosity 0
 	@GOSCOPE_CONNECT_ON_READY=false $(PY) manage.py demo_data
 	@echo "Serving the demo at http://127.0.0.1:$(PORT)/ (Ctrl-C ends it)"
-	@GOSCOPE_FAIL_FAST=true DJANGO_RUNSERVER_HIDE_WARNING=true exec $(PY) manage.py runserver --noreload 127.0.0.1:$(PORT)
+	@DEMO_PARENT=$$PPID GOSCOPE_FAIL_FAST=true DJANGO_RUNSERVER_HIDE_WARNING=true exec $(PY) manage.py runserver --noreload 127.0.0.1:$(PORT)
 
 test: $(VENV)/.installed-test
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --require-mongo $(ARGS)

@@ -48,6 +48,36 @@ def refuse(event, args):
 sys.addaudithook(refuse)
 """
 
+# Everything is imported once as it is here, so that what others need of Unix is there. Then Unix is taken away.
+ON_WINDOWS = """
+import asyncio, importlib.abc, os, signal, socket, sys, time
+
+ABSENT = {"fcntl", "grp", "pwd", "resource", "syslog", "termios", "tty", "pty"}
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in ABSENT:
+            raise ModuleNotFoundError(f"{name} is not on Windows", name=name)
+
+def take_unix_away():
+    for name in list(sys.modules):
+        if name in ABSENT or name.partition(".")[0] == "goscope_django":
+            del sys.modules[name]
+    sys.meta_path.insert(0, Absent())
+    for module, prefixes in (
+        (os, ("fork", "register_at_fork", "getuid", "geteuid", "getpgid", "killpg", "setsid", "getsid", "pidfd_open",
+              "sched_", "wait3", "wait4", "environb", "uname", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")),
+        (signal, ("SIGKILL", "SIGHUP", "SIGCHLD", "SIGUSR", "SIGALRM", "SIGPIPE", "SIGXFSZ", "SIGSTOP", "SIGCONT",
+                  "pthread_", "pidfd_", "sigtimedwait")),
+        (socket, ("AF_UNIX",)),
+        (time, ("CLOCK_", "clock_gettime")),
+    ):
+        for name in dir(module):
+            if name.startswith(prefixes):
+                delattr(module, name)
+    sys.platform = "win32"
+"""
+
 VERDICT = """
 assert threading.active_count() == 1, threading.enumerate()
 from django.conf import settings
@@ -109,3 +139,13 @@ def test_importing_opens_nothing_and_reads_no_settings() -> None:
 def test_the_watch_notices(offence: str) -> None:
     with pytest.raises(AssertionError):
         python(f"{WATCH}{offence}\n{VERDICT}")
+
+
+def test_it_can_be_imported_on_windows() -> None:
+    python(f"{ON_WINDOWS}{importing(public())}take_unix_away()\n{importing(public())}")
+
+
+@pytest.mark.parametrize("offence", ["import fcntl", "import os; os.fork", "import socket; socket.AF_UNIX"])
+def test_windows_is_noticed(offence: str) -> None:
+    with pytest.raises(AssertionError):
+        python(f"{ON_WINDOWS}take_unix_away()\n{offence}")

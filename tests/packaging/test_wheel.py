@@ -170,7 +170,9 @@ def test_a_mongod_comes_with_the_extra_only_where_there_is_a_wheel(metadata: Mes
             ("Windows", "AMD64", set()),
         ):
             place = {"platform_system": system, "platform_machine": machine, "extra": extra}
-            assert {name for name, (_, marker) in found.items() if marker and marker.evaluate(place)} == wanted
+            assert {
+                name for name, (_, marker) in found.items() if marker is not None and marker.evaluate(place)
+            } == wanted
 
 
 def environment_with(wheel: Path, folder: Path, extras: Iterable[str]) -> Path:

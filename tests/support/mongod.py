@@ -140,7 +140,7 @@ class ReplicaSet:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 return
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(mongod_process.why_it_failed(data / "mongod.log", 0, ""))
+                raise RuntimeError(mongod_process.why_it_failed(data / "mongod.log", 0))
             time.sleep(0.05)
 
     def _initiate(self) -> None:

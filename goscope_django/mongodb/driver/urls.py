@@ -6,6 +6,7 @@ Rule of this file: it reads and checks text, and opens nothing. ``mongodb+srv`` 
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -16,6 +17,7 @@ from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from goscope_django.exceptions import ConfigurationError
+from goscope_django.mongodb.embedded.process import NOT_ON_WINDOWS
 
 SCHEMES: Final = ("mongodb", "mongodb+srv", "embedded", "mongomock")
 DEFAULT_DATABASE: Final = "goscope"
@@ -99,6 +101,8 @@ def parse(url: object, what: str = "URL", *, base: Path | None = None) -> Target
         raise ConfigurationError(
             f"{what}={shown!r}: a folder is needed: embedded:///absolute/dir or embedded://relative/dir"
         )
+    if sys.platform == "win32":
+        raise ConfigurationError(f"{what}={shown!r}: {NOT_ON_WINDOWS}")
     folder = Path(unquote(place))
     return Target("embedded", str(folder if folder.is_absolute() else (base or Path.cwd()) / folder), database, shown)
 

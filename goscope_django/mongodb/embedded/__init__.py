@@ -8,10 +8,11 @@ Rules of this package:
   dies: so a killed process is no user, nor is another process that got its id.
 - A forked child is no user, and its end changes nothing, until it calls :func:`start` itself.
 - The last user that leaves in order ends the server: through :meth:`Mongod.release`, or at the exit of the interpreter,
-  which covers Ctrl-C and ``sys.exit``. A process that dies by a signal (SIGKILL; also SIGTERM, unless a handler turns
-  it into ``SystemExit``, as those of runserver and gunicorn do) leaves the server running: the next process joins it
-  and ends it when it leaves, or :func:`stop` does. The same holds for ``os._exit``, with which children of
-  ``multiprocessing`` and of Celery's prefork pool end.
+  which covers Ctrl-C and ``sys.exit``. If the last user ends otherwise (by a signal, as SIGTERM and SIGKILL, or by
+  ``os._exit``), the server's *keeper* ends it some seconds later. The keeper is a small process, the server's parent.
+- If the keeper is killed, the server goes with it (on Linux), and its users start both again. On macOS the server runs
+  on, and the last user that leaves in order ends it.
+- The folder belongs to the user who runs all this, nobody else may write to it, and no link in it is followed.
 - If a server *died* while it had users (``kill -9``, the OOM killer, a crash), any of them may start it again with
   :func:`revive`. One that was ended on purpose is not started before somebody calls :func:`start` or :func:`launch`.
 """

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from goscope_django.core.forking import at_fork
 from goscope_django.exceptions import MongodError
+from goscope_django.mongodb.embedded import files
 
 if sys.platform != "win32":
     import fcntl
@@ -108,7 +109,7 @@ def is_held(path: Path) -> bool:
 
 def _open(path: Path, flags: int) -> int:
     with _guard:
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = os.open(path, flags | files.NO_LINK, 0o600)
         _descriptors.add(descriptor)
     return descriptor
 
@@ -122,7 +123,7 @@ def _close(descriptor: int) -> None:
 
 def _try_lock(descriptor: int, path: Path, *, shared: bool = False) -> bool:
     if sys.platform == "win32":
-        raise MongodError("The embedded mongod needs flock, which Windows lacks: use a mongodb:// URL instead.")
+        raise MongodError("Windows has no flock.")  # ``folder`` has refused before
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
@@ -137,6 +138,6 @@ def _try_lock(descriptor: int, path: Path, *, shared: bool = False) -> bool:
 
 def _is_same_file(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False

@@ -2,11 +2,16 @@
 
 In it stand ``data/`` (the database), ``mongod.log``, ``lock``, ``server`` (locked by the server from its launch to its
 end), ``users/`` with one file per process that uses the server, and the marks of ``marks``.
+
+Rule of this file: the server has no passwords, so its folder keeps other users out. It and the folders in it belong to
+this user, nobody else may write to them, and none of our names in it is a link.
 """
 
 from __future__ import annotations
 
 import os
+import stat
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,14 +21,14 @@ from urllib.parse import quote
 
 from goscope_django.exceptions import ConfigurationError, MongodError
 from goscope_django.mongodb.embedded import file_lock, process, users, wire
-from goscope_django.mongodb.embedded.marks import NAMES, Marks
+from goscope_django.mongodb.embedded.marks import DOOR_NAME, NAMES, Marks
 
 _ALREADY_INITIALIZED = 23  # error code of replSetInitiate
 _COMMAND_TIMEOUT = 10.0  # seconds for a command that writes the configuration; a slow disk takes one of them
 _MADE_BY_MONGOD = ("mongod.lock", "WiredTiger", "storage.bson")
 _DYING = 2.0  # seconds that a killed mongod may take until the kernel has cleared up after it
 _STARTING = 30.0  # seconds that a mongod may take until it has written down its process id
-_OTHERS_MAY_WRITE = 0o002
+_OURS = (*NAMES, "socket.new", "lock", "mongod.log", "data", "data/mongod.lock", "users")
 
 
 class Folder:
@@ -33,7 +38,10 @@ class Folder:
     """
 
     def __init__(self, directory: Path | str) -> None:
+        if sys.platform == "win32":
+            raise ConfigurationError(f"{os.fspath(directory)!r}: {process.NOT_ON_WINDOWS}.")
         text = os.fspath(directory)
+        self._lock: int | None = None
         if not text or "\0" in text:
             raise ConfigurationError(f"{text!r} can't be the folder of an embedded mongod: it is not a path.")
         self.path = Path(os.path.realpath(text))
@@ -48,6 +56,29 @@ class Folder:
             if (self.path / "WiredTiger").exists():
                 raise self._unusable("it holds the data of another mongod, name a folder of its own")
 
+    def refuse_what_others_may_change(self) -> None:
+        """Whoever may write to the folder is let in, or leads us to other files. The folder need not exist yet.
+
+        The folders above it are not looked at: who may write to one of them can take the whole folder away. What he
+        puts in its place belongs to him, and is refused.
+        """
+        for name in ("", *_OURS):
+            path = self.path / name
+            try:
+                found = path.lstat()
+            except FileNotFoundError:
+                continue
+            shown = f"{name!r} in it" if name else "it"
+            if stat.S_ISLNK(found.st_mode) and name != DOOR_NAME:
+                raise self._unusable(f"{shown} is a link; remove that, or name another folder")
+            if found.st_uid != os.geteuid():
+                whose = f"user {found.st_uid}, not to this one ({os.geteuid()})"
+                raise self._unusable(f"{shown} belongs to {whose}; name a folder of your own")
+            if stat.S_ISDIR(found.st_mode) and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                every = found.st_mode & stat.S_IWOTH
+                who, mode = ("all users of this machine", "o-w") if every else ("its group", "g-w")
+                raise self._unusable(f"{who} may write to {shown}; name one of your own, or chmod {mode}")
+
     def _unusable(self, reason: str) -> ConfigurationError:
         return ConfigurationError(f"{str(self.path)!r} can't be the folder of an embedded mongod: {reason}.")
 
@@ -60,13 +91,12 @@ class Folder:
             raise self._unusable(f"{error.strerror or error} ({error.filename!r})") from error
 
     def make(self) -> None:
-        """Make the folder if it is missing. Refuse one to which all may write, or with other things under our names.
+        """Make the folder if it is missing. Refuse one with other things under our names.
 
         Other files beside ours do no harm.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.path.stat().st_mode & _OTHERS_MAY_WRITE:
-            raise self._unusable("all users of this machine may write to it; name one of your own, or chmod o-w")
+        self.refuse_what_others_may_change()
         # Listed first, judged then: others may be making all this at this moment, the file that counts before the rest.
         inside = {name: list((self.path / name).glob("*")) for name in ("data", "users")}
         others = [self.path / name for name in NAMES if (self.path / name).exists()]
@@ -87,9 +117,11 @@ class Folder:
         descriptor = file_lock.acquire(self.path / "lock", timeout=timeout)
         if descriptor is None:
             raise MongodError(f"{str(self.path)!r} stayed locked by another process for {timeout:g} seconds.")
+        self._lock = descriptor
         try:
             yield
         finally:
+            self._lock = None
             file_lock.release(descriptor)
 
     # ------------------------------------------------------------------------------------------------ who uses it
@@ -183,6 +215,7 @@ class Folder:
         self.marks.note_socket(socket_path)
         self.marks.close_door()  # if it has another place now
         held = file_lock.acquire(self.path / "server", timeout=1.0)
+        assert self._lock is not None, "whoever launches a server holds its folder's lock"
         if held is None:
             raise MongodError(f"{str(self.path / 'server')!r} stayed locked by another process.")
         try:
@@ -194,7 +227,8 @@ class Folder:
                 standalone=standalone,
                 extra_args=extra_args,
                 timeout=max(1.0, deadline - time.monotonic()),
-                held=held,
+                folder_lock=self._lock,
+                server_lock=held,
             )
         except BaseException:
             file_lock.hand_over(held)
@@ -293,5 +327,5 @@ class Folder:
 
     def log_lines(self) -> str:
         """Return a sentence with the last serious lines of the log."""
-        size = self.log.stat().st_size if self.log.exists() else 0
-        return process.why_it_failed(self.log, max(0, size - 4000), "")
+        size = self.log.lstat().st_size if self.log.exists() else 0
+        return process.why_it_failed(self.log, max(0, size - 4000))

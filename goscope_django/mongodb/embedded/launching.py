@@ -154,6 +154,7 @@ def revive(directory: Path | str, *, timeout: float = 30.0) -> str:
     with folder.translated_errors():
         if not folder.path.is_dir():
             return "its folder was removed."
+        folder.refuse_what_others_may_change()
         with folder.locked(timeout):
             if not folder.is_used_here():
                 return ""

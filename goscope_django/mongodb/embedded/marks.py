@@ -12,10 +12,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from goscope_django.mongodb.embedded import process
+from goscope_django.mongodb.embedded import files, process
 
-_DOOR_NAME = "goscope.sock"  # no longer than the socket's name, so that its path is short enough, too
-NAMES = ("socket", "keep", "stopped", "died", "revived", "server", _DOOR_NAME)
+DOOR_NAME = "goscope.sock"  # no longer than the socket's name, so that its path is short enough, too
+NAMES = ("socket", "keep", "stopped", "died", "revived", "server", DOOR_NAME)
 
 
 class Marks:
@@ -32,7 +32,7 @@ class Marks:
     def socket_path(self) -> Path:
         """Return where the server that was started last listens."""
         try:
-            return Path((self.path / "socket").read_text(encoding="utf-8"))
+            return Path(files.read(self.path / "socket"))
         except FileNotFoundError:
             return self.path / process.SOCKET_NAME
 
@@ -40,15 +40,15 @@ class Marks:
         """Write down where the server that is to be launched will listen."""
         file = self.path / "socket"
         with suppress(FileNotFoundError):
-            if file.read_text(encoding="utf-8") == str(path):
+            if files.read(file) == str(path):
                 return
         written = file.with_name("socket.new")  # so that it is never seen half written, nor lost on a full disk
-        written.write_text(str(path), encoding="utf-8")
+        files.write(written, str(path))
         written.replace(file)
 
     def door(self) -> Path:
         """Return the path under which clients find the server."""
-        return self.socket_path().with_name(_DOOR_NAME)
+        return self.socket_path().with_name(DOOR_NAME)
 
     def open_door(self) -> None:
         """Let clients connect. Only when the server accepts writes.
@@ -79,12 +79,12 @@ class Marks:
         if pid is None:
             (self.path / "keep").unlink(missing_ok=True)
         else:
-            (self.path / "keep").write_text(str(pid), encoding="utf-8")
+            files.write(self.path / "keep", str(pid))
 
     def stays(self, pid: int | None) -> bool:
         """Whether the server ``pid`` is to stay without users."""
         try:
-            kept = (self.path / "keep").read_text(encoding="utf-8")
+            kept = files.read(self.path / "keep")
         except FileNotFoundError:
             return False
         return kept == str(pid)
@@ -94,7 +94,7 @@ class Marks:
         with suppress(OSError):  # with a full disk it can still be stopped
             (self.path / "died").unlink(missing_ok=True)
             if wanted:
-                (self.path / "stopped").touch()
+                files.write(self.path / "stopped")
             else:
                 (self.path / "stopped").unlink(missing_ok=True)
 
@@ -112,10 +112,10 @@ class Marks:
         """Note that the server has died and that an attempt to start it again begins."""
         for name in ("died", "revived"):
             with suppress(OSError):  # if the disk is full, mongod says so better
-                (self.path / name).touch()
+                files.write(self.path / name)
 
     def tried_within(self, seconds: float) -> bool:
         """Whether such an attempt was begun so short a time ago, by any of its users."""
         with suppress(FileNotFoundError):
-            return abs(time.time() - (self.path / "revived").stat().st_mtime) < seconds
+            return abs(time.time() - (self.path / "revived").lstat().st_mtime) < seconds
         return False

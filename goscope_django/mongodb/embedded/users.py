@@ -50,7 +50,8 @@ def is_user_file(file: Path) -> bool:
 
 def _files(folder: Path) -> Iterator[Path]:
     with suppress(FileNotFoundError):
-        yield from filter(is_user_file, (folder / "users").iterdir())
+        # A link is nobody's, and would lead us elsewhere.
+        yield from (file for file in (folder / "users").iterdir() if is_user_file(file) and not file.is_symlink())
 
 
 def living(folder: Path) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -174,6 +174,129 @@ def test_links_to_a_folder_are_that_folder(folder: Path, tmp_path: Path) -> None
     with embedded.start(link) as one, embedded.start(folder) as other:
         assert one.pid == other.pid
         assert embedded.status(link).users == (os.getpid(),)
+
+
+OUR_FILES = (
+    *("lock", "server", "socket", "socket.new", "keep", "stopped", "died", "revived"),
+    *("mongod.log", "data/mongod.lock"),
+)
+
+
+def as_if_used_before(folder: Path) -> None:
+    for name in ("", "data", "users"):
+        (folder / name).mkdir(mode=0o700)
+    for name in ("lock", "mongod.log"):
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize("name", OUR_FILES)
+@pytest.mark.parametrize("dangling", [True, False])
+def test_no_link_of_ours_is_followed(folder: Path, tmp_path: Path, name: str, dangling: bool) -> None:
+    """Such a link leads to a file of another program, which we would lock, empty, or fill with a log."""
+    target = tmp_path / "target"
+    as_if_used_before(folder)
+    if not dangling:
+        target.write_text("not ours")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(target)
+    for function in (embedded.start, embedded.launch):
+        with pytest.raises(ConfigurationError, match=rf"'{name}' in it is a link"):
+            function(folder)
+    for other in (embedded.stop, embedded.status, embedded.revive):
+        with suppress(ConfigurationError, MongodError):  # whatever it says
+            other(folder)
+    assert target.read_text() == "not ours" if not dangling else not target.exists()
+    (folder / name).unlink(missing_ok=True)
+
+
+def test_links_that_are_not_ours_are_left_alone(folder: Path, tmp_path: Path) -> None:
+    """The door is a link by design, and made anew. One among the users is nobody's."""
+    as_if_used_before(folder)
+    target = tmp_path / "target"
+    target.write_text("not ours")
+    for name in ("goscope.sock", "users/12.01234567", "users/models.py"):
+        (folder / name).symlink_to(target)
+    with Worker(folder) as user:
+        pid = int(user.do("start"))
+        assert user.do("insert") == "1"
+        assert embedded.status(folder).users == (user.pid,)
+        user.kill(signal.SIGKILL)
+    deadline = time.monotonic() + 120
+    while embedded.status(folder).running:
+        assert time.monotonic() < deadline, f"mongod {pid} outlived its last user"
+        time.sleep(0.05)
+    assert target.read_text() == "not ours"
+
+
+@pytest.mark.parametrize("name", ["data", "users"])
+def test_no_linked_folder_of_ours_is_used(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "target").mkdir()
+    folder.mkdir()
+    (folder / name).symlink_to(tmp_path / "target")
+    with pytest.raises(ConfigurationError, match=rf"'{name}' in it is a link"):
+        embedded.start(folder)
+    assert everything_in(tmp_path / "target") == {}
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o770, 0o775, 0o702, 0o777, 0o1777])
+@pytest.mark.parametrize("name", ["", "data", "users"])
+def test_a_folder_to_which_others_may_write_is_refused(folder: Path, mode: int, name: str) -> None:
+    folder.mkdir()
+    (folder / name).mkdir(exist_ok=True)
+    (folder / name).chmod(mode)
+    who = "all users of this machine" if mode & 0o002 else "its group"
+    for function in (embedded.start, embedded.launch):
+        with pytest.raises(ConfigurationError, match=f"{who} may write to .*chmod [og]-w"):
+            function(folder)
+    assert everything_in(folder) == ({name: None} if name else {})
+
+
+def test_a_folder_that_others_may_only_look_into_is_taken(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o755)
+    with embedded.start(folder):
+        for path in folder.iterdir():
+            assert path.is_symlink() or not path.lstat().st_mode & 0o077, f"{path} is not closed to others"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give something away")
+@pytest.mark.parametrize("name", ["", "data", "users", "lock", "mongod.log"])
+def test_what_belongs_to_another_user_is_refused(folder: Path, name: str) -> None:
+    as_if_used_before(folder)
+    folder.chmod(0o755)
+    os.chown(folder / name, 65534, 65534)
+    before = everything_in(folder)
+    for function in (embedded.start, embedded.launch):
+        with pytest.raises(ConfigurationError, match=r"belongs to user 65534, not to this one \(0\)"):
+            function(folder)
+    assert everything_in(folder) == before
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become somebody else")
+def test_the_folder_of_another_user_is_refused_though_it_may_be_read(folder: Path) -> None:
+    as_if_used_before(folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    above = [one for one in folder.parents if not one.stat().st_mode & 0o001]
+    for one in above:
+        one.chmod(one.stat().st_mode | 0o011)
+    script = f"""
+        import os
+        from goscope_django.exceptions import ConfigurationError
+        from goscope_django.mongodb import embedded
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        try:
+            embedded.start({str(folder)!r})
+        except ConfigurationError as error:
+            print(error, flush=True)
+        os._exit(0)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "belongs to user 0, not to this one (65534)" in done.stdout, done.stdout + done.stderr
 
 
 def test_it_needs_no_home(folder: Path) -> None:

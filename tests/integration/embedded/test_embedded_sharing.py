@@ -99,8 +99,8 @@ def test_ctrl_c_ends_the_worker_but_not_the_server_that_others_use(folder: Path)
         pid = int(first.do("start"))
         second.do("start")
         assert os.getsid(pid) not in {os.getsid(0), os.getsid(first.pid)}
-        for descriptor in (0, 1, 2):
-            assert str(Path(f"/proc/{pid}/fd/{descriptor}").readlink()) == "/dev/null"
+        for descriptor, name in enumerate(("/dev/null", folder / "mongod.log", folder / "mongod.log")):
+            assert str(Path(f"/proc/{pid}/fd/{descriptor}").readlink()) == str(name)
         os.killpg(first.pid, signal.SIGINT)  # what a terminal does to all processes of the foreground
         first.process.wait(60)
         assert process_exists(pid)

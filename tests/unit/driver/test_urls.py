@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -182,3 +183,11 @@ def test_srv_takes_one_name(hosts: str) -> None:
     with pytest.raises(ConfigurationError, match="one name of a host, without a port") as caught:
         parse(f"mongodb+srv://u:hunter2@{hosts}/db")
     assert "hunter2" not in str(caught.value)
+
+
+def test_embedded_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(ConfigurationError, match=r"GOSCOPE\['URL'\]='embedded://data': .*not Windows; use a server"):
+        parse("embedded://data", "GOSCOPE['URL']")
+    assert parse("mongodb://127.0.0.1/shop").scheme == "mongodb"
+    assert parse("mongomock://").scheme == "mongomock"
