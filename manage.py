@@ -29,10 +29,24 @@ def main() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when ``make`` is gone. Killed by SIGKILL, it can't tell the server that it started."""
-    while os.getppid() == parent:
+    """End this process when ``make`` is gone. Killed by SIGKILL, it can't tell the server that it started.
+
+    On SIGHUP it only stops to catch that signal, and waits for this process: a terminal would tell both.
+    """
+    before = _caught(parent, signal.SIGHUP)
+    while os.getppid() == parent and _caught(parent, signal.SIGHUP) == before:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _caught(pid: int, number: int) -> bool:
+    """Whether a process catches a signal, where the system tells."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:  # noqa: PTH123
+            mask = next(line for line in status if line.startswith("SigCgt:")).split()[1]
+    except (OSError, StopIteration):
+        return False
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 if __name__ == "__main__":

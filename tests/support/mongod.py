@@ -185,6 +185,21 @@ def _free_ports(count: int) -> list[int]:
             opened.close()
 
 
+def parent_of(pid: int) -> int:
+    """Return the id of a process's parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the ids of a process's children."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if parent_of(int(one.name)) == pid:
+                found.append(int(one.name))
+    return found
+
+
 def process_exists(pid: int) -> bool:
     """Tell whether a process with this id runs (a zombie does not)."""
     try:

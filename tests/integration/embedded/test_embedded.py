@@ -14,7 +14,9 @@ from pymongo import AsyncMongoClient, MongoClient
 
 from goscope_django.exceptions import MongodError
 from goscope_django.mongodb import embedded
+from goscope_django.mongodb.driver.urls import parse
 from tests.scripts.embedded_worker import Worker, insert_and_count
+from tests.support.documents import blocks
 from tests.support.mongod import process_exists, replica_set, temporary_mongod
 
 pytestmark = pytest.mark.real
@@ -203,3 +205,16 @@ def test_a_replica_set_elects_another_primary() -> None:
         pids = running.pids.values()
         assert len(pids) == 3
     assert not any(map(process_exists, pids))
+
+
+def test_the_page_about_it_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (name, settings), (_, example) = blocks("docs/how-to/embedded.md")
+    assert name == "settings.py"
+    found: dict[str, Any] = {}
+    exec(compile(settings, "settings.py", "exec"), found)
+    assert parse(found["GOSCOPE"]["URL"], base=tmp_path).place == str(tmp_path / "mongo-data")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "embedded.md", "exec"), found)
+    assert not embedded.status("mongo-data").running
+    with embedded.start("mongo-data") as mongod, MongoClient[dict[str, Any]](mongod.uri) as client:
+        assert client.shop.items.count_documents({"left": 3}) == 1

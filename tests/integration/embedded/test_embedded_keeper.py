@@ -28,15 +28,11 @@ from tests.integration.embedded.test_embedded_revival import (
     things,
 )
 from tests.scripts.embedded_worker import ROOT, Worker, insert_and_count
-from tests.support.mongod import process_exists
+from tests.support.mongod import parent_of, process_exists
 
 __all__ = ["impatient", "store"]  # fixtures
 
 pytestmark = pytest.mark.real
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def keeper_over(folder: Path) -> int:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from goscope_django.mongodb import embedded
 from tests.integration.process.test_processes import gunicorn
 from tests.scripts.embedded_worker import ROOT
 from tests.support.manage import start
+from tests.support.mongod import children_of
 
 pytestmark = [pytest.mark.real, pytest.mark.fleet]
 
@@ -127,6 +129,60 @@ def test_users_of_both_colours_go_on_writing_while_it_and_some_of_them_are_kille
             for stream in (user.stdin, user.stdout):
                 if stream is not None:
                     stream.close()
+
+
+def served(program: str, folder: Path, tmp_path: Path) -> subprocess.Popen[bytes]:
+    """The demo's site under a server that forks, or one that ends itself by the signal that it got."""
+    commands = {
+        "gunicorn": ["testproject.wsgi", "--bind=127.0.0.1:0", "--workers=2"],
+        "gunicorn --preload": ["testproject.wsgi", "--bind=127.0.0.1:0", "--workers=2", "--preload"],
+        "uvicorn": ["testproject.asgi:application", "--port=0", "--lifespan=off"],
+        "uvicorn --workers": ["testproject.asgi:application", "--port=0", "--lifespan=off", "--workers=2"],
+    }
+    more = {
+        "DJANGO_SETTINGS_MODULE": "testproject.settings",
+        "GOSCOPE_URL": f"embedded://{folder}",
+        "DATABASE_URL": f"sqlite:///{tmp_path}/shop.sqlite3",
+        "SECRET_KEY": "only-for-tests-" + "x" * 50,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", program.split(maxsplit=1)[0], *commands[program]],
+        cwd=ROOT,
+        env={**os.environ, **more},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("program", ["gunicorn", "gunicorn --preload", "uvicorn", "uvicorn --workers"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_server_is_left_whatever_serves_and_however_it_ends(
+    program: str, number: signal.Signals, folder: Path, tmp_path: Path
+) -> None:
+    process = served(program, folder, tmp_path)
+    wanted = 1 if program in ("uvicorn", "gunicorn --preload") else 2
+    try:
+        deadline = time.monotonic() + 120
+        while len(embedded.status(folder).users) < wanted:
+            assert process.poll() is None and time.monotonic() < deadline, "it did not start"
+            time.sleep(0.1)
+        workers = children_of(process.pid)
+        process.send_signal(number)
+        process.wait(60)
+        if number == signal.SIGKILL and program == "uvicorn --workers":
+            for one in workers:  # they serve on without their parent
+                with suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while embedded.status(folder).running:
+            assert time.monotonic() < deadline, f"mongod is left, with users {embedded.status(folder).users}"
+            time.sleep(0.1)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.mark.parametrize("killed", [False, True])
