@@ -2,6 +2,7 @@
 #
 #   make demo [PORT=8000] [GOSCOPE_URL=mongodb://...]    a shop that uses every feature, on a private mongod or on yours
 #   make test [ARGS="-k lock"]                           all tests, with the python3 on PATH
+#   make test-mongodb [ARGS=...]                         the tests of projects whose own database is MongoDB
 #   make lint                                            ruff and mypy
 #   make test-matrix                                     the quick tests on every supported Python and Django
 #   make bench                                           ratios against raw PyMongo and the peers
@@ -20,10 +21,19 @@ ARGS ?=
 PY := $(VENV)/bin/python
 # An editable install of a package that lies at the top of its repository makes setuptools warn at length.
 PIP := PYTHONWARNINGS=ignore $(PY) -m pip --quiet --disable-pip-version-check
+MONGODB_VENV ?= .venv-mongodb
+PY_MONGODB := $(MONGODB_VENV)/bin/python
+# What touches the project's own database: tests marked "sql" are skipped there.
+ON_MONGODB := tests/mongodb_backend $(wildcard tests/integration/sessions) tests/integration/fencing \
+	tests/integration/checkpoints/test_checkpoints_database.py \
+	tests/integration/idempotency/test_idempotency_commits.py tests/integration/idempotency/test_idempotency_rest.py \
+	tests/integration/idempotency/test_idempotency_views.py tests/integration/locks/test_locks_decorators.py \
+	tests/unit/single_flight/test_single_flight_transactions.py \
+	$(addprefix tests/dashboard/test_,acting.py hostile.py page.py sites.py walk.py)
 TEST_EXTRAS := test,embedded,demo,health,prometheus
 PACKAGING := setup.py pyproject.toml goscope_django/__init__.py
 
-.PHONY: demo test lint format test-matrix bench clean help
+.PHONY: demo test test-mongodb lint format test-matrix bench clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -55,6 +65,16 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-test
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --require-mongo $(ARGS)
 
+# An environment of its own, since django-mongodb-backend pins Django.
+test-mongodb: | $(PY_MONGODB)
+	@[ $(MONGODB_VENV)/.installed -nt setup.py ] || { echo "Installing the test environment into $(MONGODB_VENV) ..."; \
+		PYTHONWARNINGS=ignore $(PY_MONGODB) -m pip --quiet --disable-pip-version-check install --editable '.[test-mongodb]' \
+		&& touch $(MONGODB_VENV)/.installed; }
+	@$(PY_MONGODB) -m pytest -n $(WORKERS) --dist loadfile --require-mongo --ds=tests.settings_mongodb $(ON_MONGODB) $(ARGS)
+
+$(PY_MONGODB):
+	@$(PYTHON) -m venv $(MONGODB_VENV)
+
 lint: $(VENV)/.installed-test
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -73,5 +93,5 @@ bench: $(VENV)/.installed-test
 
 clean:
 	@if [ -x $(PY) ] && [ -d demo-data ]; then $(PY) manage.py goscope_mongod stop >/dev/null 2>&1 || true; fi
-	@rm -rf $(VENV) .matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info demo-data demo.sqlite3*
+	@rm -rf $(VENV) $(MONGODB_VENV) .matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info demo-data demo.sqlite3*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -75,6 +75,20 @@ setup(
         "embedded": EMBEDDED,
         "health": ["django-health-check>=4.0"],
         "prometheus": ["prometheus-client>=0.20"],
+        # Only the tests of make test-mongodb need these; that backend's version goes with Django's and the server's.
+        "test-mongodb": [
+            *EMBEDDED,
+            "django-mongodb-backend>=5.2,<5.3",
+            "djangorestframework>=3.16",
+            "hypothesis>=6.100",
+            "mongomock>=4.3",
+            "psutil>=6",
+            "pytest>=8.3",
+            "pytest-asyncio>=1.0",
+            "pytest-django>=4.11",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+        ],
         "demo": [
             *EMBEDDED,
             "django-environ>=0.11",

@@ -9,6 +9,7 @@
 ``goscope.W013``      database   a standalone server: no transactions, and a token may repeat once a lock is gone
 ``goscope.W014``      database   a sharded cluster: each router has its own clock
 ``goscope.W015``      database   this machine's clock is off by more than a minute (it matters to Node only)
+``goscope.W020``      static     ``ATOMIC_REQUESTS`` on a database of ``django_mongodb_backend``, where it does nothing
 ``goscope.W030``      deploy     the server is not on this machine, and the connection is not encrypted
 ``goscope.W031``      deploy     the server is not on this machine, and the URL has no credentials
 ``goscope.W032``      deploy     ``mongomock://`` or ``embedded://`` outside of tests and demonstrations
@@ -26,12 +27,14 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Tags
 from django.core.checks import Warning as CheckWarning
 from django.core.checks import register as register_check
+from django.db import connections
 from django.utils.module_loading import import_string
 
 from goscope_django import conf, runtime
 from goscope_django.cache import options as cache_options
 from goscope_django.exceptions import ConfigurationError, GoscopeError
 from goscope_django.mongodb.driver import inspection, urls
+from goscope_django.process import backend
 
 
 def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
@@ -57,6 +60,25 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             except ConfigurationError as error:
                 found.append(Error(str(error), obj="settings.GOSCOPE", id="goscope.E001"))
     return found
+
+
+def check_atomic_requests(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """Databases on which ``ATOMIC_REQUESTS`` does nothing. Opens none of them."""
+    hint = (
+        "Remove it, and use django_mongodb_backend.transaction.atomic() where a transaction is needed; "
+        "see docs/how-to/mongodb-backend.md."
+    )
+    return [
+        CheckWarning(
+            f"DATABASES[{alias!r}]['ATOMIC_REQUESTS']=True does nothing: django.db.transaction.atomic() opens no "
+            f"transaction on MongoDB, so nothing that a request has written is undone when its view fails.",
+            hint=hint,
+            obj=f"settings.DATABASES[{alias!r}]",
+            id="goscope.W020",
+        )
+        for alias in connections
+        if connections.settings[alias].get("ATOMIC_REQUESTS") and backend.is_mongodb(connections[alias])
+    ]
 
 
 def check_stores(app_configs: Any = None, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
@@ -138,5 +160,6 @@ def check_security(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
 def register() -> None:
     """Register all checks with Django."""
     register_check(check_settings, Tags.caches)
+    register_check(check_atomic_requests, Tags.compatibility)
     register_check(check_stores, Tags.database)
     register_check(check_security, Tags.security, deploy=True)

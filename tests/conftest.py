@@ -40,9 +40,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("sql") and on_mongodb():
+        pytest.skip("sql: needs what SQL has and django-mongodb-backend has not")
     if item.get_closest_marker("real") and (reason := why_no_mongod()):
         refuse = pytest.fail if item.config.getoption("--require-mongo") else pytest.skip
         refuse(f"no real mongod: {reason}")
+
+
+def on_mongodb() -> bool:
+    """Whether MongoDB is the project's own database in this run (``make test-mongodb``)."""
+    from django.conf import settings
+
+    return bool(settings.DATABASES["default"]["ENGINE"] == "django_mongodb_backend")
 
 
 @functools.cache
@@ -71,6 +80,17 @@ def mongod() -> Iterator[Mongod]:
 
     with temporary_mongod() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None, request: pytest.FixtureRequest
+) -> None:
+    """The address of this test process's own server, where MongoDB is the project's database."""
+    from django.db import connections
+
+    if on_mongodb():
+        connections.settings["default"]["HOST"] = request.getfixturevalue("mongod").uri
 
 
 @pytest.fixture(scope="module")

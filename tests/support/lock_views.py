@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 from django.contrib.auth.models import Group
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from django.utils.decorators import method_decorator
@@ -18,6 +17,7 @@ from rest_framework.views import APIView
 
 from goscope_django import locks
 from goscope_django.decorators import locked, single_flight
+from tests.support.transactions import transaction
 
 noted: dict[str, Any] = {}
 

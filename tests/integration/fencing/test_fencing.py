@@ -13,7 +13,7 @@ from typing import Any
 
 import mongomock
 import pytest
-from django.db import DatabaseError, connection, connections, models, transaction
+from django.db import DatabaseError, connection, connections, models
 from django.test import override_settings
 from django.test.utils import isolate_apps
 from hypothesis import given, settings
@@ -32,6 +32,7 @@ from goscope_django.fencing import (
 from goscope_django.locks import lock
 from tests.support.locks import expire, raw, settings_for, take_over
 from tests.support.mongod import temporary_mongod
+from tests.support.transactions import transaction
 
 
 @pytest.fixture(params=["real", "mongomock"])
@@ -217,6 +218,7 @@ class Replicated:
         return "default"
 
 
+@pytest.mark.sql
 def test_where_reads_go_to_a_replica_the_primary_decides(item: Any) -> None:
     one, two = item.objects.create(name="a", left=10), item.objects.create(name="b", left=10)
     two.save_fenced(9)
@@ -266,6 +268,7 @@ def test_an_ordinary_save_does_not_set_the_fence_back(item: Any) -> None:
     assert item.objects.get().fence == 5
 
 
+@pytest.mark.sql
 def test_new_rows_update_fields_and_rows_that_are_gone(item: Any) -> None:
     one = item(name="a")
     one.save_fenced(3)
@@ -301,6 +304,7 @@ def test_rows_of_an_inherited_model(item: Any) -> None:
     assert (found.extra, found.name, found.fence) == (2, "b", 5)
 
 
+@pytest.mark.sql
 def test_the_comparison_is_part_of_the_update(item: Any, django_assert_num_queries: Any) -> None:
     one = item.objects.create(name="a")
     with django_assert_num_queries(1) as sent:

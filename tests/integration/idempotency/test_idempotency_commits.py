@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group, Permission
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, connection
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
 from django.urls import path
@@ -15,6 +15,7 @@ from django.urls import path
 from goscope_django import runtime, signals
 from goscope_django.exceptions import IdempotencyConflict, StoreUnavailable
 from goscope_django.idempotency import idempotent
+from tests.support.transactions import transaction
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ways: list[str] = []
@@ -79,6 +80,7 @@ def send() -> Any:
     return client.post("/buy/", "{}", "application/json", headers={"Idempotency-Key": "k"})
 
 
+@pytest.mark.sql
 @pytest.mark.usefixtures("_atomic_requests")
 class TestAtomicRequests:
     def test_the_result_is_there_after_the_commit_and_not_before(self) -> None:
@@ -160,6 +162,7 @@ class TestAtomic:
         assert _states() == ["completed"]
         assert work() == "done"
 
+    @pytest.mark.sql
     def test_a_function_whose_transaction_is_rolled_back_runs_again(self) -> None:
         runs: list[int] = []
 
@@ -167,13 +170,12 @@ class TestAtomic:
         def work() -> None:
             runs.append(1)
 
-        @transaction.atomic
         def broken() -> None:
             work()
             Permission.objects.create(name="broken", codename="broken", content_type_id=999_999)
 
         with pytest.raises(IntegrityError):
-            broken()
+            transaction.atomic(broken)()
         assert _states() == []
         work()
         assert len(runs) == 2

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import Group
-from django.db import connections, transaction
+from django.db import connections
 from django.test import AsyncClient, Client, TestCase, override_settings
 
 from goscope_django import locks, runtime, signals
@@ -24,6 +24,7 @@ from goscope_django.locks import lock
 from tests.support import lock_views
 from tests.support.lock_views import held
 from tests.support.locks import raw, settings_for, take_over
+from tests.support.transactions import transaction
 
 
 @pytest.fixture(params=["real", "mongomock"])
@@ -161,6 +162,7 @@ def test_a_rollback_releases_too(store: None) -> None:
     assert not held("f")
 
 
+@pytest.mark.sql
 @pytest.mark.django_db(transaction=True)
 def test_a_savepoint_that_is_rolled_back_releases_its_own(store: None) -> None:
     with transaction.atomic():
@@ -235,6 +237,50 @@ def test_a_transaction_of_another_database_that_goes_on_keeps_the_lock(store: No
             raise KeyError
         assert held("two")
     assert not held("two")
+
+
+@pytest.mark.sql
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("robust", [True, False])
+def test_where_hooks_run_at_once_the_release_is_not_left_to_the_transaction(
+    store: None, monkeypatch: pytest.MonkeyPatch, robust: bool
+) -> None:
+    """What was released already must not count as held: later calls would run without a lock."""
+
+    def at_once(func: Any, robust: bool = robust) -> None:
+        func()
+
+    monkeypatch.setattr(connections["default"], "on_commit", at_once)
+    tokens: list[int] = []
+
+    def note(token: int, **_: Any) -> None:
+        tokens.append(token)
+
+    signals.lock_acquired.connect(note)
+    with transaction.atomic():
+        assert found(1)[0]
+        assert not held("f")
+        assert found(2)[0]
+        assert runtime_deferred() == {}
+    signals.lock_acquired.disconnect(note)
+    assert len(set(tokens)) == 2
+
+
+@pytest.mark.sql
+@pytest.mark.django_db(transaction=True)
+def test_where_the_transaction_has_ended_already_the_lock_is_released(
+    store: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with transaction.atomic():
+        connections["default"].closed_in_transaction = True  # as close() leaves it, where SQLite is not in memory
+        try:
+            assert found(1)[0]
+            assert not held("f")
+            assert runtime_deferred() == {}
+            assert found(2)[0]
+        finally:
+            connections["default"].closed_in_transaction = False
+    assert not held("f")
 
 
 async def test_a_function_that_answers_its_cancellation_keeps_its_answer(store: None) -> None:
@@ -383,6 +429,7 @@ def test_atomic_requests(store: None, atomic_requests: None, view: str) -> None:
     assert not held("view")
 
 
+@pytest.mark.sql
 @pytest.mark.django_db(transaction=True)
 @override_settings(ROOT_URLCONF="tests.support.lock_views")
 def test_atomic_requests_that_fail(store: None, atomic_requests: None) -> None:
@@ -393,6 +440,7 @@ def test_atomic_requests_that_fail(store: None, atomic_requests: None) -> None:
     assert not held("view")
 
 
+@pytest.mark.sql
 @pytest.mark.django_db(transaction=True)
 @override_settings(ROOT_URLCONF="tests.support.lock_views")
 def test_a_commit_that_fails(store: None, atomic_requests: None, monkeypatch: pytest.MonkeyPatch) -> None:

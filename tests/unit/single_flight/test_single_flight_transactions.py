@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group
-from django.db import connection, transaction
+from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory, TestCase, override_settings
 from django.urls import path
@@ -20,6 +20,7 @@ from rest_framework.response import Response
 from goscope_django.single_flight import group as single_flight_group
 from goscope_django.single_flight import single_flight
 from tests.support.flights import Gate, in_the_air, roles, wait_until, waiting
+from tests.support.transactions import transaction
 
 rf = RequestFactory()
 
@@ -56,6 +57,7 @@ def follower(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     return started
 
 
+@pytest.mark.sql
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("savepoint", [False, True])
 def test_the_result_is_published_by_the_commit(savepoint: bool) -> None:
@@ -117,7 +119,9 @@ def test_what_the_leader_does_to_its_value_before_the_commit_is_its_own() -> Non
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("inner", [False, True], ids=["transaction", "savepoint"])
+@pytest.mark.parametrize(
+    "inner", [pytest.param(False, id="transaction"), pytest.param(True, id="savepoint", marks=pytest.mark.sql)]
+)
 def test_after_a_rollback_a_waiter_runs_it(inner: bool) -> None:
     gate = Gate()
 
@@ -229,6 +233,7 @@ def get(path: str) -> Callable[[], HttpResponse]:
     return call
 
 
+@pytest.mark.sql
 @pytest.mark.django_db(transaction=True)
 def test_with_atomic_requests_the_view_runs_once(atomic_requests: None) -> None:
     global gate
@@ -239,6 +244,7 @@ def test_with_atomic_requests_the_view_runs_once(atomic_requests: None) -> None:
     assert Group.objects.filter(name="report").count() == 1
 
 
+@pytest.mark.sql
 @pytest.mark.django_db(transaction=True)
 def test_with_atomic_requests_a_rest_error_is_shared_though_it_rolls_back(atomic_requests: None) -> None:
     global gate
