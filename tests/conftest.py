@@ -73,6 +73,18 @@ def mongod() -> Iterator[Mongod]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None, request: pytest.FixtureRequest
+) -> None:
+    """The address of this test process's own server, where MongoDB is the project's database."""
+    from django.db import connections
+
+    entry = connections.settings["default"]
+    if entry["ENGINE"] == "django_mongodb_backend":
+        entry["HOST"] = request.getfixturevalue("mongod").uri
+
+
 @pytest.fixture(scope="module")
 def mongo_url(mongod: Mongod, request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of an empty database that belongs to this test module alone and is dropped after it."""

@@ -169,9 +169,11 @@ class Runner:
     def _end(self, error: BaseException | None) -> None:
         """Inside ``atomic()`` the completion waits for the commit; a rollback leaves the task failed."""
         ending, undone = self._ending(error), Ending("failed", error="the transaction was rolled back")
+        unknown = Ending("failed", error="whether the transaction was committed is unknown")
         if error is not None or not after_commit(
             lambda: self.do(self._finish(ending, save=self.state.last_save(None))),
             lambda: self.do(self._finish(undone, save=False)),
+            unknown=lambda: self.do(self._finish(unknown, save=False)),
         ):
             self.do(self._finish(ending, error, save=self.state.last_save(error)))
 

@@ -154,6 +154,11 @@ class Attempt:
         if self._renewal is not None:
             self._renewal.stop()
 
+    def leave_to_lease(self) -> None:
+        """Neither complete the claim nor give it up: repeats find it running until its lease ends. Sends nothing."""
+        self.stop()
+        logger.warning("whether the work of %.200r was committed is unknown: its claim ends with its lease", self.name)
+
     def complete(self, value: Any) -> Flow[bool]:
         """Store the result, in the open transaction if there is one. ``False``, and an event, if the claim was lost."""
         self.stop()

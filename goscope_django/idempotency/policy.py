@@ -8,7 +8,8 @@ Rules of this file:
   401, 403 and 429. What this module itself answers is not kept either.
 * Work that was done but whose answer can't be kept (a large or streaming response) is recorded as done: it never runs
   again.
-* Inside a transaction the result is recorded after the commit. A rollback gives the claim up.
+* Inside a transaction the result is recorded after the commit. A rollback gives the claim up. While it is unknown
+  whether it was committed, the claim is left to its lease.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _PAUSE: Final = (0.02, 0.25)
 """Seconds between two looks of a caller that waits: the first pause, and the longest."""
 
 
-def _no_transaction(*_: Any) -> bool:
+def _no_transaction(*_: Any, **__: Any) -> bool:
     """Async version of ``after_commit``: a coroutine is in no transaction of Django."""
     return False
 
@@ -265,7 +266,9 @@ class Policy:
         def undone() -> None:
             carry_out(attempt.abandon())
 
-        return bool((yield from call(transactions.after_commit, _no_transaction, done, undone)))
+        # While nobody knows whether the work was committed, its claim is neither completed nor given up.
+        unknown = attempt.leave_to_lease
+        return bool((yield from call(transactions.after_commit, _no_transaction, done, undone, unknown=unknown)))
 
 
 def _working(attempt: Attempt, work: Flow[Any]) -> Flow[Any]:

@@ -65,7 +65,7 @@ class _Call:
         self.handle: HeldLock | None = None
         self.joined: _Held | None = None
         if _deferred.held and in_transaction(using):
-            self.joined = _deferred.held.get(one.where()[1])
+            self.joined = _joinable(one.where()[1])
 
     def around(self, work: Flow[Any]) -> Flow[Any]:
         """The result of ``work``, which is done under the lock."""
@@ -100,7 +100,6 @@ class _Call:
             held = _Held(self.handle, self.lock.where()[1])
             if self.handle.released or not held.cover(self.using):
                 return False
-            _deferred.held[held.place] = held
         if error is None:
             held.handle.ensure_held()
         return True
@@ -109,30 +108,54 @@ class _Call:
 class _Held:
     """A lock that is held until the last of the transactions that it covers has ended."""
 
-    __slots__ = ("aliases", "handle", "place")
+    __slots__ = ("aliases", "handle", "known", "place")
 
     def __init__(self, handle: HeldLock, place: Hashable) -> None:
         self.handle = handle
         self.place = place
         self.aliases: set[str] = set()
+        self.known = True
+        """Whether all of those that have ended are known to be committed or rolled back."""
 
     def cover(self, using: str | None) -> bool:
-        """Hold it until the transactions that are open on ``using`` have ended, too; ``False`` if there are none."""
-        found = open_on(using)
-        for alias in found - self.aliases:
-            self.aliases.add(alias)
+        """Hold it until the transactions that are open on ``using`` have ended, too; ``False`` if it waits for none."""
+        found = open_on(using) - self.aliases
+        # Before anything is registered: what is called at once must find it here, to take it out again.
+        self.aliases |= found
+        if found:
+            _deferred.held[self.place] = self
+        for alias in found:
             over = functools.partial(self._over, alias)
-            after_commit(over, over, alias)
-        return bool(found)
+            if not after_commit(over, over, alias, unknown=functools.partial(self._over, alias, known=False)):
+                self._forget(alias)
+        return bool(self.aliases)
 
-    def _over(self, alias: str) -> None:
+    def _over(self, alias: str, *, known: bool = True) -> None:
+        self.known = self.known and known
+        if alias not in self.aliases or not self._forget(alias) or self.handle.lost.is_set():
+            return
+        if self.known:
+            self.handle.leave(None)
+        else:
+            # What it protected may yet turn out to be committed: nobody else gets it before its lease has ended.
+            self.handle.let_expire()
+
+    def _forget(self, alias: str) -> bool:
+        """Wait for the transaction on ``alias`` no more; whether that was the last one."""
         self.aliases.discard(alias)
         if self.aliases:
-            return
+            return False
         if _deferred.held.get(self.place) is self:
             del _deferred.held[self.place]
-        if not self.handle.lost.is_set():
-            self.handle.leave(None)
+        return True
+
+
+def _joinable(place: Hashable) -> _Held | None:
+    """The lock that a transaction of this thread holds at ``place``, if that transaction is open still."""
+    held = _deferred.held.get(place)
+    if held is None or held.handle.released or not held.aliases & open_on():
+        return None
+    return held
 
 
 class _Deferred(threading.local):

@@ -244,6 +244,14 @@ class HeldLock:
             self._state = "releasing"
         return True
 
+    def let_expire(self) -> None:
+        """Neither renew it nor give it back: it ends with its lease. Sends nothing."""
+        with self._guard:
+            if self._state not in HELD:
+                return
+            self._state = "unreleased"
+        self._renewal.watch()
+
     def extend(self, ttl: Ttl | None = None, *, timeout: Duration | None = None) -> bool:
         """Let the lease end ``ttl`` (**milliseconds** or a timedelta) or ``timeout`` (seconds or a timedelta) from now.
 

@@ -237,6 +237,48 @@ def test_a_transaction_of_another_database_that_goes_on_keeps_the_lock(store: No
     assert not held("two")
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("robust", [True, False])
+def test_where_hooks_run_at_once_the_release_is_not_left_to_the_transaction(
+    store: None, monkeypatch: pytest.MonkeyPatch, robust: bool
+) -> None:
+    """What was released already must not count as held: later calls would run without a lock."""
+
+    def at_once(func: Any, robust: bool = robust) -> None:
+        func()
+
+    monkeypatch.setattr(connections["default"], "on_commit", at_once)
+    tokens: list[int] = []
+
+    def note(token: int, **_: Any) -> None:
+        tokens.append(token)
+
+    signals.lock_acquired.connect(note)
+    with transaction.atomic():
+        assert found(1)[0]
+        assert not held("f")
+        assert found(2)[0]
+        assert runtime_deferred() == {}
+    signals.lock_acquired.disconnect(note)
+    assert len(set(tokens)) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_where_the_transaction_has_ended_already_the_lock_is_released(
+    store: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with transaction.atomic():
+        connections["default"].closed_in_transaction = True  # as close() leaves it, where SQLite is not in memory
+        try:
+            assert found(1)[0]
+            assert not held("f")
+            assert runtime_deferred() == {}
+            assert found(2)[0]
+        finally:
+            connections["default"].closed_in_transaction = False
+    assert not held("f")
+
+
 async def test_a_function_that_answers_its_cancellation_keeps_its_answer(store: None) -> None:
     begun = asyncio.Event()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -143,6 +143,45 @@ def test_closing_the_connection_is_a_rollback(said: list[str], monkeypatch: pyte
         # As the connection was not really closed, it can go on.
         connection.closed_in_transaction = False
         connection.needs_rollback = True
+    assert said == ["undone"]
+
+
+def test_in_a_block_whose_connection_was_closed_it_is_undone_already(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database has rolled it back, Django's block goes on, and nothing would tell a hook of the end."""
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    monkeypatch.setattr(type(connections["default"]), "_close", lambda self: None)
+    monkeypatch.setattr(type(connections["default"]), "close", BaseDatabaseWrapper.close)
+    with transaction.atomic():
+        Group.objects.exists()
+        connection.close()
+        assert connection.closed_in_transaction
+        assert defer(said)
+        assert said == ["undone"]
+        connection.closed_in_transaction = False
+        connection.needs_rollback = True
+    assert said == ["undone"]
+
+
+def test_a_hook_that_runs_at_once_is_no_commit(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in tests that let ``on_commit`` call its function, or with a backend whose ``atomic()`` does nothing."""
+
+    def at_once(func: Callable[[], object], robust: bool = False) -> None:
+        func()
+
+    monkeypatch.setattr(connections["default"], "on_commit", at_once)
+    with transaction.atomic():
+        assert in_transaction()
+        assert not defer(said)
+    assert said == []
+
+
+def test_a_hook_that_is_dropped_is_undone(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections["default"], "on_commit", lambda func, robust=False: None)
+    with transaction.atomic():
+        defer(said)
     assert said == ["undone"]
 
 

@@ -1,0 +1,89 @@
+"""The connection of ``django_mongodb_backend``, where MongoDB is the project's own database.
+
+That package may be absent, so nothing is imported of it before a connection of it is at hand. Rules of this file:
+
+* In a transaction means that the driver's session is in one. The backend's flag says less: after a commit that failed
+  the session stays, without a transaction, and the next block would write outside of any.
+* ``django.db.transaction.atomic()`` does nothing on such a connection, and is no transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from goscope_django.mongodb.driver import commits
+
+T = TypeVar("T")
+_PAUSE: Final = 0.02
+"""Seconds before the second attempt, at most."""
+
+
+def is_mongodb(connection: Any) -> bool:
+    """Whether ``connection`` is one of ``django_mongodb_backend``. Opens nothing."""
+    return bool(connection.vendor == "mongodb")
+
+
+def open_session(connection: Any) -> Any:
+    """The driver's session of the transaction that is open on ``connection``; ``None`` if there is none."""
+    session = getattr(connection, "session", None)
+    return session if session is not None and session.in_transaction else None
+
+
+def bury(connection: Any, session: Any) -> None:
+    """End a session whose transaction is over, and take it off ``connection``: the next block gets a new one."""
+    # Where the server can't be reached the session is of no use either.
+    with contextlib.suppress(Exception):
+        session.end_session()
+    if connection.session is session:
+        connection.session = None
+
+
+def in_transaction_of(connection: Any, work: Callable[[], T], attempts: int = 1) -> T:
+    """What ``work`` returns, done in a transaction of the backend: in the one that is open, else in one of its own.
+
+    Its own is tried so many times as long as another transaction is in the way. Errors are raised as they are.
+    """
+    if open_session(connection) is not None:
+        return work()
+    _forget_dead(connection)
+    if connection.in_atomic_block_mongo:
+        # The transaction of the block has ended before the block. From here on it has one again.
+        connection.start_transaction_mongo()
+        return work()
+    for attempt in range(1, attempts + 1):
+        try:
+            return _committed(connection, work)
+        except Exception as error:
+            if attempt == attempts or not commits.is_transient(error):
+                raise
+        time.sleep(_PAUSE * attempt * random.uniform(0.5, 1.0))
+    raise AssertionError("unreachable")
+
+
+def _committed(connection: Any, work: Callable[[], T]) -> T:
+    from django_mongodb_backend.transaction import atomic
+
+    # Inside a block of Django's atomic(), which does nothing here, hooks could not run after our commit.
+    block, connection.in_atomic_block = connection.in_atomic_block, False
+    try:
+        with atomic(connection.alias):
+            connection.in_atomic_block = block
+            result = work()
+            connection.in_atomic_block = False
+    except BaseException:
+        if connection.session is not None:  # the commit has failed, and the backend keeps what belonged to it
+            bury(connection, connection.session)
+            connection.rollback_mongo()
+        raise
+    finally:
+        connection.in_atomic_block = block
+    return result
+
+
+def _forget_dead(connection: Any) -> None:
+    if connection.session is not None:
+        bury(connection, connection.session)
