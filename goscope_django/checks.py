@@ -10,6 +10,7 @@
 ``goscope.W014``      database   a sharded cluster: each router has its own clock
 ``goscope.W015``      database   this machine's clock is off by more than a minute (it matters to Node only)
 ``goscope.W020``      static     ``ATOMIC_REQUESTS`` on a database of ``django_mongodb_backend``, where it does nothing
+``goscope.W021``      static     with ``django://``: that database's ``w`` is a number, and may be less than a majority
 ``goscope.W030``      deploy     the server is not on this machine, and the connection is not encrypted
 ``goscope.W031``      deploy     the server is not on this machine, and the URL has no credentials
 ``goscope.W032``      deploy     ``mongomock://`` or ``embedded://`` outside of tests and demonstrations
@@ -127,6 +128,23 @@ def _judged(what: str, view: inspection.ServerView) -> list[CheckMessage]:
     return found
 
 
+def check_durability(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """Whether what is committed together with business data may be taken back by a failover."""
+    try:
+        url = conf.current().url
+        concern = urls.commit_concern(conf.target(url)) if urls.is_django(url) else None
+    except ConfigurationError:
+        return []
+    if not isinstance(concern, int):
+        return []
+    text = (
+        f"GOSCOPE['URL']={url!r}: that entry of DATABASES has w={concern}. A failover may take back what "
+        f"idempotent(atomic=) and track(atomic=True) have committed."
+    )
+    hint = "Leave w out, or say w='majority'."
+    return [CheckWarning(text, hint=hint, obj="settings.DATABASES", id="goscope.W021")]
+
+
 def check_security(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     """What is allowed, but not safe in production."""
     try:
@@ -136,20 +154,20 @@ def check_security(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     found: list[CheckMessage] = []
     for what, url in stores:
         try:
-            target = urls.parse(url, what, base=conf.base_dir())
+            target = conf.target(url, what)
         except GoscopeError:
             continue
         if target.scheme != "mongodb":
             text = f"{what}={target.shown!r} is meant for tests and demonstrations."
             found.append(CheckWarning(text, hint="Use a MongoDB server of your own.", id="goscope.W032"))
             continue
-        if urls.is_local(url):
+        if urls.is_local(target.place):
             continue
         options = {name.lower() for name in conf.current().client_options} | target.options
-        if not url.startswith("mongodb+srv:") and not options & {"tls", "ssl"}:
+        if not target.place.startswith("mongodb+srv:") and not options & {"tls", "ssl"}:
             text = f"{what}: the connection to another machine is not encrypted."
             found.append(CheckWarning(text, hint="Add tls=true to the URL.", id="goscope.W030"))
-        if "@" not in url and not options & {"username", "authmechanism", "tlscertificatekeyfile"}:
+        if "@" not in target.place and not options & {"username", "authmechanism", "tlscertificatekeyfile"}:
             text = f"{what}: no credentials for a server on another machine."
             found.append(
                 CheckWarning(text, hint="Turn on access control; see docs/reference/settings.md.", id="goscope.W031")
@@ -161,5 +179,6 @@ def register() -> None:
     """Register all checks with Django."""
     register_check(check_settings, Tags.caches)
     register_check(check_atomic_requests, Tags.compatibility)
+    register_check(check_durability, Tags.caches)
     register_check(check_stores, Tags.database)
     register_check(check_security, Tags.security, deploy=True)

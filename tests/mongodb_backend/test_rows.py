@@ -1,6 +1,6 @@
 """Fenced rows that are documents: ``fenced_update`` and ``save_fenced`` on ``django_mongodb_backend``."""
 
-# ruff: noqa: DJ008 - models that nobody looks at
+# ruff: noqa: DJ008 - models that nobody looks at; what is tested is what leaving a block raises
 
 from __future__ import annotations
 
