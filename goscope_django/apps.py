@@ -7,7 +7,7 @@ import sys
 from django.apps import AppConfig
 from django.core.signals import setting_changed
 
-from goscope_django import runtime
+from goscope_django import conf, runtime
 
 
 def _settings_changed(*, setting: str, **_: object) -> None:
@@ -26,12 +26,13 @@ class GoscopeConfig(AppConfig):
     def ready(self) -> None:
         """Register the system checks; connect, make missing indexes and disconnect again, within 2 seconds.
 
-        Raises only with ``FAIL_FAST``.
+        Raises only with ``FAIL_FAST``. A process that was started to run tests does not connect here.
         """
         from goscope_django import checks, figures  # noqa: F401 - figures count what happens from here on
 
         checks.register()
         setting_changed.connect(_settings_changed, dispatch_uid="goscope.settings")
-        # An operator's command connects itself. It reports what is missing, and changes nothing unasked.
-        if not "".join(sys.argv[1:2]).startswith("goscope_"):
+        # An operator's command connects itself. It reports what is missing, and changes nothing unasked. Tests are not
+        # set up yet: here the store would still be the one of GOSCOPE["URL"].
+        if not "".join(sys.argv[1:2]).startswith("goscope_") and not conf.starts_tests():
             runtime.prepare()
