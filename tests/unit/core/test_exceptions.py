@@ -76,7 +76,7 @@ def test_the_tree_is_complete() -> None:
     assert conf.BadSettings in tree()
 
 
-@pytest.mark.parametrize("kind", sorted(set(tree()), key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", sorted(set(tree()), key=str), ids=str)
 def test_every_class_survives_what_task_queues_do(kind: type[GoscopeError]) -> None:
     error = sample(kind)
     error.add_note("raised by the leader")
