@@ -3,6 +3,7 @@
 ====================  =========  =====================================================================================
 ``goscope.E001``      static     ``GOSCOPE`` can't be used: an unknown key, a wrong type, a URL that is not allowed
 ``goscope.E002``      static     an entry of ``CACHES`` can't be used
+``goscope.E003``      static     the store is ``mongomock://``, as in tests by default, and mongomock is not installed
 ``goscope.W010``      database   a store can't be reached
 ``goscope.W011``      database   an index is missing
 ``goscope.W012``      database   an index exists with other options
@@ -23,6 +24,7 @@ before ``migrate``. They only warn, so a migration of an SQL database works whil
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, Tags
@@ -79,6 +81,26 @@ def check_atomic_requests(app_configs: Any = None, **_: Any) -> list[CheckMessag
         )
         for alias in connections
         if connections.settings[alias].get("ATOMIC_REQUESTS") and backend.is_mongodb(connections[alias])
+    ]
+
+
+def check_tests(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """Whether the store that is in force needs mongomock, and it is missing. Django's test runner asks before tests."""
+    try:
+        stores = conf.store_urls()
+    except conf.BadSettings:
+        return []
+    hint = "pip install mongomock, or let GOSCOPE['TEST']['URL'] name a server. See docs/how-to/testing.md."
+    return [
+        Error(
+            f"{what}: the store is {urls.masked(url)!r}{' under test' if conf.testing() else ''}, and mongomock is not "
+            f"installed.",
+            hint=hint,
+            obj="settings.GOSCOPE",
+            id="goscope.E003",
+        )
+        for what, url in stores
+        if url.startswith("mongomock:") and find_spec("mongomock") is None
     ]
 
 
@@ -180,5 +202,6 @@ def register() -> None:
     register_check(check_settings, Tags.caches)
     register_check(check_atomic_requests, Tags.compatibility)
     register_check(check_durability, Tags.caches)
+    register_check(check_tests, Tags.caches)
     register_check(check_stores, Tags.database)
     register_check(check_security, Tags.security, deploy=True)

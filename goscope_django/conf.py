@@ -1,13 +1,19 @@
 """Settings: the only reader of ``django.conf.settings``.
 
-Rules of this file: settings are read when they are used, and checked as a whole. A fault names the key, the value
-(with its secrets masked) and what is allowed. ``faults`` lists them for the system checks, ``current`` raises the
-first one.
+Rules of this file:
+
+* Settings are read when they are used, and checked as a whole. A fault names the key, the value (with its secrets
+  masked) and what is allowed. ``faults`` lists them for the system checks, ``current`` raises the first one.
+* ``TEST`` holds only while a test environment of Django runs. What a process merely has imported, its environment
+  variables and its arguments never decide where something is stored.
+* Outside of a test environment what was read first holds until ``setting_changed``: the store can't change under a
+  running process.
 """
 
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +30,7 @@ from goscope_django.core import arguments
 from goscope_django.exceptions import ConfigurationError, GoscopeError
 from goscope_django.mongodb.driver import urls
 
+logger = logging.getLogger("goscope")
 OnError = Literal["raise", "ignore"]
 DEFAULTS: Final[Mapping[str, Any]] = {
     "URL": "mongodb://127.0.0.1:27017/goscope",
@@ -66,18 +73,46 @@ class Settings:
     on_error: OnError
     testing: bool
 
+    @property
+    def chosen_by(self) -> str:
+        """What names the store that is in force."""
+        return "GOSCOPE['TEST']['URL'], under test" if self.testing else "GOSCOPE['URL']"
+
     def __repr__(self) -> str:
         return f"<GOSCOPE settings for {urls.masked(self.url)}>"
 
 
 def testing() -> bool:
-    """Whether this process runs tests: Django's test runner or pytest-django, before and after it sets itself up."""
-    mail = sys.modules.get("django.core.mail")
-    if mail is not None and hasattr(mail, "outbox"):
+    """Whether a test environment of Django runs: between ``setup_test_environment`` and ``teardown_test_environment``.
+
+    Django's test runner and pytest-django set it up. Nothing else counts: e-mails of the ``locmem`` backend leave an
+    outbox in production too, and a test module may be imported anywhere. A forked child has its parent's environment.
+    """
+    utils = sys.modules.get("django.test.utils")  # who has not imported it has set up nothing
+    # Django has no public flag. This is what ``setup_test_environment`` itself looks at to refuse a second call.
+    return hasattr(getattr(utils, "_TestState", None), "saved_data")
+
+
+def starts_tests() -> bool:
+    """Whether this process was started to run tests, by ``manage.py test`` or pytest. Says nothing about the store.
+
+    Such a process does not connect at its start, since its test environment is not set up yet.
+    """
+    if getattr(sys.modules.get("goscope_django.testing.plugin"), "started", False):
         return True
-    if sys.argv[1:2] == ["test"] and sys.argv[0].endswith(("manage.py", "django-admin", "django/__main__.py")):
+    program = Path(sys.argv[0] if sys.argv else "")
+    name = program.parent.name if program.name == "__main__.py" else program.name.removesuffix(".exe")
+    if name in ("pytest", "py.test"):
         return True
-    return "pytest_django.plugin" in sys.modules and "_pytest.main" in sys.modules
+    return sys.argv[1:2] == ["test"] and name in ("manage.py", "django-admin", "django-admin.py", "django")
+
+
+def worker_prefix() -> str:
+    """What stands in front of the ``KEY_PREFIX`` of a worker of parallel tests, so that workers don't share data."""
+    if test_prefix is not None:
+        return test_prefix
+    worker = getattr(sys.modules.get("django.test.runner"), "_worker_id", 0)
+    return f"worker{worker}:" if worker else ""
 
 
 def base_dir() -> Path | None:
@@ -260,9 +295,11 @@ def faults(given: object = None) -> list[Fault]:
     return found
 
 
-_cached: tuple[object, bool, Settings] | None = None
-test_prefix = ""
-"""Put in front of ``KEY_PREFIX`` in tests; see ``goscope_django.testing.plugin``."""
+_outside: Settings | None = None
+_under_test: tuple[object, str, Settings] | None = None
+_told: set[tuple[str, str]] = set()
+test_prefix: str | None = None
+"""The worker's prefix, where ``goscope_django.testing.plugin`` has set one. ``None``: Django's runner knows."""
 
 
 BACKEND: Final = "goscope_django.cache.MongoDBCache"
@@ -300,34 +337,55 @@ def store_urls() -> list[tuple[str, str]]:
 
 def reset(**_: object) -> None:
     """Forget what was read."""
-    global _cached
-    _cached = None
+    global _outside, _under_test
+    _outside = _under_test = None
     _targets.clear()
 
 
 def current() -> Settings:
-    """The settings in force now. Raises ``BadSettings`` (an ``ImproperlyConfigured``) for the first fault."""
-    global _cached
-    given = getattr(settings, "GOSCOPE", {})
-    tests = testing()
-    if _cached is not None and _cached[0] == given and _cached[1] == tests:
-        return _cached[2]
+    """The settings in force now. Raises ``BadSettings`` (an ``ImproperlyConfigured``) for the first fault.
+
+    Under test they are looked at each time. Outside of a test environment what was read first holds until ``reset``.
+    """
+    global _outside, _under_test
+    if not testing():
+        found = _outside
+        if found is None:
+            found = _outside = _told_of(_read(getattr(settings, "GOSCOPE", {}), None))
+        return found
+    given, prefix, known = getattr(settings, "GOSCOPE", {}), worker_prefix(), _under_test
+    if known is not None and known[0] == given and known[1] == prefix:
+        return known[2]
+    found = _told_of(_read(given, prefix))
+    _under_test = (_snapshot(given), prefix, found)
+    return found
+
+
+def _read(given: Any, prefix: str | None) -> Settings:
+    """``given`` as settings; under test, ``prefix`` is the worker's."""
     for fault in faults(given):
         raise BadSettings(" ".join(filter(None, (fault.message, fault.hint))))
     merged = {**DEFAULTS, **given}
-    test = {**DEFAULTS["TEST"], **merged["TEST"]}
-    found = Settings(
-        url=test["URL"] if tests else merged["URL"],
-        key_prefix=(test_prefix + test.get("KEY_PREFIX", merged["KEY_PREFIX"])) if tests else merged["KEY_PREFIX"],
+    test = {"KEY_PREFIX": merged["KEY_PREFIX"], **DEFAULTS["TEST"], **merged["TEST"]}
+    return Settings(
+        url=merged["URL"] if prefix is None else test["URL"],
+        key_prefix=merged["KEY_PREFIX"] if prefix is None else prefix + test["KEY_PREFIX"],
         client_options=dict(merged["CLIENT_OPTIONS"]),
         default_lock_timeout=arguments.duration_seconds(merged["DEFAULT_LOCK_TIMEOUT"], "DEFAULT_LOCK_TIMEOUT"),
         lock_backend=merged["LOCK_BACKEND"],
         connect_on_ready=merged["CONNECT_ON_READY"],
         fail_fast=merged["FAIL_FAST"],
         on_error=merged["ON_ERROR"],
-        testing=tests,
+        testing=prefix is not None,
     )
-    _cached = (_snapshot(given), tests, found)
+
+
+def _told_of(found: Settings) -> Settings:
+    """``found``, after the log has told of its store, once in each process."""
+    said = (urls.masked(found.url), found.chosen_by)
+    if said not in _told:
+        _told.add(said)
+        logger.info("the store is %s (%s)", *said)
     return found
 
 

@@ -1,7 +1,12 @@
 """Every error that goscope_django raises of its own accord, and what it means.
 
-Rules of this file: a message names the thing, its value and what is allowed. It never holds a password or a stored
-value. An error that its feature defines says where; the tree names it all the same::
+Rules of this file:
+
+* A message names the thing, its value and what is allowed. It never holds a password or a stored value.
+* An error is ``cls(*error.args)``, and ``args`` are plain values: so it survives pickle, ``copy`` and results that are
+  kept as JSON, as Celery's are, with its attributes. A message alone makes one as well.
+
+An error that its feature defines says where; the tree names it all the same::
 
     GoscopeError
     ├── ConfigurationError (ValueError)     a setting, URL or option is wrong; raised on first use
@@ -42,7 +47,13 @@ from typing import Any
 
 
 class GoscopeError(Exception):
-    """The root of all errors of this package. They can be pickled, as process pools and task queues do."""
+    """The root of all errors of this package. ``args`` are the message and then what the class adds to it.
+
+    They can be pickled, as process pools do, and made anew of their ``args``, as task queues do.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.args, self.__dict__)
@@ -93,16 +104,19 @@ class Undecodable(GoscopeError):
     ``reason`` is one word for counters: ``forged``, ``damaged`` or ``format``.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str = "damaged", message: str = "") -> None:
+        super().__init__(reason, message)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[-1] or self.args[0])
 
 
 class LockError(GoscopeError):
     """An error about a lock; ``key`` names it."""
 
-    def __init__(self, message: str, *, key: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", key: str = "") -> None:
+        super().__init__(message, key)
         self.key = key
 
 
@@ -121,24 +135,24 @@ class StaleFence(GoscopeError):
 class NotFound(GoscopeError):
     """What an operator named is not there (any more); ``target`` names it."""
 
-    def __init__(self, message: str, *, target: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", target: str = "") -> None:
+        super().__init__(message, target)
         self.target = target
 
 
 class StateChanged(GoscopeError):
     """What an operator acted on has changed since it was shown. Nothing was done; the message says what is there."""
 
-    def __init__(self, message: str, *, target: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", target: str = "") -> None:
+        super().__init__(message, target)
         self.target = target
 
 
 class CircuitOpen(GoscopeError):
     """The circuit refuses the call. ``retry_after`` is in seconds."""
 
-    def __init__(self, message: str, *, name: str, retry_after: float) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", name: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message, name, retry_after)
         self.name = name
         self.retry_after = retry_after
 
@@ -146,16 +160,17 @@ class CircuitOpen(GoscopeError):
 class IdempotencyError(GoscopeError):
     """An error about an idempotency key. ``key`` names it."""
 
-    def __init__(self, message: str, *, key: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", key: str = "") -> None:
+        super().__init__(message, key)
         self.key = key
 
 
 class IdempotencyConflict(IdempotencyError):
     """Another request with the same key is running. ``retry_after`` is in seconds."""
 
-    def __init__(self, message: str, *, key: str, retry_after: float) -> None:
-        super().__init__(message, key=key)
+    def __init__(self, message: str = "", key: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message, key)
+        self.args = (message, key, retry_after)
         self.retry_after = retry_after
 
 
@@ -177,16 +192,16 @@ class RemoteError(FlightError):
     ``error_type`` is the dotted name of the leader's exception.
     """
 
-    def __init__(self, message: str, *, error_type: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", error_type: str = "") -> None:
+        super().__init__(message, error_type)
         self.error_type = error_type
 
 
 class CheckpointError(GoscopeError):
     """An error about a task or one of its checkpoints. ``task_id`` names the task."""
 
-    def __init__(self, message: str, *, task_id: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", task_id: str = "") -> None:
+        super().__init__(message, task_id)
         self.task_id = task_id
 
 
@@ -201,8 +216,9 @@ class CheckpointTooLarge(CheckpointError):
 class TaskAlreadyRunning(CheckpointError):
     """Another runner holds the task. Unless it is renewed, its lease lasts another ``retry_after`` seconds."""
 
-    def __init__(self, message: str, *, task_id: str, retry_after: float = 0.0) -> None:
-        super().__init__(message, task_id=task_id)
+    def __init__(self, message: str = "", task_id: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message, task_id)
+        self.args = (message, task_id, retry_after)
         self.retry_after = retry_after
 
 

@@ -21,10 +21,10 @@ from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, overload
 
 from goscope_django import conf, runtime
-from goscope_django.checkpoints.decorator import decorated
+from goscope_django.checkpoints.decorator import NAME, decorated
 from goscope_django.checkpoints.runner import Runner
 from goscope_django.checkpoints.task import Task
-from goscope_django.core import arguments
+from goscope_django.core import arguments, decorating
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import GoscopeError, InvalidType, TaskAlreadyRunning, TaskCancelled, TaskExhausted
 from goscope_django.mongodb.checkpoints.tasks import TaskFlows
@@ -49,7 +49,8 @@ class checkpointed:  # noqa: N801 - used like a function, as contextlib's are
     """Hold the task ``task_id`` while a block or a function runs, and hand over what it last saved.
 
     A context manager, sync and async, that gives a ``Task``; and a decorator. A decorated function gets the task as its
-    parameter ``task``, or asks ``current_task()``; there ``task_id`` may be a function of the call's arguments.
+    parameter ``task``, or asks ``current_task()``; there ``task_id`` may name the call's arguments
+    (``"import:{path}"``), or be a function of them.
 
     * ``keep``: how many saved states the history keeps (``None``: all). ``interval``: seconds between the saves of a
       tracked loop (1). ``lease``: seconds after which a dead runner's task can be taken over
@@ -82,6 +83,7 @@ class checkpointed:  # noqa: N801 - used like a function, as contextlib's are
         metadata: Mapping[str, Any] | None = None,
         on_sigterm: bool = True,
     ) -> None:
+        decorating.no_bare_function(task_id, "checkpointed", '@checkpointed("import:{path}")')
         if not callable(task_id):
             arguments.key(task_id, "task_id")
         self._task_id = task_id
@@ -122,7 +124,10 @@ class checkpointed:  # noqa: N801 - used like a function, as contextlib's are
     @overload
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]: ...
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return decorated(function, self._called)
+        arguments.function(function, "checkpointed()")
+        one = copy.copy(self)
+        one._task_id = decorating.keyed(self._task_id, function, "checkpointed(): task_id", hidden=NAME)
+        return decorated(function, one._called)
 
     def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
         """The ``checkpointed`` of one call."""

@@ -16,7 +16,7 @@ from typing import Any, Final, ParamSpec, Self, TypedDict, TypeVar, Unpack, cast
 from goscope_django.circuits import registry
 from goscope_django.circuits.outcomes import Exclude, Judge, Outcome, asynchronous
 from goscope_django.circuits.snapshot import Options, Snapshot, View
-from goscope_django.core import arguments
+from goscope_django.core import arguments, decorating
 from goscope_django.core.arguments import Duration
 from goscope_django.core.colours import finished
 from goscope_django.core.flow import Flow, acarry_out, carry_out
@@ -82,6 +82,7 @@ class CircuitBreaker:
         exclude: Exclude | tuple[Exclude, ...] = (),
         fallback: Callable[..., Any] | None = None,
     ) -> None:
+        decorating.no_function(name, "circuit_breaker", '@circuit_breaker("supplier")')
         self.name = registry.circuit_name(name)
         if arguments.count(failure_threshold, "failure_threshold") > MOST_FAILURES:
             raise InvalidValue(f"failure_threshold={failure_threshold!r}: at most {MOST_FAILURES}")

@@ -23,18 +23,19 @@ MAX_KEY_BYTES: Final = 64 * 1024
 Duration = int | float | timedelta
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """``value`` for an error, cut short."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _bounded(name: str, value: object, milliseconds: float, *, zero: bool) -> int:
     if not math.isfinite(milliseconds):
-        raise InvalidValue(f"{name}={_shown(value)}: a finite duration is needed")
+        raise InvalidValue(f"{name}={shown(value)}: a finite duration is needed")
     if milliseconds < 0 or (milliseconds == 0 and not zero):
-        raise InvalidValue(f"{name}={_shown(value)}: must be {'zero or more' if zero else 'greater than zero'}")
+        raise InvalidValue(f"{name}={shown(value)}: must be {'zero or more' if zero else 'greater than zero'}")
     if milliseconds > MAX_MILLISECONDS:
-        raise InvalidValue(f"{name}={_shown(value)}: at most 1000 years ({MAX_MILLISECONDS} milliseconds)")
+        raise InvalidValue(f"{name}={shown(value)}: at most 1000 years ({MAX_MILLISECONDS} milliseconds)")
     return math.ceil(milliseconds)
 
 
@@ -50,7 +51,7 @@ def ttl_milliseconds(value: object, name: str = "ttl") -> int:
     if isinstance(value, timedelta):
         return _bounded(name, value, _in_milliseconds(value), zero=False)
     if type(value) is not int:
-        raise InvalidType(f"{name}={_shown(value)}: whole milliseconds (int) or a timedelta is needed")
+        raise InvalidType(f"{name}={shown(value)}: whole milliseconds (int) or a timedelta is needed")
     return _bounded(name, value, value, zero=False)
 
 
@@ -63,11 +64,11 @@ def duration_milliseconds(value: object, name: str, *, zero: bool = False) -> in
     if isinstance(value, timedelta):
         return _bounded(name, value, _in_milliseconds(value), zero=zero)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidType(f"{name}={_shown(value)}: seconds (int or float) or a timedelta is needed")
+        raise InvalidType(f"{name}={shown(value)}: seconds (int or float) or a timedelta is needed")
     if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidValue(f"{name}={_shown(value)}: a finite duration is needed")
+        raise InvalidValue(f"{name}={shown(value)}: a finite duration is needed")
     if abs(value) > MAX_MILLISECONDS:
-        raise InvalidValue(f"{name}={_shown(value)}: at most 1000 years in seconds ({MAX_MILLISECONDS // 1000})")
+        raise InvalidValue(f"{name}={shown(value)}: at most 1000 years in seconds ({MAX_MILLISECONDS // 1000})")
     return _bounded(name, value, round(value * 1_000, 6), zero=zero)
 
 
@@ -79,36 +80,44 @@ def duration_seconds(value: object, name: str, *, zero: bool = False) -> float:
 def count(value: object, name: str, *, least: int = 1) -> int:
     """``value`` if it is an ``int`` (not ``bool``) of at least ``least``."""
     if type(value) is not int:
-        raise InvalidType(f"{name}={_shown(value)}: a whole number (int) is needed")
+        raise InvalidType(f"{name}={shown(value)}: a whole number (int) is needed")
     if value < least:
-        raise InvalidValue(f"{name}={_shown(value)}: must be at least {least}")
+        raise InvalidValue(f"{name}={shown(value)}: must be at least {least}")
     if value > 2**63 - 1:
-        raise InvalidValue(f"{name}={_shown(value)}: at most 2**63 - 1")
+        raise InvalidValue(f"{name}={shown(value)}: at most 2**63 - 1")
     return value
 
 
 def key(value: object, name: str = "key") -> str:
     """``value`` if it is text of at most 64 KiB that UTF-8 can hold."""
     if not isinstance(value, str):
-        raise InvalidType(f"{name}={_shown(value)}: text (str) is needed, not {type(value).__name__}")
+        raise InvalidType(f"{name}={shown(value)}: text (str) is needed, not {type(value).__name__}")
     if value.isascii():
         size = len(value)
     else:
         try:
             size = len(value.encode())
         except UnicodeEncodeError:
-            raise InvalidValue(f"{name}={_shown(value)}: text with lone surrogates can't be stored") from None
+            raise InvalidValue(f"{name}={shown(value)}: text with lone surrogates can't be stored") from None
     if size > MAX_KEY_BYTES:
-        raise InvalidValue(f"{name}={_shown(value)}: {size} bytes; at most {MAX_KEY_BYTES} are allowed")
+        raise InvalidValue(f"{name}={shown(value)}: {size} bytes; at most {MAX_KEY_BYTES} are allowed")
     return value
 
 
 def function(value: object, decorator: str) -> None:
     """Raise ``InvalidType`` unless ``value`` can be decorated. A generator can't: its call returns before its work."""
     if not callable(value):
-        raise InvalidType(f"{decorator}: {_shown(value)} was decorated; a function is needed")
+        raise InvalidType(
+            f"{decorator}: {shown(value)} was decorated; a function is needed. Is the decorator written with its "
+            f"parentheses?"
+        )
+    if isinstance(value, type):
+        raise InvalidType(
+            f"{decorator}: the class {value.__qualname__} was decorated; a function is needed. For a view's class "
+            f"there is method_decorator(..., name='dispatch')"
+        )
     if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
-        raise InvalidType(f"{decorator}: {_shown(value)} was decorated; its work goes on after the call: no generators")
+        raise InvalidType(f"{decorator}: {shown(value)} was decorated; its work goes on after the call: no generators")
 
 
 def named_function(value: object, decorator: str) -> None:
@@ -116,14 +125,14 @@ def named_function(value: object, decorator: str) -> None:
     function(value, decorator)
     if isinstance(value, functools.partial) and not hasattr(value, "__qualname__"):
         raise InvalidType(
-            f"{decorator}: {_shown(value)} was decorated, which has no name; update_wrapper() gives it one"
+            f"{decorator}: {shown(value)} was decorated, which has no name; update_wrapper() gives it one"
         )
 
 
 def flag(value: object, name: str) -> bool:
     """``value`` if it is ``True`` or ``False``."""
     if not isinstance(value, bool):
-        raise InvalidType(f"{name}={_shown(value)}: True or False is needed")
+        raise InvalidType(f"{name}={shown(value)}: True or False is needed")
     return value
 
 
@@ -134,8 +143,8 @@ def pattern(value: object, name: str = "pattern") -> re.Pattern[str] | None:
     if isinstance(value, re.Pattern) and isinstance(value.pattern, str):
         return value
     if not isinstance(value, str):
-        raise InvalidType(f"{name}={_shown(value)}: a regular expression (str) or None is needed")
+        raise InvalidType(f"{name}={shown(value)}: a regular expression (str) or None is needed")
     try:
         return re.compile(value)
     except (re.error, OverflowError, RecursionError) as error:
-        raise InvalidValue(f"{name}={_shown(value)}: not a regular expression: {error}") from error
+        raise InvalidValue(f"{name}={shown(value)}: not a regular expression: {error}") from error

@@ -15,7 +15,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, cast
 from asgiref.sync import iscoroutinefunction
 
 from goscope_django.conf import OnError
-from goscope_django.core import arguments
+from goscope_django.core import arguments, decorating
 from goscope_django.core.arguments import Duration
 from goscope_django.core.colours import is_async_dispatch
 from goscope_django.core.flow import acarry_out, carry_out
@@ -44,13 +44,16 @@ def idempotent(
     on_conflict: OnConflict = "reject",
     blocking_timeout: Duration = 10,
     fingerprint: bool | Callable[..., Any] | None = None,
+    name: str | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator for a view or a function, ``def`` or ``async def``: it runs once for each key.
 
     A *view* (anything that is called with a request) reads the ``Idempotency-Key`` header of POST and PATCH. Without
     the header it runs as usual, or gives 400 if ``required``. ``key(request)`` replaces the header. ``user`` (a value
-    or ``user(request)``) says to whom the key belongs. A *function* needs ``key``: a format string over its arguments
-    (``"charge:{order_id}"``) or a function of them. Any result is kept, also ``None`` and ``False``.
+    or ``user(request)``) says to whom the key belongs. A *function* needs ``key``: a text that names its parameters
+    (``"charge:{order_id}"``) or a function of its arguments. Any result is kept, also ``None`` and ``False``. Records
+    belong to the function by its module and qualified name; ``name`` replaces these. A function that is made inside
+    another one, or a lambda, shares its qualified name with others: with ``key`` it needs a ``name``.
 
     ``timeout`` is how long a result is kept, ``lease`` how long a claim outlives its worker (``DEFAULT_LOCK_TIMEOUT``
     if not given), ``blocking_timeout`` how long ``on_conflict="wait"`` waits for the result of a running call. All
@@ -70,7 +73,8 @@ def idempotent(
     ``StoreError``. Claiming a key is atomic. A first run costs two round trips, a repeat one; with
     ``atomic`` four, the commit included.
     """
-    policy = Policy(
+    decorating.no_function(timeout, "idempotent", "@idempotent()")
+    told = Policy(
         timeout=timeout,
         required=required,
         key=key,
@@ -81,10 +85,12 @@ def idempotent(
         on_conflict=on_conflict,
         blocking_timeout=blocking_timeout,
         fingerprint=fingerprint,
+        name=name,
     )
 
     def decorate(func: Callable[P, R]) -> Callable[P, R]:
         arguments.named_function(func, "idempotent()")
+        policy = told.on(func)
         if iscoroutinefunction(func):
             policy.refuse_async()
 

@@ -17,6 +17,7 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import inspect
 import random
@@ -28,8 +29,9 @@ from django.db.transaction import TransactionManagementError
 
 from goscope_django import conf, runtime
 from goscope_django.contracts import IdempotencyClaim
-from goscope_django.core import arguments
+from goscope_django.core import arguments, decorating
 from goscope_django.core.arguments import Duration
+from goscope_django.core.decorating import Template
 from goscope_django.core.flow import Flow, Pause, call, carry_out, invoke, perform
 from goscope_django.exceptions import (
     ClaimLost,
@@ -80,12 +82,13 @@ class Policy:
         on_conflict: str,
         blocking_timeout: Duration,
         fingerprint: Any,
+        name: str | None = None,
     ) -> None:
         self.timeout = arguments.duration_milliseconds(timeout, "timeout")
         self.lease = None if lease is None else arguments.duration_milliseconds(lease, "lease")
         patience = arguments.duration_seconds(blocking_timeout, "blocking_timeout", zero=True)
         if key is not None and not isinstance(key, str) and not callable(key):
-            raise InvalidType(f"key={key!r:.80}: a format string or a function is needed")
+            raise InvalidType(f"key={key!r:.80}: a text that names parameters, or a function, is needed")
         if fingerprint is not None and not isinstance(fingerprint, bool) and not callable(fingerprint):
             raise InvalidType(f"fingerprint={fingerprint!r:.80}: True, False or a function is needed")
         if on_error is not None:
@@ -101,6 +104,17 @@ class Policy:
         self.ignore = on_error == "ignore"
         self.wait = patience if on_conflict == "wait" else 0.0
         self.fingerprint = fingerprint
+        self.name = None if name is None else arguments.key(name, "name")
+
+    def on(self, func: Callable[..., Any]) -> Policy:
+        """This policy for ``func``. Raises ``InvalidValue`` for a key that names none of its parameters."""
+        one = copy.copy(self)
+        one.key = decorating.keyed(self.key, func, "idempotent(): key")
+        if self.key is not None:
+            decorating.own_name(func, self.name, "idempotent()")
+        if self.name is None:
+            one.name = f"{func.__module__}.{getattr(func, '__qualname__', type(func).__qualname__)}"
+        return one
 
     def of(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Flow[Any]:
         """The flow of one call."""
@@ -110,7 +124,13 @@ class Policy:
         work = invoke(func, *args, **kwargs)
         if request is None:
             return self._function(func, args, kwargs, work)
-        return self._view(request, work)
+        one = self
+        if isinstance(self.key, Template):
+            if self.key.constant is not None:
+                raise InvalidType(f"key={self.key.constant!r:.80}: all requests would have this key; name a parameter")
+            one = copy.copy(self)
+            one.key = lambda _: self.key(*args, **kwargs)
+        return one._view(request, work)
 
     def refuse_async(self) -> None:
         """Raise ``ImproperlyConfigured`` (``BadSettings``) with ``atomic=``: those transactions are synchronous."""
@@ -165,8 +185,6 @@ class Policy:
         if self.key is None:
             header = requests.plain(request).headers.get(payload.HEADER)
             return None if header is None else payload.parse_key(header)
-        if not callable(self.key):
-            raise InvalidType(f"key={self.key!r:.80}: a view needs a function of the request")
         key = self.key(request)
         return None if key is None else arguments.key(key)
 
@@ -216,7 +234,7 @@ class Policy:
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], work: Flow[Any]
     ) -> Flow[Any]:
         key, seen = self._call_of(func, args, kwargs)
-        name = f"{func.__module__}.{getattr(func, '__qualname__', type(func).__qualname__)} {key}"
+        name = f"{self.name} {key}"
         try:
             found = yield from self._begin(name, key, seen)
         except Undecodable as error:
@@ -248,13 +266,14 @@ class Policy:
         """The key of a call, and its fingerprint."""
         if self.key is None:
             raise InvalidType("idempotent(): a function that is called without a request needs key=")
+        key = arguments.key(self.key(*args, **kwargs))
+        if not self.fingerprint:
+            return key, None
+        if callable(self.fingerprint):
+            return key, _condensed(self.fingerprint(*args, **kwargs))
         bound = inspect.signature(func).bind(*args, **kwargs)
         bound.apply_defaults()
-        key = self.key(*args, **kwargs) if callable(self.key) else self.key.format(**bound.arguments)
-        if not self.fingerprint:
-            return arguments.key(key), None
-        given = self.fingerprint(*args, **kwargs) if callable(self.fingerprint) else bound.arguments
-        return arguments.key(key), _condensed(given)
+        return key, _condensed(bound.arguments)
 
     # Both
 

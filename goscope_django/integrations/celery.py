@@ -25,6 +25,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NoReturn
 
 from goscope_django.checkpoints import TaskInfo, checkpointed
+from goscope_django.core import arguments as checked
+from goscope_django.core import decorating
+from goscope_django.core.decorating import Template
 from goscope_django.exceptions import InvalidType, InvalidValue, TaskAlreadyRunning
 from goscope_django.integrations import needed
 
@@ -52,14 +55,18 @@ def resumable(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make the function of a Celery task resumable. Put it below ``@app.task``.
 
-    ``task_id`` is text, a function of the call's arguments, or ``None``: the id of the Celery request, which stays the
-    same when a message is delivered again or retried. ``options`` are those of ``checkpointed``. A parameter ``task``
-    of the function gets the resumable task; with ``bind=True`` the first one is Celery's.
+    ``task_id`` is text that may name the call's arguments (``"import:{path}"``), a function of them, or ``None``: the
+    id of the Celery request, which stays the same when a message is delivered again or retried. ``options`` are those
+    of ``checkpointed``. A parameter ``task`` of the function gets the resumable task; with ``bind=True`` the first one
+    is Celery's.
 
     ``on_running`` says what happens to a message whose task another runner holds. ``"retry"``: it is sent again for
     when the lease may have ended, as often as needed, without using up the task's retries. ``"ignore"``: it is dropped.
     ``"raise"``, and always where Celery runs eagerly: it fails with ``TaskAlreadyRunning``.
     """
+    decorating.no_bare_function(task_id, "resumable", "@resumable()")
+    if task_id is not None and not callable(task_id):
+        checked.key(task_id, "task_id")
     if on_running not in ("retry", "ignore", "raise"):
         raise InvalidValue(f"on_running={on_running!r}: 'retry', 'ignore' or 'raise' is allowed")
 
@@ -69,22 +76,23 @@ def resumable(
 
         # Decorated once at import for the signature without ``task``, and so that bad options are refused there.
         shown: Callable[..., Any] = checkpointed("", **options)(function)
+        make = decorating.keyed(task_id, shown, "resumable(): task_id")
 
         @functools.wraps(shown)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             running: Any = current_task
             request = running.request if running else None
-            if callable(task_id):
+            if isinstance(make, Template):
+                name = make(*args, **kwargs)
+            elif callable(make):
                 bound = running and args and args[0] is running._get_current_object()
-                name = task_id(*args[bool(bound) :], **kwargs)
-            elif task_id is None:
+                name = make(*args[bool(bound) :], **kwargs)
+            else:
                 if request is None or request.id is None:
                     raise InvalidValue("task_id=None: outside a worker there is no request whose id could be used")
                 name = request.id
-            else:
-                name = task_id
             metadata = {**_message(request), **dict(options.get("metadata") or {})}
-            run: Callable[..., Any] = checkpointed(name, **{**options, "metadata": metadata})(function)
+            run: Callable[..., Any] = checkpointed(lambda *_, **__: name, **{**options, "metadata": metadata})(function)
             try:
                 return run(*args, **kwargs)
             except TaskAlreadyRunning as error:

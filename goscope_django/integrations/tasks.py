@@ -25,6 +25,8 @@ from typing import Any, Final
 from django.utils.module_loading import import_string
 
 from goscope_django.checkpoints import TaskInfo, checkpointed
+from goscope_django.core import arguments, decorating
+from goscope_django.core.decorating import Template
 from goscope_django.exceptions import InvalidValue
 
 __all__ = ["dispatch", "resumable"]
@@ -35,24 +37,29 @@ NAME: Final = "django.tasks"
 def resumable(task_id: str | Callable[..., str] | None = None, **options: Any) -> Callable[[Any], Any]:
     """Make the function of a task resumable. Put it below ``@task``. ``options`` are those of ``checkpointed``.
 
-    ``task_id`` is text, a function of the call's arguments (without Django's ``context``), or ``None`` for the id of
-    the task's result. That needs ``takes_context=True``, and resumes only if the backend runs the same result again. A
-    parameter ``task`` of the function gets the resumable task. The function may be a coroutine function. If another
-    runner holds the task, the call fails with ``TaskAlreadyRunning``.
+    ``task_id`` is text that may name the call's arguments (``"import:{path}"``), a function of them (without Django's
+    ``context``), or ``None`` for the id of the task's result. That needs ``takes_context=True``, and resumes only if
+    the backend runs the same result again. A parameter ``task`` of the function gets the resumable task. The function
+    may be a coroutine function. If another runner holds the task, the call fails with ``TaskAlreadyRunning``.
     """
 
+    decorating.no_bare_function(task_id, "resumable", "@resumable()")
+    if task_id is not None and not callable(task_id):
+        arguments.key(task_id, "task_id")
+
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        shown = checkpointed("", **options)(function)
+        shown: Callable[..., Any] = checkpointed("", **options)(function)
+        make = decorating.keyed(task_id, shown, "resumable(): task_id")
         path = f"{function.__module__}.{function.__qualname__}"
 
         def prepared(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
             context = args[0] if args and hasattr(args[0], "task_result") else None
             called = args if context is None else args[1:]
             message: dict[str, Any] = {"path": path, "args": list(called), "kwargs": dict(kwargs)}
-            if isinstance(task_id, str):
-                name = task_id
-            elif task_id is not None:
-                name = task_id(*called, **kwargs)
+            if isinstance(make, Template):
+                name = make(*args, **kwargs)
+            elif make is not None:
+                name = make(*called, **kwargs)
             else:
                 if context is None:
                     raise InvalidValue(
@@ -60,7 +67,7 @@ def resumable(task_id: str | Callable[..., str] | None = None, **options: Any) -
                     )
                 name, message = context.task_result.id, {}
             metadata = {**({NAME: message} if message else {}), **dict(options.get("metadata") or {})}
-            return checkpointed(name, **{**options, "metadata": metadata})(function)
+            return checkpointed(lambda *_, **__: name, **{**options, "metadata": metadata})(function)
 
         if inspect.iscoroutinefunction(function):
 

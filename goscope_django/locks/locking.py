@@ -10,6 +10,7 @@ This file ties together what others decide. Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import math
 import threading
@@ -23,7 +24,7 @@ from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 from goscope_django import conf, runtime
-from goscope_django.core import arguments
+from goscope_django.core import arguments, decorating
 from goscope_django.core.arguments import Duration
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import LockNotAcquired
@@ -75,6 +76,9 @@ def locked(
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorator: each call of the function holds the lock on ``key``, or on what ``key(*args, **kwargs)`` returns.
 
+    ``key`` may name the function's parameters: ``"stock:{item_id}"``. A field that names none is an error where the
+    function is decorated.
+
     Inside ``atomic()`` the lock is given back after the commit or the rollback, not before: on the database ``using``,
     or on all that are in a transaction. Until then calls for the same key in that transaction go on under the same
     lock. For functions, methods, views and ``async def``; not for generators. The other arguments and errors are those
@@ -86,12 +90,9 @@ def locked(
         "auto_extend": auto_extend,
         "owner": owner,
     }
-    if not callable(key):
-        one = Lock(key, timeout, **options)
-        return lambda function: decorated(function, lambda *_, **__: one, using)
-    Lock("", timeout, **options)  # a wrong argument is told where it was written, not at the first call
-    make = key
-    return lambda function: decorated(function, lambda *a, **k: Lock(make(*a, **k), timeout, **options), using)
+    decorating.no_bare_function(key, "locked", '@locked("stock:{item_id}")')
+    one = Lock("" if callable(key) else key, timeout, **options)  # a wrong argument is told here, not at the first call
+    return lambda function: decorated(function, one.keyed_by(key, function, "locked(): key"), using)
 
 
 class Lock:
@@ -110,6 +111,7 @@ class Lock:
         auto_extend: bool = True,
         owner: str | None = None,
     ) -> None:
+        decorating.no_function(key, "lock", '@lock("stock"), and with a function of the arguments @locked(...)')
         self.key = arguments.key(key)
         self.timeout = None if timeout is None else arguments.duration_milliseconds(timeout, "timeout")
         self.owner = None if owner is None else arguments.key(owner, "owner")
@@ -221,8 +223,22 @@ class Lock:
         await self._exit(_who()).aleave(error)
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
-        """``function``, each call of it under the lock; see ``locked``."""
-        return decorated(function, lambda *_, **__: self, None)
+        """``function``, each call of it under the lock; see ``locked``. The key may name the function's parameters."""
+        return decorated(function, self.keyed_by(self.key, function, "lock(): key"), None)
+
+    def keyed_by(self, key: Any, function: Callable[..., Any], what: str) -> Callable[..., Lock]:
+        """What gives the lock of a call of ``function``: this one, on ``key`` as the call's arguments fill it."""
+        arguments.function(function, what.partition(":")[0])
+        make = decorating.keyed(key, function, what)
+        if getattr(make, "constant", None) == self.key:
+            return lambda *_, **__: self
+
+        def lock_of(*args: Any, **kwargs: Any) -> Lock:
+            one = copy.copy(self)
+            one.key, one._entered = arguments.key(make(*args, **kwargs)), {}
+            return one
+
+        return lock_of
 
 
 def _who() -> Hashable:

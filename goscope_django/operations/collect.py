@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from goscope_django import runtime
+from goscope_django import conf, runtime
 from goscope_django.core import arguments
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import GoscopeError, InvalidValue, StoreError, StoreUnavailable
@@ -197,7 +197,7 @@ def _finish(making: _Making, cache: Cache, began: float) -> State:
         Waits(error=hour.error) if isinstance(hour, Figures) else convert.waits(hour, parts["locks"], parts["flights"])
     )
     server: Server = parts["server"]
-    lost = making.lost
+    lost, settings = making.lost, conf.current()
     return State(
         generated_at=making.moment,
         took=time.monotonic() - began,
@@ -206,6 +206,8 @@ def _finish(making: _Making, cache: Cache, began: float) -> State:
         hint=None if lost is None else convert.hint(making.here.connection.target.scheme),
         problems=tuple(convert.problems(making.here.shown, lost, server, cache, parts)),
         url=making.here.shown,
+        chosen_by=settings.chosen_by,
+        under_test=settings.testing,
         key_prefix=making.here.prefix,
         limit=making.limit,
         search=making.search,

@@ -348,7 +348,8 @@ class State:
 
     ``error`` says why the server could not be reached, and ``hint`` what to do about it. ``problems`` are sentences:
     what is wrong, and the command that repairs it. ``took`` is how many seconds it took to make the state. ``limit``
-    and ``search`` are what was asked for.
+    and ``search`` are what was asked for. ``chosen_by`` names the setting that ``url`` comes from, ``under_test`` says
+    whether a test environment runs in this process.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -359,6 +360,8 @@ class State:
     hint: str | None = None
     problems: tuple[str, ...] = ()
     url: str
+    chosen_by: str
+    under_test: bool
     key_prefix: str
     limit: int
     search: str = ""

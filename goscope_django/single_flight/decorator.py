@@ -46,11 +46,16 @@ def single_flight(
     user: Any = None,
     linger: Duration = 1,
     on_error: str | None = None,
+    *,
+    name: str | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: identical concurrent calls run once in all processes and share what is returned or raised.
 
     For views (functions, methods, class-based and REST framework's, also ``async def``), and for any function if there
-    is a ``key``: a text, or a function of the call's arguments that gives one (``None``: this call is not shared).
+    is a ``key``: a text that may name the call's arguments (``"report:{year}"``), or a function of them that gives one
+    (``None``: this call is not shared). Flights belong to the function by its module and qualified name; ``name``
+    replaces these. A function that is made inside another one shares that name with others: with ``key`` it needs a
+    ``name``.
 
     ``timeout``, ``blocking_timeout`` and ``linger`` are seconds (int or float) or a ``timedelta``. ``timeout`` is the
     lease, renewed while the function runs: how long callers wait for a leader that died. ``blocking_timeout`` is how
@@ -62,10 +67,11 @@ def single_flight(
     one for each look, however many callers wait in it. Raises ``InvalidType`` for a call that has neither a request nor
     a ``key``, and ``StoreUnavailable`` or ``OutcomeUnknown`` while MongoDB can't be reached, unless that is ignored.
     """
-    policy = Policy(timeout, blocking_timeout, key, user, linger, on_error)
+    told = Policy(timeout, blocking_timeout, key, user, linger, on_error, name)
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
         arguments.named_function(fn, "single_flight()")
+        policy = told.on(fn)
         if iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
 
             @functools.wraps(fn)

@@ -169,8 +169,25 @@ _remotes: dict[type[Exception], type[Exception]] = {Exception: RemoteError}
 def _remote(base: type[Exception]) -> type[Exception]:
     found = _remotes.get(base)
     if found is None:
-        found = _remotes[base] = type(f"Remote{base.__name__}", (RemoteError, base), {"__module__": __name__})
+        body = {"__module__": __name__, "__reduce__": lambda self: (_again, (base, self.args, vars(self)))}
+        found = _remotes[base] = type(f"Remote{base.__name__}", (RemoteError, base), body)
     return found
+
+
+def _again(base: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
+    """Unpickle a ``RemoteError`` that is a ``base`` as well."""
+    error = _blank(_remote(base), args)
+    error.__dict__.update(state)
+    return error
+
+
+def __getattr__(name: str) -> type[Exception]:
+    """The ``RemoteError`` that is also a listed class, by its name, as task queues look for it."""
+    for module in _modules() if name.startswith("Remote") else ():
+        base = vars(module).get(name.removeprefix("Remote"))
+        if isinstance(base, type) and issubclass(base, Exception):
+            return _remote(base)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _pack_validation(error: ValidationError) -> Any:

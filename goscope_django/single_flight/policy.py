@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import copy
 import os
 import socket
 import time
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from goscope_django import conf
-from goscope_django.core import arguments
+from goscope_django.core import arguments, decorating
 from goscope_django.core.arguments import Duration
 from goscope_django.core.colours import unwrapped
 from goscope_django.core.flow import Flow, invoke
@@ -46,9 +47,9 @@ class Policy:
         user: Any,
         linger: Duration,
         on_error: str | None,
+        name: str | None = None,
     ) -> None:
-        if callable(timeout):
-            raise InvalidType("@single_flight needs parentheses: @single_flight()")
+        decorating.no_function(timeout, "single_flight", "@single_flight()")
         if key is not None and not callable(key):
             arguments.key(key)
         if on_error is not None:
@@ -59,6 +60,15 @@ class Policy:
         self.user = user
         self.linger = arguments.duration_milliseconds(linger, "linger")
         self.on_error = on_error
+        self.name = None if name is None else arguments.key(name, "name")
+
+    def on(self, fn: Callable[..., Any]) -> Policy:
+        """This policy for ``fn``. Raises ``InvalidValue`` for a key that names none of its parameters."""
+        one = copy.copy(self)
+        one.key = decorating.keyed(self.key, fn, "single_flight(): key")
+        if self.key is not None:
+            decorating.own_name(fn, self.name, "single_flight()", lambdas=True)
+        return one
 
     def plan(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow[Plan | None]:
         """The plan for a call, ``None`` if it is not to be shared."""
@@ -68,11 +78,11 @@ class Policy:
                 f"single_flight() on {name_of(fn, args, None)}: the call has no request, so it needs a key "
                 f"(key='text', or a function of the call's arguments)"
             )
-        text = (yield from invoke(self.key, *args, **kwargs)) if callable(self.key) else self.key
+        text = (yield from invoke(self.key, *args, **kwargs)) if callable(self.key) else None
         if not self._shares(request, text):
             return None
         caller = None if request is None else (yield from requests.caller(request, self.user))
-        name = name_of(fn, args, request)
+        name = self.name or name_of(fn, args, request)
         ignore = (self.on_error or conf.current().on_error) == "ignore"
         limit = PATIENCE["ignore" if ignore else "raise"]
         return Plan(

@@ -91,12 +91,14 @@ class Command(OperatorCommand):
         if not state.reachable:
             self.line(f"  not reached: {escaped(state.error)}", self.style.ERROR)
             self.line(f"  {state.hint}")
+            self.line(f"  named by {state.chosen_by}")
             return
         kind = server.topology or "unknown"
         near = f", {server.latency * 1_000:.1f} ms away" if server.latency is not None else ""
         self.line(f"  {kind}, MongoDB {server.version}{near}, clock {server.clock_offset or 0:+.1f} s")
         if server.primary:
             self.line(f"  primary {escaped(server.primary)} of {len(server.members)} members")
+        self.line(f"  named by {state.chosen_by}")
         self.line(f"  prefix {escaped(state.key_prefix) or '(none)'}")
         self._summary(state)
         self._tables(state)

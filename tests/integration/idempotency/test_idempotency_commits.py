@@ -149,7 +149,7 @@ class TestAtomic:
         assert _states() == ["completed"]
 
     def test_a_function_is_complete_with_the_transaction_around_it(self) -> None:
-        @idempotent(key="k")
+        @idempotent(key="k", name="a_function_is_complete.work")
         def work() -> str:
             Group.objects.create(name="work")
             return "done"
@@ -166,7 +166,7 @@ class TestAtomic:
     def test_a_function_whose_transaction_is_rolled_back_runs_again(self) -> None:
         runs: list[int] = []
 
-        @idempotent(key="k")
+        @idempotent(key="k", name="a_function_whose_transaction.work")
         def work() -> None:
             runs.append(1)
 
@@ -181,7 +181,7 @@ class TestAtomic:
         assert len(runs) == 2
 
     def test_a_transaction_inside_the_function_is_its_own(self) -> None:
-        @idempotent(key="k")
+        @idempotent(key="k", name="a_transaction_inside_the.work")
         def work() -> None:
             with transaction.atomic():
                 Group.objects.create(name="work")

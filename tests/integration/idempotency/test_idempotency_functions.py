@@ -50,6 +50,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 def in_mode(mode: str, func: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """``func`` made idempotent sync or async; to be called like a plain function."""
+    options.setdefault("name", func.__qualname__)  # that of a function inside its test
     if mode == "sync":
         return idempotent(**options)(func)
 
@@ -110,7 +111,7 @@ def test_an_exception_is_no_result(store: Any, mode: str) -> None:
 def test_a_function_may_raise_stop_iteration(store: Any) -> None:
     runs = []
 
-    @idempotent(key="k")
+    @idempotent(key="k", name="a_function_may_raise.work")
     def work() -> None:
         runs.append(1)
         raise StopIteration(3)
@@ -123,7 +124,7 @@ def test_a_function_may_raise_stop_iteration(store: Any) -> None:
 
 
 def test_cancellation_gives_the_claim_up(store: Any) -> None:
-    @idempotent(key="k")
+    @idempotent(key="k", name="cancellation_gives_the_claim.work")
     async def work(hang: bool) -> str:
         if hang:
             await asyncio.sleep(60)
@@ -144,7 +145,7 @@ def test_cancellation_gives_the_claim_up(store: Any) -> None:
 def test_a_coroutine_that_is_closed_does_not_keep_its_claim(request: pytest.FixtureRequest) -> None:
     attempts: list[Any] = []
 
-    @idempotent(key="k", lease=0.3)
+    @idempotent(key="k", lease=0.3, name="a_coroutine_that_is.work")
     async def work(hang: bool) -> str:
         attempts.append(current())
         if hang:
@@ -183,7 +184,7 @@ def test_cancellation_while_the_result_is_being_stored_does_not_lose_it(
         await asyncio.sleep(0.05)
         return await storing(*args, **kwargs)
 
-    @idempotent(key="k")
+    @idempotent(key="k", name="cancellation_while_the_result.work")
     async def work() -> str:
         runs.append(1)
         return "done"
@@ -286,11 +287,11 @@ def test_without_a_fingerprint_the_key_alone_counts(store: Any, mode: str) -> No
 
 
 def test_two_functions_with_one_key_are_two(store: Any) -> None:
-    @idempotent(key="k")
+    @idempotent(key="k", name="two_functions_with_one.one")
     def one() -> int:
         return 1
 
-    @idempotent(key="k")
+    @idempotent(key="k", name="two_functions_with_one.two")
     def two() -> int:
         return 2
 
@@ -301,12 +302,12 @@ def test_a_method(store: Any) -> None:
     class Till:
         runs = 0
 
-        @idempotent(key=lambda self, order: f"order:{order}")
+        @idempotent(key=lambda self, order: f"order:{order}", name="a_method.charge")
         def charge(self, order: int) -> int:
             self.runs += 1
             return self.runs
 
-        @idempotent(key="async:{order}")
+        @idempotent(key="async:{order}", name="a_method.acharge")
         async def acharge(self, order: int) -> int:
             return self.runs
 
@@ -410,7 +411,7 @@ def test_no_transaction_on_mongomock(store: Any, request: pytest.FixtureRequest)
     if "mongod]" in request.node.name:
         pytest.skip("this is about mongomock")
 
-    @idempotent(key="k")
+    @idempotent(key="k", name="no_transaction_on_mongomock.work")
     def work() -> None:
         attempt = current()
         assert attempt
@@ -431,15 +432,15 @@ def test_an_object_that_can_be_called_is_named_by_its_class(store: Any) -> None:
             return order
 
     charge = Charge()
-    decorated = idempotent(key="{order}")(charge)
+    decorated = idempotent(key="{order}", name="an_object_that_can")(charge)
     assert [decorated(5), decorated(5)] == [5, 5]
     assert charge.runs == 1
     with pytest.raises(InvalidType, match="name"):
-        idempotent(key="k")(partial(charge, 5))
+        idempotent(key="k", name="an_object_that_can")(partial(charge, 5))
 
 
 def test_it_keeps_name_and_documentation() -> None:
-    @idempotent(key="k")
+    @idempotent(key="k", name="it_keeps_name_and.work")
     def work(number: int) -> int:
         """What it does."""
         return number
@@ -470,7 +471,7 @@ def test_a_function_that_only_makes_a_coroutine_is_refused_and_nothing_recorded(
     async def work() -> None:
         raise AssertionError("it never runs")
 
-    @idempotent(key="k")
+    @idempotent(key="k", name="a_function_that_only.makes")
     def makes() -> Any:
         return work()
 

@@ -129,8 +129,8 @@ class TestAway:
 
     def test_a_function_raises_or_runs(self) -> None:
         with pytest.raises(StoreUnavailable):
-            idempotent(key="k")(lambda: 1)()
-        assert idempotent(key="k", on_error="ignore")(lambda: 1)() == 1
+            idempotent(key="k", name="a_function_raises_or")(lambda: 1)()
+        assert idempotent(key="k", on_error="ignore", name="a_function_raises_or")(lambda: 1)() == 1
 
 
 @pytest.mark.real

@@ -142,7 +142,7 @@ def test_a_block_that_fails_is_undone_and_the_work_may_go_on(db: Database, mode:
 def test_the_claim_is_held_longer_than_its_lease_for_the_transaction(db: Database) -> None:
     """It is not renewed meanwhile: that would be a write from outside to a document of the transaction."""
 
-    @idempotent(key="k", lease=0.3)
+    @idempotent(key="k", lease=0.3, name="the_claim_is_held.work")
     def work() -> str:
         attempt = current()
         assert attempt
@@ -158,7 +158,7 @@ def test_the_claim_is_held_longer_than_its_lease_for_the_transaction(db: Databas
 
 
 def test_a_transaction_that_outlives_its_time_is_undone(db: Database) -> None:
-    @idempotent(key="k", lease=0.3)
+    @idempotent(key="k", lease=0.3, name="a_transaction_that_outlives.work")
     def work() -> str:
         attempt = current()
         assert attempt
@@ -174,7 +174,7 @@ def test_a_transaction_that_outlives_its_time_is_undone(db: Database) -> None:
 
 
 def test_a_claim_that_has_ended_gets_no_transaction(db: Database) -> None:
-    @idempotent(key="k")
+    @idempotent(key="k", name="a_claim_that_has.work")
     def work() -> str:
         attempt = current()
         assert attempt
@@ -187,7 +187,7 @@ def test_a_claim_that_has_ended_gets_no_transaction(db: Database) -> None:
 
 
 def test_a_standalone_server_has_no_transactions() -> None:
-    @idempotent(key="k")
+    @idempotent(key="k", name="a_standalone_server_has.work")
     def work() -> str:
         attempt = current()
         assert attempt

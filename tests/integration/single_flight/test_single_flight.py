@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import os
 import subprocess
@@ -62,7 +63,7 @@ def documents(mongo_url: str) -> Iterator[Any]:
 
 def elsewhere(fn: Any) -> tuple[str, Entered]:
     """Another process leads the flight of ``fn``, whose ``key`` is ``k``."""
-    key = f"{single_flight_policy.name_of(fn.__wrapped__, (), None)}:k"
+    key = f"{inspect.getclosurevars(fn).nonlocals['policy'].name}:k"
     entered = flights().enter(key, OTHER, None, lambda *_: 0.01, 0.0)
     assert entered.claim is not None
     return key, entered
@@ -75,12 +76,12 @@ def elsewhere(fn: Any) -> tuple[str, Entered]:
 def test_the_lease_is_renewed_while_the_function_runs(documents: Any, mode: str) -> None:
     gate = Gate()
 
-    @single_flight(timeout=0.3, key="k")
+    @single_flight(timeout=0.3, key="k", name="the_lease_is_renewed.value")
     def value() -> str:
         gate.hold()
         return "done"
 
-    @single_flight(timeout=0.3, key="k")
+    @single_flight(timeout=0.3, key="k", name="the_lease_is_renewed.avalue")
     async def avalue() -> str:
         await gate.ahold()
         return "done"
@@ -102,7 +103,7 @@ def test_the_lease_is_renewed_while_the_function_runs(documents: Any, mode: str)
 def test_a_leader_that_was_replaced_gives_its_result_to_its_own_caller_alone(documents: Any) -> None:
     gate = Gate()
 
-    @single_flight(key="k", timeout=60)
+    @single_flight(key="k", timeout=60, name="a_leader_that_was.value")
     def value() -> str:
         gate.hold()
         return "late"
@@ -124,7 +125,7 @@ def test_a_dead_leader_of_another_process_is_replaced_by_a_waiter(documents: Any
     gate = Gate()
     gate.open.set()
 
-    @single_flight(key="k", blocking_timeout=60)
+    @single_flight(key="k", blocking_timeout=60, name="a_dead_leader_of.value")
     def value() -> str:
         gate.hold()
         return "heir"
@@ -146,7 +147,7 @@ def test_a_dead_leader_of_another_process_is_replaced_by_a_waiter(documents: Any
 
 
 def test_a_result_of_another_process_serves_all_who_were_waiting(recorder: Recorder) -> None:
-    @single_flight(key="k", blocking_timeout=60)
+    @single_flight(key="k", blocking_timeout=60, name="a_result_of_another.value")
     def value() -> str:
         return "own"
 
@@ -165,7 +166,7 @@ def test_a_result_of_another_process_serves_all_who_were_waiting(recorder: Recor
 
 
 async def test_tasks_are_served_by_another_process(recorder: Recorder) -> None:
-    @single_flight(key="k", blocking_timeout=60)
+    @single_flight(key="k", blocking_timeout=60, name="tasks_are_served_by.value")
     async def value() -> str:
         return "own"
 
@@ -191,7 +192,7 @@ async def test_tasks_are_served_by_another_process(recorder: Recorder) -> None:
     ids=str,
 )
 def test_a_forged_or_damaged_result_is_not_used(recorder: Recorder, kind: str, value: Any) -> None:
-    @single_flight(key="k", blocking_timeout=60)
+    @single_flight(key="k", blocking_timeout=60, name="a_forged_or_damaged.own")
     def own() -> str:
         return "own"
 
@@ -248,7 +249,7 @@ def test_other_methods_send_nothing(recorder: Recorder) -> None:
 
 
 def test_a_process_that_waits_has_one_contender_whatever_its_threads(recorder: Recorder) -> None:
-    @single_flight(key="k", blocking_timeout=60)
+    @single_flight(key="k", blocking_timeout=60, name="a_process_that_waits.value")
     def value() -> str:
         return "own"
 
@@ -266,7 +267,7 @@ def test_a_process_that_waits_has_one_contender_whatever_its_threads(recorder: R
 
 
 def test_a_look_that_finds_nothing_new_brings_no_result_along(recorder: Recorder) -> None:
-    @single_flight(key="k", blocking_timeout=0.2)
+    @single_flight(key="k", blocking_timeout=0.2, name="a_look_that_finds.value")
     def value() -> str:
         return "own"
 
@@ -307,11 +308,11 @@ def test_a_result_that_comes_when_it_is_expected_is_found_soon(monkeypatch: pyte
 
 
 def test_nobody_looks_less_often_than_a_result_is_kept() -> None:
-    @single_flight(key="k", linger=0.15)
+    @single_flight(key="k", linger=0.15, name="nobody_looks_less_often.value")
     def value() -> str:
         return "x"
 
-    policy = single_flight_policy.Policy(5, 10, "k", None, 0.15, None)
+    policy = single_flight_policy.Policy(5, 10, "k", None, 0.15, None, "value").on(value)
     plan = carry_out(policy.plan(value, (), {}))
     assert plan is not None
     pace = plan.pace(single_flight_group.Entry((0, "k")))

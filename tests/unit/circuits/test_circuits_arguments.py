@@ -293,7 +293,11 @@ async def _aodd() -> Any:
 
 @pytest.mark.parametrize("fn", [_odd, _aodd, functools.partial(_odd), 5, None])
 def test_generators_are_not_decorated(fn: Any) -> None:
-    for decorate in (CircuitBreaker("supplier"), single_flight(key="k"), idempotent(key="k")):
+    for decorate in (
+        CircuitBreaker("supplier"),
+        single_flight(key="k", name="generators_are_not_decorated"),
+        idempotent(key="k", name="generators_are_not_decorated"),
+    ):
         with pytest.raises(InvalidType, match=r"generator|function"):
             decorate(fn)
 

@@ -91,7 +91,7 @@ class TestEnds:
         async def work(done: Callable[[], None]) -> int:
             return await report(done)
 
-        @single_flight(key="report", timeout=60, linger=20)
+        @single_flight(key="report", timeout=60, linger=20, name="a_flight_lands.report")
         async def report(done: Callable[[], None]) -> int:
             runs.append(1)
             done()

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import ast
+import copy
+import inspect
+import json
+import pickle
 import re
+from typing import Any
 
-from goscope_django import exceptions
+import pytest
+
+from goscope_django import conf, exceptions
+from goscope_django.exceptions import GoscopeError, LockNotAcquired, RemoteError, Undecodable
+from goscope_django.single_flight import errors
 from tests.architecture.source import classes, modules
 
 
@@ -41,3 +50,74 @@ def defined() -> dict[str, str]:
 
 def test_the_docstring_names_every_error_there_is() -> None:
     assert told() == defined()
+
+
+def tree(kind: type[GoscopeError] = GoscopeError) -> list[type[GoscopeError]]:
+    """Every class of the package's tree, those that tests define left out."""
+    below = [one for heir in kind.__subclasses__() for one in tree(heir)]
+    return [kind, *below] if kind.__module__.startswith("goscope_django.") else below
+
+
+def sample(kind: type[GoscopeError]) -> GoscopeError:
+    """An error with a value of its own for everything that its class takes."""
+    if not inspect.isfunction(kind.__init__):
+        return kind("lock 'x': held")
+    values: dict[str, Any] = {"message": "lock 'x': held", "retry_after": 1.5}
+    return kind(**{name: values.get(name, f"the {name}") for name in list(inspect.signature(kind).parameters)})
+
+
+def same(one: BaseException, other: BaseException) -> None:
+    assert type(one) is type(other)
+    assert (str(one), one.args, vars(one)) == (str(other), other.args, vars(other))
+
+
+def test_the_tree_is_complete() -> None:
+    assert {kind.__name__ for kind in tree()} >= defined().keys()
+    assert conf.BadSettings in tree()
+
+
+@pytest.mark.parametrize("kind", sorted(set(tree()), key=str), ids=str)
+def test_every_class_survives_what_task_queues_do(kind: type[GoscopeError]) -> None:
+    error = sample(kind)
+    error.add_note("raised by the leader")
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        same(again, error)
+    plain = sample(kind)
+    same(kind(*plain.args), plain)
+    same(kind(*json.loads(json.dumps(plain.args))), plain)
+    assert "lock 'x': held" in str(plain) and str(plain).count("(") == 0, "the text is the message alone"
+    assert str(kind("only a message")) == "only a message"
+    assert str(kind()) == "" or kind is Undecodable  # whose reason is "damaged" then
+
+
+def test_keywords_work_as_they_did() -> None:
+    error = LockNotAcquired("held", key="stock")
+    assert (error.key, str(error), repr(error)) == ("stock", "held", "LockNotAcquired('held', 'stock')")
+
+
+def test_the_callers_side_of_celery_catches_our_class() -> None:
+    backend = pytest.importorskip("celery.backends.base")
+    celery = pytest.importorskip("celery")
+    app = celery.Celery(set_as_current=False, broker="memory://", backend="cache+memory://")
+    results = backend.BaseBackend(app=app, serializer="json")
+    for kind in tree():
+        stored = json.loads(json.dumps(results.prepare_exception(sample(kind), "json")))
+        same(results.exception_to_python(stored), sample(kind))
+    stored = json.loads(json.dumps(results.prepare_exception(LockNotAcquired("held", key="stock"), "json")))
+    with pytest.raises(LockNotAcquired) as caught:
+        raise results.exception_to_python(stored)
+    assert caught.value.key == "stock"
+
+
+def test_what_a_flight_could_not_rebuild_survives_as_well() -> None:
+    class Own(ValueError):
+        pass
+
+    error = errors.unpack(errors.pack(Own("lost")))
+    assert isinstance(error, ValueError) and isinstance(error, RemoteError)
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        same(again, error)
+    found = getattr(errors, type(error).__name__)
+    assert found is type(error) and str(found(*error.args)) == str(error)
+    with pytest.raises(AttributeError):
+        errors.RemoteNothing  # noqa: B018

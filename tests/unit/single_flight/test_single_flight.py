@@ -110,7 +110,7 @@ def test_a_request_that_begins_after_the_end_runs_the_view_anew() -> None:
 def test_an_exception_is_shared_and_the_function_is_not_run_once_per_waiter(error: Exception) -> None:
     gate = Gate()
 
-    @single_flight(key="fails")
+    @single_flight(key="fails", name="an_exception_is_shared.fails")
     def fails() -> None:
         gate.hold()
         raise error
@@ -144,7 +144,7 @@ def test_an_exception_of_ones_own_class_keeps_its_nearest_known_base() -> None:
             super().__init__(f"nothing at {place}")
             self.place = place
 
-    @single_flight(key="own")
+    @single_flight(key="own", name="an_exception_of_ones.fails")
     def fails() -> None:
         gate.hold()
         raise NotFoundHere(object(), 7)
@@ -162,7 +162,7 @@ def test_an_exception_of_ones_own_class_keeps_its_nearest_known_base() -> None:
 def test_values_of_any_type_are_shared_and_not_aliased() -> None:
     gate = Gate()
 
-    @single_flight(key=lambda number, **_: f"value-{number}")
+    @single_flight(key=lambda number, **_: f"value-{number}", name="values_of_any_type.value")
     def value(number: int, *, other: int = 0) -> dict[str, Any]:
         gate.hold()
         return {"number": number, "tuple": (1, {2}), "wait": timedelta(seconds=1), "list": [1]}
@@ -178,7 +178,7 @@ def test_values_of_any_type_are_shared_and_not_aliased() -> None:
 def test_what_can_not_be_stored_is_not_shared() -> None:
     gate = Gate()
 
-    @single_flight(key="lock")
+    @single_flight(key="lock", name="what_can_not_be.value")
     def value() -> Any:
         gate.hold()
         return threading.Lock()
@@ -191,12 +191,12 @@ def test_what_can_not_be_stored_is_not_shared() -> None:
 def test_two_functions_with_one_key_share_nothing() -> None:
     gate = Gate()
 
-    @single_flight(key="7")
+    @single_flight(key="7", name="two_functions_with_one.price")
     def price() -> str:
         gate.hold()
         return "price"
 
-    @single_flight(key="7")
+    @single_flight(key="7", name="two_functions_with_one.stock")
     def stock() -> str:
         gate.hold()
         return "stock"
@@ -208,7 +208,7 @@ def test_two_functions_with_one_key_share_nothing() -> None:
 def test_a_key_of_none_means_not_to_share_this_call() -> None:
     gate = Gate()
 
-    @single_flight(key=lambda number: None)
+    @single_flight(key=lambda number: None, name="a_key_of_none.value")
     def value(number: int) -> int:
         gate.hold()
         return number
@@ -218,18 +218,20 @@ def test_a_key_of_none_means_not_to_share_this_call() -> None:
 
 
 def test_a_function_that_calls_itself_does_not_wait_for_itself() -> None:
-    @single_flight(key="same", blocking_timeout=3600)
+    @single_flight(key="same", blocking_timeout=3600, name="a_function_that_calls.down")
     def down(number: int) -> int:
         return number if number == 0 else down(number - 1)
 
     assert down(3) == 0
 
 
+GATE = Gate()
+LAMBDAS: list[Any] = [lambda: [GATE.hold(), 1][1], lambda: [GATE.hold(), 2][1]]  # type: ignore[func-returns-value]
+
+
 def test_two_functions_without_a_name_never_share() -> None:
-    gate = Gate()
     decorate = single_flight(key="k")
-    one, two = decorate(lambda: [gate.hold(), 1][1]), decorate(lambda: [gate.hold(), 2][1])  # type: ignore[func-returns-value]
-    assert gate.together([one, two]) == [1, 2]
+    assert GATE.together([decorate(one) for one in LAMBDAS]) == [1, 2]
     for nameless in (partial(int, "1"), partial(int, "2")):
         with pytest.raises(InvalidType, match="name"):
             single_flight(key="k")(nameless)
@@ -242,7 +244,7 @@ def test_a_partial_that_was_given_a_name_may_be_shared() -> None:
         gate.hold()
         return one + other
 
-    three = single_flight(key="three")(update_wrapper(partial(add, 1), add))
+    three = single_flight(key="three", name="a_partial_that_was")(update_wrapper(partial(add, 1), add))
     assert gate.together([partial(three, 2)] * 2) == [3, 3]
     assert gate.entered == 1
 
@@ -250,7 +252,11 @@ def test_a_partial_that_was_given_a_name_may_be_shared() -> None:
 def test_who_has_the_patience_of_centuries_waits() -> None:
     gate = Gate()
 
-    @single_flight(key="long", blocking_timeout=timedelta(days=900 * 365))
+    @single_flight(
+        key="long",
+        blocking_timeout=timedelta(days=900 * 365),
+        name="who_has_the_patience.value",
+    )
     def value() -> int:
         gate.hold()
         return 7
@@ -279,7 +285,7 @@ def test_other_methods_run_on_their_own(method: str) -> None:
 def test_a_key_lets_other_methods_share() -> None:
     gate = Gate()
 
-    @single_flight(key=lambda request: request.body.decode())
+    @single_flight(key=lambda request: request.body.decode(), name="a_key_lets_other.view")
     def view(request: HttpRequest) -> HttpResponse:
         gate.hold()
         return HttpResponse(request.body)
@@ -324,20 +330,17 @@ def test_a_waiter_goes_on_when_the_contender_has_no_more_time() -> None:
     terms = Terms(60_000, 1_000, "another process", 5.0)
     runs = []
 
-    @single_flight(key="handed", blocking_timeout=0.3)
+    @single_flight(key="handed", blocking_timeout=0.3, name="a_waiter_goes_on.short")
     def short() -> str:
         runs.append("short")
         return "own"
 
-    short_name = single_flight_policy.name_of(short.__wrapped__, (), None)  # type: ignore[attr-defined]
-
-    @single_flight(key="handed", blocking_timeout=30)
+    @single_flight(key="handed", blocking_timeout=30, name="a_waiter_goes_on.short")
     def long() -> str:
         runs.append("long")
         return "own"
 
-    long.__wrapped__.__qualname__ = short.__wrapped__.__qualname__  # type: ignore[attr-defined]
-    key = f"{short_name}:handed"
+    key = "a_waiter_goes_on.short:handed"
     flight = provider.enter(key, terms, None, lambda *_: 0.01, 0.0)
     assert flight.claim is not None
     found: dict[str, str] = {}
@@ -366,12 +369,16 @@ def test_who_joins_a_process_that_waits_after_the_publication_runs_it_anew(monke
 
     monkeypatch.setattr(single_flight_plan, "pause", pause)
 
-    @single_flight(key="late", blocking_timeout=60)
+    @single_flight(
+        key="late",
+        blocking_timeout=60,
+        name="who_joins_a_process.value",
+    )
     def value() -> str:
         return "own"
 
     provider, terms = flights(), Terms(60_000, 60_000, "another process", 5.0)
-    key = f"{single_flight_policy.name_of(value, (), None)}:late"
+    key = "who_joins_a_process.value:late"
     flight = provider.enter(key, terms, None, lambda *_: 0.01, 0.0)
     found: dict[str, str] = {}
     first = threading.Thread(target=lambda: found.update(first=value()))
@@ -434,7 +441,7 @@ async def test_a_leader_that_is_closed_leaves_the_flight_to_a_waiter() -> None:
     """Nothing can be awaited while a coroutine is closed: its lease ends by itself."""
     runs: list[int] = []
 
-    @single_flight(key="k", timeout=0.3)
+    @single_flight(key="k", timeout=0.3, name="a_leader_that_is.value")
     async def value() -> str:
         runs.append(1)
         if len(runs) == 1:
@@ -455,7 +462,7 @@ async def test_a_leader_that_is_closed_leaves_the_flight_to_a_waiter() -> None:
 def test_a_function_may_raise_stop_iteration() -> None:
     gate = Gate()
 
-    @single_flight(key="k")
+    @single_flight(key="k", name="a_function_may_raise.value")
     def value() -> str:
         gate.hold()
         raise StopIteration(3)
@@ -468,7 +475,7 @@ def test_a_function_may_raise_stop_iteration() -> None:
 async def test_a_function_that_ignores_its_cancellation_shares_its_result() -> None:
     began = asyncio.Event()
 
-    @single_flight(key="k")
+    @single_flight(key="k", name="a_function_that_ignores.value")
     async def value() -> str:
         began.set()
         try:
@@ -487,7 +494,7 @@ async def test_a_function_that_ignores_its_cancellation_shares_its_result() -> N
 def test_a_leader_that_is_interrupted_lets_another_lead() -> None:
     gate = Gate()
 
-    @single_flight(key="exits")
+    @single_flight(key="exits", name="a_leader_that_is.value")
     def value() -> str:
         number = gate.entered
         gate.hold()
@@ -685,7 +692,7 @@ def test_durations_may_be_timedeltas() -> None:
 
 
 def test_a_key_that_is_no_text_is_told() -> None:
-    @single_flight(key=lambda number: number)
+    @single_flight(key=lambda number: number, name="a_key_that_is.value")
     def value(number: int) -> int:
         return number
 

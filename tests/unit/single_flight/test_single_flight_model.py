@@ -190,7 +190,11 @@ def test_of_many_callers_with_random_keys_none_gets_the_value_of_another_key(key
     running: dict[str, int] = {}
     lock = threading.Lock()
 
-    @single_flight(key=lambda key, pause: f"<{key}>", linger=0.2)
+    @single_flight(
+        key=lambda key, pause: f"<{key}>",
+        linger=0.2,
+        name="of_many_callers_with.value",
+    )
     def value(key: str, pause: float) -> tuple[str, str]:
         with lock:
             running[key] = running.get(key, 0) + 1

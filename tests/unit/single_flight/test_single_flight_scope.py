@@ -722,7 +722,7 @@ def test_rest_function_views(outer: bool) -> None:
 def test_rest_errors_are_shared_with_their_details() -> None:
     gate = Gate()
 
-    @single_flight(key="rest")
+    @single_flight(key="rest", name="rest_errors_are_shared.fails")
     def fails() -> None:
         gate.hold()
         raise ValidationError({"name": ["short"], "inner": {"x": ["bad"]}}, code="odd")

@@ -63,7 +63,7 @@ def follower(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
 def test_the_result_is_published_by_the_commit(savepoint: bool) -> None:
     gate = Gate()
 
-    @single_flight(key="tx")
+    @single_flight(key="tx", name="the_result_is_published.value")
     def value() -> int:
         gate.hold()
         Group.objects.create(name=f"group-{gate.entered}")
@@ -98,7 +98,7 @@ def test_the_result_is_published_by_the_commit(savepoint: bool) -> None:
 def test_what_the_leader_does_to_its_value_before_the_commit_is_its_own() -> None:
     gate = Gate()
 
-    @single_flight(key="tx")
+    @single_flight(key="tx", name="what_the_leader_does.value")
     def value() -> list[int]:
         gate.hold()
         return [1]
@@ -125,7 +125,7 @@ def test_what_the_leader_does_to_its_value_before_the_commit_is_its_own() -> Non
 def test_after_a_rollback_a_waiter_runs_it(inner: bool) -> None:
     gate = Gate()
 
-    @single_flight(key="tx")
+    @single_flight(key="tx", name="after_a_rollback_a.value")
     def value() -> int:
         gate.hold()
         return gate.entered
@@ -159,7 +159,11 @@ def test_after_a_rollback_a_waiter_runs_it(inner: bool) -> None:
 def test_the_same_call_in_the_same_transaction_does_not_wait_for_its_own_commit() -> None:
     runs = []
 
-    @single_flight(key="tx", blocking_timeout=3600)
+    @single_flight(
+        key="tx",
+        blocking_timeout=3600,
+        name="the_same_call_in.value",
+    )
     def value() -> int:
         runs.append(1)
         return len(runs)
@@ -173,7 +177,7 @@ def test_the_same_call_in_the_same_transaction_does_not_wait_for_its_own_commit(
 def test_an_exception_need_not_wait() -> None:
     gate = Gate()
 
-    @single_flight(key="tx")
+    @single_flight(key="tx", name="an_exception_need_not.value")
     def value() -> int:
         gate.hold()
         raise ValueError("no")
@@ -260,7 +264,11 @@ class InTestCase(TestCase):
     def test_the_transaction_of_a_test_does_not_keep_a_result_back(self) -> None:
         runs = []
 
-        @single_flight(key="testcase", blocking_timeout=3600)
+        @single_flight(
+            key="testcase",
+            blocking_timeout=3600,
+            name="the_transaction_of_a.value",
+        )
         def value() -> int:
             runs.append(1)
             return len(runs)
