@@ -3,6 +3,8 @@
 ====================  =========  =====================================================================================
 ``goscope.E001``      static     ``GOSCOPE`` can't be used: an unknown key, a wrong type, a URL that is not allowed
 ``goscope.E002``      static     an entry of ``CACHES`` can't be used
+``goscope.E005``      static     ``goscope_django.sessions`` is in use, and its cache can't hold sessions
+``goscope.W005``      static     ... and ``StoreUnavailableMiddleware`` is not the first in ``MIDDLEWARE``
 ``goscope.W010``      database   a store can't be reached
 ``goscope.W011``      database   an index is missing
 ``goscope.W012``      database   an index exists with other options
@@ -21,7 +23,7 @@ before ``migrate``. They only warn, so a migration of an SQL database works whil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from django.core.checks import CheckMessage, Error, Tags
 from django.core.checks import Warning as CheckWarning
@@ -32,6 +34,9 @@ from goscope_django import conf, runtime
 from goscope_django.cache import options as cache_options
 from goscope_django.exceptions import ConfigurationError, GoscopeError
 from goscope_django.mongodb.driver import inspection, urls
+
+ENGINE: Final = "goscope_django.sessions"
+ANSWERS: Final = "goscope_django.middleware.StoreUnavailableMiddleware"
 
 
 def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
@@ -57,6 +62,20 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             except ConfigurationError as error:
                 found.append(Error(str(error), obj="settings.GOSCOPE", id="goscope.E001"))
     return found
+
+
+def check_sessions(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """The cache of sessions and the middleware that answers for them, where ``goscope_django.sessions`` is in use."""
+    if conf.session_engine() != ENGINE:
+        return []
+    from goscope_django import sessions
+
+    if (text := sessions.fault()) is not None:
+        return [Error(text, obj="settings.SESSION_CACHE_ALIAS", id="goscope.E005")]
+    if conf.middleware()[:1] != [ANSWERS]:
+        text = f"While MongoDB can't be reached, sessions raise StoreUnavailable. {ANSWERS} answers 503 then."
+        return [CheckWarning(text, hint="Put it first in MIDDLEWARE.", obj="settings.MIDDLEWARE", id="goscope.W005")]
+    return []
 
 
 def check_stores(app_configs: Any = None, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
@@ -138,5 +157,6 @@ def check_security(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
 def register() -> None:
     """Register all checks with Django."""
     register_check(check_settings, Tags.caches)
+    register_check(check_sessions, Tags.caches)
     register_check(check_stores, Tags.database)
     register_check(check_security, Tags.security, deploy=True)
