@@ -122,7 +122,6 @@ def _instead(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBa
     error = getattr(request, _NOTE, None)
     if error is None or response.status_code != 500:
         return response
-    response.close()
     return store_unavailable_response(request, error)
 
 

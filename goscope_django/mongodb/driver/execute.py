@@ -120,11 +120,14 @@ class SyncExecutor(_Executor):
 
     def __call__(self, command: Command[Any]) -> Any:
         if type(command) is Query:
-            place = self._places.take()  # before any time limit begins
+            places = self._places
+            place = places.take()  # before any time limit begins
             try:
-                return self._calls[command.collection, command.method](*command.args, **command.kwargs)
+                found = self._calls[command.collection, command.method](*command.args, **command.kwargs)
             finally:
-                self._places.give(place)
+                places.give(place)
+            places.answers += 1
+            return found
         return execute(command)
 
     def _step(self, command: Command[Any]) -> Any:
@@ -151,9 +154,11 @@ class AsyncExecutor(_Executor):
             if place is None:
                 place = await places.wait()  # before any time limit begins
             try:
-                return await self._calls[command.collection, command.method](*command.args, **command.kwargs)
+                found = await self._calls[command.collection, command.method](*command.args, **command.kwargs)
             finally:
                 places.give(place)
+            places.answers += 1
+            return found
         return await aexecute(command)
 
     async def _step(self, command: Command[Any]) -> Any:

@@ -3,11 +3,12 @@
 The driver counts waiting for a connection of one's own pool into a command's time limit, as if the server had taken
 that time. So callers wait here, before the limit begins. Rules of this file:
 
-* There are as many places as connections (``maxPoolSize``). A place is had for one query, its retries included.
-* A caller waits for as long as others make progress. If no place is given back for ``limit`` seconds the server hangs,
-  and waiting is an error that names ``maxPoolSize``. ``waitQueueTimeoutMS``, ``timeoutMS`` and ``limits.within`` bound
+* There are as many places as connections (``maxPoolSize``), but one is kept free where there are several. A place is
+  had for one query, its retries included.
+* A caller waits for as long as others make progress. If nobody has an answer for ``limit`` seconds the server hangs, and waiting is an error that names ``maxPoolSize``. ``waitQueueTimeoutMS``, ``timeoutMS`` and ``limits.within`` bound
   it as they bound the driver.
-* Renewals of leases don't wait here: whoever holds a lock must not lose it for want of a connection.
+* Renewals of leases don't wait here and use the connection that is kept free: whoever holds a lock must not lose it for
+  want of one.
 * A free place costs two list operations and no lock.
 """
 
@@ -35,7 +36,10 @@ class _Places:
     def __init__(self, client: Any, limit: float) -> None:
         options = client.options
         most = options.pool_options.max_pool_size
-        self.most: int | None = int(most) if most and most < 10**6 else None
+        self.most: int | None = max(1, int(most) - 1) if most and most < 10**6 else None
+        self.answers = 0
+        """Queries that were carried out. While it grows there is progress; it need not be exact."""
+        self._size = most
         self._limit = limit
         bounds = [one for one in (options.pool_options.wait_queue_timeout, options.timeout) if one]
         self._longest: float | None = min(bounds, default=None)
@@ -48,7 +52,7 @@ class _Places:
 
     def _exhausted(self, since: float) -> WaitQueueTimeoutError:
         return WaitQueueTimeoutError(
-            f"all {self.most} connections of this process's pool (maxPoolSize) were in use for "
+            f"the connections of this process's pool (maxPoolSize={self._size}) were all in use for "
             f"{time.monotonic() - since:.1f} s"
         )
 
@@ -59,7 +63,6 @@ class ThreadPlaces(_Places):
     def __init__(self, client: Any, limit: float) -> None:
         super().__init__(client, limit)
         self._waiting = 0
-        self._given = 0
         self.begin_anew()
         _all.add(self)
 
@@ -83,14 +86,14 @@ class ThreadPlaces(_Places):
         with self._changed:
             self._waiting += 1
             try:
-                given, until = self._given, since + self._limit
+                answers, until = self.answers, since + self._limit
                 while True:
                     try:
                         return self._free.pop()
                     except IndexError:
                         now = time.monotonic()
-                    if self._given != given:  # others came first, so there is progress
-                        given, until = self._given, now + self._limit
+                    if self.answers != answers:  # others came first, so there is progress
+                        answers, until = self.answers, now + self._limit
                     if now >= min(until, end):
                         raise self._exhausted(since)
                     self._changed.wait(min(until, end) - now)
@@ -104,7 +107,6 @@ class ThreadPlaces(_Places):
             # Whoever waits counts before it looks: so it finds this place, or it is seen here.
             if self._waiting:
                 with self._changed:
-                    self._given += 1
                     self._changed.notify()
 
 
@@ -115,7 +117,6 @@ class TaskPlaces(_Places):
         super().__init__(client, limit)
         self._free = self.most or 0
         self._line: deque[asyncio.Future[None]] = deque()
-        self._given = 0
 
     def free(self) -> Place | None:
         """A place if one is free or none is needed, else ``None``."""
@@ -133,11 +134,11 @@ class TaskPlaces(_Places):
         self._line.append(mine)
         try:
             while True:
-                given, now = self._given, time.monotonic()
+                answers, now = self.answers, time.monotonic()
                 await asyncio.wait([mine], timeout=min(self._limit, max(0.0, end - now)))
                 if mine.done():
                     return True
-                if self._given == given or time.monotonic() >= end:
+                if self.answers == answers or time.monotonic() >= end:
                     raise self._exhausted(since)
         except BaseException:
             if mine.done() and not mine.cancelled():
@@ -149,7 +150,6 @@ class TaskPlaces(_Places):
         """Give a place back, or hand it to the first in line."""
         if not place:
             return
-        self._given += 1
         while self._line:
             first = self._line.popleft()
             if not first.done():
