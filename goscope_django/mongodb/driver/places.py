@@ -5,7 +5,8 @@ that time. So callers wait here, before the limit begins. Rules of this file:
 
 * There are as many places as connections (``maxPoolSize``), but one is kept free where there are several. A place is
   had for one query, its retries included.
-* A caller waits for as long as others make progress. If nobody has an answer for ``limit`` seconds the server hangs, and waiting is an error that names ``maxPoolSize``. ``waitQueueTimeoutMS``, ``timeoutMS`` and ``limits.within`` bound
+* A caller waits for as long as others make progress. If nobody has an answer for ``limit`` seconds the server hangs,
+  and waiting is an error that names ``maxPoolSize``. ``waitQueueTimeoutMS``, ``timeoutMS`` and ``limits.within`` bound
   it as they bound the driver.
 * Renewals of leases don't wait here and use the connection that is kept free: whoever holds a lock must not lose it for
   want of one.

@@ -87,18 +87,18 @@ def test_xx_takes_other_versions_apart_and_no_value_for_an_expression(drive: Dri
 @pytest.mark.parametrize(
     ("method", "when"),
     [
-        ("expire_at", datetime.now() + timedelta(hours=1)),  # noqa: DTZ005  as django-redis' own example has it
-        ("expire_at", datetime.now(UTC) + timedelta(hours=1)),
-        ("expire_at", int((datetime.now(UTC) + timedelta(hours=1)).timestamp())),
-        ("expire_at", (datetime.now(UTC) + timedelta(hours=1)).timestamp()),
-        ("pexpire_at", datetime.now() + timedelta(milliseconds=900, hours=1)),  # noqa: DTZ005
-        ("pexpire_at", int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1_000)),
+        ("expire_at", lambda: datetime.now() + timedelta(hours=1)),  # noqa: DTZ005  as django-redis' own example has it
+        ("expire_at", lambda: datetime.now(UTC) + timedelta(hours=1)),
+        ("expire_at", lambda: int((datetime.now(UTC) + timedelta(hours=1)).timestamp())),
+        ("expire_at", lambda: (datetime.now(UTC) + timedelta(hours=1)).timestamp()),
+        ("pexpire_at", lambda: datetime.now() + timedelta(milliseconds=900, hours=1)),  # noqa: DTZ005
+        ("pexpire_at", lambda: int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1_000)),
     ],
 )
 def test_expire_at(drive: Drive, method: str, when: Any) -> None:
-    assert drive(cache, method, "none", when) is False
+    assert drive(cache, method, "none", when()) is False
     drive(cache, "set", "foo", "bar", timeout=SOON)
-    assert drive(cache, method, "foo", when) is True
+    assert drive(cache, method, "foo", when()) is True
     assert 3_500 < drive(cache, "ttl", "foo") <= 3_602
     assert drive(cache, "get", "foo") == "bar"
 

@@ -70,7 +70,7 @@ def read_slowly(clock: Any, seconds: float) -> Flow[list[Any]]:
 async def gathered(number: int, seconds: float) -> list[Any]:
     store = runtime.adapter().lock.store
     asked = (store.arun(read_slowly, seconds) for _ in range(number))
-    return await asyncio.gather(*asked, return_exceptions=True)
+    return list(await asyncio.gather(*asked, return_exceptions=True))
 
 
 def busy(kind: str, number: int, seconds: float) -> list[Any]:
@@ -78,7 +78,7 @@ def busy(kind: str, number: int, seconds: float) -> list[Any]:
     if kind == "async":
         return asyncio.run(gathered(number, seconds))
 
-    def one(_: int) -> Any:
+    def one(_: int) -> object:
         try:
             return runtime.adapter().lock.store.run(read_slowly, seconds)
         except StoreUnavailable as error:
