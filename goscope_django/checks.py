@@ -4,6 +4,8 @@
 ``goscope.E001``      static     ``GOSCOPE`` can't be used: an unknown key, a wrong type, a URL that is not allowed
 ``goscope.E002``      static     an entry of ``CACHES`` can't be used
 ``goscope.E003``      static     the store is ``mongomock://``, as in tests by default, and mongomock is not installed
+``goscope.E005``      static     ``goscope_django.sessions`` is in use, and its cache can't hold sessions
+``goscope.W005``      static     ... and ``StoreUnavailableMiddleware`` is not the first in ``MIDDLEWARE``
 ``goscope.W010``      database   a store can't be reached
 ``goscope.W011``      database   an index is missing
 ``goscope.W012``      database   an index exists with other options
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 from django.core.checks import CheckMessage, Error, Tags
 from django.core.checks import Warning as CheckWarning
@@ -38,6 +40,9 @@ from goscope_django.cache import options as cache_options
 from goscope_django.exceptions import ConfigurationError, GoscopeError
 from goscope_django.mongodb.driver import inspection, urls
 from goscope_django.process import backend
+
+ENGINE: Final = "goscope_django.sessions"
+ANSWERS: Final = "goscope_django.middleware.StoreUnavailableMiddleware"
 
 
 def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
@@ -102,6 +107,20 @@ def check_tests(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
         for what, url in stores
         if url.startswith("mongomock:") and find_spec("mongomock") is None
     ]
+
+
+def check_sessions(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """The cache of sessions and the middleware that answers for them, where ``goscope_django.sessions`` is in use."""
+    if conf.session_engine() != ENGINE:
+        return []
+    from goscope_django import sessions
+
+    if (text := sessions.fault()) is not None:
+        return [Error(text, obj="settings.SESSION_CACHE_ALIAS", id="goscope.E005")]
+    if conf.middleware()[:1] != [ANSWERS]:
+        text = f"While MongoDB can't be reached, sessions raise StoreUnavailable. {ANSWERS} answers 503 then."
+        return [CheckWarning(text, hint="Put it first in MIDDLEWARE.", obj="settings.MIDDLEWARE", id="goscope.W005")]
+    return []
 
 
 def check_stores(app_configs: Any = None, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
@@ -203,5 +222,6 @@ def register() -> None:
     register_check(check_atomic_requests, Tags.compatibility)
     register_check(check_durability, Tags.caches)
     register_check(check_tests, Tags.caches)
+    register_check(check_sessions, Tags.caches)
     register_check(check_stores, Tags.database)
     register_check(check_security, Tags.security, deploy=True)

@@ -126,6 +126,21 @@ def session_cookie_name() -> str:
     return str(settings.SESSION_COOKIE_NAME)
 
 
+def session_engine() -> str:
+    """The module of ``SESSION_ENGINE``."""
+    return str(settings.SESSION_ENGINE)
+
+
+def session_cache_alias() -> str:
+    """The alias of the cache that holds sessions."""
+    return str(settings.SESSION_CACHE_ALIAS)
+
+
+def middleware() -> list[str]:
+    """The dotted names in ``MIDDLEWARE``."""
+    return [str(one) for one in settings.MIDDLEWARE]
+
+
 def suggestion(name: str, allowed: Mapping[str, Any] | tuple[str, ...]) -> str:
     """A hint for a misspelt key."""
     near = difflib.get_close_matches(str(name).upper(), list(allowed), n=1)

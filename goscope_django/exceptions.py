@@ -13,8 +13,10 @@ An error that its feature defines says where; the tree names it all the same::
     │   └── BadSettings                     the same, and Django's ImproperlyConfigured; defined in ``conf``
     ├── InvalidValue (ValueError)           an argument has a value that is not allowed
     ├── InvalidType (TypeError)             an argument has a type that is not allowed
+    ├── Unsupported (AttributeError)        something that Redis has and this package has not
     ├── StoreError                          the database could not do it; the driver's error is ``__cause__``
     │   ├── StoreUnavailable                nothing was sent, or nothing was changed: safe to try again
+    │   │   └── PoolExhausted               no connection of this process's own pool came free in time
     │   ├── OutcomeUnknown                  it may have happened, and looking for it failed too
     │   └── IndexConflict                   an index exists with other options
     ├── MongodError                         the private ``mongod`` can't be found, started or stopped
@@ -78,12 +80,20 @@ class InvalidType(GoscopeError, TypeError):
     """An argument has a type that is not allowed."""
 
 
+class Unsupported(GoscopeError, AttributeError):
+    """Redis or django-redis has this, and there is nothing like it here. ``hasattr`` says that it is not there."""
+
+
 class StoreError(GoscopeError):
     """The database could not do what was asked; the driver's error is chained."""
 
 
 class StoreUnavailable(StoreError):
     """The server was not reached or refused; nothing was changed."""
+
+
+class PoolExhausted(StoreUnavailable):
+    """No connection of this process's own pool (``maxPoolSize``) came free in time. It says nothing of the server."""
 
 
 class OutcomeUnknown(StoreError):

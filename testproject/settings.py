@@ -29,6 +29,7 @@ INSTALLED_APPS = [
     "testproject.shop",
 ]
 MIDDLEWARE = [
+    "goscope_django.middleware.StoreUnavailableMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "testproject.middleware.content_security_policy",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -78,7 +79,7 @@ GOSCOPE: dict[str, Any] = {
     "CONNECT_ON_READY": env.bool("GOSCOPE_CONNECT_ON_READY", default=True),
 }
 CACHES: dict[str, dict[str, Any]] = {"default": {"BACKEND": "goscope_django.cache.MongoDBCache", "TIMEOUT": 300}}
-SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+SESSION_ENGINE = "goscope_django.sessions"
 
 USE_TZ = True
 TIME_ZONE = "UTC"

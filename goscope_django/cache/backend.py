@@ -10,36 +10,53 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, TypeVar, cast
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from django.core.cache import cache as default_cache
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
-from goscope_django import conf, figures, locks, runtime
+from goscope_django import conf, figures, runtime
 from goscope_django.cache.backing import Backing
+from goscope_django.cache.computing import Turn
 from goscope_django.cache.globs import Glob
 from goscope_django.cache.headroom import headroom
 from goscope_django.cache.keys import Keys
-from goscope_django.cache.options import Timeout, alias_of, cache_options, delta_of, milliseconds_of
+from goscope_django.cache.locking import CacheLock
+from goscope_django.cache.options import (
+    Timeout,
+    alias_of,
+    cache_options,
+    delta_of,
+    instant_of,
+    milliseconds_of,
+    pexpire_milliseconds,
+)
+from goscope_django.cache.redis_only import missing
+from goscope_django.cache.together import Entry, Outcome, together
+from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out, invoke
-from goscope_django.exceptions import InvalidValue, LockLost, LockNotAcquired, StoreError
+from goscope_django.exceptions import InvalidValue, PoolExhausted
 from goscope_django.mongodb.cache.flows import BATCH, MISSING, NO_PAGE, CacheFlows, Page
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.process.counters import DELETES, HITS, MISSES, READ, SETS, WRITTEN
 
 T = TypeVar("T")
 Operation = Callable[[Clock], Flow[T]]
+SECOND: Final = timedelta(seconds=1)
+MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 class MongoDBCache(BaseCache):
     """``CACHES = {"default": {"BACKEND": "goscope_django.cache.MongoDBCache"}}``.
 
-    Django's cache API, sync and async, and what django-redis users know: ``ttl``, ``pttl``, ``expire``, ``persist``,
-    ``keys``, ``iter_keys``, ``delete_pattern`` and ``lock``. ``OPTIONS``: ``MAX_ENTRIES``, ``CULL_FREQUENCY``,
-    ``SERIALIZER`` (``"bson"`` refuses pickle), ``ON_ERROR``.
+    Django's cache API, sync and async, and what django-redis users know: ``set(nx=, xx=)``, ``ttl``, ``pttl``,
+    ``expire``, ``expire_at``, ``persist``, ``keys``, ``iter_keys``, ``delete_pattern`` and ``lock``. ``OPTIONS``:
+    ``MAX_ENTRIES``, ``CULL_FREQUENCY``, ``SERIALIZER`` (``"bson"`` refuses pickle), ``ON_ERROR``.
 
     A ``timeout`` is seconds, a ``timedelta`` or ``None`` for never; zero and less delete. Expiry is judged by the
     server's clock. Every method raises ``InvalidType`` (a ``TypeError``) or ``InvalidValue`` (a ``ValueError``) for
@@ -55,6 +72,8 @@ class MongoDBCache(BaseCache):
             self.options = cache_options(location, params)
         except conf.BadSettings as error:
             fault, self.options = error, cache_options("", {})
+        self._entry = (location, params)
+        self._strict: MongoDBCache | None = None
         super().__init__({**params, "TIMEOUT": None, "OPTIONS": {}})
         self.default_timeout: Timeout = self.options.timeout
         self._flows = CacheFlows(runtime.codec(pickle=self.options.pickle))
@@ -73,15 +92,38 @@ class MongoDBCache(BaseCache):
         full = self._keys.stored(key, version)
         return self._read(key, default, await self._backing.arun(MISSING, self._flows.get, full))
 
-    def set(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> None:
-        """Store ``value``. Raises ``ValueError`` over 16 MB; then no value is left. One round trip."""
-        self._backing.run(None, self._set(key, value, timeout, version))
-        self._figures.valued(key, value, SETS, WRITTEN)
+    def set(  # type: ignore[override]  # Django's returns nothing
+        self,
+        key: Any,
+        value: Any,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        nx: bool = False,
+        xx: bool = False,
+    ) -> bool:
+        """Store ``value``, with ``nx`` only if there is no live entry, with ``xx`` only if there is one.
 
-    async def aset(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> None:
+        Whether it was stored; for a timeout of zero and less, whether an entry was deleted. Atomic, one round trip.
+        Raises ``ValueError`` over 16 MB; then no value is left.
+        """
+        return self._written(
+            key, value, nx or xx, self._backing.run(False, self._set(key, value, timeout, version, nx, xx))
+        )
+
+    async def aset(  # type: ignore[override]  # Django's returns nothing
+        self,
+        key: Any,
+        value: Any,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        nx: bool = False,
+        xx: bool = False,
+    ) -> bool:
         """Async version of ``set``."""
-        await self._backing.arun(None, self._set(key, value, timeout, version))
-        self._figures.valued(key, value, SETS, WRITTEN)
+        stored = await self._backing.arun(False, self._set(key, value, timeout, version, nx, xx))
+        return self._written(key, value, nx or xx, stored)
 
     def add(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Store ``value`` unless there is a live one; whether it was stored. Atomic, one round trip."""
@@ -94,18 +136,27 @@ class MongoDBCache(BaseCache):
     def get_or_set(self, key: Any, default: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
         """The value; if there is none, ``default`` (called if callable) is stored and returned.
 
-        A callable runs in one process at a time, under a lock that is renewed meanwhile; the others wait for its value,
-        for ``DEFAULT_LOCK_TIMEOUT`` at most. This saves work, but does not guarantee one call: it may run twice if the
-        lock's lease is lost or MongoDB can't be reached. A hit is one round trip, a value that is computed takes six.
+        A callable runs once for all who miss the value together, in all processes: on a lease that is renewed
+        meanwhile. If it raises, or its value can't be stored, those who wait in this process get that very exception at
+        once, and every other process computes at once. Nobody waits for longer than ``DEFAULT_LOCK_TIMEOUT``, nor where
+        waiting is not possible (the lease can't be asked for, no connection of the pool is free): then it is computed
+        without. So this saves work and does not guarantee one call. A hit is one round trip, a value that is computed
+        takes five, waiting for another thread or task none.
         """
-        found = self.get(key, MISSING, version=version)
+        try:
+            found = self.get(key, MISSING, version=version)
+        except PoolExhausted:
+            found = MISSING
         return found if found is not MISSING else carry_out(self._made(key, default, timeout, version))
 
     async def aget_or_set(
         self, key: Any, default: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> Any:
         """Async version of ``get_or_set``; ``default`` may also return an awaitable."""
-        found = await self.aget(key, MISSING, version=version)
+        try:
+            found = await self.aget(key, MISSING, version=version)
+        except PoolExhausted:
+            found = MISSING
         return found if found is not MISSING else await acarry_out(self._made(key, default, timeout, version))
 
     def touch(self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
@@ -123,6 +174,34 @@ class MongoDBCache(BaseCache):
     async def aexpire(self, key: Any, timeout: Timeout, version: int | None = None) -> bool:
         """Async version of ``expire``."""
         return await self.atouch(key, timeout, version=version)
+
+    def pexpire(self, key: Any, timeout: Timeout, version: int | None = None) -> bool:
+        """``expire`` with a timeout in **milliseconds** (or a ``timedelta``)."""
+        return self.touch(key, pexpire_milliseconds(timeout), version=version)
+
+    async def apexpire(self, key: Any, timeout: Timeout, version: int | None = None) -> bool:
+        """Async version of ``pexpire``."""
+        return await self.atouch(key, pexpire_milliseconds(timeout), version=version)
+
+    def expire_at(self, key: Any, when: datetime | float, version: int | None = None) -> bool:
+        """Let a live entry expire at ``when``: a datetime (a naive one is local time) or seconds since 1970.
+
+        ``False`` if there is no live entry. An instant that has passed, by the server's clock, ends it at once. Atomic,
+        one round trip.
+        """
+        return self._backing.run(False, self._expire_at(key, when, SECOND, version))
+
+    async def aexpire_at(self, key: Any, when: datetime | float, version: int | None = None) -> bool:
+        """Async version of ``expire_at``."""
+        return await self._backing.arun(False, self._expire_at(key, when, SECOND, version))
+
+    def pexpire_at(self, key: Any, when: datetime | float, version: int | None = None) -> bool:
+        """``expire_at`` with **milliseconds** since 1970, or a datetime."""
+        return self._backing.run(False, self._expire_at(key, when, MILLISECOND, version))
+
+    async def apexpire_at(self, key: Any, when: datetime | float, version: int | None = None) -> bool:
+        """Async version of ``pexpire_at``."""
+        return await self._backing.arun(False, self._expire_at(key, when, MILLISECOND, version))
 
     def persist(self, key: Any, version: int | None = None) -> bool:
         """Let a live entry never expire; ``False`` if there is none. Atomic, one round trip."""
@@ -250,21 +329,26 @@ class MongoDBCache(BaseCache):
         if names := self._keys.stored_many(keys, version):
             self._counted(names.values(), DELETES, await self._backing.arun(0, self._flows.delete_many, list(names)))
 
-    def iter_keys(self, pattern: str = "*", version: int | None = None) -> Iterator[str]:
+    def iter_keys(
+        self, pattern: str = "*", version: int | None = None, *, itersize: int | None = None
+    ) -> Iterator[str]:
         """Live keys that match the glob, in order, a thousand at a time: memory stays constant however many there are.
 
-        One round trip for each thousand, and one before them. Keys that come or go meanwhile may or may not be seen.
+        ``itersize`` is how many are read at a time, if less. One round trip for each thousand (or ``itersize``), and
+        one before them. Keys that come or go meanwhile may or may not be seen.
         """
-        walk, page = _Walk(pattern, self._keys.base(version)), None
+        size, walk, page = _page_size(itersize), _Walk(pattern, self._keys.base(version)), None
         while page is None or not page.last:
-            page = self._backing.run(NO_PAGE, self._flows.page, walk.start, page)
+            page = self._backing.run(NO_PAGE, self._flows.page, walk.start, page, size)
             yield from walk.keys(page)
 
-    async def aiter_keys(self, pattern: str = "*", version: int | None = None) -> AsyncIterator[str]:
+    async def aiter_keys(
+        self, pattern: str = "*", version: int | None = None, *, itersize: int | None = None
+    ) -> AsyncIterator[str]:
         """Async version of ``iter_keys``."""
-        walk, page = _Walk(pattern, self._keys.base(version)), None
+        size, walk, page = _page_size(itersize), _Walk(pattern, self._keys.base(version)), None
         while page is None or not page.last:
-            page = await self._backing.arun(NO_PAGE, self._flows.page, walk.start, page)
+            page = await self._backing.arun(NO_PAGE, self._flows.page, walk.start, page, size)
             for key in walk.keys(page):
                 yield key
 
@@ -276,16 +360,21 @@ class MongoDBCache(BaseCache):
         """Async version of ``keys``."""
         return [key async for key in self.aiter_keys(pattern, version=version)]
 
-    def delete_pattern(self, pattern: str, version: int | None = None) -> int:
+    def delete_pattern(
+        self, pattern: str, version: int | None = None, *, prefix: str | None = None, itersize: int | None = None
+    ) -> int:
         """Remove the entries whose keys match the glob; how many there were.
 
-        ``"prefix*"`` is one round trip. Another glob takes those of ``iter_keys``, and one for each thousand matches.
+        ``prefix`` is another ``KEY_PREFIX`` than this cache's. ``"start*"`` is one round trip. Another glob takes those
+        of ``iter_keys``, and one for each thousand matches.
         """
-        return carry_out(self._delete_pattern(pattern, version))
+        return carry_out(self._delete_pattern(pattern, version, prefix, itersize))
 
-    async def adelete_pattern(self, pattern: str, version: int | None = None) -> int:
+    async def adelete_pattern(
+        self, pattern: str, version: int | None = None, *, prefix: str | None = None, itersize: int | None = None
+    ) -> int:
         """Async version of ``delete_pattern``."""
-        return await acarry_out(self._delete_pattern(pattern, version))
+        return await acarry_out(self._delete_pattern(pattern, version, prefix, itersize))
 
     def clear(self) -> None:
         """Remove all versions of this alias's ``KEY_PREFIX``. With a ``KEY_FUNCTION`` of your own: every cache entry
@@ -304,20 +393,34 @@ class MongoDBCache(BaseCache):
         timeout: Duration | None = None,
         *,
         version: int | None = None,
+        sleep: Duration = 0.1,
         blocking: bool = True,
         blocking_timeout: Duration | None = None,
-        auto_extend: bool = True,
+        thread_local: bool = True,
+        auto_extend: bool | None = None,
         owner: str | None = None,
-    ) -> locks.Lock:
-        """A lock whose name is made like a key of this cache; see ``goscope_django.locks.lock``."""
-        return locks.lock(
+    ) -> CacheLock:
+        """A lock whose name is made like a key of this cache, as django-redis gives it: see ``CacheLock``.
+
+        With a ``timeout`` (seconds) it is held for that long at most, unless ``auto_extend=True``; without one it is
+        renewed until it is released. ``sleep`` is accepted: a waiter is woken, it does not poll at that rate.
+        """
+        return CacheLock(
             self.make_key(name, version=version),
             timeout,
+            sleep=sleep,
             blocking=blocking,
             blocking_timeout=blocking_timeout,
+            thread_local=thread_local,
             auto_extend=auto_extend,
             owner=owner,
         )
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what to use instead of what only Redis has. ``hasattr`` is ``False`` for it."""
+            raise missing(type(self).__name__, name)
 
     @property
     def degraded(self) -> bool:
@@ -340,6 +443,31 @@ class MongoDBCache(BaseCache):
     async def aremove_all(self) -> int:
         """Async version of ``remove_all``."""
         return await self._backing.arun(0, self._flows.delete_range, self._keys.own_prefix(), self._keys.own_regex())
+
+    def strict(self) -> MongoDBCache:
+        """This cache, but one that always asks the server and raises while it can't be reached."""
+        if self._strict is None:
+            location, params = self._entry
+            options = {**(params.get("OPTIONS") or {}), "ON_ERROR": "raise"}
+            self._strict = type(self)(location, {**params, "OPTIONS": options})
+            self._strict.count_as(self._figures.name)
+        return self._strict
+
+    def count_keys(self, start: str) -> int:
+        """How many live entries of this cache's version have keys that begin with ``start``. One round trip."""
+        return self._backing.run(0, self._flows.count_live, self._keys.base(None) + start)
+
+    async def acount_keys(self, start: str) -> int:
+        """Async version of ``count_keys``."""
+        return await self._backing.arun(0, self._flows.count_live, self._keys.base(None) + start)
+
+    def remove_expired(self, start: str) -> int:
+        """Remove expired entries whose keys begin with ``start``, before MongoDB does; how many. One round trip."""
+        return self._backing.run(0, self._flows.delete_expired, self._keys.base(None) + start)
+
+    async def aremove_expired(self, start: str) -> int:
+        """Async version of ``remove_expired``."""
+        return await self._backing.arun(0, self._flows.delete_expired, self._keys.base(None) + start)
 
     def stored_range(self) -> tuple[str, str | None]:
         """What the stored keys of this alias begin with, and the expression that they match (``None``: none needed).
@@ -378,16 +506,47 @@ class MongoDBCache(BaseCache):
         self._figures.many(keys, what)
         return result
 
-    def _set(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> Operation[None]:
+    def _written(self, key: Any, value: Any, conditional: bool, stored: bool) -> bool:
+        if stored or not conditional:
+            self._figures.valued(key, value, SETS, WRITTEN)
+        return stored
+
+    def _set(
+        self, key: Any, value: Any, timeout: Timeout, version: int | None, nx: bool = False, xx: bool = False
+    ) -> Operation[bool]:
+        if nx is not False or xx is not False:
+            return self._set_if(key, value, timeout, version, arguments.flag(nx, "nx"), arguments.flag(xx, "xx"))
         full, ttl = self._keys.stored(key, version), self._milliseconds(timeout)
 
-        def flow(clock: Clock) -> Flow[None]:
+        def flow(clock: Clock) -> Flow[bool]:
             if self.options.max_entries:
                 yield from self._make_room(clock, 1)
             if ttl == 0:
-                yield from self._flows.delete(clock, full)
-            else:
-                yield from self._flows.set(clock, full, value, ttl)
+                return (yield from self._flows.delete(clock, full))
+            yield from self._flows.set(clock, full, value, ttl)
+            return True
+
+        return flow
+
+    def _set_if(
+        self, key: Any, value: Any, timeout: Timeout, version: int | None, nx: bool, xx: bool
+    ) -> Operation[bool]:
+        if nx and xx:
+            raise InvalidValue("nx and xx: an entry can't be both missing and there")
+        full, ttl = self._keys.stored(key, version), self._milliseconds(timeout)
+
+        def flow(clock: Clock) -> Flow[bool]:
+            if ttl == 0:
+                return (
+                    (not (yield from self._flows.has(clock, full)))
+                    if nx
+                    else (yield from self._flows.delete(clock, full))
+                )
+            if xx:
+                return (yield from self._flows.replace(clock, full, value, ttl))
+            if self.options.max_entries:
+                yield from self._make_room(clock, 1)
+            return (yield from self._flows.add(clock, full, value, ttl))
 
         return flow
 
@@ -410,6 +569,10 @@ class MongoDBCache(BaseCache):
     def _touch(self, key: Any, timeout: Timeout, version: int | None) -> Operation[bool]:
         full, ttl = self._keys.stored(key, version), self._milliseconds(timeout)
         return lambda clock: self._flows.delete(clock, full) if ttl == 0 else self._flows.touch(clock, full, ttl)
+
+    def _expire_at(self, key: Any, when: object, unit: timedelta, version: int | None) -> Operation[bool]:
+        full, instant = self._keys.stored(key, version), instant_of(when, "when", unit=unit)
+        return lambda clock: self._flows.expire_at(clock, full, instant)
 
     def _set_many(
         self, data: Mapping[Any, Any], timeout: Timeout, version: int | None
@@ -460,42 +623,57 @@ class MongoDBCache(BaseCache):
         """Compute the value, or wait for whoever computes it, and store it."""
         if not callable(default):
             return (yield from self._kept(key, default, timeout, version))
-        full = self._keys.stored(key, version)
-        turn = yield from self._turn(full)
+        full, deadline = self._keys.stored(key, version), time.monotonic() + conf.current().default_lock_timeout
+        if full in _computed_here.get():  # a callable that asks for the very value that it computes
+            return (yield from self._computed(full, key, default, timeout, version))
+        while True:
+            entry, leads = together.enter((self._backing.url, full))
+            if leads:
+                return (yield from self._led(entry, deadline, full, key, default, timeout, version))
+            try:
+                outcome = yield from call(entry.wait, entry.await_, deadline)
+            except TimeoutError:
+                return (yield from self._computed(full, key, default, timeout, version))
+            if outcome is not None:
+                return outcome.result()
+
+    def _led(
+        self, entry: Entry, deadline: float, full: str, key: Any, default: Any, timeout: Timeout, version: int | None
+    ) -> Flow[Any]:
+        """The value for this caller and for all who wait in this process."""
+        turn = Turn(f"get_or_set:{full}", deadline, lambda: call(self.get, self.aget, key, MISSING, version=version))
+        outcome: Outcome | None = None
         try:
-            if turn is not None:
-                found = yield from call(self.get, self.aget, key, MISSING, version=version)
-                if found is not MISSING:
-                    return found
-            with _computing(full):
-                value = yield from invoke(default)
-            return (yield from self._kept(key, value, timeout, version))
+            found = MISSING if self._backing.degraded else (yield from turn.take())
+            if found is MISSING:
+                found = yield from self._computed(full, key, default, timeout, version)
+            outcome = self._shared(full, found) if together.close(entry) else None
+            return found
         except GeneratorExit:
-            turn = None  # nobody runs this flow any more: the lock ends with its lease
+            turn.abandon()
+            raise
+        except Exception as error:
+            outcome = Outcome(_nothing, error)
             raise
         finally:
-            if turn is not None:
-                with contextlib.suppress(LockLost, StoreError):
-                    yield from call(turn.__exit__, turn.__aexit__, None, None, None)
+            together.end(entry, outcome)
+            yield from turn.give_back()
 
-    def _turn(self, full: str) -> Flow[locks.Lock | None]:
-        """The acquired lock under which a value is computed; ``None`` where it is computed without.
-
-        That is so while MongoDB is known to be down, after a wait in vain, and for a callable that asks for the very
-        value that it computes: it would wait for itself.
-        """
-        if full in _computed_here.get() or self._backing.degraded:
-            return None
-        turn = locks.lock(f"get_or_set:{full}", blocking_timeout=conf.current().default_lock_timeout)
+    def _shared(self, full: str, value: Any) -> Outcome:
+        """What those get who waited: each a copy of its own, as if it had read it."""
         try:
-            yield from call(turn.__enter__, turn.__aenter__)
-        except LockNotAcquired:
-            return None
-        except StoreError:
-            if not self._backing.ignores:
-                raise
-            return None
-        return turn
+            data = self._flows.frozen(full, value)
+        except Exception:  # noqa: BLE001  it was not stored (a timeout of 0), so it may be anything
+            return Outcome(lambda: value)
+        return Outcome(lambda: self._flows.thawed(full, data))
+
+    def _computed(self, full: str, key: Any, default: Any, timeout: Timeout, version: int | None) -> Flow[Any]:
+        with _computing(full):
+            value = yield from invoke(default)
+        try:
+            return (yield from self._kept(key, value, timeout, version))
+        except PoolExhausted:
+            return value
 
     def _kept(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> Flow[Any]:
         """Store the value unless somebody was faster; what is there then."""
@@ -508,13 +686,13 @@ class MongoDBCache(BaseCache):
         yield from call(self.set, self.aset, key, value, timeout, version=version)
         return value
 
-    def _delete_pattern(self, pattern: str, version: int | None) -> Flow[int]:
-        walk, ask = _Walk(pattern, self._keys.base(version)), self._backing.ask
+    def _delete_pattern(self, pattern: str, version: int | None, prefix: str | None, itersize: int | None) -> Flow[int]:
+        size, walk, ask = _page_size(itersize), _Walk(pattern, self._keys.base(version, prefix)), self._backing.ask
         if walk.everything:
             return int((yield from ask(0, self._flows.delete_range, walk.start)))
         removed, batch, page = 0, list[str](), None
         while page is None or not page.last:
-            page = yield from ask(NO_PAGE, self._flows.page, walk.start, page)
+            page = yield from ask(NO_PAGE, self._flows.page, walk.start, page, size)
             batch += walk.stored_keys(page)
             while len(batch) >= BATCH or (batch and page.last):
                 removed += yield from ask(0, self._flows.delete_many, batch[:BATCH])
@@ -553,6 +731,14 @@ def _computing(full: str) -> Iterator[None]:
         yield
     finally:
         _computed_here.set(before)  # not by token: a coroutine may be closed in another context
+
+
+def _nothing() -> None:
+    """The value of a computation that failed."""
+
+
+def _page_size(itersize: int | None) -> int:
+    return BATCH if itersize is None else min(BATCH, arguments.count(itersize, "itersize"))
 
 
 def _seconds(milliseconds: int | None) -> int | None:

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from goscope_django import conf, runtime
 from goscope_django.cache.options import CacheOptions
 from goscope_django.core.flow import Flow, call
-from goscope_django.exceptions import StoreError
+from goscope_django.exceptions import PoolExhausted, StoreError
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver.store import Store
 from goscope_django.process.counters import Alias
@@ -116,4 +116,5 @@ class Backing:
         self.figures.error()
         if self._outage is None:
             raise error
-        self._outage.failed(error)
+        if not isinstance(error, PoolExhausted):  # which says nothing of the server: others go on using it
+            self._outage.failed(error)

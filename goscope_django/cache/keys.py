@@ -80,10 +80,18 @@ class Keys:
             self._cache.validate_key(made)
         return made
 
-    def base(self, version: int | None) -> str:
-        """What the stored keys of one version begin with. Raises ``InvalidValue`` where they don't begin alike."""
+    def base(self, version: int | None, key_prefix: str | None = None) -> str:
+        """What the stored keys of one version begin with, under another ``KEY_PREFIX`` if one is given.
+
+        Raises ``InvalidValue`` where they don't begin alike.
+        """
         self._backing.resolve()
-        first, other = self._cache.make_key("", version=version), self._cache.make_key("x", version=version)
+        if key_prefix is None:
+            first, other = self._cache.make_key("", version=version), self._cache.make_key("x", version=version)
+        else:
+            arguments.key(key_prefix, "prefix")
+            number = self._cache.version if version is None else version
+            first, other = (self._cache.key_func(one, key_prefix, number) for one in ("", "x"))
         if other != f"{first}x":
             raise InvalidValue("patterns need a KEY_FUNCTION that puts the key last, unchanged")
         return f"{self._backing.prefix}{first}"

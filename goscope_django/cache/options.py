@@ -5,9 +5,11 @@ Rule of this file: it checks and converts. It opens nothing and keeps nothing.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from django.core.cache.backends.base import default_key_func
@@ -19,12 +21,14 @@ from goscope_django.exceptions import ConfigurationError, InvalidType, InvalidVa
 Timeout = Any
 """Seconds (int or float), a timedelta, ``None`` for never, or Django's ``DEFAULT_TIMEOUT``. Zero and less delete."""
 
-OPTIONS: Final = ("MAX_ENTRIES", "CULL_FREQUENCY", "SERIALIZER", "ON_ERROR")
+OPTIONS: Final = ("TIMEOUT", "MAX_ENTRIES", "CULL_FREQUENCY", "SERIALIZER", "ON_ERROR")
 SERIALIZERS: Final = ("auto", "bson")
 DEFAULT_CULL_FREQUENCY: Final = 3
 INT64: Final = 2**63
 
 _ORDINARY_SECONDS: Final = 10**9
+_WHOLE: Final = re.compile(r"\s*[+-]?[0-9]{1,30}\s*")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +63,13 @@ def _checked(location: object, params: Mapping[str, Any]) -> CacheOptions:
         raise ConfigurationError(f"CACHES LOCATION={location!r:.80}: one URL (str), or '' for GOSCOPE['URL']")
     if location:
         conf.target(location, "CACHES LOCATION")
-    timeout = params.get("timeout", params.get("TIMEOUT", 300))
-    milliseconds_of(timeout, "CACHES TIMEOUT")
-    limit = params.get("max_entries", options.get("MAX_ENTRIES"))
+    timeout, name = _given(params, options, "TIMEOUT", 300)
+    milliseconds_of(timeout, name)
+    limit, name = _given(params, options, "MAX_ENTRIES", None)
     if limit is not None:
-        arguments.count(limit, "CACHES OPTIONS['MAX_ENTRIES']")
-    cull = params.get("cull_frequency", options.get("CULL_FREQUENCY", DEFAULT_CULL_FREQUENCY))
-    arguments.count(cull, "CACHES OPTIONS['CULL_FREQUENCY']", least=0)
+        arguments.count(limit, name)
+    cull, name = _given(params, options, "CULL_FREQUENCY", DEFAULT_CULL_FREQUENCY)
+    arguments.count(cull, name, least=0)
     serializer = options.get("SERIALIZER", "auto")
     if serializer not in SERIALIZERS:
         raise ConfigurationError(
@@ -84,6 +88,23 @@ def _checked(location: object, params: Mapping[str, Any]) -> CacheOptions:
         on_error=on_error,
         default_key_function=function in (None, default_key_func, "django.core.cache.backends.base.default_key_func"),
     )
+
+
+def _given(params: Mapping[str, Any], options: Mapping[str, Any], name: str, default: object) -> tuple[Any, str]:
+    """What the entry says of ``name``, in itself or in ``OPTIONS``, and how an error calls it.
+
+    Text of a whole number is that number, as for Django's own backends; other text is left for the check to refuse.
+    """
+    for place, key, called in (
+        (params, name.lower(), f"CACHES {name}"),
+        (params, name, f"CACHES {name}"),
+        (options, name, f"CACHES OPTIONS[{name!r}]"),
+    ):
+        if key in place:
+            value = place[key]
+            whole = isinstance(value, str) and _WHOLE.fullmatch(value)
+            return (int(value) if whole else value), called
+    return default, f"CACHES {name}"
 
 
 def alias_of(location: object, params: Mapping[str, Any]) -> str:
@@ -125,3 +146,32 @@ def delta_of(delta: object) -> int:
     if not -INT64 < delta < INT64:
         raise InvalidValue(f"delta={delta!r:.80}: it must fit in 64 bits")
     return delta
+
+
+def instant_of(when: object, name: str, *, unit: timedelta) -> datetime:
+    """An instant as an aware UTC datetime: a datetime (a naive one is local time, as for Redis) or a number of
+    ``unit`` since 1970. Raises ``InvalidType``, and ``InvalidValue`` for what no date can be."""
+    if isinstance(when, datetime):
+        try:
+            return when.astimezone(UTC)
+        except (OverflowError, OSError, ValueError):
+            raise InvalidValue(f"{name}={when!r:.80}: no instant that UTC can express") from None
+    if isinstance(when, bool) or not isinstance(when, (int, float)):
+        raise InvalidType(f"{name}={when!r:.80}: a datetime or a number since 1970 is needed")
+    try:
+        if not math.isfinite(when):
+            raise OverflowError
+        return _EPOCH + when * unit
+    except OverflowError:
+        raise InvalidValue(f"{name}={when!r:.80}: no instant between the years 1 and 9999") from None
+
+
+def pexpire_milliseconds(timeout: object) -> Timeout:
+    """The timeout of ``pexpire``, given in milliseconds or as a ``timedelta``, as one that ``touch`` takes."""
+    if timeout is None or isinstance(timeout, timedelta):
+        return timeout
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise InvalidType(f"timeout={timeout!r:.80}: milliseconds or a timedelta is needed")
+    if not abs(timeout) <= arguments.MAX_MILLISECONDS:  # true of NaN as well
+        raise InvalidValue(f"timeout={timeout!r:.80}: at most 1000 years in milliseconds")
+    return timedelta(milliseconds=timeout)

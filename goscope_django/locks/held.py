@@ -104,10 +104,12 @@ class HeldLock:
         if self._state == "unreleased":
             self._renewal.abandon()
         elif self._state == "held" and self._pid == os.getpid() and self._renewal.active:
+            renewed = not self._renewal.paused
             self._renewal.abandon()
-            warnings.warn(
-                f"{self!r} was dropped without release; it ends with its lease", ResourceWarning, stacklevel=2
-            )
+            if renewed:  # one that is not was meant to end by itself
+                warnings.warn(
+                    f"{self!r} was dropped without release; it ends with its lease", ResourceWarning, stacklevel=2
+                )
 
     # What it is
 

@@ -261,12 +261,12 @@ class Renewable:
 
     def renew(self, group: Sequence[Any], seconds: float) -> frozenset[str]:
         """Renew ``group`` (all of this kind) within ``seconds``; the claims whose leases still last."""
-        with within(seconds):
+        with within(seconds, urgent=True):
             return self.store.run(renew_all, *self._arguments(group))
 
     async def arenew(self, group: Sequence[Any], seconds: float) -> frozenset[str]:
         """Async version of ``renew``."""
-        with within(seconds):
+        with within(seconds, urgent=True):
             return await self.store.arun(renew_all, *self._arguments(group))
 
 

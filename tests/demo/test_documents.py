@@ -22,6 +22,7 @@ USE_TZ = True
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = []
+MIDDLEWARE = []
 """
 # What a reader would do next with the examples.
 AFTER_README = """
@@ -44,6 +45,24 @@ assert cache.get("greeting") == "hello from another process" and 0 < cache.ttl("
 assert handle.release()
 with lock("warehouse", blocking_timeout=2) as second:
     assert second.token > handle.token
+"""
+
+
+AFTER_SESSIONS = """
+from django.core.management import call_command
+from django.contrib.sessions.backends.base import UpdateError
+from goscope_django.sessions import SessionStore, count_sessions
+call_command("check", "--fail-level", "WARNING")
+session = SessionStore()
+session["user"] = 1
+session.save()
+assert SessionStore(session.session_key)["user"] == 1 and count_sessions() == 1
+SessionStore(session.session_key).flush()
+assert count_sessions() == 0
+"""
+AFTER_NODE = """
+from goscope_django import runtime
+assert runtime.adapter().cache.get("greeting") == {"text": "hello"}
 """
 
 
@@ -74,11 +93,45 @@ def project(folder: Path, document: str, mongo_url: str, after: str) -> subproce
 
 
 @pytest.mark.parametrize(
-    ("document", "after"), [("README.md", AFTER_README), ("docs/tutorial/first-steps.md", AFTER_TUTORIAL)]
+    ("document", "after"),
+    [
+        ("README.md", AFTER_README),
+        ("docs/tutorial/first-steps.md", AFTER_TUTORIAL),
+        ("docs/how-to/sessions.md", AFTER_SESSIONS),
+        ("docs/how-to/from-django-redis.md", ""),
+        ("docs/how-to/from-redis-locks.md", ""),
+        ("docs/how-to/from-node.md", AFTER_NODE),
+    ],
 )
 def test_examples_do_what_they_say(tmp_path: Path, mongo_url: str, document: str, after: str) -> None:
     done = project(tmp_path, document, mongo_url, after)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+DJANGO_REDIS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        add clear client close connect decode decr delete delete_many delete_pattern disconnect do_close_clients encode
+        expire expire_at get get_client get_client_with_index get_many get_next_client_index has_key hdel hexists hkeys
+        hlen hset incr incr_version iter_keys keys lock make_key make_pattern persist pexpire pexpire_at pttl sadd scard
+        sdiff sdiffstore set set_many sinter sinterstore sismember smembers smismember smove spop srandmember srem sscan
+        sscan_iter sunion sunionstore touch ttl
+        CLIENT_CLASS CLOSE_CONNECTION COMPRESSOR CONNECTION_FACTORY CONNECTION_POOL_CLASS CONNECTION_POOL_KWARGS
+        DJANGO_REDIS_CLOSE_CONNECTION DJANGO_REDIS_CONNECTION_FACTORY DJANGO_REDIS_IGNORE_EXCEPTIONS DJANGO_REDIS_LOGGER
+        DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS DJANGO_REDIS_SCAN_ITERSIZE IGNORE_EXCEPTIONS KEY_PREFIX LOCATION
+        PARSER_CLASS PASSWORD PICKLE_VERSION REDIS_CLIENT_CLASS REDIS_CLIENT_KWARGS REPLICA_READ_ONLY
+        REVERSE_KEY_FUNCTION SENTINELS SENTINEL_KWARGS SERIALIZER SOCKET_CONNECT_TIMEOUT SOCKET_TIMEOUT TIMEOUT USERNAME
+        """,
+    )
+)
+"""The public methods of django-redis 7.0's cache and default client, and the settings that its code reads."""
+
+
+def test_the_guide_from_django_redis_names_every_method_and_setting() -> None:
+    tables = "".join(line for line in read("docs/how-to/from-django-redis.md").splitlines() if line.startswith("|"))
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`]+`", tables))))
+    assert named >= DJANGO_REDIS, DJANGO_REDIS - named
 
 
 def test_the_explanation_of_flows_runs() -> None:

@@ -12,6 +12,7 @@ from typing import Any, assert_type
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.collection import Collection
 
+from goscope_django.cache import CacheLock
 from goscope_django.cache import cache as django_cache
 from goscope_django.contracts import (
     CacheProvider,
@@ -137,7 +138,11 @@ def locks_of_django(things: Collection[dict[str, Any]]) -> None:
         assert_type(fenced_update_one(things, {"_id": 1}, {"$set": {"left": 3}}, held).matched_count, int)
     lock("stock", blocking_timeout="5")  # type: ignore[arg-type]
     with django_cache.lock("rebuild", 5) as built:
-        assert_type(built, HeldLock)
+        assert_type(built, CacheLock)
+        assert_type(built.token, int)
+        assert_type(built.extend(5), bool)
+    assert_type(django_cache.lock("rebuild", timeout=5, sleep=0.1, blocking_timeout=1).acquire(blocking=False), bool)
+    assert_type(django_cache.set("price", 1, nx=True), bool)
     print(handle)
 
     @locked("report", 30)

@@ -23,7 +23,7 @@ from goscope_django.core.arguments import MAX_KEY_BYTES
 from goscope_django.core.flow import Emit, Flow, Query, ask, perform
 from goscope_django.exceptions import InvalidValue, Undecodable
 from goscope_django.mongodb.cache.time import stamped, stating, surely_reached
-from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
+from goscope_django.mongodb.codec import CODEC_OPTIONS, ENTRY_OPTIONS, Codec
 from goscope_django.mongodb.codec.plain import RESERVED
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant, literal, named, prefix_range
@@ -77,6 +77,16 @@ class CacheFlows:
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
 
+    # A value without a server
+
+    def frozen(self, key: str, value: object) -> bytes:
+        """``value`` as it would be stored, of which ``thawed`` makes as many copies as are wanted."""
+        return bson.encode({"value": self.codec.pack(key, value)}, codec_options=CODEC_OPTIONS)
+
+    def thawed(self, key: str, data: bytes) -> Any:
+        """What reading it back gives."""
+        return self.codec.decode(key, bson.decode(data, ENTRY_OPTIONS)["value"])
+
     # One entry
 
     def get(self, clock: Clock, key: str) -> Flow[Any]:
@@ -118,6 +128,19 @@ class CacheFlows:
         # An expired entry that is replaced gets a new updatedAt, so it always counts as modified.
         return "upserted" in reply or bool(reply["nModified"])
 
+    def replace(self, clock: Clock, key: str, value: object, ttl: int | None) -> Flow[bool]:
+        """Store the value if there is a live entry; whether it was stored. Too large: as for ``set``."""
+        packed = self.codec.pack(key, value)
+        change = [{"$set": _entry(key, packed, _times(clock, ttl))}]
+        try:
+            reply = yield from ask(CACHE, "update", _live(clock, key), change)
+        except (PyMongoError, DocumentTooLarge) as error:
+            if not too_large(error):
+                raise
+            yield from ask(CACHE, "delete", {"key": key})  # no value is better than an old one
+            raise _refusal(key, packed) from error
+        return bool(reply["n"])
+
     def incr(self, clock: Clock, key: str, delta: int) -> Flow[int | None]:
         """The sum; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow."""
         update = {"$inc": {"value": delta}, "$currentDate": {"updatedAt": True}}
@@ -143,6 +166,11 @@ class CacheFlows:
         """Give a live entry a new expiry; whether there was one."""
         update = [{"$set": {"expiresAt": None if ttl is None else clock.after(ttl)}}]
         reply = yield from ask(CACHE, "update", _live(clock, key), update)
+        return bool(reply["n"])
+
+    def expire_at(self, clock: Clock, key: str, when: datetime) -> Flow[bool]:
+        """Let a live entry end at ``when`` by the server's clock; whether there was one. A past one ends it now."""
+        reply = yield from ask(CACHE, "update", _live(clock, key), [{"$set": {"expiresAt": literal(when)}}])
         return bool(reply["n"])
 
     def delete(self, clock: Clock, key: str) -> Flow[bool]:
@@ -232,8 +260,8 @@ class CacheFlows:
         removed = yield from ask(CACHE, "delete_many", test)
         return int(removed.deleted_count)
 
-    def page(self, clock: Clock, prefix: str, previous: Page | None) -> Flow[Page]:
-        """The live keys among the next thousand under ``prefix``. Two commands for the first page, then one.
+    def page(self, clock: Clock, prefix: str, previous: Page | None, size: int = BATCH) -> Flow[Page]:
+        """The live keys among the next ``size`` under ``prefix``. Two commands for the first page, then one.
 
         The first one asks for keys that have expired but are still there. Unless there are very many of them, the
         index alone then gives each page.
@@ -244,10 +272,10 @@ class CacheFlows:
         if expired is None:
             test["$expr"] = clock.live()
         fields = {"_id": False, "key": True}
-        found = yield from ask(CACHE, "find", test, fields, sort=[("key", 1)], limit=BATCH, batch_size=BATCH + 1)
+        found = yield from ask(CACHE, "find", test, fields, sort=[("key", 1)], limit=size, batch_size=size + 1)
         keys = [one["key"] for one in found]
         live = [key for key in keys if key not in expired] if expired else keys
-        return Page(live, len(keys) < BATCH, keys[-1] if keys else after, expired)
+        return Page(live, len(keys) < size, keys[-1] if keys else after, expired)
 
     def keys(self, clock: Clock, prefix: str) -> Flow[list[str]]:
         """All live keys under ``prefix``. One command for each thousand, and one before them."""
@@ -261,6 +289,17 @@ class CacheFlows:
     def count(self, clock: Clock, prefix: str) -> Flow[int]:
         """How many entries are under ``prefix``. Expired ones that are still there count."""
         return int((yield from ask(CACHE, "count_documents", {"key": prefix_range(prefix)})))
+
+    def count_live(self, clock: Clock, prefix: str) -> Flow[int]:
+        """How many live entries are under ``prefix``."""
+        test = {"key": prefix_range(prefix), "$expr": clock.live()}
+        return int((yield from ask(CACHE, "count_documents", test)))
+
+    def delete_expired(self, clock: Clock, prefix: str) -> Flow[int]:
+        """Remove entries under ``prefix`` that have expired, before the TTL monitor gets to them; how many."""
+        test = {"key": prefix_range(prefix), **clock.expired_filter("expiresAt")}
+        removed = yield from ask(CACHE, "delete_many", test)
+        return int(removed.deleted_count)
 
     def cull(self, clock: Clock, prefix: str, number: int) -> Flow[int]:
         """Remove ``number`` entries under ``prefix``, those that expire soonest first; how many went.

@@ -23,7 +23,7 @@ from pymongo.errors import (
 )
 
 from goscope_django.core.flow import Query
-from goscope_django.exceptions import OutcomeUnknown, StoreError, StoreUnavailable
+from goscope_django.exceptions import OutcomeUnknown, PoolExhausted, StoreError, StoreUnavailable
 
 READS = frozenset(
     {
@@ -83,7 +83,11 @@ def _said(error: PyMongoError) -> str:
 def translated(error: PyMongoError, query: Query[Any] | None) -> StoreError:
     """Our error for one of the driver's, which the caller chains. It holds no credentials and no stored value."""
     what = f"{query.collection}.{query.method}" if query and query.collection else "the server"
-    if isinstance(error, (ServerSelectionTimeoutError, WaitQueueTimeoutError)):
+    if isinstance(error, WaitQueueTimeoutError):
+        return PoolExhausted(
+            f"{what}: no connection of this process's own pool (maxPoolSize) came free: {_said(error)}"
+        )
+    if isinstance(error, ServerSelectionTimeoutError):
         return StoreUnavailable(f"{what}: no server was reached: {_said(error)}")
     text = f"{what}: {type(error).__name__}: {_said(error)}"
     if may_have_happened(error):

@@ -6,6 +6,7 @@ Rules of this file:
   a flow of ``Call``, which the executor itself runs.
 * Coordinating collections are read from the primary, written with majority concern and under a time limit, whatever
   the URL says. The cache's collection follows the URL.
+* A query has a place in the pool of connections before its time limit begins; see ``places``.
 * The driver's own retries stay on. ``direct`` says how the cache's commands go past them.
 """
 
@@ -31,6 +32,7 @@ from goscope_django.mongodb.document.clock import LocalClock, ServerClock
 from goscope_django.mongodb.driver import sessions
 from goscope_django.mongodb.driver.direct import DIRECT, Direct, Sessions
 from goscope_django.mongodb.driver.limits import RANGE_LIMIT, time_limit
+from goscope_django.mongodb.driver.places import TaskPlaces, ThreadPlaces
 
 CACHE = "go_goscope_cache"
 
@@ -112,25 +114,61 @@ class _Executor:
 class SyncExecutor(_Executor):
     """Executes on a ``pymongo`` ``Database``, on the calling thread."""
 
+    def __init__(self, database: Any, *, limit: float | None = None) -> None:
+        super().__init__(database, limit=limit)
+        self._places = ThreadPlaces(database.client, self.limit)
+
     def __call__(self, command: Command[Any]) -> Any:
+        if type(command) is Query:
+            places = self._places
+            place = places.take()  # before any time limit begins
+            try:
+                found = self._calls[command.collection, command.method](*command.args, **command.kwargs)
+            finally:
+                places.give(place)
+            places.answers += 1
+            return found
+        return execute(command)
+
+    def _step(self, command: Command[Any]) -> Any:
+        """Carry out a part of a query, which has its place already."""
         if type(command) is Query:
             return self._calls[command.collection, command.method](*command.args, **command.kwargs)
         return execute(command)
 
     def _runner(self, steps: Steps) -> Callable[..., Any]:
-        return lambda *args, **kwargs: run(steps(*args, **kwargs), self)
+        return lambda *args, **kwargs: run(steps(*args, **kwargs), self._step)
 
 
 class AsyncExecutor(_Executor):
     """Executes on a ``pymongo`` ``AsyncDatabase``, in the running event loop."""
 
+    def __init__(self, database: Any, *, limit: float | None = None) -> None:
+        super().__init__(database, limit=limit)
+        self._places = TaskPlaces(database.client, self.limit)
+
     async def __call__(self, command: Command[Any]) -> Any:
+        if type(command) is Query:
+            places = self._places
+            place = places.free()
+            if place is None:
+                place = await places.wait()  # before any time limit begins
+            try:
+                found = await self._calls[command.collection, command.method](*command.args, **command.kwargs)
+            finally:
+                places.give(place)
+            places.answers += 1
+            return found
+        return await aexecute(command)
+
+    async def _step(self, command: Command[Any]) -> Any:
+        """Carry out a part of a query, which has its place already."""
         if type(command) is Query:
             return await self._calls[command.collection, command.method](*command.args, **command.kwargs)
         return await aexecute(command)
 
     def _runner(self, steps: Steps) -> Callable[..., Any]:
-        return lambda *args, **kwargs: arun(steps(*args, **kwargs), self)
+        return lambda *args, **kwargs: arun(steps(*args, **kwargs), self._step)
 
 
 # What takes several calls of the driver

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final
 
 import pymongo
@@ -23,6 +26,32 @@ def time_limit(database: Any) -> float:
     return min(TIME_LIMIT, max(LEAST_TIME_LIMIT, patience))
 
 
-def within(seconds: float) -> AbstractContextManager[None]:
-    """What is sent in this block, sync or async, ends within ``seconds``, if need be by an error. Never extends."""
-    return pymongo.timeout(max(seconds, 0.001))
+@contextmanager
+def within(seconds: float, *, urgent: bool = False) -> Iterator[None]:
+    """What is sent in this block, sync or async, ends within ``seconds``, if need be by an error. Never extends.
+
+    What is ``urgent`` goes before those who wait for one of this process's connections.
+    """
+    seconds = max(seconds, 0.001)
+    bound = _end.set(min(_end.get(), time.monotonic() + seconds))
+    first = _urgent.set(urgent or _urgent.get())
+    try:
+        with pymongo.timeout(seconds):
+            yield
+    finally:
+        _urgent.reset(first)
+        _end.reset(bound)
+
+
+_end: Final[ContextVar[float]] = ContextVar("goscope_end", default=float("inf"))
+_urgent: Final[ContextVar[bool]] = ContextVar("goscope_urgent", default=False)
+
+
+def end() -> float:
+    """When (monotonic) the innermost ``within`` ends; infinity outside of one."""
+    return _end.get()
+
+
+def urgent() -> bool:
+    """Whether what is sent here goes before those who wait for a connection."""
+    return _urgent.get()

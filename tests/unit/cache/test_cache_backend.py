@@ -115,7 +115,7 @@ def test_a_computation_that_is_closed_asks_for_nothing_more() -> None:
         raise AssertionError("never run")
 
     flow = MongoDBCache("", {})._made("closed", compute, 60, None)
-    answers: list[Any] = [None, MISSING]  # the lock is entered, and there is still no value
+    answers: list[Any] = [object(), MISSING]  # the lease is there, and there is still no value
     command = next(flow)
     for answer in answers:
         command = flow.send(answer)
