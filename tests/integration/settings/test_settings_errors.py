@@ -110,7 +110,7 @@ def test_client_options_that_the_driver_refuses(options: dict[str, Any]) -> None
         ({"OPTIONS": []} | {"OPTIONS": ["x"]}, ["CACHES OPTIONS", "dict"]),
         ({"OPTIONS": {"MAX_ENTRY": 5}}, ["OPTIONS['MAX_ENTRY']", "'MAX_ENTRIES'"]),
         ({"OPTIONS": {"MAX_ENTRIES": 0}}, ["MAX_ENTRIES", "0", "at least 1"]),
-        ({"OPTIONS": {"MAX_ENTRIES": "5"}}, ["MAX_ENTRIES", "'5'", "(int)"]),
+        ({"OPTIONS": {"MAX_ENTRIES": "five"}}, ["MAX_ENTRIES", "'five'"]),
         ({"OPTIONS": {"CULL_FREQUENCY": -1}}, ["CULL_FREQUENCY", "-1", "at least 0"]),
         ({"OPTIONS": {"SERIALIZER": "json"}}, ["SERIALIZER", "'json'", "'auto', 'bson'"]),
         ({"OPTIONS": {"ON_ERROR": "pass"}}, ["ON_ERROR", "'pass'", "'raise' or 'ignore'"]),
