@@ -54,17 +54,20 @@ def in_transaction_of(connection: Any, work: Callable[[], T], attempts: int = 1)
         # The transaction of the block has ended before the block. From here on it has one again.
         connection.start_transaction_mongo()
         return work()
+    stored: list[bool] = []
     for attempt in range(1, attempts + 1):
         try:
-            return _committed(connection, work)
+            return _committed(connection, work, lambda: stored.append(True))
         except Exception as error:
-            if attempt == attempts or not commits.is_transient(error):
+            # After the commit it is somebody's hook that has failed: what is stored must not be done again.
+            if stored or attempt == attempts or not commits.is_transient(error):
                 raise
         time.sleep(_PAUSE * attempt * random.uniform(0.5, 1.0))
     raise AssertionError("unreachable")
 
 
-def _committed(connection: Any, work: Callable[[], T]) -> T:
+def _committed(connection: Any, work: Callable[[], T], stored: Callable[[], object]) -> T:
+    """What ``work`` returns, once it is committed; ``stored`` is called after the commit, before all hooks."""
     from django_mongodb_backend.transaction import atomic
 
     # Inside a block of Django's atomic(), which does nothing here, hooks could not run after our commit.
@@ -74,10 +77,11 @@ def _committed(connection: Any, work: Callable[[], T]) -> T:
             connection.in_atomic_block = block
             result = work()
             connection.in_atomic_block = False
+            connection.run_on_commit.insert(0, ([], stored, False))
     except BaseException:
-        if connection.session is not None:  # the commit has failed, and the backend keeps what belonged to it
-            bury(connection, connection.session)
-            connection.rollback_mongo()
+        # After a commit that failed the backend keeps what belonged to it: the session, and hooks of anybody.
+        _forget_dead(connection)
+        connection.rollback_mongo()
         raise
     finally:
         connection.in_atomic_block = block

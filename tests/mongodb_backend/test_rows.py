@@ -16,7 +16,7 @@ from django.db import DatabaseError, connections, models, transaction
 from django.db import connection as default
 from django.test.utils import isolate_apps
 from django_mongodb_backend.transaction import atomic
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, OperationFailure
 
 from goscope_django.exceptions import ConfigurationError, StaleFence
 from goscope_django.fencing import FencedModel
@@ -174,6 +174,37 @@ def test_writes_in_the_way_are_tried_again(item: Any, monkeypatch: pytest.Monkey
     fail_commit(monkeypatch, labelled(AutoReconnect("conflict"), "TransientTransactionError"))
     assert item.objects.fenced_update(5, left=models.F("left") + 1) == 1
     assert rows(item, "left", "fence") == [(1, 5)]
+
+
+def test_a_hook_that_fails_after_the_commit_is_not_tried_again(item: Any) -> None:
+    item.objects.create(name="a", left=0)
+
+    def hook() -> None:
+        raise labelled(AutoReconnect("of the hook"), "TransientTransactionError")
+
+    original = connection.commit_mongo
+
+    def with_hook() -> None:
+        connection.run_on_commit.append(([], hook, False))
+        original()
+
+    connection.commit_mongo = with_hook
+    try:
+        with pytest.raises(AutoReconnect, match="hook"):
+            item.objects.fenced_update(5, left=models.F("left") + 1)
+    finally:
+        del connection.commit_mongo
+    assert rows(item, "left", "fence") == [(1, 5)]
+
+
+def test_an_error_that_is_being_handled_says_nothing_about_ours(item: Any) -> None:
+    item.objects.create(name="a", fence=9)
+    item.objects.create(name="b", fence=9)
+    try:
+        raise OperationFailure("Transaction numbers are only allowed on a replica set member or mongos", 20)
+    except OperationFailure:
+        with pytest.raises(StaleFence):
+            item.objects.fenced_update(5, left=1)
 
 
 def test_an_unknown_commit_is_raised_as_it_is(item: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,4 +56,4 @@ def _of_the_driver(error: BaseException | None) -> Iterator[PyMongoError]:
         seen.add(id(error))
         if isinstance(error, PyMongoError):
             yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
