@@ -7,11 +7,11 @@ import sys
 from django.apps import AppConfig
 from django.core.signals import setting_changed
 
-from goscope_django import runtime
+from goscope_django import conf, runtime
 
 
 def _settings_changed(*, setting: str, **_: object) -> None:
-    if setting in ("GOSCOPE", "CACHES", "SECRET_KEY", "SECRET_KEY_FALLBACKS"):
+    if setting in ("GOSCOPE", "CACHES", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASES"):
         runtime.reset()
 
 
@@ -31,6 +31,7 @@ class GoscopeConfig(AppConfig):
         from goscope_django import checks, figures  # noqa: F401 - figures count what happens from here on
 
         checks.register()
+        conf.remember_databases()
         setting_changed.connect(_settings_changed, dispatch_uid="goscope.settings")
         # An operator's command connects itself. It reports what is missing, and changes nothing unasked.
         if not "".join(sys.argv[1:2]).startswith("goscope_"):

@@ -136,20 +136,20 @@ def check_security(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     found: list[CheckMessage] = []
     for what, url in stores:
         try:
-            target = urls.parse(url, what, base=conf.base_dir())
+            target = conf.target(url, what)
         except GoscopeError:
             continue
         if target.scheme != "mongodb":
             text = f"{what}={target.shown!r} is meant for tests and demonstrations."
             found.append(CheckWarning(text, hint="Use a MongoDB server of your own.", id="goscope.W032"))
             continue
-        if urls.is_local(url):
+        if urls.is_local(target.place):
             continue
         options = {name.lower() for name in conf.current().client_options} | target.options
-        if not url.startswith("mongodb+srv:") and not options & {"tls", "ssl"}:
+        if not target.place.startswith("mongodb+srv:") and not options & {"tls", "ssl"}:
             text = f"{what}: the connection to another machine is not encrypted."
             found.append(CheckWarning(text, hint="Add tls=true to the URL.", id="goscope.W030"))
-        if "@" not in url and not options & {"username", "authmechanism", "tlscertificatekeyfile"}:
+        if "@" not in target.place and not options & {"username", "authmechanism", "tlscertificatekeyfile"}:
             text = f"{what}: no credentials for a server on another machine."
             found.append(
                 CheckWarning(text, hint="Turn on access control; see docs/reference/settings.md.", id="goscope.W031")

@@ -11,11 +11,13 @@ import difflib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.utils.module_loading import import_string
 
 from goscope_django.core import arguments
@@ -105,7 +107,7 @@ def not_a_dict(value: object, what: str, needed: str = "a dict") -> str:
 
 
 def _url(value: object, what: str) -> None:
-    urls.parse(value, what, base=base_dir())
+    target(value, what)
 
 
 def _is(kind: type, allowed: str) -> Callable[[object, str], None]:
@@ -151,6 +153,80 @@ def _test(value: object, what: str) -> None:
 def _dotted(value: object, what: str) -> None:
     if not isinstance(value, str) or "." not in value:
         raise ConfigurationError(f"{what}={value!r:.80}: the dotted path of a class (str) is needed")
+
+
+ENGINE: Final = "django_mongodb_backend"
+"""The engine of an entry of ``DATABASES`` that a ``django://`` URL may name. Subclasses of its wrapper may be, too."""
+
+_targets: dict[str, urls.Target] = {}
+_names: dict[str, str] = {}
+
+
+def remember_databases() -> None:
+    """Note the names in ``DATABASES`` as they are at start-up, to tell later which ones a test run has replaced."""
+    for alias, entry in connections.settings.items():
+        _names.setdefault(alias, str(entry.get("NAME") or urls.path_of(str(entry.get("HOST") or ""))))
+
+
+def target(url: object, what: str = "URL") -> urls.Target:
+    """What ``url`` names. Opens nothing. Raises ``ConfigurationError``, naming ``what``.
+
+    ``django://`` names the deployment of an entry of ``DATABASES``; under test, always that entry's test database.
+    Outside of tests the first answer holds until ``reset``.
+    """
+    if not urls.is_django(url):
+        return urls.parse(url, what, base=base_dir())
+    tests = testing()
+    if not tests and url in _targets:
+        return _targets[url]
+    alias, database = urls.django_names(url, what)
+    connection = _mongodb_entry(alias, url, what)
+    if tests:
+        database = _test_database(connection)
+    database = database or str(connection.settings_dict["NAME"])
+    try:
+        given = connection.get_connection_params()
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{what}={url!r}: PORT of DATABASES[{alias!r}] is not a number") from None
+    found = urls.entry_target(what, f"django://{alias}/{database}", given, database)
+    if not tests:
+        _targets[url] = found
+    return found
+
+
+def _mongodb_entry(alias: str, url: str, what: str) -> Any:
+    """The connection object of the entry ``alias``. It is not connected here."""
+    entries = connections.settings
+    engine = entries[alias].get("ENGINE") if alias in entries else None
+    try:
+        if alias in entries and _is_mongodb(engine):
+            return connections[alias]
+    except ImproperlyConfigured as error:
+        raise ConfigurationError(f"{what}={url!r}: DATABASES[{alias!r}] can't be used: {str(error)[:300]}") from None
+    fit = [repr(name) for name, entry in entries.items() if _is_mongodb(entry.get("ENGINE"))]
+    allowed = f"an entry with the engine {ENGINE!r} is allowed: {', '.join(fit) or 'there is none'}"
+    if alias not in entries:
+        raise ConfigurationError(f"{what}={url!r}: DATABASES has no entry {alias!r}; {allowed}")
+    missing = "" if find_spec(ENGINE) else f" (the package {ENGINE} is not installed)"
+    raise ConfigurationError(f"{what}={url!r}: the engine of DATABASES[{alias!r}] is {engine!r}; {allowed}{missing}")
+
+
+def _is_mongodb(engine: object) -> bool:
+    try:
+        ours: Any = import_string(f"{ENGINE}.base.DatabaseWrapper")
+        found: Any = import_string(f"{engine}.base.DatabaseWrapper")
+    except Exception:  # noqa: BLE001  not installed, or an engine that can't be imported: Django says why when it is used
+        return False
+    return isinstance(found, type) and issubclass(found, ours)
+
+
+def _test_database(connection: Any) -> str:
+    """The name of the test database, also before it was made."""
+    name = str(connection.settings_dict["NAME"])
+    known = _names.get(connection.alias)
+    if name != known and (known is not None or name.startswith("test_")):
+        return name  # Django has put the test database's name there
+    return str(connection.creation._get_test_db_name())
 
 
 _CHECKS: Final[Mapping[str, Callable[[object, str], None]]] = {
@@ -226,6 +302,7 @@ def reset(**_: object) -> None:
     """Forget what was read."""
     global _cached
     _cached = None
+    _targets.clear()
 
 
 def current() -> Settings:

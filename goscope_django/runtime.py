@@ -20,6 +20,7 @@ from goscope_django.mongodb.adapter import MongoDBAdapter
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.document import indexes
 from goscope_django.mongodb.driver import client as clients
+from goscope_django.mongodb.driver import urls
 from goscope_django.mongodb.driver.client import Connection
 from goscope_django.mongodb.driver.store import Store
 
@@ -52,11 +53,13 @@ def emit(name: str, /, **details: Any) -> None:
 def connection(url: str | None = None, what: str = "URL") -> Connection:
     """This process's connection for ``url``, or for ``GOSCOPE``'s. Raises ``ImproperlyConfigured`` for a bad one."""
     settings = conf.current()
-    return _usable(
-        lambda: clients.connection(
-            settings.url if url is None else url, settings.client_options, what=what, base=conf.base_dir()
-        )
-    )
+    named = settings.url if url is None else url
+
+    def find() -> Connection:
+        place = conf.target(named, what) if urls.is_django(named) else named
+        return clients.connection(place, settings.client_options, what=what, base=conf.base_dir())
+
+    return _usable(find)
 
 
 def _usable(make: Callable[[], T]) -> T:
@@ -70,14 +73,20 @@ def _usable(make: Callable[[], T]) -> T:
 class _Place:
     """One URL's connection in this process, found anew after a fork."""
 
-    def __init__(self, find: Callable[[], Connection]) -> None:
-        self._find = find
-        self._found = find()
-        self._epoch = clients.epoch()
+    def __init__(self, url: str | None, what: str) -> None:
+        self._find: Callable[[], Connection] = lambda: connection(url, what=what)
+        self._moves = urls.is_django(conf.current().url if url is None else url)
+        self._state = self._now()
+        self._found = self._find()
+
+    def _now(self) -> tuple[int, bool]:
+        return clients.epoch(), self._moves and conf.testing()
 
     def connection(self) -> Connection:
-        if self._epoch != clients.epoch():
-            self._found, self._epoch = self._find(), clients.epoch()
+        now = self._now()
+        # A test run gives the databases of Django other names, more than once where it has workers.
+        if now != self._state or now[1]:
+            self._found, self._state = self._find(), now
         return self._found
 
     def ensure_indexes(self, store: Store) -> Flow[None]:
@@ -97,7 +106,7 @@ def store(url: str | None = None, what: str = "URL") -> Store:
 
     After its first success it sees to the indexes, where ``ready()`` could not.
     """
-    place = _Place(lambda: connection(url, what=what))
+    place = _Place(url, what)
     return Store(
         lambda: _usable(place.connection().sync),
         lambda: _usable(place.connection().asynchronous),

@@ -15,7 +15,6 @@ from django.core.cache.backends.base import default_key_func
 from goscope_django import conf
 from goscope_django.core import arguments
 from goscope_django.exceptions import ConfigurationError, InvalidType, InvalidValue
-from goscope_django.mongodb.driver import urls
 
 Timeout = Any
 """Seconds (int or float), a timedelta, ``None`` for never, or Django's ``DEFAULT_TIMEOUT``. Zero and less delete."""
@@ -59,7 +58,7 @@ def _checked(location: object, params: Mapping[str, Any]) -> CacheOptions:
     if not isinstance(location, str):
         raise ConfigurationError(f"CACHES LOCATION={location!r:.80}: one URL (str), or '' for GOSCOPE['URL']")
     if location:
-        urls.parse(location, "CACHES LOCATION", base=conf.base_dir())
+        conf.target(location, "CACHES LOCATION")
     timeout = params.get("timeout", params.get("TIMEOUT", 300))
     milliseconds_of(timeout, "CACHES TIMEOUT")
     limit = params.get("max_entries", options.get("MAX_ENTRIES"))

@@ -55,6 +55,11 @@ def kept(response: Any) -> dict[str, Any]:
     return {"response": packed}
 
 
+def kept_if_any(response: Any) -> dict[str, Any] | None:
+    """What is recorded of a response; ``None`` if it is not to be kept."""
+    return kept(response) if is_kept(response) else None
+
+
 def answer(name: str, claim: IdempotencyClaim) -> Any:
     """What a repeat of a request gets: a response, or the result of which a framework makes one."""
     if claim.outcome == "mismatch":

@@ -3,6 +3,8 @@
 Rules of this file:
 
 * The lease is no longer renewed once the end of the claim is being written, nor while a MongoDB transaction is open.
+* With ``atomic=`` the result is stored in the transaction, and the claim's document is not: its renewal goes on until
+  the transaction has ended.
 * The claim ends whatever happens: completed, given up, or by the end of its lease.
 """
 
@@ -16,15 +18,18 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from django.db.transaction import TransactionManagementError
+
 from goscope_django import runtime
 from goscope_django.contracts import IdempotencyClaim
 from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out, last_call
-from goscope_django.exceptions import ClaimLost, StoreError
+from goscope_django.exceptions import ClaimLost, ConfigurationError, StoreError
 from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY, claim_key
 from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
 from goscope_django.process import renewal
+from goscope_django.process.backend_session import mongodb_session, store_database
 
 logger = logging.getLogger("goscope.idempotency")
 T = TypeVar("T")
@@ -49,6 +54,8 @@ class Attempt:
         key: str,
         claim: IdempotencyClaim,
         lease: int,
+        *,
+        atomic: str | None = None,
     ) -> None:
         assert claim.token is not None
         assert claim.claim is not None
@@ -57,6 +64,7 @@ class Attempt:
         self.name = name
         self._provider = provider
         self._lease = lease
+        self._atomic = atomic
         self._session: Any = None
         self._renewal: renewal.Renewal | None = None
         self._renewable = renewal.Renewable(
@@ -74,7 +82,7 @@ class Attempt:
     @property
     def in_transaction(self) -> bool:
         """Whether a MongoDB transaction is open. It will be committed together with the result."""
-        return self._session is not None
+        return self._session is not None or self._atomic is not None
 
     @contextlib.contextmanager
     def transaction(self, timeout: Duration = TRANSACTION) -> Iterator[Any]:
@@ -83,7 +91,7 @@ class Attempt:
         Leaving the block commits nothing yet: that happens when the work has returned. An error that leaves the block
         undoes the writes. ``timeout`` (seconds or a ``timedelta``) is how long the claim is held for it, without
         renewal: if the worker dies, a repeat runs after that. One round trip. Raises ``ConfigurationError`` where there
-        are no transactions, ``IdempotencyConflict`` if the claim has ended.
+        are no transactions or with ``atomic=``, which has one already; ``IdempotencyConflict`` if the claim has ended.
         """
         session = carry_out(self._open(timeout))
         try:
@@ -106,6 +114,11 @@ class Attempt:
         milliseconds = arguments.duration_milliseconds(timeout, "timeout")
         if self._session is not None:
             return self._session
+        if self._atomic is not None:
+            raise ConfigurationError(
+                f"idempotent(atomic={self._atomic!r}): the work is in a transaction of Django's connection already; "
+                f"what it writes by models is committed together with the result"
+            )
         self.stop()
         provider, started = self._provider, time.monotonic()
         try:
@@ -178,6 +191,34 @@ class Attempt:
         if not stored:
             runtime.emit("idempotent_lost", key=self.name, token=self.token)
         return bool(stored)
+
+    def enter(self, value: Any, retention: int, fingerprint: str | None) -> bool:
+        """Store the result in the transaction that is open on the database of ``atomic=``. One command.
+
+        ``False``, and an event, if another worker's result is there. The renewal goes on until the transaction ends.
+        """
+        assert self._atomic is not None
+        database, session = store_database(self._atomic), mongodb_session(self._atomic)
+        if session is None:
+            raise TransactionManagementError(
+                f"idempotency key {self.key!r:.200}: the work ended the transaction, before its result was stored"
+            )
+        if self._provider.enter(database, session, self.name, self.token, value, retention, fingerprint):
+            return True
+        runtime.emit("idempotent_lost", key=self.name, token=self.token)
+        return False
+
+    def outcome(self, fingerprint: str | None) -> IdempotencyClaim:
+        """What a caller with ``fingerprint`` is told of the record that another worker made. One command."""
+        return self._provider.outcome(self.name, fingerprint)
+
+    def entered(self) -> Flow[None]:
+        """The transaction with the result is committed: remove the claim, or leave it to its lease."""
+        self.stop()
+        try:
+            yield from last_call(self._provider.entered, self._provider.entered, self.name, self.token)
+        except StoreError as error:
+            logger.warning("the claim on %.200r, which is done, ends with its lease: %s", self.name, error)
 
     def abandon(self) -> Flow[None]:
         """Give the claim up, so that a repeat runs at once; if MongoDB can't be reached, after the end of the lease."""

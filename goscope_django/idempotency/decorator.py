@@ -39,6 +39,7 @@ def idempotent(
     user: Any = None,
     lease: Duration | None = None,
     on_error: OnError | None = None,
+    atomic: str | None = None,
     *,
     on_conflict: OnConflict = "reject",
     blocking_timeout: Duration = 10,
@@ -57,9 +58,17 @@ def idempotent(
     reached. ``fingerprint`` tells payloads apart: of a view the whole request, or what a function of the request
     returns; of a function its arguments if ``True``, or what a function of them returns.
 
+    ``atomic`` is the alias of a database of ``django_mongodb_backend``. The call then runs in that backend's
+    transaction, or joins the open one, and the result is stored in it: what the function wrote and its result are there
+    together or not at all. It needs ``GOSCOPE["URL"] = "django://<alias>"`` and a replica set, and raises
+    ``ImproperlyConfigured`` for anything else, ``async def`` included. A response that is not kept rolls the
+    transaction back; a transaction that was open before is left to whoever opened it. Errors of the transaction are
+    raised as they are: those with the label ``TransientTransactionError`` say that the whole call may be tried again.
+
     A view answers errors with ``application/problem+json``: 400, 409 (with ``Retry-After``), 422 or 503. A function
     raises ``IdempotencyConflict``, ``IdempotencyMismatch``, ``IdempotencyError`` (done, but the result was not kept) or
-    ``StoreError``. Claiming a key is atomic. A first run costs two round trips, a repeat one.
+    ``StoreError``. Claiming a key is atomic. A first run costs two round trips, a repeat one; with
+    ``atomic`` four, the commit included.
     """
     policy = Policy(
         timeout=timeout,
@@ -68,6 +77,7 @@ def idempotent(
         user=user,
         lease=lease,
         on_error=on_error,
+        atomic=atomic,
         on_conflict=on_conflict,
         blocking_timeout=blocking_timeout,
         fingerprint=fingerprint,
@@ -76,6 +86,7 @@ def idempotent(
     def decorate(func: Callable[P, R]) -> Callable[P, R]:
         arguments.named_function(func, "idempotent()")
         if iscoroutinefunction(func):
+            policy.refuse_async()
 
             @wraps(func)
             async def awrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -86,6 +97,7 @@ def idempotent(
         @wraps(func)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             if is_async_dispatch(func, args):
+                policy.refuse_async()
                 return cast("R", acarry_out(policy.of(func, args, kwargs)))
             return cast("R", carry_out(policy.of(func, args, kwargs)))
 

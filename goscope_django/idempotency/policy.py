@@ -10,6 +10,8 @@ Rules of this file:
   again.
 * Inside a transaction the result is recorded after the commit. A rollback gives the claim up. While it is unknown
   whether it was committed, the claim is left to its lease.
+* With ``atomic=`` the result is recorded in the transaction. The claim goes after its commit or rollback; where nobody
+  can say which it was, with its lease.
 """
 
 from __future__ import annotations
@@ -22,18 +24,31 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from django.db.transaction import TransactionManagementError
+
 from goscope_django import conf, runtime
 from goscope_django.contracts import IdempotencyClaim
 from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
 from goscope_django.core.flow import Flow, Pause, call, carry_out, invoke, perform
-from goscope_django.exceptions import ClaimLost, IdempotencyError, InvalidType, InvalidValue, StoreError, Undecodable
+from goscope_django.exceptions import (
+    ClaimLost,
+    ConfigurationError,
+    IdempotencyError,
+    InvalidType,
+    InvalidValue,
+    StoreError,
+    Undecodable,
+)
 from goscope_django.http import requests, responses
 from goscope_django.http.problems import problem
 from goscope_django.idempotency import answers, payload
 from goscope_django.idempotency.attempt import Attempt, logger, running
+from goscope_django.mongodb.document.failures import of_the_driver
+from goscope_django.mongodb.driver.commits import is_transient
 from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
 from goscope_django.process import transactions
+from goscope_django.process.backend_session import atomic, mongodb_session, require_store
 from goscope_django.process.outage import outage
 
 METHODS: Final = frozenset({"POST", "PATCH"})
@@ -61,6 +76,7 @@ class Policy:
         user: Any,
         lease: Duration | None,
         on_error: str | None,
+        atomic: str | None,
         on_conflict: str,
         blocking_timeout: Duration,
         fingerprint: Any,
@@ -76,6 +92,9 @@ class Policy:
             conf.on_error(on_error, "on_error")
         if on_conflict not in ("reject", "wait"):
             raise InvalidValue(f"on_conflict={on_conflict!r:.80}: 'reject' or 'wait' is allowed")
+        if atomic is not None and on_error == "ignore":
+            raise InvalidValue("on_error='ignore' and atomic=: without MongoDB there is no transaction")
+        self.atomic = None if atomic is None else arguments.key(atomic, "atomic")
         self.required = arguments.flag(required, "required")
         self.key = key
         self.user = user
@@ -85,11 +104,21 @@ class Policy:
 
     def of(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Flow[Any]:
         """The flow of one call."""
+        if self.atomic is not None:
+            require_store(self.atomic, f"idempotent(atomic={self.atomic!r})")
         request = requests.find(args, kwargs)
         work = invoke(func, *args, **kwargs)
         if request is None:
             return self._function(func, args, kwargs, work)
         return self._view(request, work)
+
+    def refuse_async(self) -> None:
+        """Raise ``ImproperlyConfigured`` (``BadSettings``) with ``atomic=``: those transactions are synchronous."""
+        if self.atomic is not None:
+            raise conf.BadSettings(
+                f"idempotent(atomic={self.atomic!r}): a function or view that is `async def` can't take part in a "
+                f"transaction of django_mongodb_backend; write it as `def`"
+            )
 
     # Views
 
@@ -126,6 +155,10 @@ class Policy:
         if not isinstance(found, Attempt):
             return answers.answer(name, found)
         inner.idempotency = found
+        if self.atomic is not None:
+            rendered = self._rendered(request, work)
+            done = yield from self._once(found, seen, rendered, answers.kept_if_any)
+            return done.value if isinstance(done, Done) else answers.answer(name, done)
         return (yield from self._attempted(request, found, work))
 
     def _key_of(self, request: Any) -> str | None:
@@ -194,6 +227,9 @@ class Policy:
             return (yield from work)
         if not isinstance(found, Attempt):
             return answers.result_of(name, key, found)
+        if self.atomic is not None:
+            one = yield from self._once(found, seen, work, lambda value: {"result": value})
+            return one.value if isinstance(one, Done) else answers.result_of(name, key, one)
         value = yield from _working(found, work)
 
         def done() -> None:
@@ -229,6 +265,11 @@ class Policy:
             return None
         provider = runtime.adapter().idempotency
         lease = self.lease or round(conf.current().default_lock_timeout * 1_000)
+        if self.atomic is not None:
+            try:
+                provider.transactional()
+            except ConfigurationError as error:
+                raise conf.BadSettings(f"idempotent(atomic={self.atomic!r}): {error}") from None
         try:
             started, claim = yield from self._claim(provider, name, seen, lease)
         except StoreError as error:
@@ -239,7 +280,7 @@ class Policy:
         state.worked()
         if claim.outcome != "started":
             return claim
-        attempt = Attempt(provider, name, key, claim, lease)
+        attempt = Attempt(provider, name, key, claim, lease, atomic=self.atomic)
         yield from attempt.keep(started)
         return attempt
 
@@ -260,6 +301,58 @@ class Policy:
                     break
                 pause = min(longest, pause * 1.5)
 
+    def _once(
+        self, attempt: Attempt, seen: str | None, work: Flow[Any], pack: Callable[[Any], dict[str, Any] | None]
+    ) -> Flow[Done | IdempotencyClaim]:
+        """The work and its record in one transaction; another worker's record if that was first.
+
+        ``pack`` gives what is recorded of a result, ``None`` for one that is not kept.
+        """
+        alias, ending = str(self.atomic), _Ending(attempt)
+        joined = mongodb_session(alias) is not None
+        done = Done()
+        try:
+            with atomic(alias):
+                ends = (ending.committed, ending.undone, alias)
+                ending.waits = transactions.after_commit(*ends, unknown=attempt.leave_to_lease)
+                done.value = yield from _working(attempt, work, give_up=False)
+                value = pack(done.value)
+                if value is not None:
+                    if not self._enter(attempt, value, seen):
+                        raise _Overtaken
+                    ending.recorded = True
+                elif not joined:
+                    raise _NotKept
+        except _NotKept:
+            return done
+        except _Overtaken as overtaken:
+            if not joined:
+                found = _record_of(attempt, seen)
+                if found.outcome != "in_progress" or overtaken.conflict is None:
+                    return found
+            if overtaken.conflict is not None:
+                raise overtaken.conflict from None
+            raise ClaimLost(
+                f"idempotency key {attempt.key!r:.200}: another worker did it; roll this transaction back",
+                key=attempt.key,
+                retry_after=1.0,
+            ) from None
+        finally:
+            if not ending.waits:
+                carry_out(attempt.abandon())
+        return done
+
+    def _enter(self, attempt: Attempt, value: dict[str, Any], seen: str | None) -> bool:
+        try:
+            return attempt.enter(value, self.timeout, seen)
+        except Exception as error:
+            if is_transient(error):
+                raise _Overtaken(error) from error
+            if of_the_driver(error) or isinstance(error, TransactionManagementError):
+                raise
+            logger.exception("the result of %.200r can't be kept", attempt.name)
+            return attempt.enter({"dropped": type(error).__name__}, self.timeout, seen)
+
     def _deferred(self, attempt: Attempt, done: Callable[[], None]) -> Flow[bool]:
         """Whether the end waits for a commit. Then ``done`` is called after it."""
 
@@ -271,8 +364,55 @@ class Policy:
         return bool((yield from call(transactions.after_commit, _no_transaction, done, undone, unknown=unknown)))
 
 
-def _working(attempt: Attempt, work: Flow[Any]) -> Flow[Any]:
-    """The work's result; the claim is given up if it raises."""
+class _NotKept(Exception):
+    """Leaves the block of a transaction whose result is not kept, so that nothing else of it is."""
+
+
+class _Overtaken(Exception):
+    """Leaves the block of a transaction whose record is there already, or just being written (``conflict``)."""
+
+    def __init__(self, conflict: Exception | None = None) -> None:
+        super().__init__(conflict)
+        self.conflict = conflict
+
+
+class Done:
+    """What the work gave."""
+
+    value: Any = None
+
+
+def _record_of(attempt: Attempt, seen: str | None) -> IdempotencyClaim:
+    """The record that another worker made meanwhile, as a caller with the fingerprint ``seen`` is told of it."""
+    try:
+        return attempt.outcome(seen)
+    except Undecodable as error:
+        logger.error("the record of %.200r can't be read: %s", attempt.name, error)
+        return IdempotencyClaim("completed")
+    except StoreError as error:
+        logger.error("the record of %.200r was not found: %s", attempt.name, error)
+        return IdempotencyClaim("in_progress", retry_after=1.0)
+
+
+class _Ending:
+    """What becomes of a claim at the end of the transaction that its result is in."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self.recorded = False
+        """Whether the result is in the transaction."""
+        self.waits = False
+        """Whether one of the two functions below will be called, or the outcome of the commit is unknown."""
+
+    def committed(self) -> None:
+        carry_out(self._attempt.entered() if self.recorded else self._attempt.abandon())
+
+    def undone(self) -> None:
+        carry_out(self._attempt.abandon())
+
+
+def _working(attempt: Attempt, work: Flow[Any], *, give_up: bool = True) -> Flow[Any]:
+    """The work's result; the claim is given up if it raises, unless ``give_up`` is false."""
     token = running.set(attempt)
     try:
         result = yield from work
@@ -284,7 +424,8 @@ def _working(attempt: Attempt, work: Flow[Any]) -> Flow[Any]:
         attempt.stop()
         raise
     except BaseException:
-        yield from attempt.abandon()
+        if give_up:
+            yield from attempt.abandon()
         raise
     finally:
         with contextlib.suppress(ValueError):  # closed in another context than it ran in

@@ -13,7 +13,7 @@ from goscope_django.core.flow import Flow, acarry_out, carry_out
 from goscope_django.exceptions import ConfigurationError, GoscopeError, IndexConflict
 from goscope_django.mongodb import embedded
 from goscope_django.mongodb.document import indexes
-from goscope_django.mongodb.driver import inspection, urls
+from goscope_django.mongodb.driver import inspection
 from goscope_django.mongodb.driver.inspection import Probe
 from goscope_django.operations.place import Place, place
 from goscope_django.operations.values import Done, IndexItem, copied
@@ -143,7 +143,7 @@ class MongodStatus:
 
 def _folder() -> str:
     url = conf.current().url
-    target = urls.parse(url, "GOSCOPE['URL']", base=conf.base_dir())
+    target = conf.target(url, "GOSCOPE['URL']")
     if target.scheme != "embedded":
         raise ConfigurationError(
             f"GOSCOPE['URL']={target.shown!r}: only the server of an embedded:// URL is started and stopped here, and "

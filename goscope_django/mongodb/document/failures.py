@@ -48,6 +48,11 @@ def may_have_happened(error: PyMongoError) -> bool:
     return bool(error.timeout) or error.has_error_label("RetryableWriteError")
 
 
+def of_the_driver(error: Exception) -> bool:
+    """True if the driver raised it: then something may have been sent."""
+    return isinstance(error, PyMongoError)
+
+
 def too_large(error: Exception) -> bool:
     """True if a document was refused for its size, by the driver or by the server, alone or within a batch."""
     if isinstance(error, BulkWriteError):

@@ -52,7 +52,7 @@ class Connection:
     def __init__(self, target: Target, options: Mapping[str, Any]) -> None:
         self.target = target
         self._options = options
-        self._seen = (target.place, target.database)
+        self._seen = (f"{target.place}:{target.arguments.get('port', '')}", target.database)
         self._lock = threading.RLock()
         self._executor: SyncExecutor | MockExecutor | None = None
         self._client: MongoClient[Any] | None = None
@@ -65,6 +65,8 @@ class Connection:
     def _arguments(self, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         given = {name.lower() for name in self._options} | self.target.options
         options = {name: value for name, value in defaults.items() if name.lower() not in given}
+        said = {name.lower() for name in self._options}
+        options.update({name: value for name, value in self.target.arguments.items() if name.lower() not in said})
         options.update(self._options)
         place = self.target.place
         if self.target.scheme == "embedded":
@@ -89,12 +91,12 @@ class Connection:
 
     def check(self) -> None:
         """Raise ``ConfigurationError`` for ``CLIENT_OPTIONS`` that the driver refuses. Opens nothing."""
-        if self.target.place.startswith("mongodb://"):
+        if self.target.scheme == "mongodb" and not self.target.place.startswith("mongodb+srv:"):
             self.client(connect=False).close()
 
     def _refused(self, error: Exception) -> ConfigurationError:
         text = without_secrets(str(error), self.target.place)
-        for name, value in self._options.items():
+        for name, value in {**self.target.arguments, **self._options}.items():
             if "pass" in name.lower() and str(value) in text:
                 text = f"{name} can't be used"
         return ConfigurationError(f"{self.target.shown}: PyMongo refuses this URL or CLIENT_OPTIONS: {text[:300]}")
@@ -233,17 +235,22 @@ _lock = threading.RLock()
 
 
 def connection(
-    url: str, options: Mapping[str, Any] | None = None, *, what: str = "URL", base: Path | None = None
+    url: str | Target, options: Mapping[str, Any] | None = None, *, what: str = "URL", base: Path | None = None
 ) -> Connection:
     """This process's connection for ``url`` and ``options`` (keyword arguments of ``MongoClient``). Opens nothing yet.
 
-    Raises ``ConfigurationError`` for a URL that is not allowed.
+    ``url`` may be a target that is known already. Raises ``ConfigurationError`` for a URL that is not allowed.
     """
     given = dict(options or {})
-    key = (f"{url}|{base}" if url.startswith("embedded:") else url, repr(sorted(given.items())) if given else "")
+    more = url.arguments if isinstance(url, Target) else {}
+    if isinstance(url, Target):
+        name = f"{url.shown}|{url.place}|{url.database}"
+    else:
+        name = f"{url}|{base}" if url.startswith("embedded:") else url
+    key = (name, repr((sorted(given.items()), sorted(more.items()))) if given or more else "")
     found = _connections.get(key)
     if found is None:
-        target = parse(url, what, base=base)
+        target = url if isinstance(url, Target) else parse(url, what, base=base)
         with _lock:
             found = _connections.setdefault(key, Connection(target, given))
     return found

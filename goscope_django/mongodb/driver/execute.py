@@ -199,10 +199,11 @@ _STEPS: Final[Mapping[str, Steps]] = {
     "upserted": _upserted,
     "confirm": _confirm,
     "transaction": sessions.begin,
+    "transactional": sessions.require,
     "commit": sessions.commit,
     "end": sessions.end,
 }
-"""By the method that a ``Query`` names. The first argument is the collection, of the last three the database."""
+"""By the method that a ``Query`` names. The first argument is the collection, of the last four the database."""
 
 _ENDS: Final = ("commit", "end")
 
@@ -242,6 +243,9 @@ class MockExecutor:
     def collection(self, name: str) -> Any:
         """mongomock's collection of that name."""
         return self.database.get_collection(name, codec_options=self.database.codec_options.with_options(tz_aware=True))
+
+    def _transactional(self, _: Any) -> Any:
+        return self._transaction(_)
 
     def _transaction(self, _: Any) -> Any:
         raise ConfigurationError("mongomock has no transactions: use a real server (embedded://) where one is needed")

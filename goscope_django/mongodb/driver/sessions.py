@@ -17,18 +17,32 @@ from goscope_django.exceptions import ConfigurationError
 _CONCERNS: dict[str, Any] = {"read_concern": ReadConcern("snapshot"), "write_concern": WriteConcern("majority")}
 
 
+def require(database: Any) -> Flow[None]:
+    """Raise ``ConfigurationError`` if the servers that were found can't carry out a transaction.
+
+    Sends nothing, or a ping if no server is known yet.
+    """
+    client = database.client
+
+    def kinds() -> set[str]:
+        return {one.server_type_name for one in client.topology_description.server_descriptions().values()}
+
+    if kinds() <= {"Unknown"}:
+        yield from invoke(database.command, "ping")
+    if kinds() == {"Standalone"}:
+        raise ConfigurationError(
+            "a transaction needs a replica set or a sharded cluster, and this is a standalone server; a replica set of "
+            "one member is enough"
+        )
+
+
 def begin(database: Any) -> Flow[Any]:
     """A new session with a transaction. Sends nothing, or a ping if no server is known yet.
 
     Raises ``ConfigurationError`` if the servers that were found can't carry out a transaction.
     """
-    client = database.client
-    if client.topology_description.topology_type_name == "Unknown":
-        yield from invoke(database.command, "ping")
-    servers = client.topology_description.server_descriptions().values()
-    if servers and all(server.server_type_name == "Standalone" for server in servers):
-        raise ConfigurationError("a transaction needs a replica set or a sharded cluster; this server is neither")
-    session = client.start_session()
+    yield from require(database)
+    session = database.client.start_session()
     yield from invoke(session.start_transaction, **_CONCERNS)
     return session
 

@@ -1,14 +1,16 @@
 """URLs of stores: their schemes, what they name, and how to show them without secrets.
 
-Rule of this file: it reads and checks text, and opens nothing. ``mongodb+srv`` is not resolved here.
+Rule of this file: it reads and checks text, and opens nothing. ``mongodb+srv`` is not resolved here, nor is
+``django``, since what that names stands in Django's settings: ``conf`` makes the target of it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeGuard
 from urllib.parse import parse_qsl, unquote
 
 from pymongo.errors import ConfigurationError as DriverConfigurationError
@@ -17,7 +19,7 @@ from pymongo.uri_parser import parse_uri
 
 from goscope_django.exceptions import ConfigurationError
 
-SCHEMES: Final = ("mongodb", "mongodb+srv", "embedded", "mongomock")
+SCHEMES: Final = ("mongodb", "mongodb+srv", "embedded", "mongomock", "django")
 DEFAULT_DATABASE: Final = "goscope"
 _FORBIDDEN: Final = re.compile(r'[/\\. "$*<>:|?\0]')
 _ESCAPES: Final = "in a user name and a password : / ? # [ ] @ and % are written as %3A %2F %3F %23 %5B %5D %40 and %25"
@@ -59,6 +61,8 @@ class Target:
     shown: str
     options: frozenset[str] = frozenset()
     """Lower-case names of the options that the URL itself sets."""
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    """Keyword arguments for the client that come with the place: those of an entry of ``DATABASES``."""
 
 
 def _checked_database(name: str, what: str, shown: str) -> str:
@@ -84,6 +88,8 @@ def parse(url: object, what: str = "URL", *, base: Path | None = None) -> Target
     place, _, query = rest.partition("?")
     if scheme.startswith("mongodb"):
         return _server(url, place, query, what, shown)
+    if scheme == "django":
+        raise ConfigurationError(f"{what}={shown!r}: django:// names an entry of Django's DATABASES; here is no Django")
     given = dict(parse_qsl(query, keep_blank_values=True))
     unknown = sorted(set(given) - {"database"})
     if unknown or (query and not given):
@@ -101,6 +107,43 @@ def parse(url: object, what: str = "URL", *, base: Path | None = None) -> Target
         )
     folder = Path(unquote(place))
     return Target("embedded", str(folder if folder.is_absolute() else (base or Path.cwd()) / folder), database, shown)
+
+
+def is_django(url: object) -> TypeGuard[str]:
+    """Whether ``url`` names an entry of Django's ``DATABASES``."""
+    return isinstance(url, str) and url.startswith("django://")
+
+
+def django_names(url: str, what: str) -> tuple[str, str | None]:
+    """The alias and the database that a ``django://`` URL names. Raises ``ConfigurationError``."""
+    shown, rest = masked(url), url.removeprefix("django://")
+    allowed = "django://<alias> or django://<alias>/<database> is allowed"
+    if "@" in rest or "?" in rest:
+        raise ConfigurationError(
+            f"{what}={shown!r}: credentials and options come from the entry of DATABASES; {allowed}"
+        )
+    alias, slash, database = rest.partition("/")
+    if not alias:
+        raise ConfigurationError(f"{what}={shown!r}: the alias of an entry of DATABASES is needed; {allowed}")
+    if slash and not database:
+        raise ConfigurationError(f"{what}={shown!r}: the database behind the alias is empty; {allowed}")
+    return unquote(alias), _checked_database(unquote(database), what, shown) if database else None
+
+
+def entry_target(what: str, shown: str, given: Mapping[str, Any], database: str) -> Target:
+    """The target of ``given``, the keyword arguments of a client with its ``host``, on ``database``."""
+    arguments = dict(given)
+    host = arguments.pop("host", None) or "localhost"
+    place = host if isinstance(host, str) else ",".join(map(str, host))
+    query = place.partition("?")[2] if "://" in place else ""
+    named = [name for name, _ in parse_qsl(query.replace(";", "&"), keep_blank_values=True)]
+    options = frozenset(name.lower() for name in (*named, *arguments))
+    return Target("mongodb", place, _checked_database(database, what, shown), shown, options, arguments)
+
+
+def path_of(url: str) -> str:
+    """The database in the path of a ``mongodb://`` URL, or an empty text."""
+    return unquote(url.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")[2])
 
 
 def _server(url: str, place: str, query: str, what: str, shown: str) -> Target:
@@ -139,11 +182,12 @@ def _ask_driver(url: str, query: str, what: str, shown: str) -> None:
 
 
 def is_local(url: str) -> bool:
-    """Whether every host of a ``mongodb://`` URL is this machine (a loopback address or a socket)."""
-    if not url.startswith("mongodb://"):
+    """Whether every host of a ``mongodb://`` URL, or of a list of hosts, is this machine (a loopback address or a
+    socket)."""
+    if url.startswith("mongodb+srv://"):
         return False
     hosts = url.removeprefix("mongodb://").partition("?")[0].rpartition("@")[2].partition("/")[0]
     return all(
-        host.lower().startswith(("localhost", "127.", "[::1]")) or host.lower().startswith("%2f")
+        host.lower().startswith(("localhost", "127.", "[::1]", "::1", "%2f")) or host.endswith(".sock")
         for host in hosts.split(",")
     )

@@ -5,6 +5,10 @@ stored key itself once there is a result, so that a unique index lets one result
 
 Every write after the claim names the claim's token and holds only while the claim's lease lasts: a slow worker never
 overwrites the record of the one that took its work over.
+
+A result that is part of somebody else's transaction is a document of its own, beside the claim (``enter``): the
+transaction never writes the claim's document, which is renewed meanwhile. The unique index and ``_id`` let only one
+such transaction commit. A live result outranks a claim that was left beside it.
 """
 
 from __future__ import annotations
@@ -15,15 +19,24 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import bson
 from pymongo import ReturnDocument
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 
 from goscope_django.contracts import IdempotencyClaim, IdempotencyInfo, IdempotencyRecord
 from goscope_django.core.flow import Flow, Query, ask, perform
 from goscope_django.exceptions import InvalidValue, OutcomeUnknown, StoreUnavailable
-from goscope_django.mongodb.codec import Codec
+from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.document.clock import Clock, ServerClock
-from goscope_django.mongodb.document.expressions import countable, instant, literal, named, or_null, prefix_range
+from goscope_django.mongodb.document.expressions import (
+    conditions,
+    countable,
+    instant,
+    literal,
+    named,
+    or_null,
+    prefix_range,
+)
 from goscope_django.mongodb.document.failures import may_have_happened, too_large
 from goscope_django.mongodb.document.lease import Lease, new_claim, upsert
 from goscope_django.mongodb.document.reading import whole_or_none
@@ -37,6 +50,8 @@ BATCH: Final = 1_000
 """Documents that ``list`` reads with one command."""
 
 _REMEMBERED: Final = 10_000
+_LARGEST: Final = 16 * 1024 * 1024 - 64 * 1024
+"""Bytes of a result in a transaction; the rest is for the record's other fields and for the command."""
 _TRANSIENT: Final = "TransientTransactionError"
 _FIELDS: Final = dict.fromkeys(("key", "claim", "token", "fingerprint", "value", "expiresAt"), True)
 _SHOWN: Final = dict.fromkeys(("key", "claim", "token", "updatedAt", "expiresAt"), True)
@@ -45,6 +60,11 @@ _SHOWN: Final = dict.fromkeys(("key", "claim", "token", "updatedAt", "expiresAt"
 def claim_key(full: str) -> str:
     """The ``key`` of a claim on the record ``full``."""
     return f"claim:{full}"
+
+
+def done_id(full: str) -> str:
+    """The ``_id`` of a result that was written in a transaction."""
+    return f"done:{full}"
 
 
 def _either(full: str) -> dict[str, Any]:
@@ -66,10 +86,11 @@ class IdempotencyFlows:
         self.finished: dict[str, bool] = {}
 
     def full(self, key: str) -> str:
-        """The stored key. Raises ``InvalidValue`` for one that would look like the claim of another record."""
+        """The stored key. Raises ``InvalidValue`` for one that would look like a document of another record."""
         full = self.prefix + key
-        if full.startswith("claim:"):
-            raise InvalidValue(f"key={full!r:.80}: stored keys that begin with 'claim:' are those of claims")
+        for start, whose in (("claim:", "claims"), ("done:", "results of transactions")):
+            if full.startswith(start):
+                raise InvalidValue(f"key={full!r:.80}: stored keys that begin with {start!r} are those of {whose}")
         return full
 
     # Claims
@@ -80,13 +101,16 @@ class IdempotencyFlows:
         if full in self.finished:
             found = yield from self._recall(clock, full)
             if found is not None:
-                return self._judged(clock, full, found, fingerprint, lease)
+                return self._judged(clock, full, found, fingerprint)
             self.finished.pop(full, None)
         claim = new_claim()
         found = yield from self._take(clock, full, claim, ttl, fingerprint, lease)
+        if found["key"] == full and clock.lapsed(found):  # a transaction's, which is never made a claim
+            yield from self._clear(clock, full)
+            found = yield from self._take(clock, full, claim, ttl, fingerprint, lease)
         if found.get("claim") == claim:
             return IdempotencyClaim("started", token=int(found["token"]), claim=claim)
-        return self._judged(clock, full, found, fingerprint, lease)
+        return self._judged(clock, full, found, fingerprint)
 
     def _recall(self, clock: Clock, full: str) -> Flow[dict[str, Any] | None]:
         """The live result. An expression on time would make the read a fifth slower, so where possible we compare with
@@ -108,7 +132,8 @@ class IdempotencyFlows:
         """The record's document, which has ``claim`` if it was free to take: no live result and no live claim."""
 
         def query() -> Query[dict[str, Any]]:
-            done = {"$and": [{"$eq": [or_null("key"), literal(full)]}, clock.live()]}
+            kept = {"$or": [clock.live(), {"$eq": [or_null("_id"), literal(done_id(full))]}]}
+            done = {"$and": [{"$eq": [or_null("key"), literal(full)]}, kept]}
             grant = LEASE.take(
                 clock,
                 claim,
@@ -162,9 +187,7 @@ class IdempotencyFlows:
             found = yield from upsert(clock, query)
         return found
 
-    def _judged(
-        self, clock: Clock, full: str, found: dict[str, Any], fingerprint: str | None, lease: int
-    ) -> IdempotencyClaim:
+    def _judged(self, clock: Clock, full: str, found: dict[str, Any], fingerprint: str | None) -> IdempotencyClaim:
         """What the caller with ``fingerprint`` is told of the record that is there."""
         finished = found["key"] == full  # what has this key is a result
         if finished:
@@ -285,6 +308,71 @@ class IdempotencyFlows:
                     f"idempotency key {full!r:.200}: the transaction may have been committed; its result tells"
                 ) from error
 
+    # The end of the work, within a transaction that somebody else commits
+
+    def enter(
+        self, clock: Clock, key: str, token: int, value: object, ttl: int, fingerprint: str | None, session: Any
+    ) -> Flow[bool]:
+        """One command: the result, in the transaction of ``session``; ``False`` if another one's is there.
+
+        What the driver raises is raised as it is, but for a duplicate key, which is another one's result as well: then
+        the transaction is over. Raises ``InvalidValue``, before anything is sent, for a result of more than 16 MB.
+        """
+        full = self.full(key)
+        fields = {
+            "key": literal(full),
+            "value": literal(self._fitting(full, value)),
+            "expiresAt": clock.after(ttl),
+            "claim": None,
+            "token": literal(token),
+            "fingerprint": literal(fingerprint),
+            "retention": ttl,
+            "updatedAt": clock.now(),
+        }
+        free = {"$or": [clock.new("updatedAt"), clock.passed()]}
+        named_done = {"_id": {"$ifNull": ["$_id", literal(done_id(full))]}}
+        try:
+            found = yield from ask(
+                IDEMPOTENCY,
+                "find_one_and_update",
+                {"key": full},
+                [{"$set": {**named_done, **conditions(free, fields)}}],
+                projection={"token": True, "updatedAt": True},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+                session=session,
+            )
+        except DuplicateKeyError:
+            return False
+        return bool(found["token"] == token)
+
+    def _fitting(self, full: str, value: object) -> Any:
+        """``value`` as it is stored. The driver would find out too late, in mid-transaction, that it is too large."""
+        encoded = self.codec.encode(full, value)
+        if (size := len(bson.encode({"": encoded}, codec_options=CODEC_OPTIONS))) > _LARGEST:
+            raise InvalidValue(f"idempotency key {full!r:.200}: its result has {size} bytes; at most {_LARGEST} fit")
+        return encoded
+
+    def entered(self, clock: Clock, key: str, token: int) -> Flow[bool]:
+        """One command, after the commit of ``enter``: remove the claim, which its result outranks already."""
+        self._remember(self.full(key))
+        return (yield from self.abandon(clock, key, token))
+
+    def outcome(self, clock: Clock, key: str, fingerprint: str | None) -> Flow[IdempotencyClaim]:
+        """One command: what a caller with ``fingerprint`` is told now, without a claim. Nothing there: in progress."""
+        full = self.full(key)
+        test = LEASE.mine(clock, **_either(full))
+        found = yield from ask(
+            IDEMPOTENCY, "find_one", test, {**_FIELDS, **clock.stamp()}, sort=self._result_first(full)
+        )
+        if found is None:
+            return IdempotencyClaim("in_progress", retry_after=1.0)
+        return self._judged(clock, full, found, fingerprint)
+
+    def transactional(self, clock: Clock) -> Flow[None]:
+        """Raise ``ConfigurationError`` if the server has no transactions. A ping at most."""
+        yield from ask("", "transactional")
+
     def transaction(self, clock: Clock, key: str, token: int, limit: int) -> Flow[Any | None]:
         """One command: a session with a transaction, and the claim held for ``limit`` milliseconds without renewal.
 
@@ -363,9 +451,12 @@ class IdempotencyFlows:
     # For observers
 
     def in_progress(self, clock: Clock, key: str) -> Flow[bool]:
-        """One command: whether somebody works on it now. Reads no value."""
-        test = {**LEASE.mine(clock, key=claim_key(self.full(key))), "claim": {"$ne": None}}
-        return (yield from ask(IDEMPOTENCY, "find_one", test, {"_id": True})) is not None
+        """One command: whether somebody works on it now, and there is no result yet. Reads no value."""
+        full = self.full(key)
+        test = LEASE.mine(clock, **_either(full))
+        fields = {"key": True, "claim": True}
+        found = yield from ask(IDEMPOTENCY, "find_one", test, fields, sort=self._result_first(full))
+        return found is not None and found["key"] != full and found.get("claim") is not None
 
     def list(self, clock: Clock, pattern: re.Pattern[str] | None, limit: int) -> Flow[list[IdempotencyInfo]]:
         """Live claims, then live results, by key: one command for each thousand, and one more for each kind."""

@@ -10,10 +10,12 @@ from typing import Any, Final
 
 from goscope_django.contracts import IdempotencyClaim, IdempotencyInfo, IdempotencyRecord, Ttl
 from goscope_django.core import arguments
+from goscope_django.core.flow import run
 from goscope_django.exceptions import InvalidType
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.document import indexes
 from goscope_django.mongodb.driver.databases import store_of
+from goscope_django.mongodb.driver.execute import SyncExecutor
 from goscope_django.mongodb.driver.store import Store
 from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY, IdempotencyFlows
 
@@ -115,6 +117,33 @@ class MongoDBIdempotencyProvider:
     async def alist(self, pattern: str | None = None, limit: int = 1_000) -> builtins.list[IdempotencyInfo]:
         """Async version of ``list``."""
         return await self.store.arun(self.flows.list, arguments.pattern(pattern), arguments.count(limit, "limit"))
+
+    # Within a transaction that somebody else commits, on a client of theirs
+
+    def transactional(self) -> None:
+        """Raise ``ConfigurationError`` on a standalone server. Sends nothing once a server is known."""
+        self.store.run(self.flows.transactional)
+
+    def enter(
+        self, database: Any, session: Any, key: str, token: int, value: Any, ttl: int, fingerprint: str | None
+    ) -> bool:
+        """Store the result in the transaction of ``session``, on the session's ``database``. ``ttl`` in milliseconds.
+
+        The claim stays as it is: renew it until the transaction has ended, then call ``entered`` after a commit or
+        ``abandon`` after a rollback. ``False`` if there is a live result already; roll the transaction back then.
+        Raises the driver's errors as they are, ``InvalidValue`` for a result that does not fit in 16 MB. One command.
+        """
+        executor = SyncExecutor(database)
+        name, number = arguments.key(key), self._token(token)
+        return run(self.flows.enter(executor.clock, name, number, value, ttl, fingerprint, session), executor)
+
+    def entered(self, key: str, token: int) -> bool:
+        """After the commit: remove the claim. ``False`` if it had ended already; the result stands in any case."""
+        return self.store.run(self.flows.entered, arguments.key(key), self._token(token))
+
+    def outcome(self, key: str, fingerprint: str | None = None) -> IdempotencyClaim:
+        """What ``begin`` would tell of the record that is there, without a claim. ``in_progress`` if there is none."""
+        return self.store.run(self.flows.outcome, arguments.key(key), fingerprint)
 
     # Within one of MongoDB's transactions
 
