@@ -13,9 +13,10 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Final
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol
 
-from django.db import DEFAULT_DB_ALIAS, router, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, router, transaction
 from django.db.models import QuerySet
 
 from goscope_django.checkpoints.state import TaskState
@@ -23,6 +24,7 @@ from goscope_django.checkpoints.tracking import Place, Source
 from goscope_django.core import arguments
 from goscope_django.core.flow import acarry_out, carry_out
 from goscope_django.exceptions import InvalidType
+from goscope_django.process import backend
 
 Save = Callable[[], Any]
 BATCH: Final = 100
@@ -114,6 +116,58 @@ def batches(state: TaskState, source: Source, place: Place, size: int, using: st
         state.committed()
         place.ended, state.dirty = count < size, True
         save()
+
+
+def exact_batches(
+    state: TaskState, source: Source, place: Place, size: int, exactly: Exactly, using: str
+) -> Iterator[Any]:
+    """``batches`` on ``django_mongodb_backend``: each is saved in its own transaction, so both are there or none."""
+    if state.completed or place.ended:
+        return
+    exactly.prepare(using)
+    state.follow(place, carry_out(source.count(place)))
+    pairs = source.behind(place)
+    while not place.ended:
+        count, ending = 0, None
+        state.mark()
+        try:
+            with exactly.together(using) as ending:
+                for item, key in itertools.islice(pairs, size):
+                    state.proceed()
+                    yield item
+                    state.advance(place, key)
+                    count += 1
+                state.proceed(done=True)
+                place.ended, state.dirty = count < size, True
+                exactly.save()
+        except BaseException:
+            if ending is not None and ending.committed:  # what failed was a hook, after the commit
+                state.committed()
+            else:
+                state.rolled_back()
+            raise
+        state.committed()
+        exactly.settle()
+
+
+class Ending(Protocol):
+    """Tells how a transaction ended."""
+
+    committed: bool
+
+
+class Exactly(Protocol):
+    """What saves within a transaction: see ``Runner``, whose flows these carry out."""
+
+    def prepare(self, alias: str) -> None: ...
+    def together(self, alias: str) -> AbstractContextManager[Ending]: ...
+    def save(self) -> object: ...
+    def settle(self) -> None: ...
+
+
+def is_mongodb(using: str) -> bool:
+    """Whether the database ``using`` is one of ``django_mongodb_backend``."""
+    return backend.is_mongodb(connections[using])
 
 
 def database(atomic: bool | str, items: Any) -> str:

@@ -20,16 +20,21 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from django.db.transaction import TransactionManagementError
+
 from goscope_django import runtime
 from goscope_django.checkpoints.interrupts import Interrupts
 from goscope_django.checkpoints.pruning import AsyncPruning, Pruning
 from goscope_django.checkpoints.state import TaskState
-from goscope_django.core.flow import Flow, acarry_out, call, carry_out, invoke, last_call
-from goscope_django.exceptions import StoreError, TaskCancelled, TaskLost
+from goscope_django.conf import BadSettings
+from goscope_django.core.flow import Flow, acarry_out, call, carry_out, invoke, last_call, run
+from goscope_django.exceptions import ConfigurationError, OutcomeUnknown, StoreError, TaskCancelled, TaskLost
 from goscope_django.mongodb.checkpoints.tasks import LEASE, TASKS, TaskFlows, lost
 from goscope_django.mongodb.checkpoints.values import Ending, Run, Snapshot, Started
+from goscope_django.mongodb.driver.execute import SyncExecutor
 from goscope_django.mongodb.driver.store import Store
 from goscope_django.process import renewal
+from goscope_django.process.backend_session import atomic, mongodb_session, require_store, store_database
 from goscope_django.process.transactions import after_commit, in_transaction
 
 logger = logging.getLogger("goscope.checkpoints")
@@ -48,6 +53,30 @@ class Saved:
     cancelled: bool
 
 
+class Together:
+    """How a transaction with a save in it ended."""
+
+    def __init__(self, state: TaskState) -> None:
+        self._state = state
+        self.committed = False
+        self.aside: list[Callable[[bool], None]] = []
+        """What is to be told of the commit, or with ``False`` of the rollback."""
+
+    def done(self) -> None:
+        self.committed = True
+        self._tell()
+
+    def undone(self) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        for over in self.aside:
+            over(self.committed)
+
+    def unknown(self) -> None:
+        self._state.unsure = True
+
+
 class Runner:
     """Runs one attempt at a task."""
 
@@ -58,6 +87,10 @@ class Runner:
         self._flows = flows
         self._run = run
         self._unpruned = 0
+        self.alias: str | None = None
+        """The database whose transaction takes the saves now."""
+        self._ending_of: Together | None = None
+        self._entered: Snapshot | None = None
         self._reported = time.monotonic()
         # Weak, so that a loop that is left with ``break`` is closed there and then, and its transaction with it.
         self._loops: list[weakref.ref[Any]] = []
@@ -96,15 +129,84 @@ class Runner:
         return loop
 
     def save(self, snapshot: Snapshot | None = None) -> Flow[Saved]:
-        """Save ``snapshot``, else the state of now. Two commands. The history is pruned a moment later if due."""
+        """Save ``snapshot``, else the state of now. Two commands. The history is pruned a moment later if due.
+
+        Inside ``together`` it is part of that transaction.
+        """
         self._held()
+        if self.alias is not None:
+            return self._enter(self.alias)
+        if self.state.unsure:
+            raise OutcomeUnknown(
+                f"task {self.state.id!r}: its last transaction may have been committed; start it again, which will tell"
+            )
         snapshot = snapshot or self.state.snapshot()
         yield from self._write(self._flows.save, self.state.token, snapshot)
+        yield from self._saved(snapshot)
+        return Saved(snapshot.sequence, self.state.cancel_requested)
+
+    def _saved(self, snapshot: Snapshot) -> Flow[None]:
         self.state.saved(snapshot)
         self._unpruned += 1
         if self._run.keep is not None and self._unpruned >= max(PRUNE_EVERY, self._run.keep):
             yield from call(self._pruner.soon, self._apruner.soon)
-        return Saved(snapshot.sequence, self.state.cancel_requested)
+
+    # Together with business data, on django_mongodb_backend
+
+    def prepare(self, alias: str) -> Flow[None]:
+        """Make ready for ``together``. Two commands at the first time. Raises ``ImproperlyConfigured``."""
+        require_store(alias, f"track(atomic={alias!r})")
+        if self.state.exact:
+            return
+        self._held()
+        try:
+            yield from self._ask_store(self._flows.transactional)
+        except ConfigurationError as error:
+            raise BadSettings(f"track(atomic={alias!r}): {error}") from None
+        yield from self._ask(self._flows.exact)
+        self.state.exact = True
+
+    @contextlib.contextmanager
+    def together(self, alias: str) -> Iterator[Together]:
+        """A transaction of the backend. What ``save`` saves in it is committed with everything else, or not at all."""
+        if mongodb_session(alias) is not None:
+            raise RuntimeError(f"track(atomic={alias!r}) opens transactions and can't be used inside of one")
+        ending = Together(self.state)
+        try:
+            with atomic(alias):
+                after_commit(ending.done, ending.undone, alias, unknown=ending.unknown)
+                self.alias, self._ending_of = alias, ending
+                yield ending
+        finally:
+            self.alias = self._ending_of = None
+
+    def set_aside(self, before: Any) -> None:
+        """If the transaction is rolled back, ``before`` are the task's data again."""
+        if self._ending_of is not None:
+            self._ending_of.aside.append(self.state.set_aside(before)[2])
+
+    def _enter(self, alias: str) -> Saved:
+        session, state = mongodb_session(alias), self.state
+        if session is None:
+            raise TransactionManagementError(f"task {state.id!r}: the batch's transaction has ended; nothing was saved")
+        snapshot = state.snapshot(places=state.places(uncommitted=True))
+        executor = SyncExecutor(store_database(alias))
+        try:
+            run(self._flows.enter(executor.clock, self._run, state.token, snapshot, session), executor)
+        except TaskLost:
+            if state.renewal is not None:
+                state.renewal.lose()
+            raise
+        self._entered = snapshot
+        return Saved(snapshot.sequence, state.cancel_requested)
+
+    def settle(self) -> Flow[None]:
+        """After the commit of ``together``: the head learns of its last save. One command."""
+        snapshot, self._entered = self._entered, None
+        if snapshot is not None:
+            self._held()
+            yield from self._write(self._flows.settle, self.state.token, snapshot)
+            yield from self._saved(snapshot)
 
     def autosave(self) -> Flow[None]:
         """``save``, except in a transaction, which may still be rolled back."""
@@ -138,6 +240,10 @@ class Runner:
         self._reported = time.monotonic()
         if state.renewal is not None:
             state.renewal.extended(sent, self._run.lease)
+
+    def _ask_store(self, operation: Callable[..., Flow[T]]) -> Flow[T]:
+        result: T = yield from call(self._store.run, self._store.arun, operation)
+        return result
 
     def _ask(self, operation: Callable[..., Flow[T]], *args: Any, **kwargs: Any) -> Flow[T]:
         result: T = yield from call(self._store.run, self._store.arun, operation, self._run, *args, **kwargs)
@@ -196,7 +302,8 @@ class Runner:
             return
         snapshot = self.state.snapshot()
         try:
-            yield from self._ask(self._flows.finish, self.state.token, ending, snapshot, save=save)
+            exact = self.state.exact
+            yield from self._ask(self._flows.finish, self.state.token, ending, snapshot, save=save, exact=exact)
         except (StoreError, TaskLost) as failure:
             if error is None:
                 raise

@@ -46,6 +46,10 @@ class TaskState:
         self.progress = started.progress
         self.done: int | None = None
         self.total: int | None = started.total
+        self.exact = started.exact
+        """Whether this run may save in transactions of Django's database."""
+        self.unsure = False
+        """Whether such a transaction may have been committed or not: then nothing more is saved in this attempt."""
         self.renewal: Renewal | None = None
         self.cancel_requested = False
         self.dirty = False
@@ -229,6 +233,8 @@ class TaskState:
 
     def last_save(self, error: BaseException | None) -> bool:
         """Whether the end of a block that is left with ``error`` should save what was done since the last save."""
+        if self.unsure:
+            return False
         return self.dirty and not self._before and not in_transaction() and (error is None or self.consistent)
 
     def set_aside(self, before: Any) -> tuple[Any, list[Mapping[str, Any]], Callable[[bool], None]]:

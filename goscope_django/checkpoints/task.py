@@ -17,6 +17,23 @@ from goscope_django.process.transactions import after_commit, in_transaction
 T = TypeVar("T")
 
 
+class _Exactly:
+    """The runner's part in ``track(atomic=True)`` on MongoDB, on this thread."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.together = runner.together
+
+    def prepare(self, alias: str) -> None:
+        self._runner.do(self._runner.prepare(alias))
+
+    def save(self) -> Saved:
+        return self._runner.do(self._runner.save())
+
+    def settle(self) -> None:
+        self._runner.do(self._runner.settle())
+
+
 def _known(name: str) -> Any:
     """What the state knows under ``name``, to be read only."""
 
@@ -99,7 +116,9 @@ class Task:
         """
         state, runner = self._state, self._runner
         before = state.accept(data, progress, done, total)
-        if on_commit and in_transaction():
+        if runner.alias is not None:
+            runner.set_aside(before)
+        elif on_commit and in_transaction():
             kept, places, over = state.set_aside(before)
 
             def committed() -> None:
@@ -155,7 +174,9 @@ class Task:
         Other iterables are counted and must give the same items in the same order again. If ``items`` and ``key`` are
         functions, ``items(last key or None)`` gives the items behind that key. A second loop needs a ``name``.
 
-        ``atomic=True`` (or a database alias) processes ``every`` items in a transaction and saves after its commit.
+        ``atomic=True`` (or a database alias) processes ``every`` items in a transaction and saves after its commit. On
+        ``django_mongodb_backend`` it saves in the transaction, so that each item is done exactly once. That needs
+        ``GOSCOPE["URL"] = "django://<alias>"`` and a replica set; anything else raises ``ImproperlyConfigured``.
         Raises ``TaskLost`` or ``TaskCancelled`` instead of giving the next item. Inside a transaction that somebody
         else opened nothing is saved until it is over.
         """
@@ -166,6 +187,9 @@ class Task:
                 loops.loop(state, source, state.begin(name), policy, lambda: runner.do(runner.autosave()))
             )
         using, size = loops.database(atomic, items), policy.every or loops.BATCH
+        if loops.is_mongodb(using):
+            exactly = _Exactly(runner)
+            return runner.track(loops.exact_batches(state, source, state.begin(name), size, exactly, using))
         return runner.track(
             loops.batches(state, source, state.begin(name), size, using, lambda: runner.do(runner.save()))
         )

@@ -142,7 +142,7 @@ def _wipe(clock: Clock, prefix: str) -> Flow[None]:
         CHECKPOINTS: [("taskId", prefix)],
         IDEMPOTENCY: [("key", prefix), ("key", claim_key(prefix))],
         FLIGHTS: [("_id", prefix)],
-        TASKS: [("_id", prefix)],
+        TASKS: [("_id", prefix), ("_id.fence", prefix)],
         STATS: [("_id", prefix)],
     }
     for collection, ranges in places.items():

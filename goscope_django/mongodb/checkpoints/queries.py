@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from goscope_django.core.flow import Flow, ask
 from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, CheckpointFlows
-from goscope_django.mongodb.checkpoints.tasks import LEASE, TASKS, cancellation
+from goscope_django.mongodb.checkpoints.tasks import LEASE, TASKS, cancellation, fence_id
 from goscope_django.mongodb.checkpoints.values import TaskInfo, status_of
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import conditions, instant, literal, prefix_range
@@ -105,7 +105,7 @@ class TaskQueryFlows:
         return bool(changed.matched_count)
 
     def reset(self, clock: Clock, task_id: str, token: int | None = None, *, discard: bool) -> Flow[bool]:
-        """Let a task that nobody runs be started again. One command, two with ``discard``."""
+        """Let a task that nobody runs be started again. One command, three with ``discard``."""
         full = self.prefix + task_id
         fields: dict[str, Any] = {
             "status": "interrupted",
@@ -125,11 +125,12 @@ class TaskQueryFlows:
             test["token"] = token
         changed = yield from ask(TASKS, "update_one", test, [{"$set": fields}])
         if discard and changed.matched_count:
+            yield from ask(TASKS, "delete_one", {"_id": fence_id(full)})
             yield from ask(CHECKPOINTS, "delete_many", {"taskId": full})
         return bool(changed.matched_count)
 
     def delete(self, clock: Clock, task_id: str, token: int | None, *, force: bool) -> Flow[bool]:
-        """Remove the head, unless somebody runs the task, then the history. Three commands at most."""
+        """Remove the head, unless somebody runs the task, then fence and history. Four commands at most."""
         full = self.prefix + task_id
         test: dict[str, Any] = {"_id": full}
         if token is not None:
@@ -142,6 +143,8 @@ class TaskQueryFlows:
             head = yield from ask(TASKS, "find_one", {"_id": full}, {"_id": True})
             if head is not None or token is not None:
                 return False
+        # The fence first: a runner that was cut off can commit no more.
+        yield from ask(TASKS, "delete_one", {"_id": fence_id(full)})
         gone = yield from ask(CHECKPOINTS, "delete_many", {"taskId": full})
         return bool(removed.deleted_count or gone.deleted_count)
 

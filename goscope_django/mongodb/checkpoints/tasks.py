@@ -12,6 +12,10 @@ Rules of this file:
 * History without a ``token`` was written by a program that knows no heads. If it is ahead of the head, the higher
   sequence wins and its state is taken up.
 * History with a ``token`` that is ahead of the head is left from a run whose head was removed. No task goes on from it.
+* A save in somebody else's transaction (``enter``) never writes the head, whose lease is renewed meanwhile. It writes
+  the history, marked ``atomic``, and the task's *fence*: a document that each start of such a task writes as well. So a
+  runner that was replaced can't commit, and a start waits for a commit that is under way. The head follows afterwards;
+  a history that is marked and ahead of the head is where the next start goes on.
 
 After occurrent's fenced checkpoint writes and Spring Batch's restartable executions.
 """
@@ -49,10 +53,15 @@ _TOO_LARGE_FOR_CACHE: Final = 388
 _READ: Final = dict.fromkeys(
     (
         *("claim", "token", "leaseUntil", "owner", "status", "attempt", "cancelRequested", "result"),
-        *("sequence", "saved", "data", "places", "progress", "total"),
+        *("sequence", "saved", "data", "places", "progress", "total", "atomic"),
     ),
     True,
 )
+
+
+def fence_id(full: str) -> dict[str, str]:
+    """The ``_id`` of a task's fence. It is no text, so that no list of tasks has it."""
+    return {"fence": full}
 
 
 class TaskFlows:
@@ -64,7 +73,10 @@ class TaskFlows:
         self.history = history
 
     def start(self, clock: Clock, run: Run) -> Flow[Started]:
-        """Take the task if nobody runs it and it is not finished. Two commands; more if the history lacks something."""
+        """Take the task if nobody runs it and it is not finished.
+
+        Two commands; three for a task that saved in transactions; more if the history lacks something.
+        """
         full = self.prefix + run.task_id
         try:
             found = yield from self._take(clock, full, run)
@@ -78,6 +90,8 @@ class TaskFlows:
         if found.get("claim") != run.claim:
             return (yield from self._refused(clock, full, found))
         try:
+            if found.get("atomic") is True:
+                yield from self._fence(clock, full, run)
             found = yield from self._reconciled(clock, full, run, found)
             return self._started(clock, full, found, "started")
         except GeneratorExit:
@@ -101,6 +115,46 @@ class TaskFlows:
         yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
         return cancelled
 
+    def exact(self, clock: Clock, run: Run) -> Flow[None]:
+        """From now on this run may ``enter`` transactions. Two commands. Raises ``TaskLost``."""
+        full = self.prefix + run.task_id
+        if not (yield from self._update(run, LEASE.mine(clock, _id=full, claim=run.claim), {"atomic": True})):
+            raise lost(run.task_id)
+        yield from self._fence(clock, full, run)
+
+    def enter(self, clock: Clock, run: Run, token: int, snapshot: Snapshot, session: Any) -> Flow[None]:
+        """Save the state in the transaction of ``session``: two commands. ``settle`` is to follow its commit.
+
+        Raises ``TaskLost`` if another run has started, the driver's errors as they are, ``CheckpointTooLarge`` before
+        anything is sent.
+        """
+        _, document, _, _ = self._document(run, token, snapshot, atomic=True)
+        test = {"_id": fence_id(self.prefix + run.task_id), "claim": run.claim}
+        fenced = yield from ask(TASKS, "update_one", test, {"$set": {"sequence": snapshot.sequence}}, session=session)
+        if not fenced.matched_count:
+            raise lost(run.task_id)
+        yield from ask(CHECKPOINTS, "insert_one", document, session=session)
+
+    def settle(self, clock: Clock, run: Run, token: int, snapshot: Snapshot, *, cancelled: bool) -> Flow[bool]:
+        """Write the state that ``enter`` saved to the head as well. One command. Returns and raises like ``save``."""
+        _, _, data, places = self._document(run, token, snapshot)
+        fields = {**self._state(clock, snapshot, data, places), "leaseUntil": clock.after(run.lease)}
+        cancelled = yield from self._write(clock, run, fields, cancelled, sequence={"$lte": snapshot.sequence})
+        yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
+        return cancelled
+
+    def transactional(self, clock: Clock) -> Flow[None]:
+        """Raise ``ConfigurationError`` if the server has no transactions. A ping at most."""
+        yield from ask("", "transactional")
+
+    def _fence(self, clock: Clock, full: str, run: Run) -> Flow[None]:
+        """Let no other run commit from now on. It waits for a commit that is under way."""
+
+        def query() -> Query[Any]:
+            return Query(TASKS, "update_one", {"_id": fence_id(full)}, {"$set": {"claim": run.claim}}, upsert=True)
+
+        yield from upsert(clock, query)
+
     def report(self, clock: Clock, run: Run, snapshot: Snapshot, *, cancelled: bool) -> Flow[bool]:
         """Write the progress alone and renew the lease. One command. Returns and raises like ``save``."""
         fields = {**self._figures(clock, snapshot), "leaseUntil": clock.after(run.lease)}
@@ -113,9 +167,10 @@ class TaskFlows:
         )
 
     def finish(
-        self, clock: Clock, run: Run, token: int, ending: Ending, snapshot: Snapshot, *, save: bool
+        self, clock: Clock, run: Run, token: int, ending: Ending, snapshot: Snapshot, *, save: bool, exact: bool = False
     ) -> Flow[None]:
-        """Let the task go. One command; with ``save`` it writes ``snapshot`` too, which takes one more.
+        """Let the task go. One command; with ``save`` it writes ``snapshot`` too, which takes one more. So does
+        ``exact``, after which this run can enter no transaction.
 
         Raises ``TaskLost`` if the run's lease has ended.
         """
@@ -151,6 +206,9 @@ class TaskFlows:
         if history is not None:
             yield from history
             yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
+        if exact:
+            with contextlib.suppress(PyMongoError):  # the next start writes it anew
+                yield from ask(TASKS, "delete_one", {"_id": fence_id(full), "claim": run.claim})
 
     def _take(self, clock: Clock, full: str, run: Run) -> Flow[dict[str, Any]]:
         def query() -> Query[dict[str, Any]]:
@@ -273,11 +331,12 @@ class TaskFlows:
             owner=text(found.get("owner")),
             retry_after=retry_after,
             moment=clock.read_stamp(found),
+            exact=found.get("atomic") is True,
         )
 
     def _reconciled(self, clock: Clock, full: str, run: Run, head: dict[str, Any]) -> Flow[dict[str, Any]]:
         """Compare the head, just taken, with the history. One command if they agree."""
-        fields = {"sequence": True, "token": True, "_id": True}
+        fields = {"sequence": True, "token": True, "atomic": True, "_id": True}
         last = yield from ask(
             CHECKPOINTS, "point", {"taskId": full, "sequence": NUMBERED}, fields, sort=[("sequence", -1)]
         )
@@ -285,13 +344,16 @@ class TaskFlows:
         if head["saved"] and known < held:
             yield from self._add_missing(clock, full, run, head)
         foreign = last is not None and last.get("token") is None
+        # Committed, and then its runner died. At a first attempt it is left from a task that is gone.
+        ahead = last is not None and last.get("atomic") is True and whole(head.get("attempt")) > 1
         if run.restart:
             if last is not None:
                 yield from ask(CHECKPOINTS, "delete_many", {"taskId": full, "sequence": {"$lte": known}})
-        elif foreign and known > held and run.version is None:
+        elif last is not None and known > held and (ahead or (foreign and run.version is None)):
             found = yield from ask(CHECKPOINTS, "find_one", {"_id": last["_id"]})
             if found is not None:
-                taken = {"data": found.get("data"), "places": None, "progress": found.get("progress"), "saved": True}
+                places = found.get("places") if ahead else None
+                taken = {"data": found.get("data"), "places": places, "progress": found.get("progress"), "saved": True}
                 return {**head, **taken, "sequence": known}
         elif last is not None and not head["saved"]:
             remains = {"taskId": full, "sequence": {"$lte": known}, "token": {"$ne": None}}
@@ -315,7 +377,9 @@ class TaskFlows:
     def _give_back(self, clock: Clock, full: str, run: Run) -> Flow[None]:
         yield from ask(TASKS, "update_one", {"_id": full, "claim": run.claim}, [{"$set": let_go("interrupted")}])
 
-    def _document(self, run: Run, token: int, snapshot: Snapshot) -> tuple[Checkpoint, RawBSONDocument, Any, Any]:
+    def _document(
+        self, run: Run, token: int, snapshot: Snapshot, **marks: Any
+    ) -> tuple[Checkpoint, RawBSONDocument, Any, Any]:
         full = self.prefix + run.task_id
         data = self.codec.encode(full, snapshot.data)
         places = self.codec.encode(full, [dict(one) for one in snapshot.places])
@@ -327,7 +391,7 @@ class TaskFlows:
             progress=snapshot.progress,
             estimated_time_remaining=snapshot.remaining,
         )
-        more = {"token": token, "places": places}
+        more = {"token": token, "places": places, **marks}
         document = self.history.document(checkpoint, run.claim, stored=data, most=MAX_STATE, more=more)
         return checkpoint, document, data, places
 

@@ -107,6 +107,8 @@ class Started:
     owner: str | None
     retry_after: float
     moment: datetime
+    exact: bool = False
+    """Whether the run may save in transactions of Django's database already."""
 
 
 @dataclass(frozen=True, slots=True)
