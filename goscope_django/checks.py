@@ -10,6 +10,7 @@
 ``goscope.W014``      database   a sharded cluster: each router has its own clock
 ``goscope.W015``      database   this machine's clock is off by more than a minute (it matters to Node only)
 ``goscope.W020``      static     ``ATOMIC_REQUESTS`` on a database of ``django_mongodb_backend``, where it does nothing
+``goscope.W021``      static     with ``django://``: that database's ``w`` is a number, and may be less than a majority
 ``goscope.W030``      deploy     the server is not on this machine, and the connection is not encrypted
 ``goscope.W031``      deploy     the server is not on this machine, and the URL has no credentials
 ``goscope.W032``      deploy     ``mongomock://`` or ``embedded://`` outside of tests and demonstrations
@@ -127,6 +128,23 @@ def _judged(what: str, view: inspection.ServerView) -> list[CheckMessage]:
     return found
 
 
+def check_durability(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """Whether what is committed together with business data may be taken back by a failover."""
+    try:
+        url = conf.current().url
+        concern = urls.commit_concern(conf.target(url)) if urls.is_django(url) else None
+    except ConfigurationError:
+        return []
+    if not isinstance(concern, int):
+        return []
+    text = (
+        f"GOSCOPE['URL']={url!r}: that entry of DATABASES has w={concern}. A failover may take back what "
+        f"idempotent(atomic=) and track(atomic=True) have committed."
+    )
+    hint = "Leave w out, or say w='majority'."
+    return [CheckWarning(text, hint=hint, obj="settings.DATABASES", id="goscope.W021")]
+
+
 def check_security(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     """What is allowed, but not safe in production."""
     try:
@@ -161,5 +179,6 @@ def register() -> None:
     """Register all checks with Django."""
     register_check(check_settings, Tags.caches)
     register_check(check_atomic_requests, Tags.compatibility)
+    register_check(check_durability, Tags.caches)
     register_check(check_stores, Tags.database)
     register_check(check_security, Tags.security, deploy=True)

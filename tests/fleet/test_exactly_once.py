@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -64,7 +65,7 @@ class Workers:
 @pytest.fixture
 def server() -> Iterator[str]:
     """A server that soon gives up the transactions of the dead; by default it does after a minute."""
-    with temporary_mongod() as mongod, MongoClient(mongod.uri) as client:
+    with temporary_mongod() as mongod, MongoClient[dict[str, Any]](mongod.uri) as client:
         client.admin.command({"setParameter": 1, "transactionLifetimeLimitSeconds": 1})
         client["shop"].create_collection("shop_order")
         yield mongod.uri
@@ -91,12 +92,10 @@ def test_a_kill_at_any_instant_leaves_data_and_record_once_and_together(server: 
             assert [workers.ended(pid) for pid in others] == [0] * TOGETHER
     finally:
         workers.close()
-    with MongoClient(server) as client:
+    with MongoClient[dict[str, Any]](server) as client:
         orders = Counter(one["name"] for one in client["shop"]["shop_order"].find())
-        results = {"$not": {"$regex": "^claim:"}}
-        records = Counter(
-            one["key"].split()[-1] for one in client["shop"]["go_goscope_idempotency"].find({"key": results})
-        )
+        results = client["shop"]["go_goscope_idempotency"].find({"key": {"$not": {"$regex": "^claim:"}}})
+        records = Counter(one["key"].split()[-1] for one in results)
     assert orders == Counter(f"{key} {part}" for key in keys for part in ("first", "second"))
     assert records == Counter(keys)
     assert killed > KILLS / 4  # the others had ended before

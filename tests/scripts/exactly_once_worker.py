@@ -40,7 +40,6 @@ class Order(models.Model):  # noqa: DJ008
     """An order, of which there must be one for each key."""
 
     name = models.CharField(max_length=50)
-    objects = models.Manager["Order"]()
 
     class Meta:
         app_label = "shop"
@@ -51,7 +50,7 @@ def place(name: str, seconds: float) -> str:
     """Two writes with a pause before, between and after them."""
     for part in ("first", "second"):
         time.sleep(seconds * random.random())
-        Order.objects.create(name=f"{name} {part}")
+        Order._default_manager.create(name=f"{name} {part}")
     time.sleep(seconds * random.random())
     return f"{name} placed"
 

@@ -141,6 +141,15 @@ def entry_target(what: str, shown: str, given: Mapping[str, Any], database: str)
     return Target("mongodb", place, _checked_database(database, what, shown), shown, options, arguments)
 
 
+def commit_concern(target: Target) -> object:
+    """The ``w`` that the place or its arguments give, as a number where it is one; ``None`` if they don't."""
+    given = {name.lower(): value for name, value in target.arguments.items()}.get("w")
+    if given is None and "://" in target.place:
+        named = parse_qsl(target.place.partition("?")[2].replace(";", "&"))
+        given = {name.lower(): value for name, value in named}.get("w")
+    return int(given) if isinstance(given, str) and given.isdecimal() else given
+
+
 def path_of(url: str) -> str:
     """The database in the path of a ``mongodb://`` URL, or an empty text."""
     return unquote(url.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")[2])

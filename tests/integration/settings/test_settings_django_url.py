@@ -139,6 +139,24 @@ def test_under_test_it_names_the_test_database_before_and_after_that_was_made(
 
 
 @installed
+@pytest.mark.parametrize(
+    ("entry", "warns"),
+    [
+        ({"OPTIONS": {"w": 1}}, True),
+        ({"OPTIONS": {"W": "1"}}, True),
+        ({"HOST": "mongodb://x/?w=2"}, True),
+        ({"HOST": "mongodb://x/?w=1", "OPTIONS": {"w": "majority"}}, False),
+        ({"HOST": "mongodb://x/?w=majority"}, False),
+        ({"OPTIONS": {"w": "two-data-centres"}}, False),
+        ({}, False),
+    ],
+)
+def test_a_check_warns_of_commits_below_majority(outside_of_tests: None, entry: dict[str, Any], warns: bool) -> None:
+    with mongodb_alias("mongodb://x/shop", **entry), override_settings(GOSCOPE={"URL": f"django://{ALIAS}"}):
+        assert [one.id for one in checks.check_durability()] == ["goscope.W021"] * warns
+
+
+@installed
 @pytest.mark.real
 def test_it_has_its_own_clients_sync_and_async(mongo_url: str, django_db_blocker: Any) -> None:
     with (
