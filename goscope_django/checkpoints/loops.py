@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
@@ -99,23 +99,29 @@ def batches(state: TaskState, source: Source, place: Place, size: int, using: st
     state.follow(place, carry_out(source.count(place)))
     pairs = source.behind(place)
     while not place.ended:
-        count = 0
         state.mark()
         try:
             with transaction.atomic(using=using, durable=True):
-                for item, key in itertools.islice(pairs, size):
-                    state.proceed()
-                    yield item
-                    state.advance(place, key)
-                    count += 1
-                # A runner that has lost the task by now takes the batch back.
-                state.proceed(done=True)
+                count = yield from _batch(state, pairs, size, place)
         except BaseException:
             state.rolled_back()
             raise
         state.committed()
         place.ended, state.dirty = count < size, True
         save()
+
+
+def _batch(state: TaskState, pairs: Iterator[tuple[Any, Any]], size: int, place: Place) -> Generator[Any, None, int]:
+    """The next ``size`` items; returns how many there were."""
+    count = 0
+    for item, key in itertools.islice(pairs, size):
+        state.proceed()
+        yield item
+        state.advance(place, key)
+        count += 1
+    # A runner that has lost the task by now takes the batch back.
+    state.proceed(done=True)
+    return count
 
 
 def exact_batches(
@@ -128,16 +134,11 @@ def exact_batches(
     state.follow(place, carry_out(source.count(place)))
     pairs = source.behind(place)
     while not place.ended:
-        count, ending = 0, None
+        ending = None
         state.mark()
         try:
             with exactly.together(using) as ending:
-                for item, key in itertools.islice(pairs, size):
-                    state.proceed()
-                    yield item
-                    state.advance(place, key)
-                    count += 1
-                state.proceed(done=True)
+                count = yield from _batch(state, pairs, size, place)
                 place.ended, state.dirty = count < size, True
                 exactly.save()
         except BaseException:

@@ -1,7 +1,8 @@
 """Places orders, each in a forked child that may be killed. One line of stdin is one child; its pid is answered.
 
 Arguments: the server's URL and the database. A line is ``<key> <order> <seconds>``: ``<order>`` is ``outside`` where
-the decorator is outside of ``atomic()``, else ``inside``; ``<seconds>`` is how long a part of the work takes at most.
+the decorator is outside of ``atomic()``, ``inside``, or ``task`` for a task with two items.
+``<seconds>`` is how long a part of the work takes at most.
 """
 
 # ruff: noqa: E402  models can be imported after the settings only
@@ -32,8 +33,9 @@ from django.db import DatabaseError, models
 from django_mongodb_backend import transaction
 from pymongo.errors import PyMongoError
 
+from goscope_django.checkpoints import checkpointed
 from goscope_django.decorators import idempotent
-from goscope_django.exceptions import IdempotencyConflict, StoreError
+from goscope_django.exceptions import CheckpointError, IdempotencyConflict, StoreError
 
 
 class Order(models.Model):  # noqa: DJ008
@@ -57,6 +59,13 @@ def place(name: str, seconds: float) -> str:
 
 def attempt(name: str, order: str, seconds: float) -> str:
     """One call, in either order of decorator and transaction."""
+    if order == "task":
+        with checkpointed(name, lease=0.4, max_attempts=None) as task:
+            for part in task.track(["first", "second"], every=1, atomic=True):
+                time.sleep(seconds * random.random())
+                Order._default_manager.create(name=f"{name} {part}")
+                time.sleep(seconds * random.random() / 4)
+        return f"{name} placed"
     if order == "outside":
         return place(name, seconds)
     with transaction.atomic():
@@ -71,7 +80,7 @@ def work(name: str, order: str, seconds: float) -> None:
     while time.monotonic() < deadline:
         try:
             assert attempt(name, order, seconds) == f"{name} placed"
-        except (IdempotencyConflict, StoreError, PyMongoError, DatabaseError):
+        except (CheckpointError, IdempotencyConflict, StoreError, PyMongoError, DatabaseError):
             time.sleep(0.03)
         else:
             os._exit(0)

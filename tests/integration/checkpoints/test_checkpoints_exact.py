@@ -10,10 +10,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.test import override_settings
 from pymongo import MongoClient
+from pymongo.errors import AutoReconnect
+from pymongo.synchronous.client_session import ClientSession
 
 from goscope_django import runtime
 from goscope_django.checkpoints import checkpointed, list_tasks
-from goscope_django.exceptions import StoreError, TaskLost
+from goscope_django.exceptions import OutcomeUnknown, StoreError, TaskLost
 from goscope_django.mongodb.checkpoints.history import CHECKPOINTS
 from goscope_django.mongodb.checkpoints.tasks import TASKS, TaskFlows
 from tests.support.backend import ALIAS, mongodb_alias
@@ -174,3 +176,63 @@ def test_a_standalone_server_is_refused_with_the_reason(django_db_blocker: Any) 
         with pytest.raises(ImproperlyConfigured, match="standalone"):
             next(iter(task.track(ITEMS, atomic=ALIAS)))
         task.complete()
+
+
+@pytest.mark.parametrize("carried_out", [True, False], ids=["carried out", "not carried out"])
+def test_after_an_unknown_commit_nothing_is_saved_and_the_next_start_knows(
+    books: Books, monkeypatch: pytest.MonkeyPatch, carried_out: bool
+) -> None:
+    def work(*, again: bool = False) -> None:
+        with checkpointed("t") as task:
+            try:
+                for item in task.track(ITEMS, every=4, atomic=ALIAS):
+                    books.note(item)
+            except AutoReconnect:
+                if not again:
+                    raise
+                with pytest.raises(OutcomeUnknown):
+                    task.save()
+                raise
+
+    commits: list[int] = []
+    real = ClientSession.commit_transaction
+
+    def commit(session: Any) -> None:
+        commits.append(1)
+        if len(commits) != 2:
+            return real(session)
+        if carried_out:
+            real(session)
+        else:
+            session.abort_transaction()
+        error = AutoReconnect("the connection broke")
+        error._add_error_label("UnknownTransactionCommitResult")
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClientSession, "commit_transaction", commit)
+        with pytest.raises(AutoReconnect):
+            work(again=True)
+    assert books.items == ITEMS[: 8 if carried_out else 4]
+    work()
+    assert books.items == ITEMS
+
+
+def test_a_hook_that_fails_after_the_commit_takes_nothing_back(books: Books) -> None:
+    from django_mongodb_backend import transaction
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    def work(stop: int) -> None:
+        with checkpointed("t") as task:
+            for item in task.track(ITEMS, every=4, atomic=ALIAS):
+                books.note(item)
+                if item == stop:
+                    transaction.on_commit(broken, using=ALIAS)
+
+    with pytest.raises(ZeroDivisionError):
+        work(5)
+    assert books.items == ITEMS[:8]
+    work(-1)
+    assert books.items == ITEMS
