@@ -38,6 +38,7 @@ from django.utils.module_loading import import_string
 from goscope_django import conf, runtime
 from goscope_django.cache import options as cache_options
 from goscope_django.exceptions import ConfigurationError, GoscopeError
+from goscope_django.mongodb.driver import client as clients
 from goscope_django.mongodb.driver import inspection, urls
 from goscope_django.process import backend
 
@@ -50,22 +51,28 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     found: list[CheckMessage] = [
         Error(fault.message, hint=fault.hint, obj="settings.GOSCOPE", id="goscope.E001") for fault in conf.faults()
     ]
+    usable = not found
     for alias, entry in conf.our_caches().items():
-        try:
-            cache_options.cache_options(entry.get("LOCATION", ""), entry)
-        except conf.BadSettings as error:
-            found.append(Error(str(error), obj=f"settings.CACHES[{alias!r}]", id="goscope.E002"))
-    if not found:
-        path = conf.current().lock_backend
+        found += [
+            Error(fault, obj=f"settings.CACHES[{alias!r}]", id="goscope.E002")
+            for fault in cache_options.faults(entry.get("LOCATION", ""), entry)
+        ]
+    sound = conf.sound()
+    if (path := sound.get("LOCK_BACKEND")) is not None:
         try:
             if not isinstance(import_string(path), type):
                 raise ImportError(f"{path} is not a class")
         except ImportError as error:
             found.append(Error(f"GOSCOPE['LOCK_BACKEND']={path!r}: {error}", obj="settings.GOSCOPE", id="goscope.E001"))
-        for what, url in conf.store_urls():
-            try:
+    told = {one.msg for one in found}
+    for what, url in conf.store_urls() if usable else _stores(sound):
+        try:
+            if usable:
                 runtime.connection(url, what=what).check()
-            except ConfigurationError as error:
+            else:
+                clients.connection(url, sound["CLIENT_OPTIONS"], what=what, base=conf.base_dir()).check()
+        except ConfigurationError as error:
+            if not any(urls.masked(url) in text for text in told):  # a LOCATION that is no URL was named above
                 found.append(Error(str(error), obj="settings.GOSCOPE", id="goscope.E001"))
     return found
 
@@ -87,6 +94,13 @@ def check_atomic_requests(app_configs: Any = None, **_: Any) -> list[CheckMessag
         for alias in connections
         if connections.settings[alias].get("ATOMIC_REQUESTS") and backend.is_mongodb(connections[alias])
     ]
+
+
+def _stores(sound: dict[str, Any]) -> list[tuple[str, str]]:
+    """The store of ``GOSCOPE``, if what it is made of has no fault while other keys have one."""
+    if not {"URL", "TEST", "CLIENT_OPTIONS"} <= sound.keys():
+        return []
+    return [("GOSCOPE['URL']", sound["TEST"].get("URL", "mongomock://") if conf.testing() else sound["URL"])]
 
 
 def check_tests(app_configs: Any = None, **_: Any) -> list[CheckMessage]:

@@ -303,11 +303,22 @@ def faults(given: object = None) -> list[Fault]:
         if name not in DEFAULTS
     ]
     for name, check in _CHECKS.items():
-        try:
-            check(given.get(name, DEFAULTS[name]), f"GOSCOPE[{name!r}]")
-        except GoscopeError as error:
-            found.append(Fault(name, str(error)))
+        value = given.get(name, DEFAULTS[name])
+        several = name in ("TEST", "CLIENT_OPTIONS") and isinstance(value, Mapping)
+        for one in [{key: value[key]} for key in value] if several else [value]:
+            try:
+                check(one, f"GOSCOPE[{name!r}]")
+            except GoscopeError as error:
+                found.append(Fault(name, str(error)))
     return found
+
+
+def sound() -> dict[str, Any]:
+    """What ``GOSCOPE`` says, or leaves to the defaults, without the keys that have a fault. Opens nothing."""
+    given = getattr(settings, "GOSCOPE", {})
+    given = given if isinstance(given, Mapping) else {}
+    wrong = {fault.key for fault in faults()}
+    return {name: given.get(name, default) for name, default in DEFAULTS.items() if name not in wrong}
 
 
 _outside: Settings | None = None

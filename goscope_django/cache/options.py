@@ -52,6 +52,26 @@ def cache_options(location: object, params: Mapping[str, Any]) -> CacheOptions:
         raise conf.BadSettings(str(error)) from None
 
 
+def faults(location: object, params: Mapping[str, Any]) -> list[str]:
+    """Everything that is wrong with an entry of ``CACHES``: each of its keys and options is looked at by itself."""
+    options = params.get("OPTIONS")
+    parts: list[tuple[object, Mapping[str, Any]]] = [(location, {})]
+    parts += [("", {name: params[name]}) for name in params if name not in ("BACKEND", "LOCATION", "OPTIONS")]
+    parts += (
+        [("", {"OPTIONS": {name: options[name]}}) for name in options]
+        if isinstance(options, Mapping)
+        else [("", {"OPTIONS": options})]
+    )
+    found: list[str] = []
+    for part in (*parts, (location, params)):
+        try:
+            cache_options(*part)
+        except conf.BadSettings as error:
+            if part != (location, params) or not found:  # the whole has a fault of its own where no part has one
+                found.append(str(error))
+    return found
+
+
 def _checked(location: object, params: Mapping[str, Any]) -> CacheOptions:
     options = params.get("OPTIONS") or {}
     if not isinstance(options, Mapping):

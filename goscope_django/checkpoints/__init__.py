@@ -37,12 +37,17 @@ from goscope_django.checkpoints.operators import (
 )
 from goscope_django.checkpoints.runner import Saved
 from goscope_django.checkpoints.task import Task
+from goscope_django.exceptions import TaskAlreadyRunning, TaskCancelled, TaskExhausted, TaskLost
 from goscope_django.mongodb.checkpoints.values import TaskInfo
 
 __all__ = [
     "Saved",
     "Task",
+    "TaskAlreadyRunning",
+    "TaskCancelled",
+    "TaskExhausted",
     "TaskInfo",
+    "TaskLost",
     "acancel_task",
     "acleanup_tasks",
     "adelete_task",

@@ -6,7 +6,18 @@
 
 from __future__ import annotations
 
+from goscope_django.exceptions import ClaimLost, IdempotencyConflict, IdempotencyError, IdempotencyMismatch
 from goscope_django.idempotency.attempt import Attempt
 from goscope_django.idempotency.decorator import current, idempotent
+from goscope_django.idempotency.typed import IdempotentRequest
 
-__all__ = ["Attempt", "current", "idempotent"]
+__all__ = [
+    "Attempt",
+    "ClaimLost",
+    "IdempotencyConflict",
+    "IdempotencyError",
+    "IdempotencyMismatch",
+    "IdempotentRequest",
+    "current",
+    "idempotent",
+]

@@ -140,14 +140,6 @@ class Policy:
                 f"transaction of django_mongodb_backend; write it as `def`"
             )
 
-    def refuse_async(self) -> None:
-        """Raise ``ImproperlyConfigured`` (``BadSettings``) with ``atomic=``: those transactions are synchronous."""
-        if self.atomic is not None:
-            raise conf.BadSettings(
-                f"idempotent(atomic={self.atomic!r}): a function or view that is `async def` can't take part in a "
-                f"transaction of django_mongodb_backend; write it as `def`"
-            )
-
     # Views
 
     def _view(self, request: Any, work: Flow[Any]) -> Flow[Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from goscope_django.exceptions import LockError, LockLost, LockNotAcquired
 from goscope_django.locks.backends import LockBackend, MongoDBLockBackend
 from goscope_django.locks.held import HeldLock
 from goscope_django.locks.locking import Lock, backend, lock, locked
@@ -13,6 +14,9 @@ __all__ = [
     "HeldLock",
     "Lock",
     "LockBackend",
+    "LockError",
+    "LockLost",
+    "LockNotAcquired",
     "MongoDBLockBackend",
     "backend",
     "lock",

@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, assert_type
 
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.collection import Collection
 
 from goscope_django.cache import CacheLock
 from goscope_django.cache import cache as django_cache
+from goscope_django.checkpoints import TaskAlreadyRunning, checkpointed
+from goscope_django.circuits import CircuitBreaker, CircuitOpen
 from goscope_django.contracts import (
     CacheProvider,
     Checkpoint,
@@ -27,9 +31,10 @@ from goscope_django.contracts import (
     LockInfo,
     LockProvider,
 )
-from goscope_django.decorators import locked
+from goscope_django.decorators import idempotent, locked, single_flight
 from goscope_django.fencing import fenced_update_one
-from goscope_django.locks import HeldLock, lock
+from goscope_django.idempotency import Attempt, IdempotencyConflict, IdempotentRequest
+from goscope_django.locks import HeldLock, LockLost, LockNotAcquired, lock
 from goscope_django.mongodb import MongoDBAdapter, MongoDBIdempotencyAdapter
 
 client: MongoClient[dict[str, Any]] = MongoClient("mongodb://localhost/shop")
@@ -162,3 +167,63 @@ def locks_of_django(things: Collection[dict[str, Any]]) -> None:
             assert_type(await other.wait_lost(), bool)
 
     print(use)
+
+
+def the_cache_of_django_is_ours() -> None:
+    assert_type(django_cache.ttl("price"), int | None)
+    assert_type(django_cache.pttl("price"), int | None)
+    assert_type(django_cache.expire("price", 30), bool)
+    assert_type(django_cache.persist("price"), bool)
+    for key in django_cache.iter_keys("price:*"):
+        assert_type(key, str)
+    try:
+        with django_cache.lock("rebuild", 5, blocking=False):
+            pass
+    except (LockNotAcquired, LockLost) as error:
+        assert_type(error.key, str)
+    django_cache.nonsense()  # type: ignore[attr-defined]
+
+
+@idempotent(required=True)
+def pay(request: IdempotentRequest, order: int) -> HttpResponse:
+    assert_type(request.idempotency, Attempt | None)
+    if request.idempotency is not None:
+        assert_type(request.idempotency.key, str)
+    return HttpResponse(request.headers["X-Order"])
+
+
+@single_flight(key="report:{year}")
+async def report_of(year: int) -> bytes:
+    return b""
+
+
+@single_flight()
+def page(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("")
+
+
+urlpatterns = [path("pay/<int:order>/", pay), path("", page)]
+
+
+@idempotent(key="charge:{order}", name="charge")
+def charge(order: int) -> str:
+    return str(order)
+
+
+async def errors_are_where_they_are_raised() -> None:
+    assert_type(await report_of(2026), bytes)
+    await report_of("2026")  # type: ignore[arg-type]
+    try:
+        assert_type(charge(1), str)
+    except IdempotencyConflict as error:
+        assert_type(error.retry_after, float)
+    try:
+        with checkpointed("import") as task:
+            assert_type(list(task.track(range(3))), list[int])
+    except TaskAlreadyRunning as error:
+        assert_type((error.task_id, error.retry_after), tuple[str, float])
+    try:
+        assert_type(CircuitBreaker("supplier").call(len, "abc"), int)
+    except CircuitOpen as error:
+        assert_type((error.name, error.retry_after), tuple[str, float])
+    raise LockNotAcquired("held", "stock")

@@ -186,3 +186,45 @@ def test_patterns_that_are_none(pattern: Any) -> None:
     ):
         with pytest.raises((TypeError, ValueError), match="pattern="):
             call()
+
+
+def test_every_fault_is_named_not_the_first_of_its_kind() -> None:
+    given = {
+        "ON_ERROR": "pass",
+        "LOCK_BACKEND": "no.such.Backend",
+        "CLIENT_OPTIONS": {5: 1, None: 2},
+        "TEST": {"URL": "redis://h/0", "KEY_PREFIX": 5, "URI": "x"},
+    }
+    entry = {
+        "BACKEND": BACKEND,
+        "LOCATION": "redis://cache/0",
+        "TIMEOUT": True,
+        "OPTIONS": {"MAX_ENTRIES": -1, "SERIALIZER": "yaml", "ON_ERROR": "pass", "nonsense": 1},
+    }
+    with override_settings(GOSCOPE=given, CACHES={"default": entry, "other": {**entry, "OPTIONS": 5}}):
+        found = check_settings()
+    texts = [f"{one.id} {one.obj} {one.msg}" for one in found]
+    parts = ["GOSCOPE['ON_ERROR']", "no.such.Backend", "and 5 is none", "and None is none", "redis://h/0"]
+    parts += ["GOSCOPE['TEST']['KEY_PREFIX']", "GOSCOPE['TEST']['URI']"]
+    for part in parts:
+        assert len([text for text in texts if part in text]) == 1, (part, texts)
+    for alias, wanted in (
+        ("default", ["redis://cache/0", "TIMEOUT", "MAX_ENTRIES", "SERIALIZER", "ON_ERROR", "nonsense"]),
+        ("other", ["redis://cache/0", "TIMEOUT", "OPTIONS: a dict"]),
+    ):
+        mine = [text for text in texts if f"E002 settings.CACHES[{alias!r}]" in text]
+        assert len(mine) == len(wanted), mine
+        for part in wanted:
+            assert [text for text in mine if part in text], part
+
+
+def test_what_the_driver_refuses_is_named_beside_other_faults() -> None:
+    given = {
+        "URL": "mongodb://h/d",
+        "TEST": {"URL": "mongodb://127.0.0.1:9/d"},
+        "CLIENT_OPTIONS": {"maxPoolSize": "many"},
+        "ON_ERROR": "pass",
+    }
+    with override_settings(GOSCOPE=given, CACHES={"default": {"BACKEND": BACKEND, "TIMEOUT": True}}):
+        text = " ".join(one.msg for one in check_settings())
+    assert "maxPoolSize" in text and "ON_ERROR" in text and "TIMEOUT" in text
