@@ -10,7 +10,10 @@ value. An error that its feature defines says where; the tree names it all the s
     ├── InvalidType (TypeError)             an argument has a type that is not allowed
     ├── StoreError                          the database could not do it; the driver's error is ``__cause__``
     │   ├── StoreUnavailable                nothing was sent, or nothing was changed: safe to try again
+    │   │   └── CredentialsRefused          user or password is wrong or missing: nothing can be asked
     │   ├── OutcomeUnknown                  it may have happened, and looking for it failed too
+    │   ├── MissingRights                   the user may not do this; the message names the right and who grants it
+    │   ├── ServerNotSupported              the server is too old, or not MongoDB
     │   └── IndexConflict                   an index exists with other options
     ├── MongodError                         the private ``mongod`` can't be found, started or stopped
     ├── Undecodable                         a stored value is forged, damaged or of an unknown format
@@ -73,6 +76,19 @@ class StoreError(GoscopeError):
 
 class StoreUnavailable(StoreError):
     """The server was not reached or refused; nothing was changed."""
+
+
+class CredentialsRefused(StoreUnavailable):
+    """The server refuses the user or the password, or wants them and has got none; nothing was changed."""
+
+
+class MissingRights(StoreError):
+    """The user may not do this in the database; nothing was changed. The message names the right and how to grant
+    it."""
+
+
+class ServerNotSupported(StoreError):
+    """The server is too old, or lacks what is needed: updates by a pipeline and ``$$NOW``."""
 
 
 class OutcomeUnknown(StoreError):
