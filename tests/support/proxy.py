@@ -28,6 +28,8 @@ class Proxy:
         self._lost: dict[str, int | None] = {}
         self._refused: dict[str, int | None] = {}
         self._rewrite: Rewrite | None = None
+        self._cutting: set[str] = set()
+        self._cut = False
         self.seen: list[str] = []
         """The names given to ``lose_answers`` and ``refuse``, each time that one came by."""
         self._lock = threading.Lock()
@@ -37,9 +39,11 @@ class Proxy:
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
-    def lose_answers(self, name: str, times: int | None = None) -> None:
-        """Lose the answers to commands of this name."""
+    def lose_answers(self, name: str, times: int | None = None, *, then_nothing: bool = False) -> None:
+        """Lose the answers to commands of this name. With ``then_nothing`` nothing at all gets through after that."""
         with self._lock:
+            if then_nothing:
+                self._cutting.add(name)
             self._lost[name] = times
 
     def refuse(self, name: str, times: int | None = None) -> None:
@@ -55,6 +59,8 @@ class Proxy:
         """Lose nothing any more, and rewrite nothing."""
         with self._lock:
             self._rewrite = None
+            self._cutting.clear()
+            self._cut = False
             self._lost.clear()
             self._refused.clear()
             self.seen.clear()
@@ -76,6 +82,9 @@ class Proxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._cut:
+                    client.close()
+                    continue
                 server = socket.create_connection(("127.0.0.1", self._port))
                 self._open |= {client, server}
                 thread = threading.Thread(target=self._serve, args=(client, server), daemon=True)
@@ -86,12 +95,13 @@ class Proxy:
         answers = threading.Thread(target=self._copy, args=(server, client), daemon=True)
         with suppress(OSError):
             while message := _message(client):
-                if self._due(self._refused, message):
+                if self._cut or self._due(self._refused, message):
                     break
                 if self._due(self._lost, message):
                     # From here on this connection is the proxy's: the answer is waited for and thrown away.
                     server.sendall(message)
                     _message(server)
+                    self._cut = self._cut or _name(message) in self._cutting
                     break
                 server.sendall(message)
                 # One answer for one message, unless the server streams them (the monitors' hello).

@@ -59,6 +59,12 @@ class Clock:
     by_id = True
     """Whether an upsert may name a document by its ``_id`` alone; not where a router needs the shard key, ``key``."""
 
+    proved = False
+    """Whether the server has updated by a pipeline with ``$$NOW`` for somebody who asked."""
+
+    streams = False
+    """Whether the server has opened a change stream for somebody who asked."""
+
     estimate: Estimate | None = None
     """What this process knows of the clock of the server that it reads from; ``None`` where asking costs nothing."""
 

@@ -169,21 +169,19 @@ def _said(error: PyMongoError) -> str:
     return re.sub(r" \(configured timeouts: [^)]*\)", "", text)[:300]
 
 
-_ACTIONS: Final = {
-    "insert_one": "insert",
+_RIGHTS: Final = {
+    **dict.fromkeys(("find", "aggregate", "count", "distinct"), "find"),
+    "insert": "insert",
     "delete": "remove",
-    "delete_one": "remove",
-    "delete_many": "remove",
-    "index_information": "listIndexes",
-    "create_index": "createIndex",
-    "drop_index": "dropIndex",
+    "listIndexes": "listIndexes",
+    "createIndexes": "createIndex",
+    "dropIndexes": "dropIndex",
+    "update": "find, insert and update",
+    "findAndModify": "find, insert and update",
 }
-"""The right that a query needs, by its method. Other reads need ``find``, other writes ``find, insert and update``."""
+"""The right that a command needs, in MongoDB's words, by the command's name."""
 
-
-def right(query: Query[Any]) -> str:
-    """The right, in MongoDB's words, that ``query`` needs."""
-    return _ACTIONS.get(query.method) or ("find" if query.method in READS else "find, insert and update")
+_REFUSED_COMMAND: Final = re.compile(r'not authorized on (\S+) to execute command \{ (\w+): "([\w.-]+)"')
 
 
 def grant(database: str, user: str = "<user>", home: str = "admin") -> str:
@@ -252,9 +250,12 @@ def _translated(error: PyMongoError, query: Query[Any] | None, database: str) ->
 def _missing(error: PyMongoError, query: Query[Any] | None, database: str) -> StoreError:
     if "requires authentication" in str(error):
         return CredentialsRefused("the server has access control, and the URL has no user and password")
-    if query is None or not query.collection:
-        return MissingRights(f"database {database!r}: the user lacks a right. Administrator: `{grant(database)}`")
+    told = _REFUSED_COMMAND.match(str(error))
+    if told is not None:
+        database, command, collection = told.groups()
+        what = f"{_RIGHTS.get(command, command)} in {collection}"
+    else:
+        what = f"use {query.collection}" if query is not None and query.collection else "do this"
     return MissingRights(
-        f"{query.collection}: the user lacks the right to {right(query)} in the database {database!r}. "
-        f"Administrator: `{grant(database)}`"
+        f"the user lacks the right to {what}, in the database {database!r}. Administrator: `{grant(database)}`"
     )
