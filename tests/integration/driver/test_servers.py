@@ -11,9 +11,11 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.server_api import ServerApi
 
 from goscope_django.contracts import Checkpoint
-from goscope_django.exceptions import ServerNotSupported
-from goscope_django.mongodb import MongoDBAdapter
+from goscope_django.exceptions import CredentialsRefused, MissingRights, ServerNotSupported, StaleFence
+from goscope_django.fencing import afenced_update_one, fenced_update_one
+from goscope_django.mongodb import MongoDBAdapter, overview
 from goscope_django.mongodb.document import failures
+from goscope_django.mongodb.driver import inspection
 from goscope_django.mongodb.driver.execute import AsyncExecutor, SyncExecutor
 from goscope_django.mongodb.driver.store import Store
 from goscope_django.testing.conformance.base import Drive
@@ -224,3 +226,86 @@ class TestStrictApi:
             assert drive(adapter.checkpoint, "tasks") == ["t"] and drive(adapter.checkpoint, "delete_all", "t") == 1
             if drive._runner is not None:
                 drive._runner.run(native.close())
+
+
+class TestOptions:
+    """Options of the URL that once broke something."""
+
+    @pytest.mark.parametrize("level", ["snapshot", "available", "majority", "linearizable"])
+    def test_read_concerns_break_nothing(self, level: str, server: ReplicaSet, drive: Drive) -> None:
+        url = server.uri + f"&readConcernLevel={level}"
+        with MongoClient[dict[str, Any]](url) as client:
+            client.drop_database("read")
+            native = AsyncMongoClient[dict[str, Any]](url)
+            adapter = MongoDBAdapter(client["read"], async_db=native["read"])
+            _uses_everything(adapter, drive)
+            assert adapter.store.run(overview.cache_size) == 1
+            assert not [one for one in adapter.store.run(inspection.view, "read").findings if one.fatal]
+            if drive._runner is not None:
+                drive._runner.run(native.close())
+
+    @pytest.mark.parametrize("upsert", [False, True])
+    def test_a_fenced_update_is_confirmed_whatever_w_is(self, upsert: bool, server: ReplicaSet, drive: Drive) -> None:
+        with MongoClient[dict[str, Any]](server.uri + "&w=0") as client:
+            native = AsyncMongoClient[dict[str, Any]](server.uri + "&w=0")
+            with server.client() as confirmed:
+                confirmed["fence"]["things"].delete_many({})
+                confirmed["fence"]["things"].insert_one({"_id": 1})
+
+            def write(token: int) -> Any:
+                change = {"$set": {"by": token}}
+                if drive._runner is None:
+                    return fenced_update_one(client["fence"]["things"], {"_id": 1}, change, token, upsert=upsert)
+
+                async def there() -> Any:
+                    things = native["fence"]["things"]
+                    return await afenced_update_one(things, {"_id": 1}, change, token, upsert=upsert)
+
+                return drive._runner.run(there())
+
+            assert write(5).matched_count == 1
+            with pytest.raises(StaleFence):
+                write(4)
+            assert write(6).modified_count == 1
+            if drive._runner is not None:
+                drive._runner.run(native.close())
+
+
+def test_a_look_sends_a_known_number_of_commands(server: ReplicaSet) -> None:
+    recorder = Recorder()
+    with MongoClient[dict[str, Any]](server.uri, event_listeners=[recorder]) as client:
+        client.drop_database("look")
+        adapter = MongoDBAdapter(client["look"])
+        adapter.connect()
+        recorder.clear()
+        seen = adapter.store.run(inspection.view, "look")
+        first = [name for name in recorder.names if name != "listIndexes"]
+        assert first == ["buildInfo", "connectionStatus", "aggregate", "findAndModify"]
+        assert [one.kind for one in seen.findings] == ["end of life"]
+        recorder.clear()
+        adapter.store.run(inspection.view, "look")
+        assert [name for name in recorder.names if name != "listIndexes"] == ["buildInfo", "connectionStatus"]
+
+
+def test_a_refused_write_quotes_no_value(before: Before, drive: Drive) -> None:
+    """The server's message quotes the whole command."""
+
+    def rewrite(name: str, reply: dict[str, Any]) -> dict[str, Any]:
+        if name in ("update", "findAndModify"):
+            said = f'not authorized on others to execute command {{ {name}: "go_goscope_cache", u: "hunter2" }}'
+            return {"ok": 0.0, "code": 13, "errmsg": said, "codeName": "Unauthorized"}
+        return reply
+
+    adapter = before(rewrite)
+    with pytest.raises(
+        MissingRights, match="find, insert and update in go_goscope_cache, in the database 'others'"
+    ) as caught:
+        drive(adapter.cache, "set", "k", "hunter2")
+    assert "hunter2" not in str(caught.value) and "grantRolesToUser" in str(caught.value)
+
+
+@pytest.mark.parametrize("code", sorted(failures.REFUSED_CREDENTIALS))
+def test_refused_credentials_are_told_by_every_code(code: int, before: Before, drive: Drive) -> None:
+    adapter = before(refusing(code, "find"))
+    with pytest.raises(CredentialsRefused, match="refuses the user or the password"):
+        drive(adapter.cache, "get", "k")
