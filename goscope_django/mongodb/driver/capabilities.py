@@ -69,7 +69,7 @@ STANDALONE: Final = Finding(
 
 UNFIT: Final = Finding(
     "not supported",
-    "The server can't update by a pipeline with $$NOW, by which everything here is decided.",
+    "The server can't update by a pipeline with its own time in it, by which everything here is decided.",
     "Use MongoDB 6.0 or later; servers that only speak its protocol are not supported.",
     fatal=True,
 )

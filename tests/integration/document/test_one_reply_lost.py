@@ -35,11 +35,12 @@ from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.slow
 
-LIMIT = 0.6
+LIMIT, BRIEF = 5.0, 0.6
+"""Seconds for one command; the second where nothing gets through any more, so that a test need not wait long."""
 CODEC = Codec(pickle=False)
 CIRCUITS, FLIGHTS, HISTORY = CircuitFlows(""), FlightFlows(""), CheckpointFlows("", CODEC)
 TASKS = TaskFlows(HISTORY)
-TERMS = Terms(60_000, 60_000, "me", LIMIT)
+TERMS = Terms(60_000, 60_000, "me", 2.0)
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 
 
@@ -96,14 +97,15 @@ def run(claim: str = "me") -> Run:
 def place(request: pytest.FixtureRequest, server: ReplicaSet, proxy: Proxy) -> Iterator[Place]:
     proxy.heal()
     drive = Drive(request.param)
-    url = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true&serverSelectionTimeoutMS=800"
+    limit = BRIEF if "outage" in request.node.name else LIMIT
+    url = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true&serverSelectionTimeoutMS={int(limit * 1_000)}"
     with server.client() as client:
         database = client["lost"]
         for name in database.list_collection_names():
             database[name].delete_many({})
         if drive._runner is None:
             with MongoClient[dict[str, Any]](url) as through:
-                executor = SyncExecutor(through["lost"], limit=LIMIT)
+                executor = SyncExecutor(through["lost"], limit=limit)
                 yield Place(MongoDBAdapter.on(Store(lambda: executor, None)), drive, proxy, database)
         else:
 
@@ -111,7 +113,7 @@ def place(request: pytest.FixtureRequest, server: ReplicaSet, proxy: Proxy) -> I
                 return AsyncMongoClient[dict[str, Any]](url)
 
             native = drive._runner.run(made())
-            aexecutor = AsyncExecutor(native["lost"], limit=LIMIT)
+            aexecutor = AsyncExecutor(native["lost"], limit=limit)
             yield Place(MongoDBAdapter.on(Store(None, lambda: aexecutor)), drive, proxy, database)
             drive._runner.run(native.close())
     drive.close()
