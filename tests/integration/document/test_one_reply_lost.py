@@ -121,7 +121,10 @@ def place(request: pytest.FixtureRequest, server: ReplicaSet, proxy: Proxy) -> I
 
 @dataclass(frozen=True)
 class Case:
-    """``act`` gets what ``before`` gave. ``unknown``: a command of several documents, which nobody sends again."""
+    """``act`` gets what ``before`` gave. ``unknown``: a command of several documents, which nobody sends again.
+
+    Where ``command`` names two, it depends on whether a slow server's time is known which of them is sent.
+    """
 
     command: str
     act: Callable[[Place, Any], Any]
@@ -170,9 +173,9 @@ CASES: dict[str, Case] = {
     "lock.get": Case("find", lambda p, _: p("lock", "get", "a").owner, is_("me"), _lock),
     "lock.list": Case("find", lambda p, _: len(p("lock", "list")), is_(1), _lock),
     "cache.get": Case("find", lambda p, _: p("cache", "get", "k"), is_(5), _cached),
-    "cache.set": Case("findAndModify", lambda p, _: p("cache", "set", "k", 1), is_(None)),
-    "cache.set again": Case("update", lambda p, _: p("cache", "set", "k", 1), is_(None), _cached),
-    "cache.delete": Case("delete", lambda p, _: p("cache", "delete", "k"), is_(True), _cached),
+    "cache.set": Case("findAndModify or update", lambda p, _: p("cache", "set", "k", 1), is_(None)),
+    "cache.set again": Case("update or findAndModify", lambda p, _: p("cache", "set", "k", 1), is_(None), _cached),
+    "cache.delete": Case("delete or findAndModify", lambda p, _: p("cache", "delete", "k"), is_(True), _cached),
     "cache.has": Case("find", lambda p, _: p("cache", "has", "k"), is_(True), _cached),
     "cache.keys": Case("find", lambda p, _: p("cache", "keys"), is_(["k"]), _cached),
     "cache.clear": Case("delete", lambda p, _: p("cache", "clear"), is_(1), _cached, unknown=True),
@@ -287,14 +290,15 @@ CASES: dict[str, Case] = {
 def test_one_lost_reply_changes_no_outcome(name: str, place: Place) -> None:
     case = CASES[name]
     given = case.before(place)
-    place.proxy.lose_answers(case.command, 1)
+    for command in case.command.split(" or "):
+        place.proxy.lose_answers(command, 1)
     if case.unknown:
         with pytest.raises(OutcomeUnknown):
             case.act(place, given)
     else:
         found = case.act(place, given)
         assert case.expected(found), found
-    assert place.proxy.seen == [case.command], "it was lost"
+    assert len(place.proxy.seen) == 1 and place.proxy.seen[0] in case.command, "it was lost"
 
 
 WRITES = [name for name, case in CASES.items() if case.command not in ("find", "aggregate") and "handle" not in name]
@@ -305,7 +309,8 @@ def test_after_an_answer_was_lost_an_outage_is_no_proof_that_nothing_was_changed
     """The first answer is lost, and from then on nothing gets through."""
     case = CASES[name]
     given = case.before(place)
-    place.proxy.lose_answers(case.command, 1, then_nothing=True)
+    for command in case.command.split(" or "):
+        place.proxy.lose_answers(command, 1, then_nothing=True)
     with pytest.raises(OutcomeUnknown):
         case.act(place, given)
 
