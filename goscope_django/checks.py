@@ -12,6 +12,10 @@
 ``goscope.W013``      database   a standalone server: no transactions, and a token may repeat once a lock is gone
 ``goscope.W014``      database   a sharded cluster: each router has its own clock
 ``goscope.W015``      database   this machine's clock is off by more than a minute (it matters to Node only)
+``goscope.W016``      database   a version of MongoDB that gets no security fixes any more
+``goscope.W017``      database   no change streams: a near cache goes by time alone
+``goscope.W018``      database   the user lacks rights that are needed
+``goscope.W019``      database   a server that is not supported: too old, or not MongoDB
 ``goscope.W020``      static     ``ATOMIC_REQUESTS`` on a database of ``django_mongodb_backend``, where it does nothing
 ``goscope.W021``      static     with ``django://``: that database's ``w`` is a number, and may be less than a majority
 ``goscope.W030``      deploy     the server is not on this machine, and the connection is not encrypted
@@ -37,7 +41,13 @@ from django.utils.module_loading import import_string
 
 from goscope_django import conf, runtime
 from goscope_django.cache import options as cache_options
-from goscope_django.exceptions import ConfigurationError, GoscopeError
+from goscope_django.exceptions import (
+    ConfigurationError,
+    CredentialsRefused,
+    GoscopeError,
+    MissingRights,
+    ServerNotSupported,
+)
 from goscope_django.mongodb.driver import client as clients
 from goscope_django.mongodb.driver import inspection, urls
 from goscope_django.process import backend
@@ -152,11 +162,33 @@ def check_stores(app_configs: Any = None, databases: Sequence[str] | None = None
         except conf.BadSettings:
             continue
         except GoscopeError as error:
-            hint = "Is it running? Are the URL, user and password right?"
-            found.append(CheckWarning(f"{what}: {error}", hint=hint, id="goscope.W010"))
+            found.append(CheckWarning(f"{what}: {error}", hint=_hint(error), id=_ids(error)))
             continue
         found += _judged(what, view)
     return found
+
+
+def _hint(error: GoscopeError) -> str:
+    if isinstance(error, CredentialsRefused):
+        return "Check the user, the password and authSource in the URL or in CLIENT_OPTIONS."
+    if isinstance(error, (MissingRights, ServerNotSupported)):
+        return "See docs/how-to/servers.md."
+    return "Is it running? Are the host and port right, and may this machine connect to it?"
+
+
+def _ids(error: GoscopeError) -> str:
+    if isinstance(error, MissingRights):
+        return "goscope.W018"
+    return "goscope.W019" if isinstance(error, ServerNotSupported) else "goscope.W010"
+
+
+_FINDINGS = {
+    "end of life": "goscope.W016",
+    "standalone": "goscope.W013",
+    "no change streams": "goscope.W017",
+    "not supported": "goscope.W019",
+    "rights": "goscope.W018",
+}
 
 
 def _judged(what: str, view: inspection.ServerView) -> list[CheckMessage]:
@@ -171,9 +203,7 @@ def _judged(what: str, view: inspection.ServerView) -> list[CheckMessage]:
                 f"{what}: index {index.spec.name} of {index.spec.collection}: needed {index.spec}, found {index.found}."
             )
             found.append(CheckWarning(text, hint=f"{hint} --repair", id="goscope.W012"))
-    if view.topology == "standalone":
-        text = f"{what}: a standalone server. A fencing token may repeat once its lock's document is gone."
-        found.append(CheckWarning(text, hint="Make it a replica set; one node suffices.", id="goscope.W013"))
+    found += [CheckWarning(f"{what}: {one.text}", hint=one.cure, id=_FINDINGS[one.kind]) for one in view.findings]
     if view.topology == "sharded":
         text = f"{what}: a sharded cluster. The routers' clocks must agree well within a lease."
         found.append(CheckWarning(text, hint="See docs/how-to/sharding.md.", id="goscope.W014"))

@@ -16,8 +16,11 @@ An error that its feature defines says where; the tree names it all the same::
     ├── Unsupported (AttributeError)        something that Redis has and this package has not
     ├── StoreError                          the database could not do it; the driver's error is ``__cause__``
     │   ├── StoreUnavailable                nothing was sent, or nothing was changed: safe to try again
-    │   │   └── PoolExhausted               no connection of this process's own pool came free in time
+    │   │   ├── PoolExhausted               no connection of this process's own pool came free in time
+    │   │   └── CredentialsRefused          user or password is wrong or missing: nothing can be asked
     │   ├── OutcomeUnknown                  it may have happened, and looking for it failed too
+    │   ├── MissingRights                   the user may not do this; the message names the right and who grants it
+    │   ├── ServerNotSupported              the server is too old, or not MongoDB
     │   └── IndexConflict                   an index exists with other options
     ├── MongodError                         the private ``mongod`` can't be found, started or stopped
     ├── Undecodable                         a stored value is forged, damaged or of an unknown format
@@ -94,6 +97,19 @@ class StoreUnavailable(StoreError):
 
 class PoolExhausted(StoreUnavailable):
     """No connection of this process's own pool (``maxPoolSize``) came free in time. It says nothing of the server."""
+
+
+class CredentialsRefused(StoreUnavailable):
+    """The server refuses the user or the password, or wants them and has got none; nothing was changed."""
+
+
+class MissingRights(StoreError):
+    """The user may not do this in the database; nothing was changed. The message names the right and how to grant
+    it."""
+
+
+class ServerNotSupported(StoreError):
+    """The server is too old, or lacks what is needed: updates by a pipeline and ``$$NOW``."""
 
 
 class OutcomeUnknown(StoreError):

@@ -22,7 +22,7 @@ from goscope_django.core.flow import Flow, Query, ask
 from goscope_django.mongodb.document import reading
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant, literal
-from goscope_django.mongodb.document.lease import new_claim, upsert
+from goscope_django.mongodb.document.lease import new_claim, timed, upsert
 
 STATS: Final = "go_goscope_stats"
 MINUTES: Final = 60
@@ -136,7 +136,7 @@ def _register(clock: Clock, prefix: str, hour: datetime, batch: Batch, slots: Sl
             return_document=ReturnDocument.AFTER,
         )
 
-    found = yield from upsert(clock, query)
+    found = yield from timed(clock, upsert(clock, query))
     slots.hour, slots.book = hour, found["book"]
     slots.aliases = {name: number for number, name in enumerate(found["aliases"])}
     slots.pairs = {(alias, name): number for number, (alias, name) in enumerate(found["pairs"])}

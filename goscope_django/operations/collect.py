@@ -18,7 +18,7 @@ from typing import Any, Final
 from goscope_django import conf, runtime
 from goscope_django.core import arguments
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
-from goscope_django.exceptions import GoscopeError, InvalidValue, StoreError, StoreUnavailable
+from goscope_django.exceptions import GoscopeError, InvalidValue, MissingRights, StoreError, StoreUnavailable
 from goscope_django.mongodb import figures as stats
 from goscope_django.mongodb import overview
 from goscope_django.mongodb.checkpoints.history import CheckpointFlows
@@ -41,7 +41,7 @@ from goscope_django.operations.values import (
     Waits,
 )
 
-COMMANDS: Final = 26
+COMMANDS: Final = 30
 """The most that a state costs without the caches. Each alias costs one more, and one with a store of its own three."""
 
 LARGEST: Final = 1_000
@@ -122,12 +122,14 @@ def _part(clock: Clock, making: _Making, name: str) -> Flow[None]:
         return
     try:
         found = yield from overview.attempt(lambda: _PARTS[name][1](clock, making))
+    except StoreError as error:
+        found = error
     except (GoscopeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Documents that somebody else wrote may hold anything. The other parts are shown all the same.
         making.parts[name] = _unread(name, f"{type(error).__name__}: {error}")
         return
-    if isinstance(found, StoreUnavailable):
-        making.lost = found
+    if isinstance(found, StoreUnavailable) or (name == "server" and isinstance(found, MissingRights)):
+        making.lost = found  # who may not read anything can be shown nothing
     making.parts[name] = _unread(name, str(found)) if isinstance(found, StoreError) else found
 
 
@@ -144,7 +146,8 @@ def _server(clock: Clock, making: _Making) -> Flow[Server]:
         making.now = datetime.now(UTC)
         return convert.server((yield from inspection.mock_view(clock)), None)
     making.now, latency = yield from overview.server_time(clock)
-    return convert.server((yield from inspection.view(clock)), latency)
+    database = making.here.connection.target.database
+    return convert.server((yield from inspection.view(clock, database)), latency)
 
 
 def _locks(clock: Clock, making: _Making) -> Flow[Locks]:
@@ -203,7 +206,7 @@ def _finish(making: _Making, cache: Cache, began: float) -> State:
         took=time.monotonic() - began,
         reachable=lost is None,
         error=None if lost is None else str(lost),
-        hint=None if lost is None else convert.hint(making.here.connection.target.scheme),
+        hint=None if lost is None else convert.hint(making.here.connection.target.scheme, lost),
         problems=tuple(convert.problems(making.here.shown, lost, server, cache, parts)),
         url=making.here.shown,
         chosen_by=settings.chosen_by,

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from goscope_django.circuits import CircuitInfo
 from goscope_django.contracts import IdempotencyInfo, LockInfo
-from goscope_django.exceptions import GoscopeError
+from goscope_django.exceptions import CredentialsRefused, GoscopeError, MissingRights
 from goscope_django.figures import SERIES
 from goscope_django.mongodb.checkpoints.values import TaskInfo
 from goscope_django.mongodb.document.indexes import REPAIR
@@ -63,7 +63,15 @@ def until(moment: datetime | None, now: datetime) -> float | None:
 def server(view: ServerView, latency: float | None) -> Server:
     indexes = tuple(map(index_item, view.indexes))
     ok = all(one.state == "present" for one in indexes)
-    return copied(Server, view, latency=latency, indexes=indexes, indexes_ok=ok)
+    return copied(
+        Server,
+        view,
+        latency=latency,
+        indexes=indexes,
+        indexes_ok=ok if indexes else None,
+        faults=tuple(str(one) for one in view.findings if one.fatal),
+        notices=tuple(str(one) for one in view.findings if not one.fatal),
+    )
 
 
 def _section(kind: type[S], page: Page[T], item: Callable[[T, datetime], object], now: datetime, **more: object) -> S:
@@ -142,14 +150,28 @@ def waits(hour: Hour, held: Locks, flying: Flights) -> Waits:
     return Waits(items=tuple(items))
 
 
-def hint(scheme: str) -> str:
-    """What an operator does about a server that is not reached."""
+def hint(scheme: str, error: GoscopeError | None = None) -> str:
+    """What an operator does about a server that is not reached, or that refuses the user."""
+    if isinstance(error, CredentialsRefused):
+        return (
+            "Check the user, the password and authSource in GOSCOPE['URL'] or in CLIENT_OPTIONS. Special characters in "
+            "a URL have to be escaped."
+        )
+    if isinstance(error, MissingRights):
+        return "docs/how-to/servers.md lists the rights that are needed."
     if scheme == "embedded":
         return "`manage.py goscope_mongod status` tells what runs there, `manage.py goscope_mongod start` starts it."
     return (
         "Is the server running, does GOSCOPE['URL'] name its host and port, and may this machine connect to it? "
         "`manage.py check --database default` says more."
     )
+
+
+def unusable(error: GoscopeError | None) -> str:
+    """In a word or two: why there is nothing to be shown."""
+    if isinstance(error, MissingRights):
+        return "can't be read"
+    return "refuses the user" if isinstance(error, CredentialsRefused) else "can't be reached"
 
 
 def index_problems(where: str, indexes: tuple[IndexItem, ...]) -> Iterator[str]:
@@ -171,7 +193,7 @@ def problems(
 ) -> Iterator[str]:
     """What is wrong, each with what to do about it."""
     if lost is not None:
-        yield f"{url} can't be reached: {lost}"
+        yield f"{url} {unusable(lost)}: {lost}"
         return
     yield from index_problems(url, server.indexes)
     for alias in cache.aliases:
@@ -179,11 +201,8 @@ def problems(
         yield from index_problems(where, alias.indexes)
         if alias.error is not None:
             yield f"{where} can't be read: {alias.error}"
-    if server.topology == "standalone":
-        yield (
-            f"{url} is a standalone server: fencing tokens may repeat once a lock's document is gone. Make it a "
-            f"replica set; one node suffices."
-        )
+    for fault in server.faults:
+        yield f"{url}: {fault}"
     if server.clock_offset is not None and abs(server.clock_offset) > CLOCK_TOLERANCE:
         yield f"This machine's clock differs from the server's by {server.clock_offset:.0f} seconds. Run NTP on both."
     for name, part in parts.items():

@@ -223,7 +223,9 @@ class Server:
     """The server of ``GOSCOPE["URL"]``.
 
     ``clock_offset`` is by how many seconds this process's clock is ahead of the server's, ``latency`` how many seconds
-    one round trip took. ``indexes_ok`` is ``None`` if they could not be read.
+    one round trip took. ``indexes_ok`` is ``None`` if they could not be read. ``faults`` are sentences that say what
+    must be mended (missing rights, a server that is not supported), ``notices`` what is good to know (its end of life,
+    a standalone server, no change streams).
     """
 
     error: str | None = None
@@ -236,6 +238,8 @@ class Server:
     latency: float | None = None
     indexes: tuple[IndexItem, ...] = ()
     indexes_ok: bool | None = None
+    faults: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,8 +380,14 @@ class State:
     figures: Figures
 
     def as_json(self) -> dict[str, Any]:
-        """The same as data for ``json.dumps``. Instants are ISO 8601 text in UTC with milliseconds."""
+        """The same as data for ``json.dumps``. Instants are ISO 8601 text in UTC with milliseconds.
+
+        The numbers of a section that could not be read are null.
+        """
         found: dict[str, Any] = plain(self)
+        for name, part in found.items():
+            if isinstance(part, dict) and part.get("error") is not None:
+                found[name] = _unknown(part)
         return found
 
 
@@ -395,6 +405,13 @@ def copied(kind: type[D], source: object, **more: Any) -> D:
     """A ``kind`` of the fields that ``source`` has under the same names, and of ``more``."""
     names = [one.name for one in fields(kind) if one.name not in more and hasattr(source, one.name)]
     return kind(**{name: getattr(source, name) for name in names}, **more)
+
+
+def _unknown(value: Any) -> Any:
+    """``value``, which is data, with null for each number in it, but not for those of a list's items."""
+    if isinstance(value, dict):
+        return {name: _unknown(one) for name, one in value.items()}
+    return None if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def plain(value: Any) -> Any:

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.test import override_settings
 
-from goscope_django import conf
+from goscope_django import checks, conf
+from goscope_django.mongodb.driver import capabilities
 from tests.support.documents import ROOT, blocks, read
 
 SETTINGS = """
@@ -147,3 +149,16 @@ def test_the_reference_names_every_setting_with_its_default_and_every_check() ->
     assert {key: ast.literal_eval(default) for key, default in rows.items()} == conf.DEFAULTS
     source = read("goscope_django/checks.py")
     assert set(re.findall(r"goscope\.[EW]\d+", page)) == set(re.findall(r"goscope\.[EW]\d+", source))
+
+
+def test_the_least_rights_are_those_that_the_status_looks_for() -> None:
+    (actions,) = re.findall(r"actions: \[([^\]]*)\]", read("docs/how-to/servers.md"))
+    assert tuple(re.findall(r'"(\w+)"', actions)) == (*capabilities.DATA, *capabilities.INDEX)
+
+
+def test_the_settings_for_the_stable_api_are_allowed() -> None:
+    ((_, code),) = blocks("docs/how-to/servers.md")
+    namespace: dict[str, dict[str, object]] = {}
+    exec(compile(code, "servers.md", "exec"), namespace)
+    with override_settings(GOSCOPE={**namespace["GOSCOPE"], "TEST": {"URL": namespace["GOSCOPE"]["URL"]}}):
+        assert checks.check_settings() == []

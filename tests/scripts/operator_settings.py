@@ -13,3 +13,7 @@ GOSCOPE: dict[str, Any] = {"URL": os.environ["OPERATED_URL"], **json.loads(os.en
 CACHES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "goscope_django.cache.MongoDBCache", **json.loads(os.environ.get("OPERATED_CACHE", "{}"))}
 }
+if json.loads(os.environ.get("OPERATED_STRICT", "false")):
+    from pymongo.server_api import ServerApi
+
+    GOSCOPE["CLIENT_OPTIONS"] = {"server_api": ServerApi("1", strict=True, deprecation_errors=True)}

@@ -45,17 +45,19 @@ class ReplicaSet:
 
     name = "rs"
 
-    def __init__(self, members: int, extra_args: Sequence[str] = ()) -> None:
+    def __init__(self, members: int, extra_args: Sequence[str] = (), *, standalone: bool = False) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="goscope-rs-"))
         self._extra_args = tuple(extra_args)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.ports = _free_ports(members)
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
-        self.uri = f"mongodb://{hosts}/?replicaSet={self.name}"
+        self._standalone = standalone
+        self.uri = f"mongodb://{hosts}/" if standalone else f"mongodb://{hosts}/?replicaSet={self.name}"
         try:
             for port in self.ports:
                 self._launch(port)
-            self._initiate()
+            if not standalone:
+                self._initiate()
         except BaseException:
             self.stop()
             raise
@@ -106,6 +108,20 @@ class ReplicaSet:
             client.admin.command("replSetStepDown", seconds, secondaryCatchUpPeriodSecs=1, force=True)
         self.primary_port()
 
+    def demand_passwords(self, *users: dict[str, Any]) -> None:
+        """Make these users (arguments of ``createUser``), and start again with access control. For one member."""
+        with self.client() as client:
+            for user in users:
+                client.admin.command(user)
+        key = self._folder / "key"
+        key.write_text("c2VjcmV0" * 4)
+        key.chmod(0o600)
+        self._extra_args = (*self._extra_args, "--auth", "--keyFile", str(key))
+        (port,) = self.ports
+        self._processes[port].terminate()
+        self._processes[port].wait(30)
+        self._launch(port)
+
     def stop(self) -> None:
         """Kill all members and remove their data."""
         for process in self._processes.values():
@@ -121,7 +137,8 @@ class ReplicaSet:
             str(mongod_process.find_mongod()),
             *("--quiet", "--dbpath", str(data), "--logpath", str(data / "mongod.log"), "--logappend"),
             *("--bind_ip", "127.0.0.1", "--port", str(port), "--unixSocketPrefix", str(data)),
-            *("--replSet", self.name, "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25"),
+            *(() if self._standalone else ("--replSet", self.name, "--oplogSize", "64")),
+            *("--wiredTigerCacheSizeGB", "0.25"),
             *("--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=33554432)"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
             *self._extra_args,
@@ -162,12 +179,13 @@ class ReplicaSet:
 
 
 @contextmanager
-def replica_set(members: int = 3, *, extra_args: Sequence[str] = ()) -> Iterator[ReplicaSet]:
+def replica_set(members: int = 3, *, extra_args: Sequence[str] = (), standalone: bool = False) -> Iterator[ReplicaSet]:
     """Yield a replica set of so many ``mongod`` on loopback ports, with a primary; stop and remove it afterwards.
 
-    With ``members=1`` it is the server on a TCP port that tests need which put a proxy or another driver in front.
+    With ``members=1`` it is the server on a TCP port that tests need which put a proxy or another driver in front;
+    with ``standalone`` as well that is no replica set.
     """
-    running = ReplicaSet(members, extra_args)
+    running = ReplicaSet(members, extra_args, standalone=standalone)
     try:
         yield running
     finally:

@@ -1,13 +1,19 @@
-"""A proxy in front of a ``mongod``. It loses the messages that a test names, to make outcomes unknown."""
+"""A proxy in front of a ``mongod``. It loses the messages that a test names, to make outcomes unknown, and rewrites
+answers, to be another server."""
 
 from __future__ import annotations
 
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import bson
+
+Rewrite = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
 class Proxy:
@@ -21,6 +27,9 @@ class Proxy:
         self._port = port
         self._lost: dict[str, int | None] = {}
         self._refused: dict[str, int | None] = {}
+        self._rewrite: Rewrite | None = None
+        self._cutting: set[str] = set()
+        self._cut = False
         self.seen: list[str] = []
         """The names given to ``lose_answers`` and ``refuse``, each time that one came by."""
         self._lock = threading.Lock()
@@ -30,9 +39,11 @@ class Proxy:
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
-    def lose_answers(self, name: str, times: int | None = None) -> None:
-        """Lose the answers to commands of this name."""
+    def lose_answers(self, name: str, times: int | None = None, *, then_nothing: bool = False) -> None:
+        """Lose the answers to commands of this name. With ``then_nothing`` nothing at all gets through after that."""
         with self._lock:
+            if then_nothing:
+                self._cutting.add(name)
             self._lost[name] = times
 
     def refuse(self, name: str, times: int | None = None) -> None:
@@ -40,9 +51,16 @@ class Proxy:
         with self._lock:
             self._refused[name] = times
 
+    def rewrite(self, rewrite: Rewrite) -> None:
+        """From now on send what ``rewrite`` makes of a command's name and the server's answer."""
+        self._rewrite = rewrite
+
     def heal(self) -> None:
-        """Lose nothing any more."""
+        """Lose nothing any more, and rewrite nothing."""
         with self._lock:
+            self._rewrite = None
+            self._cutting.clear()
+            self._cut = False
             self._lost.clear()
             self._refused.clear()
             self.seen.clear()
@@ -64,6 +82,9 @@ class Proxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._cut:
+                    client.close()
+                    continue
                 server = socket.create_connection(("127.0.0.1", self._port))
                 self._open |= {client, server}
                 thread = threading.Thread(target=self._serve, args=(client, server), daemon=True)
@@ -74,12 +95,13 @@ class Proxy:
         answers = threading.Thread(target=self._copy, args=(server, client), daemon=True)
         with suppress(OSError):
             while message := _message(client):
-                if self._due(self._refused, message):
+                if self._cut or self._due(self._refused, message):
                     break
                 if self._due(self._lost, message):
                     # From here on this connection is the proxy's: the answer is waited for and thrown away.
                     server.sendall(message)
                     _message(server)
+                    self._cut = self._cut or _name(message) in self._cutting
                     break
                 server.sendall(message)
                 # One answer for one message, unless the server streams them (the monitors' hello).
@@ -88,17 +110,30 @@ class Proxy:
                     answers.join()
                     break
                 if answer := _message(server):
-                    client.sendall(answer)
+                    client.sendall(self._rewritten(_name(message), answer))
         for one in (client, server):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
 
-    @staticmethod
-    def _copy(source: socket.socket, target: socket.socket) -> None:
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while message := _message(source):
-                target.sendall(message)
+                target.sendall(self._rewritten("hello", message))
+
+    def _rewritten(self, name: str, answer: bytes) -> bytes:
+        rewrite = self._rewrite
+        if rewrite is None:
+            return answer
+        # A reply has one document: behind flags and a type byte (OP_MSG), or behind four numbers (OP_REPLY).
+        start = 21 if struct.unpack_from("<i", answer, 12)[0] == _OP_MSG else 36
+        size = struct.unpack_from("<i", answer, start)[0]
+        document = bson.encode(rewrite(name, bson.decode(answer[start : start + size])))
+        flags = bytearray(answer[:start])
+        if start == 21:
+            flags[16] &= 0xFE  # there is no checksum any more
+        struct.pack_into("<i", flags, 0, start + len(document))
+        return bytes(flags) + document
 
     def close(self) -> None:
         """End it, and all connections through it."""
@@ -117,6 +152,16 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+_OP_MSG = 2013
+
+
+def _name(message: bytes) -> str:
+    """The command's name in an OP_MSG; ``hello`` for the driver's first message, which has another form."""
+    if struct.unpack_from("<i", message, 12)[0] != _OP_MSG:
+        return "hello"
+    return message[26 : message.index(b"\0", 26)].decode()
 
 
 def _message(source: socket.socket) -> bytes:

@@ -23,6 +23,18 @@ from goscope_django.operations.wording import escaped, number
 
 CLEAR = "\x1b[H\x1b[2J"
 
+_PARTS = {
+    "Indexes": "server",
+    "Locks": "locks",
+    "Circuits": "circuits",
+    "Tasks": "tasks",
+    "Flights": "flights",
+    "Idempotency": "idempotency",
+    "Cache": "cache",
+    "Last hour": "figures",
+}
+"""The rows of the summary, and the part of the state that each shows."""
+
 
 class Command(OperatorCommand):
     """The command, which has no verbs."""
@@ -30,8 +42,9 @@ class Command(OperatorCommand):
     happenings = ("locks_acquired", "locks_lost", "circuits_opened")
     help = (
         "Shows the server, its indexes, and what is held, open, running and cached. "
-        "Exits 0 when all is well, 1 when an index is missing or differs or a part can't be read, 2 when the server "
-        "can't be reached or the settings can't be used."
+        "Exits 0 when all is well, 1 when an index is missing or differs, a right is missing, the server is not "
+        "supported or a part can't be read, 2 when the server can't be reached or refuses the user, or the settings "
+        "can't be used."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -73,11 +86,11 @@ class Command(OperatorCommand):
     def _judge(self, state: State) -> None:
         """Raise an ``Error`` unless all is well."""
         if not state.reachable:
-            raise self.failed(f"{state.url} can't be reached: {state.error}. {state.hint}", UNKNOWN)
+            raise self.failed(f"{state.problems[0].rstrip('.')}. {state.hint}", UNKNOWN)
         broken = [name for name in SECTIONS if getattr(state, name).error]
         wrong = [one for alias in state.cache.aliases for one in alias.indexes if one.state != "present"]
         failed = [alias.alias for alias in state.cache.aliases if alias.error]
-        if state.server.error or not state.server.indexes_ok or wrong or broken or failed:
+        if state.server.error or state.server.faults or not state.server.indexes_ok or wrong or broken or failed:
             raise self.failed("\n".join(state.problems), FAILED)
 
     def _warn(self, state: State) -> None:
@@ -95,11 +108,15 @@ class Command(OperatorCommand):
             return
         kind = server.topology or "unknown"
         near = f", {server.latency * 1_000:.1f} ms away" if server.latency is not None else ""
-        self.line(f"  {kind}, MongoDB {server.version}{near}, clock {server.clock_offset or 0:+.1f} s")
+        self.line(
+            f"  {kind}, MongoDB {server.version or 'of unknown version'}{near}, clock {server.clock_offset or 0:+.1f} s"
+        )
         if server.primary:
             self.line(f"  primary {escaped(server.primary)} of {len(server.members)} members")
         self.line(f"  named by {state.chosen_by}")
         self.line(f"  prefix {escaped(state.key_prefix) or '(none)'}")
+        for notice in server.notices:
+            self.line(f"  note: {escaped(notice)}", self.style.WARNING)
         self._summary(state)
         self._tables(state)
 
@@ -110,9 +127,9 @@ class Command(OperatorCommand):
         forced = f" ({circuits.forced} forced)" if circuits.forced else ""
         present = sum(one.state == "present" for one in state.server.indexes)
         totals = state.figures.totals
-        cache = state.cache.figures
+        cache, indexes = state.cache.figures, len(state.server.indexes)
         rows = [
-            ("Indexes", f"{present} of {len(state.server.indexes)} as needed"),
+            ("Indexes", f"{present} of {indexes} as needed" if indexes else "not known"),
             ("Locks", f"{number(state.locks.total, at_least=state.locks.at_least)} held"),
             ("Circuits", f"{states}{forced}"),
             ("Tasks", statuses),
@@ -124,8 +141,9 @@ class Command(OperatorCommand):
                 ", ".join(f"{number(totals.get(name, 0))} {name.replace('_', ' ')}" for name in self.happenings),
             ),
         ]
+        unread = {name: getattr(state, part).error is not None for name, part in _PARTS.items()}
         for name, text in rows:
-            self.line(f"  {name:<12} {text}")
+            self.line(f"  {name:<12} {'not known' if unread[name] else text}")
 
     def _tables(self, state: State) -> None:
         if state.locks.items:

@@ -27,7 +27,7 @@ from goscope_django.mongodb.codec import CODEC_OPTIONS, ENTRY_OPTIONS, Codec
 from goscope_django.mongodb.codec.plain import RESERVED
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant, literal, named, prefix_range
-from goscope_django.mongodb.document.failures import no_shard_key, too_large
+from goscope_django.mongodb.document.failures import OVERFLOW, TYPE_MISMATCH, means, no_shard_key, too_large
 from goscope_django.mongodb.document.lease import by_id, upsert
 from goscope_django.mongodb.driver.execute import CACHE
 
@@ -44,9 +44,6 @@ BRIEF: Final = 60_000
 """Milliseconds. For an entry that lives shorter than this the server computes the expiry. An expiry that we compute
 from our estimate of the server's time counts from before the command is sent, and the command may have to wait for an
 election."""
-
-_OVERFLOW: Final = 2
-_TYPE_MISMATCH: Final = 14
 
 
 class _Missing:
@@ -153,9 +150,9 @@ class CacheFlows:
                 # A counter's document is small: a projection would cost the server more than sending all of it.
                 found = yield Query(CACHE, "modify", {"key": key, **lately, **whole}, update)
         except OperationFailure as error:
-            if error.code == _TYPE_MISMATCH:  # a list with a number in it, which a filter takes for a number
+            if means(error, TYPE_MISMATCH):  # a list with a number in it, which a filter takes for a number
                 return None
-            if error.code != _OVERFLOW:
+            if not means(error, OVERFLOW):
                 raise
             raise InvalidValue(
                 f"cache key {key!r:.200}: the sum does not fit in 64 bits; the value is unchanged"

@@ -28,7 +28,7 @@ from typing import Any, Final
 import bson
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReturnDocument
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
 from goscope_django.contracts import Checkpoint
 from goscope_django.core.flow import Emit, Flow, Query, ask, perform
@@ -37,8 +37,8 @@ from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, NUMBERED, Ch
 from goscope_django.mongodb.checkpoints.values import FINISHED, Ending, Run, Snapshot, Started
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import Expression, countable, is_null, literal, named, or_null
-from goscope_django.mongodb.document.failures import may_have_happened
-from goscope_django.mongodb.document.lease import Lease, upsert
+from goscope_django.mongodb.document.failures import TOO_LARGE_FOR_CACHE, may_have_happened, means
+from goscope_django.mongodb.document.lease import Lease, timed, upsert
 from goscope_django.mongodb.document.reading import number, rows, text, whole, whole_or_none
 
 TASKS: Final = "go_goscope_tasks"
@@ -48,8 +48,6 @@ MAX_METADATA: Final = 64 * 1024
 """Bytes of a task's metadata."""
 MAX_STATE: Final = 16 * 1024 * 1024 - 256 * 1024
 """Bytes of a saved state with its names and places. The head also holds a result, metadata and an error."""
-_TOO_LARGE_FOR_CACHE: Final = 388
-"""Error code of a server with little memory: it refuses documents that are far smaller than 16 MB."""
 _READ: Final = dict.fromkeys(
     (
         *("claim", "token", "leaseUntil", "owner", "status", "attempt", "cancelRequested", "result"),
@@ -226,7 +224,7 @@ class TaskFlows:
 
         for last in (False, True):
             try:
-                found: dict[str, Any] = yield from upsert(clock, query)
+                found: dict[str, Any] = yield from timed(clock, upsert(clock, query))
                 return found
             except PyMongoError as error:
                 # Sending it again is harmless: it leaves a head that is held as it is, also if this run holds it.
@@ -429,7 +427,7 @@ class TaskFlows:
         try:
             changed = yield from perform(query)
         except PyMongoError as error:
-            if isinstance(error, OperationFailure) and error.code == _TOO_LARGE_FOR_CACHE:
+            if means(error, TOO_LARGE_FOR_CACHE):
                 raise CheckpointTooLarge(
                     f"task {run.task_id!r}: the state does not fit in the server's cache: {error}", task_id=run.task_id
                 ) from error

@@ -55,7 +55,7 @@ from goscope_django.mongodb.document.expressions import (
     or_null,
     prefix_range,
 )
-from goscope_django.mongodb.document.lease import new_claim, upsert
+from goscope_django.mongodb.document.lease import new_claim, timed, upsert
 from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.driver.store import Store
 
@@ -285,7 +285,7 @@ class CircuitFlows:
                 projection={"_id": True, **FIELDS, **clock.stamp()},
             )
 
-        found = yield from upsert(clock, query)
+        found = yield from timed(clock, upsert(clock, query))
         made = last_move(found, claim)
         if made is not None and made.get("from") != made.get("to"):
             details: dict[str, Any] = {"name": name}

@@ -4,8 +4,8 @@ Rule of this file: besides ``expressions`` it is the only place that spells ``$$
 
 Fencing tokens. On a replica set a token is ``max(previous + 1, seconds * 2**20 + increment)`` of the cluster time. That
 is a hybrid logical clock (Kulkarni et al. 2014): it moves on with every write and does not go back at a failover, so
-tokens of one key grow even when the document that held the last one is gone. A standalone server has no cluster time
-(error 51144): there a token is made from its wall clock on the same scale, 1,024 steps to the millisecond.
+tokens of one key grow even when the document that held the last one is gone. A standalone server has no cluster time:
+there a token is made from its wall clock on the same scale, 1,024 steps to the millisecond.
 
 A server takes the time when a command begins, not when it writes. In between another holder may have come and gone,
 with a token as large or larger. That is at least two writes, which ``outrun`` sees by the time of the answer.
@@ -31,9 +31,10 @@ from goscope_django.mongodb.document.expressions import (
     or_null,
 )
 
-NO_CLUSTER_TIME = 51144
-
 TOKEN_STEPS = 2**20
+
+_WRITTEN = ("updatedAt", "createdAt", "startedAt", "heartbeatAt", "publishedAt", "lastFailureTime", "lastSuccessTime")
+"""Fields with the time at which a document was written."""
 
 
 def outrun(token: int, began: datetime, answered: Timestamp | None) -> bool:
@@ -57,6 +58,12 @@ class Clock:
 
     by_id = True
     """Whether an upsert may name a document by its ``_id`` alone; not where a router needs the shard key, ``key``."""
+
+    proved = False
+    """Whether the server has updated by a pipeline with ``$$NOW`` for somebody who asked."""
+
+    streams = False
+    """Whether the server has opened a change stream for somebody who asked."""
 
     estimate: Estimate | None = None
     """What this process knows of the clock of the server that it reads from; ``None`` where asking costs nothing."""
@@ -192,7 +199,11 @@ class ServerClock(Clock):
         return isinstance(moment, datetime) and moment <= document["now"]
 
     def read_stamp(self, document: dict[str, Any]) -> datetime:
-        now: datetime = document["now"]
+        now = document.get("now")
+        if not isinstance(now, datetime):
+            # An answer to a command that was sent twice. Whatever wrote the document was there by its times.
+            written = (document.get(name) for name in _WRITTEN)
+            now = max((one for one in written if isinstance(one, datetime)), default=datetime.now(UTC))
         return now
 
 

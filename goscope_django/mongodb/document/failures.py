@@ -1,16 +1,19 @@
 """What a driver's error means: whether a write may have happened, and which of our errors it becomes.
 
-Rule of this file: nothing is sent or retried here.
+Rules of this file: nothing is sent or retried here. It is the only place that knows error codes: other modules ask what
+an error means. One meaning has several codes, since servers of different versions and routers use different ones.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, Final
 
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
+    ConfigurationError,
     ConnectionFailure,
     DocumentTooLarge,
     DuplicateKeyError,
@@ -23,23 +26,110 @@ from pymongo.errors import (
 )
 
 from goscope_django.core.flow import Query
-from goscope_django.exceptions import OutcomeUnknown, PoolExhausted, StoreError, StoreUnavailable
+from goscope_django.exceptions import (
+    CredentialsRefused,
+    MissingRights,
+    OutcomeUnknown,
+    PoolExhausted,
+    ServerNotSupported,
+    StoreError,
+    StoreUnavailable,
+)
 
 READS = frozenset(
     {
         *("find_one", "find", "point", "many", "recent", "time", "aggregate", "confirm", "count_documents"),
-        *("index_information", "command"),
+        *("estimated_document_count", "index_information", "command"),
     }
 )
 
+_WRITES_NOTHING: Final = READS | {"transaction", "end"}
 
-_SHARD_KEY_NOT_FOUND: Final = 61
-_TOO_LARGE: Final = frozenset({10334, 13548, 16493, 17260, 17419, 17420, 5_054_700})
+# Codes by meaning
+
+DUPLICATE_KEY: Final = frozenset({11000, 11001, 12582})
+NO_CLUSTER_TIME: Final = frozenset({51144, 10_071_200})
+"""A standalone server has no ``$$CLUSTER_TIME``. The second code is that of MongoDB 8.2 and later."""
+
+NO_SHARD_KEY: Final = frozenset({61, 65, 31025})
+"""A router does not know where to send an upsert, since the filter lacks the shard key. It wrote nothing."""
+
+NOT_A_REPLICA_SET: Final = frozenset({123})
+NAMESPACE_NOT_FOUND: Final = frozenset({26})
+INDEX_DIFFERS: Final = frozenset({85, 86})
+TIMED_OUT: Final = frozenset({64})
+TOO_LARGE: Final = frozenset({10334, 13548, 16493, 17260, 17419, 17420, 5_054_700})
+TOO_LARGE_FOR_CACHE: Final = frozenset({388})
+"""A server with little memory refuses documents that are far smaller than 16 MB."""
+
+OVERFLOW: Final = frozenset({2})
+TYPE_MISMATCH: Final = frozenset({14})
+WRITE_CONFLICT: Final = frozenset({112})
+NO_TRANSACTIONS: Final = frozenset({20})
+RETRYABLE_READ: Final = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+NO_CHANGE_STREAMS: Final = frozenset({40573})
+
+MISSING_RIGHTS: Final = frozenset({13})
+REFUSED_CREDENTIALS: Final = frozenset({11, 18, 334, 8000})
+"""Unknown user, authentication failed, unknown mechanism, and Atlas's own code for a wrong password."""
+
+OUTSIDE_STABLE_API: Final = frozenset({322, 323, 324})
+
+NOT_SUPPORTED: Final = frozenset({9, 59, 115, 168, 238, 303, 304, 17276, 40324})
+"""No such command, stage, expression or variable. Other servers that speak MongoDB's protocol, and old ones, answer so
+to updates by a pipeline and to ``$$NOW``."""
+
+LEAST_WIRE_VERSION: Final = 17
+"""Of MongoDB 6.0. Older servers lack expressions that tokens are made of."""
+
+
+def codes(error: BaseException) -> set[int | None]:
+    """The codes of ``error``: its own, and those of the statements of a batch."""
+    found: set[int | None] = {getattr(error, "code", None)}
+    if isinstance(error, BulkWriteError):
+        found.update(one.get("code") for one in error.details.get("writeErrors", ()))
+    return found
+
+
+def means(error: BaseException, meaning: Collection[int]) -> bool:
+    """Whether ``error`` is the server's and one of its codes has this ``meaning``, alone or within a batch."""
+    return isinstance(error, OperationFailure) and not codes(error).isdisjoint(meaning)
+
+
+def duplicate(error: BaseException) -> bool:
+    """Whether a unique index refused the write. The driver knows this for one code and ours are three."""
+    return isinstance(error, DuplicateKeyError) or (
+        not isinstance(error, BulkWriteError) and means(error, DUPLICATE_KEY)
+    )
+
+
+def plain(error: OperationFailure) -> OperationFailure:
+    """``error``, as a ``DuplicateKeyError`` if it is one under another code."""
+    if not duplicate(error) or isinstance(error, DuplicateKeyError):
+        return error
+    return DuplicateKeyError(str(error), error.code, error.details)
+
+
+def _sent_before(error: BaseException) -> bool:
+    """Whether the driver had already sent the write when ``error``, which says that it sent nothing, came up.
+
+    Its second attempt may fail for want of a connection, and this error hides the first attempt's. Only the driver's
+    own loop knows. Where it can't be asked the answer is yes, which is the careful one.
+    """
+    trace, answer = error.__traceback__, True
+    while trace is not None:
+        retrying = getattr(trace.tb_frame.f_locals.get("self"), "_retrying", None)
+        if isinstance(retrying, bool):
+            answer = retrying
+        trace = trace.tb_next
+    return answer
 
 
 def may_have_happened(error: PyMongoError) -> bool:
     """True if a write that failed with ``error`` may have been applied, or may still be."""
-    if isinstance(error, (ServerSelectionTimeoutError, WaitQueueTimeoutError, DuplicateKeyError)):
+    if isinstance(error, WaitQueueTimeoutError):
+        return _sent_before(error)
+    if isinstance(error, (ServerSelectionTimeoutError, DuplicateKeyError)):
         return False
     if isinstance(error, (AutoReconnect, WriteConcernError, ExecutionTimeout)):
         return True
@@ -53,19 +143,24 @@ def of_the_driver(error: Exception) -> bool:
     return isinstance(error, PyMongoError)
 
 
+def writes(query: Query[Any]) -> bool:
+    """Whether ``query`` may change what is stored."""
+    return query.method not in _WRITES_NOTHING
+
+
 def too_large(error: Exception) -> bool:
     """True if a document was refused for its size, by the driver or by the server, alone or within a batch."""
-    if isinstance(error, BulkWriteError):
-        return any(one["code"] in _TOO_LARGE for one in error.details["writeErrors"])
-    return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
+    return isinstance(error, DocumentTooLarge) or means(error, TOO_LARGE)
 
 
 def no_shard_key(error: OperationFailure) -> bool:
     """True if a router did not know where to send an upsert, alone or within a batch. Such an upsert wrote nothing."""
-    codes = {error.code}
-    if isinstance(error, BulkWriteError):
-        codes.update(one["code"] for one in error.details["writeErrors"])
-    return _SHARD_KEY_NOT_FOUND in codes
+    return means(error, NO_SHARD_KEY)
+
+
+def numbers_refused(error: BaseException) -> bool:
+    """Whether a standalone server refused a command for its transaction number."""
+    return means(error, NO_TRANSACTIONS) and "Transaction numbers" in str(error)
 
 
 def _said(error: PyMongoError) -> str:
@@ -80,19 +175,97 @@ def _said(error: PyMongoError) -> str:
     return re.sub(r" \(configured timeouts: [^)]*\)", "", text)[:300]
 
 
-def translated(error: PyMongoError, query: Query[Any] | None) -> StoreError:
-    """Our error for one of the driver's, which the caller chains. It holds no credentials and no stored value."""
+_RIGHTS: Final = {
+    **dict.fromkeys(("find", "aggregate", "count", "distinct"), "find"),
+    "insert": "insert",
+    "delete": "remove",
+    "listIndexes": "listIndexes",
+    "createIndexes": "createIndex",
+    "dropIndexes": "dropIndex",
+    "update": "find, insert and update",
+    "findAndModify": "find, insert and update",
+}
+"""The right that a command needs, in MongoDB's words, by the command's name."""
+
+_REFUSED_COMMAND: Final = re.compile(r'not authorized on (\S+) to execute command \{ (\w+): "([\w.-]+)"')
+
+
+def grant(database: str, user: str = "<user>", home: str = "admin") -> str:
+    """The command by which an administrator grants a user all that this package needs in ``database``."""
+    roles = f'[{{ role: "readWrite", db: "{database}" }}]'
+    return f'db.getSiblingDB("{home}").grantRolesToUser("{user}", {roles})'
+
+
+def too_old(wire_version: int) -> ServerNotSupported:
+    """The error for a server that is older than what we need."""
+    found = VERSIONS.get(wire_version, "an unknown version")
+    return ServerNotSupported(
+        f"the server is MongoDB {found} (wire version {wire_version}), which is not supported: 6.0 or later is needed"
+    )
+
+
+_RELEASES: Final = "4.0 4.2 4.4 4.7 4.8 4.9 5.0 5.1 5.2 5.3 6.0 6.1 6.2 6.3 7.0 7.1 7.2 7.3 8.0 8.1 8.2"
+VERSIONS: Final = dict(enumerate(_RELEASES.split(), 7))
+"""MongoDB's version by the wire version that a server tells in its ``hello``."""
+
+
+def translated(
+    error: PyMongoError, query: Query[Any] | None, *, database: str = "<database>", doubt: bool = False
+) -> StoreError:
+    """Our error for one of the driver's, which the caller chains. It holds no credentials and no stored value.
+
+    ``doubt``: an earlier command of the same operation has changed something, or may have. Then it is not true that
+    nothing was changed.
+    """
+    found = _translated(error, query, database)
+    if doubt and isinstance(found, StoreUnavailable):
+        return OutcomeUnknown(f"{found}; what was sent before it has changed something, or may have")
+    return found
+
+
+def _translated(error: PyMongoError, query: Query[Any] | None, database: str) -> StoreError:
     what = f"{query.collection}.{query.method}" if query and query.collection else "the server"
-    if isinstance(error, WaitQueueTimeoutError):
+    happened = may_have_happened(error)
+    if isinstance(error, WaitQueueTimeoutError) and not happened:
         return PoolExhausted(
             f"{what}: no connection of this process's own pool (maxPoolSize) came free: {_said(error)}"
         )
-    if isinstance(error, ServerSelectionTimeoutError):
+    if isinstance(error, ServerSelectionTimeoutError) and not happened:
+        return StoreUnavailable(f"{what}: no server was reached: {_said(error)}")
+    if means(error, REFUSED_CREDENTIALS):
+        return CredentialsRefused(f"{what}: the server refuses the user or the password ({type(error).__name__})")
+    if means(error, MISSING_RIGHTS):
+        # The server's own message quotes the command, and with it what was to be stored.
+        return _missing(error, query, database)
+    if means(error, NOT_SUPPORTED):
+        return ServerNotSupported(
+            f"{what}: the server does not know a command, stage or variable that is needed (code "
+            f"{getattr(error, 'code', None)}). MongoDB 6.0 or later is needed, with updates by a pipeline and $$NOW; "
+            f"servers that only speak its protocol are not supported"
+        )
+    if isinstance(error, ConfigurationError):
+        # Raised on use: a name that can't be resolved (mongodb+srv), or a server that is too old for the driver.
+        if "wire version" in str(error):
+            return ServerNotSupported(f"{what}: {_said(error)}")
         return StoreUnavailable(f"{what}: no server was reached: {_said(error)}")
     text = f"{what}: {type(error).__name__}: {_said(error)}"
-    if may_have_happened(error):
+    if happened:
         reads = query is not None and query.method in READS
         return StoreUnavailable(text) if reads else OutcomeUnknown(text)
     if isinstance(error, ConnectionFailure):
         return StoreUnavailable(text)
     return StoreError(text)
+
+
+def _missing(error: PyMongoError, query: Query[Any] | None, database: str) -> StoreError:
+    if "requires authentication" in str(error):
+        return CredentialsRefused("the server has access control, and the URL has no user and password")
+    told = _REFUSED_COMMAND.match(str(error))
+    if told is not None:
+        database, command, collection = told.groups()
+        what = f"{_RIGHTS.get(command, command)} in {collection}"
+    else:
+        what = f"use {query.collection}" if query is not None and query.collection else "do this"
+    return MissingRights(
+        f"the user lacks the right to {what}, in the database {database!r}. Administrator: `{grant(database)}`"
+    )

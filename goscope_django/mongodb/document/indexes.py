@@ -16,9 +16,8 @@ from pymongo.errors import OperationFailure
 from goscope_django.core.flow import Flow, ask
 from goscope_django.exceptions import IndexConflict
 from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.document.failures import INDEX_DIFFERS, NAMESPACE_NOT_FOUND, means
 
-_NAMESPACE_NOT_FOUND: Final = 26
-_CONFLICTS: Final = frozenset({85, 86})
 REPAIR: Final = "manage.py goscope_indexes ensure --repair"
 
 
@@ -109,7 +108,7 @@ def _existing(collection: str) -> Flow[Mapping[str, Any]]:
     try:
         found: Mapping[str, Any] = yield from ask(collection, "index_information")
     except OperationFailure as error:
-        if error.code != _NAMESPACE_NOT_FOUND:
+        if not means(error, NAMESPACE_NOT_FOUND):
             raise
         return {}
     return found
@@ -148,6 +147,6 @@ def _create(spec: IndexSpec) -> Flow[None]:
     try:
         yield from ask(spec.collection, "create_index", list(spec.keys), **spec.options)
     except OperationFailure as error:
-        if error.code not in _CONFLICTS:
+        if not means(error, INDEX_DIFFERS):
             raise
         raise conflict(IndexState(spec, "different", str(error)[:200])) from error

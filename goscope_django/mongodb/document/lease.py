@@ -12,17 +12,19 @@ driver may have sent the command twice, and two callers may use the same name.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from goscope_django.core.flow import Flow, Query, ask, perform
-from goscope_django.mongodb.document.clock import NO_CLUSTER_TIME, Clock, ServerClock
+from goscope_django.mongodb.document.clock import Clock, ServerClock
 from goscope_django.mongodb.document.expressions import Expression, conditions, countable, instant, is_null, literal
-from goscope_django.mongodb.document.failures import no_shard_key
+from goscope_django.mongodb.document.failures import NO_CLUSTER_TIME, means, no_shard_key
 
 T = TypeVar("T")
 _COLLISIONS: Final = 5
@@ -71,9 +73,42 @@ def by_id(clock: Clock, send: Flow[T]) -> Flow[T | None]:
     return None
 
 
+def server_time(clock: Clock) -> Flow[datetime | None]:
+    """The primary's time. One command; mongomock has this process's."""
+    if not isinstance(clock, ServerClock):
+        return datetime.now(UTC)
+    return instant((yield from ask("", "command", "hello")).get("localTime"))
+
+
+def surely_lasts(clock: Clock, until: datetime | None) -> Flow[bool]:
+    """Whether a lease that ends at ``until`` (``None``: unknown) has not ended yet. One command.
+
+    Until then nobody else can have taken the document. So if the claim is not there any more, its holder's own command
+    has removed it.
+    """
+    if until is None:
+        return False
+    now = yield from server_time(clock)
+    return now is not None and now < until
+
+
+def timed(clock: Clock, send: Flow[dict[str, Any] | None]) -> Flow[Any]:
+    """The document that ``send`` gives, a ``findAndModify`` whose projection has ``clock.stamp()``; with the time.
+
+    If the driver has sent it twice, the server answers from its record of the first one: the whole document, without
+    the projection and so without the time. Then the time is asked for, with one more command. If that fails too, the
+    document comes without it, and ``clock.read_stamp`` takes the latest time that stands in it.
+    """
+    found = yield from send
+    if found is not None and not clock.stamp().keys() <= found.keys():
+        with contextlib.suppress(PyMongoError):
+            found["now"] = yield from server_time(clock)
+    return found
+
+
 def _goes_by_wall_clock(clock: Clock, error: OperationFailure) -> bool:
     """Whether the server refused it because it has no cluster time; from then on ``clock`` uses the wall clock."""
-    if error.code != NO_CLUSTER_TIME or not isinstance(clock, ServerClock):
+    if not means(error, NO_CLUSTER_TIME) or not isinstance(clock, ServerClock):
         return False
     clock.cluster_time = False
     return True

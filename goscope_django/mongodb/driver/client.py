@@ -165,7 +165,8 @@ class Connection:
     def inspect(self, seconds: float) -> ServerView:
         """Connect, ask what the server is, and disconnect again; errors as for ``prepare``. Changes nothing."""
         with self.briefly(seconds) as store:
-            return store.run(mock_view if self.target.scheme == "mongomock" else view)
+            seen = mock_view if self.target.scheme == "mongomock" else view
+            return store.run(seen, self.target.database)
 
     @contextmanager
     def briefly(self, seconds: float) -> Iterator[Store]:

@@ -40,11 +40,15 @@ from pymongo.errors import (
 from goscope_django.core.flow import Flow, Query, ask
 from goscope_django.core.forking import at_fork
 from goscope_django.mongodb.codec import ENTRY_OPTIONS
+from goscope_django.mongodb.document.failures import (
+    DUPLICATE_KEY,
+    RETRYABLE_READ,
+    TIMED_OUT,
+    means,
+    numbers_refused,
+)
 
-DUPLICATE_KEY: Final = 11000
 RETRYABLE_WRITE: Final = "RetryableWriteError"
-_DUPLICATES: Final = frozenset({11000, 11001, 12582})
-_TIMED_OUT: Final = 64
 
 
 def row(reply: Mapping[str, Any]) -> Any:
@@ -75,10 +79,10 @@ def written(reply: Mapping[str, Any], *, many: bool = False) -> Mapping[str, Any
     labels = {"errorLabels": reply["errorLabels"]} if "errorLabels" in reply else {}
     if errors:
         first: dict[str, Any] = {**errors[0], **labels}
-        kind = DuplicateKeyError if first.get("code") in _DUPLICATES else WriteError
+        kind = DuplicateKeyError if first.get("code") in DUPLICATE_KEY else WriteError
         raise kind(first.get("errmsg", "a write failed"), first.get("code"), first)
     details: dict[str, Any] = {**(concern or {}), **labels}
-    timed_out = details.get("code") == _TIMED_OUT or details.get("errInfo", {}).get("wtimeout")
+    timed_out = details.get("code") in TIMED_OUT or details.get("errInfo", {}).get("wtimeout")
     raise (WTimeoutError if timed_out else WriteConcernError)(
         details.get("errmsg", "a write was not confirmed"), details.get("code"), details
     )
@@ -94,8 +98,6 @@ DIRECT: Final = frozenset({"point", "many", "recent", "time", "update", "delete"
 _FIRST_NUMBER: Final = 2**40
 """Higher than any number the driver has given: a session may have been the driver's before."""
 
-_RETRYABLE_READ: Final = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
-_ILLEGAL_OPERATION: Final = 20
 _UNSENT: Final = (ServerSelectionTimeoutError, WaitQueueTimeoutError)
 """Errors of commands that never left this process."""
 
@@ -115,7 +117,7 @@ class _Session:
 
 def _retry_read(error: PyMongoError) -> bool:
     if isinstance(error, OperationFailure) and not isinstance(error, NotPrimaryError):
-        return error.code in _RETRYABLE_READ
+        return means(error, RETRYABLE_READ)
     return isinstance(error, ConnectionFailure) and not isinstance(error, ServerSelectionTimeoutError)
 
 
@@ -124,12 +126,6 @@ def _retry_write(error: PyMongoError) -> bool:
         return True
     # The driver would have set the label itself if it had known of the number.
     return isinstance(error, ConnectionFailure) and not isinstance(error, (*_UNSENT, NotPrimaryError))
-
-
-def _numbers_refused(error: PyMongoError) -> bool:
-    return (
-        isinstance(error, OperationFailure) and error.code == _ILLEGAL_OPERATION and "Transaction numbers" in str(error)
-    )
 
 
 class Sessions:
@@ -238,7 +234,7 @@ class Direct:
         return outcome(reply)
 
     def _may_repeat(self, error: PyMongoError, command: dict[str, Any]) -> bool:
-        if _numbers_refused(error):
+        if numbers_refused(error):
             self._sessions.numbers = False
             command.pop("txnNumber", None)
             return True
@@ -281,9 +277,10 @@ class Direct:
         statement = {"q": test, "u": change, "upsert": upsert}
         return self._write({"update": self._name, "updates": [statement]}, written)
 
-    def delete(self, test: Mapping[str, Any]) -> Flow[int]:
-        """Remove one document; how many were removed."""
-        return self._write({"delete": self._name, "deletes": [{"q": test, "limit": 1}]}, _removed)
+    def delete(self, *tests: Mapping[str, Any]) -> Flow[int]:
+        """Remove one document for each test; how many were removed. A deletion of many has no transaction number."""
+        statements = [{"q": test, "limit": 1} for test in tests]
+        return self._write({"delete": self._name, "deletes": statements}, _removed)
 
     def modify(
         self, test: Mapping[str, Any], change: Any, fields: Mapping[str, Any] | None = None, *, upsert: bool = False
@@ -341,6 +338,6 @@ def _models(changes: Sequence[Change]) -> list[UpdateOne]:
 def _collided(error: BulkWriteError) -> list[int]:
     """Positions of the upserts that collided with another document; any other failure is raised."""
     failed = error.details["writeErrors"]
-    if error.details.get("writeConcernErrors") or any(one["code"] != DUPLICATE_KEY for one in failed):
+    if error.details.get("writeConcernErrors") or any(one["code"] not in DUPLICATE_KEY for one in failed):
         raise error
     return [one["index"] for one in failed]

@@ -8,6 +8,8 @@ Rules of this file:
   the URL says. The cache's collection follows the URL.
 * A query has a place in the pool of connections before its time limit begins; see ``places``.
 * The driver's own retries stay on. ``direct`` says how the cache's commands go past them.
+* What the driver knows of the servers is looked at before the first write and after the first read. A server that is
+  too old is refused by name, a standalone one gets its own kind of tokens. No command is sent for that.
 """
 
 from __future__ import annotations
@@ -29,6 +31,14 @@ from goscope_django.core.flow import Command, Flow, Query, aexecute, arun, execu
 from goscope_django.exceptions import ConfigurationError
 from goscope_django.mongodb.codec import CODEC_OPTIONS, ENTRY_OPTIONS
 from goscope_django.mongodb.document.clock import LocalClock, ServerClock
+from goscope_django.mongodb.document.failures import (
+    LEAST_WIRE_VERSION,
+    NOT_A_REPLICA_SET,
+    READS,
+    means,
+    plain,
+    too_old,
+)
 from goscope_django.mongodb.driver import sessions
 from goscope_django.mongodb.driver.direct import DIRECT, Direct, Sessions
 from goscope_django.mongodb.driver.limits import RANGE_LIMIT, time_limit
@@ -36,7 +46,8 @@ from goscope_django.mongodb.driver.places import TaskPlaces, ThreadPlaces
 
 CACHE = "go_goscope_cache"
 
-_NOT_A_REPLICA_SET = 123
+_NOT_NEWEST: Final = ("snapshot", "available")
+_UNMET: Final = ("Unknown", "PossiblePrimary")
 
 Steps = Callable[..., Flow[Any]]
 
@@ -62,7 +73,7 @@ class _Executor:
         self.limit = time_limit(database) if limit is None else limit
         self.clock = ServerClock(reads_elsewhere=database.read_preference != ReadPreference.PRIMARY)
         self._sessions = Sessions(database.client)
-        self._calls = _Calls(self._prepare)
+        self._calls = _Calls(self._introduce)
 
     def collection(self, name: str) -> Any:
         """The driver's collection of that name, with the concerns that its kind has."""
@@ -70,12 +81,43 @@ class _Executor:
             # Every operation of a cache has an outcome, so an unacknowledged write (w=0) is none of them.
             acknowledged = None if self.database.write_concern.acknowledged else WriteConcern(1)
             return self.database.get_collection(name, codec_options=ENTRY_OPTIONS, write_concern=acknowledged)
+        # A snapshot may be older than what a majority has, and not every command takes one.
+        level = self.database.read_concern.level
         return self.database.get_collection(
             name,
             codec_options=CODEC_OPTIONS,
             read_preference=ReadPreference.PRIMARY,
             write_concern=WriteConcern("majority"),
+            read_concern=ReadConcern("local") if level in _NOT_NEWEST else None,
         )
+
+    def _introduce(self, name: str, method: str) -> Callable[..., Any]:
+        """``_prepare`` until the servers are known."""
+        prepared = self._prepare(name, method)
+        steps: Steps = partial(self._meet, prepared, writes=method not in READS)
+        seconds = self._limit(name, method)
+        return self._runner(steps if seconds in (None, RANGE_LIMIT) else _limited(steps, seconds))
+
+    def _meet(self, prepared: Callable[..., Any], *args: Any, writes: bool, **kwargs: Any) -> Flow[Any]:
+        if not self._known() and writes:
+            yield from invoke(getattr, self.database.client, "is_primary")  # waits for a server, as the write would
+            self._known()
+        found = yield from invoke(prepared, *args, **kwargs)
+        self._known()
+        return found
+
+    def _known(self) -> bool:
+        """Whether the driver has met a server. Raises ``ServerNotSupported`` if that is too old."""
+        topology = self.database.client.topology_description
+        met = [one for one in topology.server_descriptions().values() if one.server_type_name not in _UNMET]
+        for one in met:
+            if one.max_wire_version < LEAST_WIRE_VERSION:
+                raise too_old(one.max_wire_version)
+        if met:
+            if all(one.server_type_name == "Standalone" for one in met):
+                self.clock.cluster_time = False
+            self._calls = _Calls(self._prepare)
+        return bool(met)
 
     def _prepare(self, name: str, method: str) -> Callable[..., Any]:
         place = self.collection(name) if name else self.database
@@ -124,6 +166,8 @@ class SyncExecutor(_Executor):
             place = places.take()  # before any time limit begins
             try:
                 found = self._calls[command.collection, command.method](*command.args, **command.kwargs)
+            except OperationFailure as error:
+                raise plain(error) from error.__cause__
             finally:
                 places.give(place)
             places.answers += 1
@@ -155,6 +199,8 @@ class AsyncExecutor(_Executor):
                 place = await places.wait()  # before any time limit begins
             try:
                 found = await self._calls[command.collection, command.method](*command.args, **command.kwargs)
+            except OperationFailure as error:
+                raise plain(error) from error.__cause__
             finally:
                 places.give(place)
             places.answers += 1
@@ -226,9 +272,16 @@ def _confirm(collection: Any, test: Mapping[str, Any]) -> Flow[Any]:
     try:
         return (yield from invoke(collection.with_options(read_concern=ReadConcern("linearizable")).find_one, test))
     except OperationFailure as error:
-        if error.code != _NOT_A_REPLICA_SET:
+        if not means(error, NOT_A_REPLICA_SET):
             raise
         return (yield from invoke(collection.find_one, test))
+
+
+def _estimated_document_count(collection: Any) -> Flow[int]:
+    """The server's estimate, from what it knows of the collection: a snapshot has none."""
+    local = collection.with_options(read_concern=ReadConcern("local"))
+    found: int = yield from invoke(local.estimated_document_count)
+    return found
 
 
 _STEPS: Final[Mapping[str, Steps]] = {
@@ -236,6 +289,7 @@ _STEPS: Final[Mapping[str, Steps]] = {
     "aggregate": _aggregate,
     "upserted": _upserted,
     "confirm": _confirm,
+    "estimated_document_count": _estimated_document_count,
     "transaction": sessions.begin,
     "transactional": sessions.require,
     "commit": sessions.commit,
@@ -316,8 +370,8 @@ class MockExecutor:
         reply = {"n": done.matched_count, "nModified": done.modified_count}
         return reply if done.upserted_id is None else {**reply, "n": 1, "upserted": [{"_id": done.upserted_id}]}
 
-    def _delete(self, collection: Any, test: Mapping[str, Any]) -> int:
-        return int(collection.delete_one(test).deleted_count)
+    def _delete(self, collection: Any, *tests: Mapping[str, Any]) -> int:
+        return sum(int(collection.delete_one(test).deleted_count) for test in tests)
 
     def _modify(self, collection: Any, test: Mapping[str, Any], change: Any, fields: Any = None) -> Any:
         return collection.find_one_and_update(test, change, fields, return_document=ReturnDocument.AFTER)

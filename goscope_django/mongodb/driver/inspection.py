@@ -1,4 +1,4 @@
-"""What operators ask about a server: whether it answers, its topology, version, clock and indexes.
+"""What operators ask about a server: whether it answers, its topology, version, clock, indexes and what it can do.
 
 Rule of this file: reads only.
 """
@@ -10,12 +10,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from pymongo.errors import ExecutionTimeout, NetworkTimeout, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import (
+    ExecutionTimeout,
+    NetworkTimeout,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 
 from goscope_django.core.flow import Flow, ask
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant
+from goscope_django.mongodb.document.failures import MISSING_RIGHTS, VERSIONS, means
 from goscope_django.mongodb.document.indexes import IndexState, check
+from goscope_django.mongodb.driver import capabilities
+from goscope_django.mongodb.driver.capabilities import Finding
 
 Health = Literal["ok", "slow", "down"]
 _SLOW_WORDS: Final = ("timed out", "NetworkTimeout")
@@ -56,7 +65,10 @@ Topology = Literal["replica set", "standalone", "sharded", "mongomock"]
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """A server as seen now. ``clock_offset`` is how many seconds this process's clock is ahead of the server's."""
+    """A server as seen now. ``clock_offset`` is how many seconds this process's clock is ahead of the server's.
+
+    ``indexes`` is empty if the user may not list them; then ``findings`` says so.
+    """
 
     topology: Topology
     set_name: str | None
@@ -65,32 +77,70 @@ class ServerView:
     version: str
     clock_offset: float
     indexes: tuple[IndexState, ...]
+    findings: tuple[Finding, ...] = ()
 
 
-def view(clock: Clock) -> Flow[ServerView]:
-    """Two commands and one for each collection."""
+def _version(wire: int | None) -> Flow[str]:
+    """The server's version; without the last number where it may not be asked for."""
+    try:
+        build = yield from ask("", "command", "buildInfo")
+    except OperationFailure:  # it is outside of the Stable API
+        return VERSIONS.get(wire or 0, "?")
+    return str(build.get("version", "?"))
+
+
+def _indexes(clock: Clock) -> Flow[tuple[IndexState, ...]]:
+    """Their states; none if the user may not list them."""
+    try:
+        return tuple((yield from check(clock)))
+    except OperationFailure as error:
+        if not means(error, MISSING_RIGHTS):
+            raise
+        return ()
+
+
+def view(clock: Clock, database: str) -> Flow[ServerView]:
+    """Three commands and one for each collection. At first contact three more.
+
+    Raises ``MissingRights`` for a user who may not read anything in ``database``.
+    """
     hello = yield from ask("", "command", "hello")
-    found = instant(hello.get("localTime"))
-    offset = (datetime.now(UTC) - found).total_seconds() if found else 0.0
-    build = yield from ask("", "command", "buildInfo")
-    indexes = yield from check(clock)
+    found, wire = instant(hello.get("localTime")), hello.get("maxWireVersion")
+    moment = found or datetime.now(UTC)
+    offset = (datetime.now(UTC) - moment).total_seconds()
+    version = yield from _version(wire)
+    lacking = yield from capabilities.rights(clock, database)
+    indexes = yield from _indexes(clock)
     topology: Topology = "standalone"
     if hello.get("setName"):
         topology = "replica set"
     elif hello.get("msg") == "isdbgrid":
         topology = "sharded"
+    findings = [capabilities.ended(wire, version, moment.date()), lacking]
+    if topology == "standalone":
+        findings.append(capabilities.STANDALONE)
+    else:
+        findings.append((yield from capabilities.change_streams(clock)))
+    try:
+        findings.append((yield from capabilities.fitness(clock)))
+    except OperationFailure as error:
+        if lacking is None:
+            findings.append(capabilities.not_told(error, database))
+    if not indexes and lacking is None:
+        findings.append(capabilities.unlisted(database))
     return ServerView(
         topology=topology,
         set_name=hello.get("setName"),
         primary=hello.get("primary") or hello.get("me"),
         members=tuple(hello.get("hosts", ())),
-        version=str(build.get("version", "?")),
+        version=version,
         clock_offset=offset,
-        indexes=tuple(indexes),
+        indexes=indexes,
+        findings=tuple(one for one in findings if one is not None),
     )
 
 
-def mock_view(clock: Clock) -> Flow[ServerView]:
+def mock_view(clock: Clock, database: str = "") -> Flow[ServerView]:
     """The same for mongomock, which has no server to ask."""
     indexes = yield from check(clock)
     return ServerView("mongomock", None, None, (), "mongomock", 0.0, tuple(indexes))

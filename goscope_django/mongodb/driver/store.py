@@ -1,7 +1,8 @@
 """The store: it runs flows on one database, sync and async.
 
-Rule of this file: it chooses the executor of this process or event loop, passes events on and translates what the
-driver raises. It decides nothing about an operation.
+Rules of this file: it chooses the executor of this process or event loop, passes events on and translates what the
+driver raises. It decides nothing about an operation. An error says "nothing was changed" only if that is true of the
+whole operation: not only its last command counts, but every one before it that changed something, or may have.
 """
 
 from __future__ import annotations
@@ -14,10 +15,32 @@ from pymongo.errors import PyMongoError
 
 from goscope_django.contracts import Event
 from goscope_django.core.flow import Command, Emit, Flow, Query, acarry_out, arun, carry_out, run
-from goscope_django.exceptions import ConfigurationError
+from goscope_django.exceptions import ConfigurationError, StoreError
 from goscope_django.mongodb.document.clock import Clock
-from goscope_django.mongodb.document.failures import translated
+from goscope_django.mongodb.document.failures import may_have_happened, translated, writes
 from goscope_django.mongodb.driver.execute import AsyncExecutor, MockExecutor, SyncExecutor
+
+
+class _Sent:
+    """The queries of one operation: the last one, and all that succeeded or may have happened."""
+
+    __slots__ = ("done", "last")
+
+    def __init__(self) -> None:
+        self.last: Query[Any] | None = None
+        self.done: list[Query[Any]] = []
+
+    def send(self, query: Query[Any]) -> None:
+        self.last = query
+        self.done.append(query)
+
+    def failed(self, error: PyMongoError) -> None:
+        if not may_have_happened(error):
+            self.done.pop()
+
+    def translated(self, error: PyMongoError, executor: SyncExecutor | AsyncExecutor | MockExecutor) -> StoreError:
+        return translated(error, self.last, database=executor.database.name, doubt=any(map(writes, self.done)))
+
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,23 +95,27 @@ class Store:
     def run(self, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run the flow ``operation(clock, ...)`` on this thread, with the clock that decides.
 
-        Raises ``StoreUnavailable``, ``OutcomeUnknown`` or ``StoreError``, the driver's error chained.
+        Raises ``StoreUnavailable``, ``OutcomeUnknown`` or another ``StoreError``, the driver's error chained.
         """
         executor = self.executor()
-        last: Query[Any] | None = None
+        sent = _Sent()
 
         def execute(command: Command[Any]) -> Any:
-            nonlocal last
             if type(command) is Query:
-                last = command
-            elif type(command) is Emit:
+                sent.send(command)
+                try:
+                    return executor(command)
+                except PyMongoError as error:
+                    sent.failed(error)
+                    raise
+            if type(command) is Emit:
                 return self._tell(command.event)
             return executor(command)
 
         try:
             found = run(operation(executor.clock, *args, **kwargs), execute)
         except PyMongoError as error:
-            raise translated(error, last) from error
+            raise sent.translated(error, executor) from error
         if self._opening is not None:
             carry_out(self._opened())
         return found
@@ -97,20 +124,24 @@ class Store:
         """Async version of ``run``, in the running event loop and on no thread."""
         executor = self.aexecutor()
         perform = executor.asynchronously if isinstance(executor, MockExecutor) else executor
-        last: Query[Any] | None = None
+        sent = _Sent()
 
         async def execute(command: Command[Any]) -> Any:
-            nonlocal last
             if type(command) is Query:
-                last = command
-            elif type(command) is Emit:
+                sent.send(command)
+                try:
+                    return await perform(command)
+                except PyMongoError as error:
+                    sent.failed(error)
+                    raise
+            if type(command) is Emit:
                 return self._tell(command.event)
             return await perform(command)
 
         try:
             found = await arun(operation(executor.clock, *args, **kwargs), execute)
         except PyMongoError as error:
-            raise translated(error, last) from error
+            raise sent.translated(error, executor) from error
         if self._opening is not None:
             await acarry_out(self._opened())
         return found

@@ -38,7 +38,7 @@ from goscope_django.mongodb.document.expressions import (
     prefix_range,
 )
 from goscope_django.mongodb.document.failures import may_have_happened, too_large
-from goscope_django.mongodb.document.lease import Lease, new_claim, upsert
+from goscope_django.mongodb.document.lease import Lease, new_claim, timed, upsert
 from goscope_django.mongodb.document.reading import whole_or_none
 
 IDEMPOTENCY: Final = "go_goscope_idempotency"
@@ -181,10 +181,10 @@ class IdempotencyFlows:
     def _colliding(self, clock: Clock, full: str, query: Callable[[], Query[Any]]) -> Flow[dict[str, Any]]:
         found: dict[str, Any]
         try:
-            found = yield from upsert(clock, query)
+            found = yield from timed(clock, upsert(clock, query))
         except DuplicateKeyError:
             yield from self._clear(clock, full)
-            found = yield from upsert(clock, query)
+            found = yield from timed(clock, upsert(clock, query))
         return found
 
     def _judged(self, clock: Clock, full: str, found: dict[str, Any], fingerprint: str | None) -> IdempotencyClaim:
@@ -213,7 +213,7 @@ class IdempotencyFlows:
 
     def abandon(self, clock: Clock, key: str, token: int) -> Flow[bool]:
         """One command: remove the live claim, so that the next caller starts at once."""
-        return (yield from self._remove("delete_one", self._claimed(clock, self.full(key), token)))
+        return (yield from self._remove(self._claimed(clock, self.full(key), token)))
 
     # The end of the work
 
@@ -446,7 +446,7 @@ class IdempotencyFlows:
         full = self.full(key)
         self.finished.pop(full, None)
         # What has expired counts as gone, whether or not the TTL monitor has removed it.
-        return (yield from self._remove("delete_many", LEASE.mine(clock, **_either(full))))
+        return (yield from self._remove(*(LEASE.mine(clock, key=name) for name in (full, claim_key(full)))))
 
     # For observers
 
@@ -488,16 +488,21 @@ class IdempotencyFlows:
         """Remove an expired result that stands beside a claim."""
         yield from ask(IDEMPOTENCY, "delete_many", {"key": full, **clock.expired_filter("expiresAt")})
 
-    def _remove(self, method: str, test: dict[str, Any]) -> Flow[bool]:
-        query: Query[Any] = Query(IDEMPOTENCY, method, test)
+    def _remove(self, *tests: dict[str, Any]) -> Flow[bool]:
+        """Remove one live document for each test. Sent again, the server knows it and tells what it removed then."""
+        query: Query[int] = Query(IDEMPOTENCY, "delete", *tests)
         try:
-            return bool((yield from perform(query)).deleted_count)
+            return bool((yield from perform(query)))
         except PyMongoError as error:
             if not may_have_happened(error):
                 raise
-            if (yield from ask(IDEMPOTENCY, "confirm", test)) is not None:
-                yield from perform(query)
-            return True
+            there = (yield from ask(IDEMPOTENCY, "confirm", {"$or": list(tests)})) is not None
+            if there and (yield from perform(query)):
+                return True
+            # That it is not there is no proof that this removed it: it may have ended, or never have been there.
+            raise OutcomeUnknown(
+                "an idempotency record is not there any more; whether this call has removed it is unknown"
+            ) from error
 
     def _remember(self, full: str) -> None:
         known = self.finished

@@ -20,13 +20,11 @@ from pymongo.read_concern import ReadConcern
 
 from goscope_django.core.flow import Flow, call, invoke
 from goscope_django.exceptions import ConfigurationError, OutcomeUnknown, StaleFence
-from goscope_django.mongodb.document.failures import translated
+from goscope_django.mongodb.document.failures import NO_TRANSACTIONS, WRITE_CONFLICT, means, translated
 from goscope_django.mongodb.driver.execute import AsyncExecutor, SyncExecutor
 from goscope_django.mongodb.locks.flows import LEASE, LOCKS
 from goscope_django.mongodb.locks.provider import MongoDBLockHandle
 
-_NO_TRANSACTIONS: Final = 20
-_CONFLICT: Final = 112
 _COMMITS: Final = 3
 _OPTIONS: Final[dict[str, Any]] = {
     "read_concern": ReadConcern("snapshot"),
@@ -119,10 +117,10 @@ class FencedTransaction:
             )
         if not held:
             return StaleFence(f"lock {self._handle.key!r}: it was taken over before the commit; nothing was written")
-        if isinstance(error, OperationFailure) and error.code == _CONFLICT:
+        if means(error, WRITE_CONFLICT):
             return error
         return translated(error, None)
 
 
 def _has_no_transactions(error: BaseException) -> TypeGuard[OperationFailure]:
-    return isinstance(error, OperationFailure) and error.code == _NO_TRANSACTIONS
+    return means(error, NO_TRANSACTIONS)

@@ -5,7 +5,8 @@ Rules of this file:
 
 * The document keeps the highest token that it has seen, in ``_fence``, and the comparison is part of the write itself.
 * "Refused" and "no such document" are told apart afterwards, by looking for the document with a newer fence.
-* The caller's filter, update and session are passed on as they are. The driver's errors are raised as they are.
+* The caller's filter, update and session are passed on as they are, and so is its write concern, but for ``w=0``: a
+  refusal has to be seen. The driver's errors are raised as they are.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from pymongo import WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import OperationFailure
 from pymongo.results import UpdateResult
 
 from goscope_django.core.flow import Flow, acarry_out, carry_out, invoke
 from goscope_django.exceptions import InvalidType, InvalidValue, StaleFence
 from goscope_django.mongodb.document.expressions import literal
+from goscope_django.mongodb.document.failures import duplicate
 
 FENCE: Final = "_fence"
 _COLLISIONS: Final = 5
@@ -75,11 +78,14 @@ def _update(
         # Else a stale writer, which the document refuses, would insert a second one.
         raise InvalidValue("filter: an upsert needs the document's _id in it")
     more = {name: options[name] for name in ("session",) if name in options}
+    if not collection.write_concern.acknowledged:
+        # Whether a write was let through is what its caller wants to know, so it is confirmed (w=1) whatever w is.
+        collection = collection.with_options(write_concern=WriteConcern(1))
     for attempt in range(_COLLISIONS + 1):
         try:
             result: UpdateResult = yield from invoke(collection.update_one, where, change, **options)
-        except DuplicateKeyError:
-            if not options.get("upsert"):
+        except OperationFailure as error:
+            if not options.get("upsert") or not duplicate(error):
                 raise
             yield from _refuse(collection, test, token, more)
             if attempt == _COLLISIONS or "session" in options:

@@ -28,7 +28,7 @@ from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable
 from goscope_django.mongodb.document.clock import Clock, outrun
 from goscope_django.mongodb.document.expressions import instant, literal, named, prefix_range
 from goscope_django.mongodb.document.failures import may_have_happened
-from goscope_django.mongodb.document.lease import Lease, by_id, upsert
+from goscope_django.mongodb.document.lease import Lease, by_id, surely_lasts, upsert
 from goscope_django.mongodb.document.reading import whole_or_none
 
 LOCKS: Final = "go_goscope_locks"
@@ -166,8 +166,14 @@ class LockFlows:
             found = yield from perform(query)
         return instant(found["expiresAt"]) if found else None
 
-    def release(self, clock: Clock, key: str, claim: str, own_id: object = None) -> Flow[bool]:
-        """One command; ``True`` if the lock was still held by ``claim``."""
+    def release(
+        self, clock: Clock, key: str, claim: str, own_id: object = None, until: datetime | None = None
+    ) -> Flow[bool]:
+        """One command; ``True`` if the lock was still held by ``claim``, whose lease lasts ``until`` at least.
+
+        If its outcome is unknown it takes more: a document that is not there was removed by us only if nobody else can
+        have taken it. Raises ``OutcomeUnknown`` if somebody can.
+        """
         place = self._place(clock, key, own_id)
         query: Query[Any] = Query(LOCKS, "delete_one", LEASE.mine(clock, **place, claim=claim))
         try:
@@ -175,10 +181,18 @@ class LockFlows:
         except PyMongoError as error:
             if not may_have_happened(error):
                 raise
-            if (yield from ask(LOCKS, "confirm", {**place, "claim": claim})) is None:
+            ours = {**place, "claim": claim}
+            if (yield from ask(LOCKS, "confirm", ours)) is not None:
+                if (yield from perform(query)).deleted_count:
+                    return True
+                if (yield from ask(LOCKS, "confirm", ours)) is not None:
+                    return False  # its lease has ended
+            if (yield from surely_lasts(clock, until)):
                 return True
-            yield from perform(query)
-            return True
+            raise OutcomeUnknown(
+                f"lock {self.prefix + key!r}: it is not held by this acquisition any more; whether its release or the "
+                f"end of its lease came first is unknown"
+            ) from error
 
     def force_release(self, clock: Clock, key: str) -> Flow[bool]:
         removed = yield from ask(LOCKS, "delete_one", LEASE.mine(clock, key=self.prefix + key))

@@ -56,14 +56,18 @@ class MongoDBLockHandle:
         return expires_at is not None
 
     def release(self) -> bool:
-        """Give the lock back; ``False`` if this acquisition no longer held it. One round trip."""
+        """Give the lock back; ``False`` if this acquisition no longer held it. One round trip.
+
+        Raises ``OutcomeUnknown`` if the answer was lost and the lease may have ended before; the lock is free then, or
+        another's.
+        """
         flows = self._provider.flows
-        return self._provider.store.run(flows.release, self.key, self._claim, self._id)
+        return self._provider.store.run(flows.release, self.key, self._claim, self._id, self.expires_at)
 
     async def arelease(self) -> bool:
         """Async version of ``release``."""
         flows = self._provider.flows
-        return await self._provider.store.arun(flows.release, self.key, self._claim, self._id)
+        return await self._provider.store.arun(flows.release, self.key, self._claim, self._id, self.expires_at)
 
     def extend(self, ttl: Ttl) -> bool:
         """Let the lease end ``ttl`` from now; ``False`` if this acquisition holds it no more. One round trip."""

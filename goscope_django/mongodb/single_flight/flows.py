@@ -30,7 +30,7 @@ from goscope_django.core.flow import Emit, Flow, Pause, Query, ask, perform
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant, literal, or_null
 from goscope_django.mongodb.document.failures import may_have_happened, too_large
-from goscope_django.mongodb.document.lease import Lease, new_claim, upsert
+from goscope_django.mongodb.document.lease import Lease, new_claim, timed, upsert
 from goscope_django.mongodb.document.reading import number, text, whole
 from goscope_django.mongodb.single_flight.values import Entered, FlightInfo, Result, Terms
 
@@ -133,12 +133,12 @@ class FlightFlows:
         try:
             with pymongo.timeout(terms.limit):
                 try:
-                    found: dict[str, Any] = yield from upsert(clock, query)
+                    found: dict[str, Any] = yield from timed(clock, upsert(clock, query))
                 except PyMongoError as error:
                     if not may_have_happened(error):
                         raise
                     # Judged by our own claim, which a second sending finds in place or puts there.
-                    found = yield from upsert(clock, query)
+                    found = yield from timed(clock, upsert(clock, query))
         except (GeneratorExit, PyMongoError):
             raise
         except BaseException:

@@ -12,8 +12,9 @@ from pymongo import MongoClient, ReturnDocument
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from goscope_django.core.flow import Command, Query, run
-from goscope_django.mongodb.document.clock import NO_CLUSTER_TIME, Clock, LocalClock, ServerClock
+from goscope_django.mongodb.document.clock import Clock, LocalClock, ServerClock
 from goscope_django.mongodb.document.expressions import literal
+from goscope_django.mongodb.document.failures import NO_CLUSTER_TIME
 from goscope_django.mongodb.document.lease import Lease, new_claim, renew_all, upsert
 from goscope_django.mongodb.driver.execute import MockExecutor, SyncExecutor
 
@@ -161,7 +162,6 @@ class Server:
 
 
 COLLISION = DuplicateKeyError("E11000", 11000)
-NO_TIME = OperationFailure("no cluster time", NO_CLUSTER_TIME)
 
 
 def test_a_collision_of_upserts_is_sent_again_with_a_new_command() -> None:
@@ -177,9 +177,10 @@ def test_collisions_without_end_are_an_error() -> None:
     assert len(server.sent) == 6
 
 
-def test_a_standalone_server_is_learned_once() -> None:
+@pytest.mark.parametrize("code", sorted(NO_CLUSTER_TIME))
+def test_a_standalone_server_is_learned_once(code: int) -> None:
     clock = ServerClock()
-    server = Server(NO_TIME, "done")
+    server = Server(OperationFailure("no cluster time", code), "done")
     assert run(upsert(clock, lambda: Query("c", "m", clock.cluster_time)), server) == "done"
     assert server.sent == [True, False]
     assert clock.cluster_time is False

@@ -8,7 +8,8 @@ import pytest
 from pymongo.errors import OperationFailure
 
 from goscope_django.core.flow import Command, Query, run
-from goscope_django.mongodb.document.clock import NO_CLUSTER_TIME, ServerClock
+from goscope_django.mongodb.document.clock import ServerClock
+from goscope_django.mongodb.document.failures import NO_CLUSTER_TIME, NO_SHARD_KEY
 from goscope_django.mongodb.locks.flows import LockFlows
 
 LOST = "Query for sharded findAndModify must contain the shard key"
@@ -31,8 +32,9 @@ class Router:
         return (found, None) if query.method == "upserted" else found
 
 
-def test_one_attempt_teaches_it() -> None:
-    clock, flows, router = ServerClock(), LockFlows(""), Router()
+@pytest.mark.parametrize("code", sorted(NO_SHARD_KEY))
+def test_one_attempt_teaches_it(code: int) -> None:
+    clock, flows, router = ServerClock(), LockFlows(""), Router(code)
     for _ in range(2):
         assert run(flows.acquire(clock, "a", "me", "c", 1_000), router)
     assert router.tests == [{"_id": "lock:a"}, {"key": "lock:a"}, {"key": "lock:a"}]
@@ -41,8 +43,9 @@ def test_one_attempt_teaches_it() -> None:
     assert router.tests == [{"key": "lock:a", "claim": "c"}], "what is known by _id is asked for by key as well"
 
 
-def test_a_server_without_cluster_time_is_no_router() -> None:
-    clock, flows, router = ServerClock(), LockFlows(""), Router(NO_CLUSTER_TIME)
+@pytest.mark.parametrize("code", sorted(NO_CLUSTER_TIME))
+def test_a_server_without_cluster_time_is_no_router(code: int) -> None:
+    clock, flows, router = ServerClock(), LockFlows(""), Router(code)
     assert run(flows.acquire(clock, "a", "me", "c", 1_000), router)
     assert clock.by_id
 
