@@ -90,7 +90,7 @@ def test_xx_takes_other_versions_apart_and_no_value_for_an_expression(drive: Dri
         ("expire_at", lambda: datetime.now() + timedelta(hours=1)),  # noqa: DTZ005  as django-redis' own example has it
         ("expire_at", lambda: datetime.now(UTC) + timedelta(hours=1)),
         ("expire_at", lambda: int((datetime.now(UTC) + timedelta(hours=1)).timestamp())),
-        ("expire_at", lambda: (datetime.now(UTC) + timedelta(hours=1)).timestamp()),
+        ("expire_at", (datetime.now(UTC) + timedelta(hours=1)).timestamp),
         ("pexpire_at", lambda: datetime.now() + timedelta(milliseconds=900, hours=1)),  # noqa: DTZ005
         ("pexpire_at", lambda: int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1_000)),
     ],
