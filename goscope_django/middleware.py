@@ -19,6 +19,7 @@ from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
+from goscope_django.core.flow import Flow, acarry_out, carry_out, invoke
 from goscope_django.exceptions import CircuitOpen, StoreError
 from goscope_django.http.problems import problem, retry_after_header
 
@@ -147,21 +148,22 @@ def _answering(handler: Any) -> Any:
 
         @functools.wraps(inner)
         async def aanswered(request: HttpRequest) -> Any:
-            try:
-                return await inner(request)
-            except StoreError as error:
-                return store_unavailable_response(request, error)
+            return await acarry_out(_answered(inner, request))
 
         return convert_exception_to_response(aanswered)
 
     @functools.wraps(inner)
     def answered(request: HttpRequest) -> Any:
-        try:
-            return inner(request)
-        except StoreError as error:
-            return store_unavailable_response(request, error)
+        return carry_out(_answered(inner, request))
 
     return convert_exception_to_response(answered)
+
+
+def _answered(inner: Any, request: HttpRequest) -> Flow[Any]:
+    try:
+        return (yield from invoke(inner, request))
+    except StoreError as error:
+        return store_unavailable_response(request, error)
 
 
 def _stand_behind(handler: Any) -> None:

@@ -143,21 +143,13 @@ class MongoDBCache(BaseCache):
         without. So this saves work and does not guarantee one call. A hit is one round trip, a value that is computed
         takes five, waiting for another thread or task none.
         """
-        try:
-            found = self.get(key, MISSING, version=version)
-        except PoolExhausted:
-            found = MISSING
-        return found if found is not MISSING else carry_out(self._made(key, default, timeout, version))
+        return carry_out(self._found_or_made(key, default, timeout, version))
 
     async def aget_or_set(
         self, key: Any, default: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> Any:
         """Async version of ``get_or_set``; ``default`` may also return an awaitable."""
-        try:
-            found = await self.aget(key, MISSING, version=version)
-        except PoolExhausted:
-            found = MISSING
-        return found if found is not MISSING else await acarry_out(self._made(key, default, timeout, version))
+        return await acarry_out(self._found_or_made(key, default, timeout, version))
 
     def touch(self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Give a live entry a new timeout; ``False`` if there is none. Never revives one. Atomic, one round trip."""
@@ -618,6 +610,13 @@ class MongoDBCache(BaseCache):
                 yield from room.cull(clock, self._flows, prefix)
 
     # Several operations
+
+    def _found_or_made(self, key: Any, default: Any, timeout: Timeout, version: int | None) -> Flow[Any]:
+        try:
+            found = yield from call(self.get, self.aget, key, MISSING, version=version)
+        except PoolExhausted:
+            found = MISSING
+        return found if found is not MISSING else (yield from self._made(key, default, timeout, version))
 
     def _made(self, key: Any, default: Any, timeout: Timeout, version: int | None) -> Flow[Any]:
         """Compute the value, or wait for whoever computes it, and store it."""

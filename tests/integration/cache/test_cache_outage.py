@@ -108,7 +108,7 @@ def test_ignored_every_method_does_without(drive: Drive, clock: Clock, told: lis
     with on_server(AWAY, client_options=BRIEF, ON_ERROR="ignore"):
         for method, args, result in (
             ("get", ("k", "default"), "default"),
-            ("set", ("k", 1), None),
+            ("set", ("k", 1), False),
             ("add", ("k", 1), False),
             ("touch", ("k",), False),
             ("delete", ("k",), False),

@@ -221,14 +221,17 @@ def test_djangos_cache_costs_one_command(scene: Scene) -> None:
         ("add", ("k", 1), True),
         ("add", ("k", 2), False),
         ("get", ("k",), 1),
-        ("set", ("k", 5), None),
-        ("set", ("k", 6, None), None),
+        ("set", ("k", 5), True),
+        ("set", ("k", 6, None), True),
         ("incr", ("k",), 7),
         ("decr", ("k", 2), 5),
         ("touch", ("k", 60), True),
         ("touch", ("missing", 60), False),
         ("expire", ("k", 60), True),
         ("ttl", ("k",), 60),
+        ("pexpire", ("k", 60_000), True),
+        ("expire_at", ("k", datetime.now(UTC) + timedelta(hours=1)), True),
+        ("pexpire_at", ("k", 4_000_000_000_000), True),
         ("persist", ("k",), True),
         ("pttl", ("k",), None),
         ("has_key", ("k",), True),
@@ -241,13 +244,18 @@ def test_djangos_cache_costs_one_command(scene: Scene) -> None:
         ("get_many", ([],), {}),
         ("set_many", ({},), []),
         ("delete_many", ([],), None),
-        ("set", ("k", 1, 0), None),
+        ("set", ("k", 1, 0), True),
         ("delete", ("k",), False),
         ("delete_pattern", ("p*",), 0),
         ("clear", (), None),
     ):
         expected = 0 if args in (([],), ({},)) else 1
         assert sent(cache, method, *args) == (expected, result), f"{method}{args!r:.60}"
+    assert sent(cache, "set", "k", 1, xx=True) == (1, False)
+    assert sent(cache, "set", "k", 1, nx=True) == (1, True)
+    assert sent(cache, "set", "k", 2, nx=True) == (1, False)
+    assert sent(cache, "set", "k", 3, xx=True) == (1, True)
+    assert sent(cache, "get_or_set", "computed", lambda: 1) == (5, 1)
     with pytest.raises(ValueError, match="not found"):
         scene.drive(cache, "incr", "missing")
     scene.recorder.clear()
@@ -284,7 +292,7 @@ def test_deletes_and_sums_ask_for_the_servers_time_once_a_second(scene: Scene) -
 
 def test_sets_ask_for_the_servers_time_once_a_second(scene: Scene) -> None:
     def sent(key: str, value: Any, timeout: float | None) -> tuple[str, bool]:
-        assert scene.count(cache, "set", key, value, timeout) == (1, None)
+        assert scene.count(cache, "set", key, value, timeout) == (1, True)
         [command] = scene.recorder.commands
         left = scene.drive(cache, "pttl", key)
         assert left is None if timeout is None else timeout * 1_000 - 500 < left <= timeout * 1_000
@@ -310,7 +318,7 @@ def test_a_set_that_brings_the_time_along_holds_as_much_as_any(scene: Scene) -> 
     for _ in range(2):
         for seconds in (HOLDS, 0):
             time.sleep(seconds)
-            assert scene.count(cache, "set", "k", large, 60) == (1, None)
+            assert scene.count(cache, "set", "k", large, 60) == (1, True)
             assert scene.drive(cache, "get", "k") == large
         time.sleep(HOLDS)
         with pytest.raises(ValueError, match=r"16777\d+ bytes"):
