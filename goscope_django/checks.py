@@ -9,6 +9,7 @@
 ``goscope.W013``      database   a standalone server: no transactions, and a token may repeat once a lock is gone
 ``goscope.W014``      database   a sharded cluster: each router has its own clock
 ``goscope.W015``      database   this machine's clock is off by more than a minute (it matters to Node only)
+``goscope.W020``      static     ``Vary``, ``Cache-Control`` or a permission is decorated outside of ``single_flight``
 ``goscope.W030``      deploy     the server is not on this machine, and the connection is not encrypted
 ``goscope.W031``      deploy     the server is not on this machine, and the URL has no credentials
 ``goscope.W032``      deploy     ``mongomock://`` or ``embedded://`` outside of tests and demonstrations
@@ -32,6 +33,7 @@ from goscope_django import conf, runtime
 from goscope_django.cache import options as cache_options
 from goscope_django.exceptions import ConfigurationError, GoscopeError
 from goscope_django.mongodb.driver import inspection, urls
+from goscope_django.single_flight import order
 
 
 def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
@@ -135,8 +137,28 @@ def check_security(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     return found
 
 
+def check_views(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """Decorators on the wrong side of ``single_flight``, on the views of ``ROOT_URLCONF``."""
+    try:
+        found = list(order.misplaced())
+    except Exception:  # noqa: BLE001  a URLconf that can't be imported is told by Django's own checks
+        return []
+    why = {"permission": "It decides before reads are recorded, so why it let a caller through is not compared."}
+    late = "It comes too late: the response was published without it."
+    return [
+        CheckWarning(
+            f"{one.route!r} ({one.view}): {one.decorator} ({one.kind}) is outside of single_flight. "
+            f"{why.get(one.kind, late)}",
+            hint=f"Write @single_flight() above @{one.decorator}. See docs/how-to/single-flight.md.",
+            id="goscope.W020",
+        )
+        for one in found
+    ]
+
+
 def register() -> None:
     """Register all checks with Django."""
     register_check(check_settings, Tags.caches)
     register_check(check_stores, Tags.database)
+    register_check(check_views, Tags.urls)
     register_check(check_security, Tags.security, deploy=True)

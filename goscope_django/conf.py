@@ -8,6 +8,7 @@ first one.
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,8 +34,11 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "FAIL_FAST": False,
     "ON_ERROR": "raise",
     "TEST": {"URL": "mongomock://"},
+    "CREDENTIAL_HEADERS": [],
 }
 TEST_KEYS: Final = ("URL", "KEY_PREFIX")
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CHANGING: Final = re.compile(r"signature|timestamp|nonce|csrf|xsrf|idempotency|request-?id", re.IGNORECASE)
 
 
 class BadSettings(ConfigurationError, ImproperlyConfigured):
@@ -63,6 +67,7 @@ class Settings:
     fail_fast: bool
     on_error: OnError
     testing: bool
+    credential_headers: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<GOSCOPE settings for {urls.masked(self.url)}>"
@@ -87,6 +92,12 @@ def base_dir() -> Path | None:
 def session_cookie_name() -> str:
     """The name of Django's session cookie."""
     return str(settings.SESSION_COOKIE_NAME)
+
+
+def secret_key() -> str | bytes:
+    """``SECRET_KEY``, by which hashes of what callers sent are keyed."""
+    found: str | bytes = settings.SECRET_KEY
+    return found
 
 
 def suggestion(name: str, allowed: Mapping[str, Any] | tuple[str, ...]) -> str:
@@ -148,6 +159,19 @@ def _test(value: object, what: str) -> None:
     _prefix(value.get("KEY_PREFIX", ""), f"{what}['KEY_PREFIX']")
 
 
+def _headers(value: object, what: str) -> None:
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise ConfigurationError(f"{what}: a list of header names is needed, not {type(value).__name__}")
+    for name in value:
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(f"{what}: {name!r:.80} is no name of a header, such as 'X-Shop-Key'")
+        if _CHANGING.search(name):
+            raise ConfigurationError(
+                f"{what}: {name!r:.80} is not allowed. Signatures, timestamps, nonces and CSRF tokens change with each "
+                f"request, so they do not say who asks"
+            )
+
+
 def _dotted(value: object, what: str) -> None:
     if not isinstance(value, str) or "." not in value:
         raise ConfigurationError(f"{what}={value!r:.80}: the dotted path of a class (str) is needed")
@@ -163,6 +187,7 @@ _CHECKS: Final[Mapping[str, Callable[[object, str], None]]] = {
     "FAIL_FAST": _is(bool, "True or False"),
     "ON_ERROR": on_error,
     "TEST": _test,
+    "CREDENTIAL_HEADERS": _headers,
 }
 
 
@@ -249,6 +274,7 @@ def current() -> Settings:
         fail_fast=merged["FAIL_FAST"],
         on_error=merged["ON_ERROR"],
         testing=tests,
+        credential_headers=tuple(sorted(name.upper().replace("-", "_") for name in merged["CREDENTIAL_HEADERS"])),
     )
     _cached = (_snapshot(given), tests, found)
     return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from goscope_django import conf
@@ -20,9 +20,10 @@ from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
 from goscope_django.core.colours import unwrapped
 from goscope_django.core.flow import Flow, invoke
-from goscope_django.exceptions import InvalidType
+from goscope_django.exceptions import InvalidType, InvalidValue
 from goscope_django.http import requests
 from goscope_django.http.requests import Caller
+from goscope_django.http.values import spoken
 from goscope_django.mongodb.single_flight.values import Terms
 from goscope_django.process.outage import outage
 from goscope_django.single_flight.plan import Plan, flights
@@ -46,6 +47,7 @@ class Policy:
         user: Any,
         linger: Duration,
         on_error: str | None,
+        ignore_reads: Iterable[str] = (),
     ) -> None:
         if callable(timeout):
             raise InvalidType("@single_flight needs parentheses: @single_flight()")
@@ -59,6 +61,7 @@ class Policy:
         self.user = user
         self.linger = arguments.duration_milliseconds(linger, "linger")
         self.on_error = on_error
+        self.ignored = _ignored(ignore_reads)
 
     def plan(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow[Plan | None]:
         """The plan for a call, ``None`` if it is not to be shared."""
@@ -75,20 +78,25 @@ class Policy:
         name = name_of(fn, args, request)
         ignore = (self.on_error or conf.current().on_error) == "ignore"
         limit = PATIENCE["ignore" if ignore else "raise"]
-        return Plan(
+        key = f"{name}:{_which(request, caller, text)}"
+        plan = Plan(
             fn=fn,
             args=args,
             kwargs=kwargs,
             request=request,
             caller=caller,
             name=name,
-            key=f"{name}:{_which(request, caller, text)}",
+            base=key,
+            key=key,
+            keyed=self.key is not None,
+            ignored=self.ignored,
             provider=flights(),
             terms=Terms(self.lease, self.linger, f"{socket.gethostname()}:{os.getpid()}", limit),
             deadline=time.monotonic() + self.blocking,
             outage=outage("single_flight"),
             ignore=ignore,
         )
+        return (yield from plan.apart())
 
     def _shares(self, request: Any, text: Any) -> bool:
         if self.key is None:
@@ -96,6 +104,18 @@ class Policy:
         if text is not None:
             arguments.key(text)
         return text is not None
+
+
+def _ignored(names: Any) -> frozenset[str]:
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise InvalidType(f"ignore_reads={names!r:.80}: a tuple of names of headers, cookies or attributes is needed")
+    listed = list(names)
+    for name in listed:
+        if not isinstance(name, str):
+            raise InvalidType(f"ignore_reads: {name!r:.80} is no name of a header, a cookie or an attribute (str)")
+        if not name.strip():
+            raise InvalidValue("ignore_reads: an empty name leaves nothing out")
+    return spoken(listed)
 
 
 def _which(request: Any, caller: Caller | None, text: str | None) -> str | None:
