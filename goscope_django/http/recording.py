@@ -290,7 +290,11 @@ class Recorder:
         return made
 
     def headers(self) -> Any:
-        return _Headers(raw(self.inner)["META"], self)
+        """The headers, as a mapping that notes."""
+        known = self._mappings.get("headers")
+        if known is None:
+            known = self._mappings["headers"] = None, _Headers(raw(self.inner)["META"], self)
+        return known[1]
 
 
 class _Mapping(dict[str, Any]):

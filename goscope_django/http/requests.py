@@ -26,8 +26,9 @@ from django.utils.functional import SimpleLazyObject
 from goscope_django import conf
 from goscope_django.core.flow import Flow, call, invoke
 from goscope_django.exceptions import InvalidType
+from goscope_django.http import values
 from goscope_django.http.recording import Trace, Used, recorder_of, source_now
-from goscope_django.http.values import ABSENT, Source, digests, is_untouched
+from goscope_django.http.values import ABSENT, Source, is_untouched
 
 CONDITIONS: Final = (
     "If-Match",
@@ -213,8 +214,8 @@ def watch(request: Any) -> Trace:
 
 def read(
     request: Any, flight: str, names: Iterable[str], ignored: Collection[str], used: Used | None = None
-) -> Flow[list[list[str]]]:
-    """A flow: each of ``names`` with a hash of its value, as it is now, or for a leader as it was on entry (``used``).
+) -> Flow[str]:
+    """A flow: a hash of the values of ``names``, as they are now, or for a leader as they were on entry (``used``).
 
     Raises ``Incomparable``, which says the name. It may load the user, and evaluate lazy attributes.
     """
@@ -227,7 +228,7 @@ def read(
         source = source_now(request, inner)
         if "user" in names:
             source.user = _named((yield from _peek(request)))
-    found: list[list[str]] = yield from call(_digests, _adigests, source, flight, names, ignored)
+    found: str = yield from call(_digest, _adigest, source, flight, names, ignored)
     return found
 
 
@@ -246,17 +247,17 @@ def _looked_at(inner: Any, attributes: Mapping[str, Any]) -> Any:
     return attributes.get("user")
 
 
-def _digests(source: Source, flight: str, names: list[str], ignored: Collection[str]) -> list[list[str]]:
+def _digest(source: Source, flight: str, names: list[str], ignored: Collection[str]) -> str:
     with _silent(source.request):
-        return digests(source, flight, names, ignored)
+        return values.digest(source, flight, names, ignored)
 
 
-async def _adigests(source: Source, flight: str, names: list[str], ignored: Collection[str]) -> list[list[str]]:
-    """Async version of ``_digests``. Lazy attributes are evaluated on Django's thread for sync code."""
+async def _adigest(source: Source, flight: str, names: list[str], ignored: Collection[str]) -> str:
+    """Async version of ``_digest``. Lazy attributes are evaluated on Django's thread for sync code."""
     untouched = (is_untouched(source.attributes.get(name[2:])) for name in names if name.startswith("a:"))
     if any(untouched):
-        return await sync_to_async(_digests, thread_sensitive=True)(source, flight, names, ignored)
-    return _digests(source, flight, names, ignored)
+        return await sync_to_async(_digest, thread_sensitive=True)(source, flight, names, ignored)
+    return _digest(source, flight, names, ignored)
 
 
 def _silent(inner: Any) -> contextlib.AbstractContextManager[None]:

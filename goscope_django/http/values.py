@@ -194,16 +194,15 @@ def _secret(key: str | bytes) -> bytes:
     return hashlib.blake2b(b"goscope_django.single_flight" + data, digest_size=32).digest()
 
 
-def digest(flight: str, name: str, text: str) -> str:
-    """A hash of one value that only this project (by ``SECRET_KEY``) can make, and only for this flight."""
-    said = flight.encode("utf-8", "surrogatepass")
-    hasher = hashlib.blake2b(b"%d:" % len(said), key=_secret(conf.secret_key()), digest_size=16)
-    hasher.update(said)
-    hasher.update(f"{len(name)}:{name}".encode("utf-8", "surrogatepass"))
-    hasher.update(text.encode("utf-8", "surrogatepass"))
-    return hasher.hexdigest()
+def digest(source: Source, flight: str, names: Iterable[str], ignored: Collection[str]) -> str:
+    """One hash of the values of ``names``, which only this project (by ``SECRET_KEY``) can make, for this flight alone.
 
-
-def digests(source: Source, flight: str, names: Iterable[str], ignored: Collection[str]) -> list[list[str]]:
-    """Each name with the hash of its value. Raises ``Incomparable`` with the first name that can't be compared."""
-    return [[name, digest(flight, name, source.value(name, ignored))] for name in names]
+    Raises ``Incomparable`` with the first name that can't be compared.
+    """
+    parts = [flight]
+    for name in names:
+        parts += (name, source.value(name, ignored))
+    text = "".join([f"{len(part)}:{part}" for part in parts])
+    return hashlib.blake2b(
+        text.encode("utf-8", "surrogatepass"), key=_secret(conf.secret_key()), digest_size=20
+    ).hexdigest()

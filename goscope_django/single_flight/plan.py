@@ -9,7 +9,6 @@ import copy
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -67,8 +66,8 @@ class Variant:
 class Landed:
     """The outcome of a flight as data. ``kind`` is ``response``, ``value``, ``error`` or ``unshared``.
 
-    ``value`` is what was stored. Of a view it is a document with ``reads``, the names of what the view read with hashes
-    of the values, and ``is``, the outcome itself. Of a plain function it is the outcome.
+    ``value`` is what was stored. Of a view it is a document with ``reads``, the names of what the view read,
+    ``digest``, a hash of the values, and ``is``, the outcome itself. Of a plain function it is the outcome.
     """
 
     kind: str
@@ -123,19 +122,22 @@ class Plan:
             mine = yield from requests.read(self.request, self.base, every, self.ignored)
         except Incomparable:
             return self
-        return replace(self, key=f"{self.base}:{requests.identity(*chain.from_iterable(mine))}")
+        return replace(self, key=f"{self.base}:{mine}")
 
     def matches(self, landed: Landed) -> Flow[Variant | bool]:
         """A flow: whether this caller is like the leader in all that its view read; else a ``Variant`` or ``False``."""
         try:
-            reads = {str(name): str(value) for name, value in landed.value["reads"]}
+            reads = tuple(str(name) for name in landed.value["reads"])
             if len(reads) > MOST_READS:
                 return False
+            if not reads:
+                return True
+            leaders = landed.value["digest"]
             mine = yield from requests.read(self.request, self.key, reads, self.ignored)
         except (Incomparable, KeyError, TypeError, ValueError, AttributeError):
             return False
         memory.learn(self.name, reads)
-        return True if dict(mine) == reads else Variant(tuple(reads))
+        return True if mine == leaders else Variant(reads)
 
     def renewable(self, flight: Entered) -> Renewable:
         """What to renew while this process leads."""
@@ -185,7 +187,7 @@ class Plan:
         names: list[str] = []
         either = False
         if self.request is not None:
-            names, either, value = [name for name, _ in value["reads"]], bool(value.get("used")), value["is"]
+            names, either, value = value["reads"], bool(value.get("used")), value["is"]
         if kind == "error":
             found: Any = errors.unpack(value)
         elif kind == "value":
@@ -214,11 +216,11 @@ class Plan:
                 why = responses.why_bound(self.request, self.caller, used)
             if why is not None:
                 return self._unshared(why, took)
-            reads = yield from self._reads(used, responses.vary_on(result) if response else ())
+            seen = yield from self._reads(used, responses.vary_on(result) if response else ())
             value = responses.pack(result) if response else self._stored(result)
             if response and responses.size(value) > MAX_BODY:
                 return self._unshared("size", took)
-            return Landed("response" if response else "value", {"is": value, "reads": reads, "used": used.either}, took)
+            return Landed("response" if response else "value", {"is": value, **seen}, took)
         except Incomparable as error:
             return self._unshared(f"{error.args[0]} can't be compared", took)
         except Exception as error:  # noqa: BLE001 - whatever encoding or pickling the user's objects may raise
@@ -233,15 +235,16 @@ class Plan:
         memory.unshared(self.name, why)
         return Landed("unshared", None, took)
 
-    def _reads(self, used: Used, vary: Iterable[str] = ()) -> Flow[list[list[str]]]:
-        """A flow: what the view read, with hashes. Raises ``Incomparable``."""
+    def _reads(self, used: Used, vary: Iterable[str] = ()) -> Flow[dict[str, Any]]:
+        """A flow: what the view read, with a hash of the values. Raises ``Incomparable``."""
         left_out = IN_EVERY_KEY | ({"body", "GET"} if self.keyed else {"m:QUERY_STRING", "s:query_string"})
         if self.caller is not None and not self.caller.given:
             left_out |= {"user"}
         names = {name for name in used.reads - left_out if not is_ignored(name, self.ignored)}
         names |= {f"m:HTTP_{name.upper().replace('-', '_')}" for name in vary}
         memory.learn(self.name, names)
-        return (yield from requests.read(self.request, self.key, names, self.ignored, used))
+        mine = yield from requests.read(self.request, self.key, names, self.ignored, used)
+        return {"reads": sorted(names), "digest": mine, "used": used.either}
 
     def failed(self, error: Exception, used: Used | None, took: float) -> Flow[Landed]:
         """A flow: the outcome of a call that raised ``error``."""
@@ -254,10 +257,10 @@ class Plan:
         if why is not None:
             return self._unshared(why, took)
         try:
-            reads = yield from self._reads(used)
+            seen = yield from self._reads(used)
         except Incomparable as found:
             return self._unshared(f"{found.args[0]} can't be compared", took)
-        return Landed("error", {"is": errors.pack(error), "reads": reads, "used": used.either}, took)
+        return Landed("error", {"is": errors.pack(error), **seen}, took)
 
     def doomed(self, landed: Landed) -> bool:
         """Whether it is a failure whose transaction will be rolled back anyhow: then there is no commit to wait for."""

@@ -29,7 +29,8 @@ from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.middleware.csrf import get_token
 from django.template import engines
 from django.template.response import TemplateResponse
-from django.test import AsyncRequestFactory, RequestFactory, override_settings
+from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory, override_settings
+from django.urls import path
 from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_protect, ensure_csrf_cookie
@@ -658,3 +659,50 @@ def test_what_is_published_holds_no_value(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(published) == 1
     assert "c:cart" in repr(published)
     assert "canary" not in repr(published)
+
+
+# Through Django's own middleware
+
+
+@single_flight()
+def page(request: HttpRequest) -> Any:
+    stack.hold()
+    text = "{% for one in messages %}{{ one }}{% endfor %}{{ user.is_authenticated }}{{ request.COOKIES.theme }}"
+    return TemplateResponse(request, engines["django"].from_string("{% if messages %}" + "!" + "{% endif %}" + text))
+
+
+@single_flight()
+async def apage(request: HttpRequest) -> HttpResponse:
+    await stack.ahold()
+    return HttpResponse(f"{(await request.auser()).is_authenticated}{request.COOKIES.get('theme')}")
+
+
+stack = Gate()
+urlpatterns = [path("page/", page), path("apage/", apage)]
+whole = override_settings(ROOT_URLCONF=__name__, SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies")
+
+
+def _visit(theme: str, number: int) -> Any:
+    return Client(HTTP_COOKIE=f"theme={theme}; _ga={number}").get("/page/", REMOTE_ADDR=f"10.0.0.{number}")
+
+
+@whole
+def test_a_page_behind_all_middleware_is_shared_by_those_alike() -> None:
+    found = stack.together(
+        [partial(_visit, theme, number) for number, theme in enumerate(["dark", "light", "dark", "dark"])]
+    )
+    assert [one.content for one in found] == [b"Falsedark", b"Falselight", b"Falsedark", b"Falsedark"]
+    assert [one["X-Single-Flight"] for one in found] == ["leader", "leader", "follower", "follower"]
+    assert ["Cookie" in one["Vary"] for one in found] == [True] * 4
+
+
+@whole
+async def test_and_an_async_one() -> None:
+    async def visit(theme: str) -> Any:
+        client = AsyncClient()
+        client.cookies["theme"] = theme
+        return await client.get("/apage/")
+
+    found = await stack.atogether([partial(visit, theme) for theme in ("dark", "light", "dark")])
+    assert [one.content for one in found] == [b"Falsedark", b"Falselight", b"Falsedark"]
+    assert [one["X-Single-Flight"] for one in found] == ["leader", "leader", "follower"]
