@@ -50,7 +50,7 @@ _QUIET_IF_SAFE: Final = (*_QUIET, "django.middleware.csrf")
 _OF_DJANGO: Final = frozenset(
     {
         *("path", "path_info", "method", "resolver_match", "script_name"),
-        *("_read_started", "_upload_handlers", "_encoding", "_post_parse_error", "_messages"),
+        *("_read_started", "_upload_handlers", "_encoding", "_post_parse_error"),
         *("_current_scheme_host", "accepted_types", "accepted_types_by_precedence"),
         *(RECORDER, "_goscope_user", "_goscope_auser", "idempotency"),
         *("csrf_processing_done", "csrf_cookie_needs_reset", "_dont_enforce_csrf_checks"),
@@ -544,6 +544,13 @@ def _user(recorder: Recorder, inner: Any, name: str) -> Any:
     return recorder.kind.__getattribute__(inner, name)
 
 
+def _messages(recorder: Recorder, inner: Any, name: str) -> Any:
+    found = recorder.kind.__getattribute__(inner, name)
+    if not hasattr(found, "used"):  # Django's storage says itself when it is used
+        recorder.note(f"a:{name}")
+    return found
+
+
 def _session(recorder: Recorder, inner: Any, name: str) -> Any:
     found = recorder.kind.__getattribute__(inner, name)
     if not recorder.sees_session:
@@ -568,6 +575,7 @@ _SPECIAL: Final[Mapping[str, Callable[[Recorder, Any, str], Any]]] = {
     **dict.fromkeys(("content_type", "content_params", "encoding"), _content_type),
     **dict.fromkeys(("user", "auser", "_cached_user", "_acached_user"), _user),
     "session": _session,
+    "_messages": _messages,
     "__dict__": _all_attributes,
     "__class__": lambda recorder, inner, name: recorder.kind,
 }

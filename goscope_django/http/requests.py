@@ -27,7 +27,7 @@ from goscope_django import conf
 from goscope_django.core.flow import Flow, call, invoke
 from goscope_django.exceptions import InvalidType
 from goscope_django.http import values
-from goscope_django.http.recording import Trace, Used, recorder_of, source_now
+from goscope_django.http.recording import Trace, Used, raw, recorder_of, source_now
 from goscope_django.http.values import ABSENT, Source, is_untouched
 
 CONDITIONS: Final = (
@@ -233,10 +233,16 @@ def read(
 
 
 def _named(user: Any) -> Any:
+    """What tells users apart, also somebody's own kind of guest. ``None`` for Django's anonymous user."""
     try:
-        return user_identity(user)
+        return user_identity(user) or (None if _is_nobody(user) else user)
     except InvalidType:
         return ABSENT
+
+
+def _is_nobody(user: Any) -> bool:
+    kind = type(user)
+    return (kind.__module__, kind.__qualname__) == ("django.contrib.auth.models", "AnonymousUser")
 
 
 def _looked_at(inner: Any, attributes: Mapping[str, Any]) -> Any:
@@ -417,9 +423,28 @@ def address(request: Any) -> tuple[str, str, str]:
     """Method, scheme with host, and full path with the raw query."""
     inner = plain(request)
     with _silent(inner):
-        return inner.method or "", host(request), f"{inner.path}?{inner.META.get('QUERY_STRING', '')}"
+        path = f"{len(inner.path)}:{inner.path}:{inner.path_info}"  # middleware may have changed the latter
+        return inner.method or "", host(request), f"{path}?{inner.META.get('QUERY_STRING', '')}"
 
 
 def key(request: Any, scope: str, *more: object) -> str:
-    """The identity of a request: method, host, full path with query, ``scope``, ``representation``, and ``more``."""
-    return identity(*address(request), scope, representation(request), *more)
+    """The identity of a request: method, host, full path with query, ``scope``, ``representation``, and ``more``.
+
+    Also the URLconf that middleware has chosen, by which one path may mean another thing.
+    """
+    urlconf = raw(plain(request)).get("urlconf")
+    name = urlconf if isinstance(urlconf, str) else getattr(urlconf, "__name__", None)
+    return identity(*address(request), scope, representation(request), name, *more)
+
+
+def arguments_of(request: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """A text of a view's arguments beside the request that do not come from its URL: a decorator outside gave them.
+
+    Raises ``Incomparable``.
+    """
+    match = raw(plain(request)).get("resolver_match")
+    from_url = [*getattr(match, "args", ()), *getattr(match, "kwargs", {}).values()]
+    place = next((number for number, one in enumerate(args) if one is request), -1)
+    given = [*enumerate(args[place + 1 :]), *sorted(kwargs.items())]
+    own = [(name, one) for name, one in given if one is not request and not any(one is other for other in from_url)]
+    return values.text_of(tuple((str(name), one) for name, one in own)) if own else ""

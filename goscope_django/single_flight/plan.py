@@ -238,7 +238,7 @@ class Plan:
     def _reads(self, used: Used, vary: Iterable[str] = ()) -> Flow[dict[str, Any]]:
         """A flow: what the view read, with a hash of the values. Raises ``Incomparable``."""
         left_out = IN_EVERY_KEY | ({"body", "GET"} if self.keyed else {"m:QUERY_STRING", "s:query_string"})
-        if self.caller is not None and not self.caller.given:
+        if self.caller is not None and self.caller.user is not None and not self.caller.given:
             left_out |= {"user"}
         names = {name for name in used.reads - left_out if not is_ignored(name, self.ignored)}
         names |= {f"m:HTTP_{name.upper().replace('-', '_')}" for name in vary}

@@ -23,9 +23,10 @@ from goscope_django.core.flow import Flow, invoke
 from goscope_django.exceptions import InvalidType, InvalidValue
 from goscope_django.http import requests
 from goscope_django.http.requests import Caller
-from goscope_django.http.values import spoken
+from goscope_django.http.values import Incomparable, spoken
 from goscope_django.mongodb.single_flight.values import Terms
 from goscope_django.process.outage import outage
+from goscope_django.single_flight.memory import memory
 from goscope_django.single_flight.plan import Plan, flights
 
 SAFE_METHODS: Final = ("GET", "HEAD")
@@ -78,7 +79,12 @@ class Policy:
         name = name_of(fn, args, request)
         ignore = (self.on_error or conf.current().on_error) == "ignore"
         limit = PATIENCE["ignore" if ignore else "raise"]
-        key = f"{name}:{_which(request, caller, text)}"
+        try:
+            more = "" if request is None or self.key is not None else requests.arguments_of(request, args, kwargs)
+        except Incomparable:
+            memory.unshared(name, "an argument can't be compared")
+            return None
+        key = f"{name}:{_which(request, caller, text, more)}"
         plan = Plan(
             fn=fn,
             args=args,
@@ -118,12 +124,12 @@ def _ignored(names: Any) -> frozenset[str]:
     return spoken(listed)
 
 
-def _which(request: Any, caller: Caller | None, text: str | None) -> str | None:
+def _which(request: Any, caller: Caller | None, text: str | None, more: str) -> str | None:
     """Which of the function's flights: of a request or a ``key``, or of both."""
     if caller is None:
         return text if text is None or len(text) <= LONGEST_TEXT else requests.digest(text)
     if text is None:
-        return requests.key(request, caller.scope)
+        return requests.key(request, caller.scope, more)
     method, host = requests.plain(request).method, requests.host(request)
     return requests.identity("key", text, method, host, caller.scope, requests.representation(request))
 

@@ -30,7 +30,7 @@ from django.middleware.csrf import get_token
 from django.template import engines
 from django.template.response import TemplateResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory, override_settings
-from django.urls import path
+from django.urls import ResolverMatch, path
 from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_protect, ensure_csrf_cookie
@@ -91,6 +91,15 @@ def made(user: Any = None, session: str | None = None, **extra: Any) -> HttpRequ
 
 def ann() -> User:
     return User(pk=1, username="ann")
+
+
+class Guest:
+    """Somebody's own kind of anonymous user."""
+
+    is_authenticated = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
 def _as_it_is(view: Any) -> Any:
@@ -625,6 +634,43 @@ def test_a_query_that_middleware_changed_counts() -> None:
     makes = [partial(ask, one) for one in ("a=1", "a=2", "a=1")]
     found = attacked(lambda r: r.GET["a"], makes)
     assert [one.content for one in found] == [b"'1'", b"'2'", b"'1'"]
+
+
+@pytest.mark.parametrize(
+    ("look", "one", "other"),
+    [
+        (lambda r: r.path_info, {"path_info": "/x"}, {"path_info": "/y"}),
+        (lambda r: r._messages, {"_messages": "a"}, {"_messages": "b"}),
+        (lambda r: r.user.name, {"user": Guest("a")}, {"user": Guest("b")}),
+        (lambda r: "x", {"urlconf": "shop.de"}, {"urlconf": "shop.fr"}),
+        (lambda r: r.get_host(), {"get_host": lambda: "a"}, {"get_host": lambda: "b"}),
+    ],
+    ids=["path_info", "messages", "guest", "urlconf", "method"],
+)
+def test_what_middleware_replaced_parts_them(look: Any, one: dict[str, Any], other: dict[str, Any]) -> None:
+    found = attacked(look, [partial(made, **one), partial(made, **other)])
+    assert "follower" not in roles(found)
+
+
+def test_arguments_that_a_decorator_gave_part_them_and_what_the_url_gave_does_not() -> None:
+    gate = Gate()
+
+    @single_flight()
+    def view(request: HttpRequest, tenant: Any) -> HttpResponse:
+        gate.hold()
+        return HttpResponse(f"{tenant}")
+
+    def ask(tenant: Any, *, by_url: bool = False) -> Any:
+        request = made()
+        if by_url:
+            request.resolver_match = ResolverMatch(view, (), {"tenant": tenant})
+        return view(request, tenant=tenant)
+
+    found = gate.together([partial(ask, one) for one in "aba"])
+    assert [one.content for one in found] == [b"a", b"b", b"a"]
+    assert found[2]["X-Single-Flight"] == "follower"
+    assert roles(gate.together([partial(ask, ["of the path"], by_url=True)] * 2)) == ["follower", "leader"]
+    assert roles(gate.together([partial(ask, ["of a decorator"])] * 2)) == ["bypass"] * 2
 
 
 def test_decorators_on_one_another_vary_by_what_the_inner_view_reads() -> None:
