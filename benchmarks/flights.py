@@ -17,7 +17,9 @@ from typing import Any
 
 from benchmarks.commands import Counter, processes
 from benchmarks.harness import Report, percentile
+from goscope_django.core.flow import carry_out
 from goscope_django.decorators import single_flight
+from goscope_django.http import requests
 
 OURS = "goscope_django"
 PROCESSES = 4
@@ -93,8 +95,56 @@ def _flight(workers: list[Connection], threads: int, seconds: float) -> tuple[li
     return waits, rates
 
 
+def _requests(number: int) -> list[Any]:
+    """Requests as a browser sends them, with a session, three cookies and twenty headers."""
+    from django.contrib.sessions.backends.signed_cookies import SessionStore
+    from django.test import RequestFactory
+
+    headers = {f"HTTP_X_HEADER_{one}": "x" * 20 for one in range(18)}
+    made: list[Any] = []
+    for _ in range(number):
+        one: Any = RequestFactory().get("/a?x=1", HTTP_COOKIE="s=abc; _ga=1; cart=2", HTTP_USER_AGENT="m", **headers)
+        one.session, one.tenant = SessionStore("x"), "a"
+        assert one.COOKIES
+        made.append(one)
+    return made
+
+
+def _look(request: Any) -> None:
+    """What a view reads: a cookie, two headers, the address and an attribute."""
+    _ = request.COOKIES["cart"], request.headers["User-Agent"], request.headers.get("X-Header-1")
+    _ = request.META["REMOTE_ADDR"], request.tenant
+
+
+def _lead(request: Any) -> None:
+    trace = requests.watch(request)
+    _look(request)
+    used = trace.end()
+    carry_out(requests.read(request, "flight", used.reads, frozenset(), used))
+
+
+def _recorded(report: Report, *, quick: bool) -> None:
+    """What recorded reads cost: comparing on a hit, and noting while a leader's view runs."""
+    report.figures("Single flight, recorded reads of a view that looks at five things, in one process")
+    number = 500 if quick else 5_000
+    reads = ("a:tenant", "c:cart", "m:HTTP_USER_AGENT", "m:HTTP_X_HEADER_1", "m:REMOTE_ADDR")
+
+    def median(step: Callable[[Any], object]) -> float:
+        times = []
+        for one in _requests(number):
+            began = time.perf_counter()
+            step(one)
+            times.append(time.perf_counter() - began)
+        return statistics.median(times) * 1e6
+
+    hit = median(lambda one: carry_out(requests.read(one, "flight", reads, frozenset())))
+    report.figure("a hit: comparing what the leader read", OURS, hit, "us", reach=20.0, most=100.0)
+    report.figure("a leader: noting and hashing", OURS, median(_lead) - median(_look), "us")
+
+
 def run(report: Report, url: str, *, quick: bool) -> None:
     """All rows of single flight."""
+    _recorded(report, quick=quick)
     report.figures(f"Single flight, a leader and followers in {PROCESSES - 1} other processes, majority")
     with processes(PROCESSES, url, _work) as workers:
         for worker in workers:

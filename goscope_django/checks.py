@@ -18,6 +18,7 @@
 ``goscope.W019``      database   a server that is not supported: too old, or not MongoDB
 ``goscope.W020``      static     ``ATOMIC_REQUESTS`` on a database of ``django_mongodb_backend``, where it does nothing
 ``goscope.W021``      static     with ``django://``: that database's ``w`` is a number, and may be less than a majority
+``goscope.W022``      static     ``Vary``, ``Cache-Control`` or a permission is decorated outside of ``single_flight``
 ``goscope.W030``      deploy     the server is not on this machine, and the connection is not encrypted
 ``goscope.W031``      deploy     the server is not on this machine, and the URL has no credentials
 ``goscope.W032``      deploy     ``mongomock://`` or ``embedded://`` outside of tests and demonstrations
@@ -51,6 +52,7 @@ from goscope_django.exceptions import (
 from goscope_django.mongodb.driver import client as clients
 from goscope_django.mongodb.driver import inspection, urls
 from goscope_django.process import backend
+from goscope_django.single_flight import order
 
 ENGINE: Final = "goscope_django.sessions"
 ANSWERS: Final = "goscope_django.middleware.StoreUnavailableMiddleware"
@@ -260,6 +262,25 @@ def check_security(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     return found
 
 
+def check_views(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """Decorators on the wrong side of ``single_flight``, on the views of ``ROOT_URLCONF``."""
+    try:
+        found = list(order.misplaced())
+    except Exception:  # noqa: BLE001  a URLconf that can't be imported is told by Django's own checks
+        return []
+    why = {"permission": "It decides before reads are recorded, so why it let a caller through is not compared."}
+    late = "It comes too late: the response was published without it."
+    return [
+        CheckWarning(
+            f"{one.route!r} ({one.view}): {one.decorator} ({one.kind}) is outside of single_flight. "
+            f"{why.get(one.kind, late)}",
+            hint=f"Write @single_flight() above @{one.decorator}. See docs/how-to/single-flight.md.",
+            id="goscope.W022",
+        )
+        for one in found
+    ]
+
+
 def register() -> None:
     """Register all checks with Django."""
     register_check(check_settings, Tags.caches)
@@ -268,4 +289,5 @@ def register() -> None:
     register_check(check_tests, Tags.caches)
     register_check(check_sessions, Tags.caches)
     register_check(check_stores, Tags.database)
+    register_check(check_views, Tags.urls)
     register_check(check_security, Tags.security, deploy=True)

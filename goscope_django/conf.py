@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,8 +43,11 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "FAIL_FAST": False,
     "ON_ERROR": "raise",
     "TEST": {"URL": "mongomock://"},
+    "CREDENTIAL_HEADERS": [],
 }
 TEST_KEYS: Final = ("URL", "KEY_PREFIX")
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CHANGING: Final = re.compile(r"signature|timestamp|nonce|csrf|xsrf|idempotency|request-?id", re.IGNORECASE)
 
 
 class BadSettings(ConfigurationError, ImproperlyConfigured):
@@ -72,6 +76,7 @@ class Settings:
     fail_fast: bool
     on_error: OnError
     testing: bool
+    credential_headers: tuple[str, ...] = ()
 
     @property
     def chosen_by(self) -> str:
@@ -141,6 +146,12 @@ def middleware() -> list[str]:
     return [str(one) for one in settings.MIDDLEWARE]
 
 
+def secret_key() -> str | bytes:
+    """``SECRET_KEY``, by which hashes of what callers sent are keyed."""
+    found: str | bytes = settings.SECRET_KEY
+    return found
+
+
 def suggestion(name: str, allowed: Mapping[str, Any] | tuple[str, ...]) -> str:
     """A hint for a misspelt key."""
     near = difflib.get_close_matches(str(name).upper(), list(allowed), n=1)
@@ -198,6 +209,19 @@ def _test(value: object, what: str) -> None:
             raise ConfigurationError(f"{what}[{name!r}] is unknown. {suggestion(name, TEST_KEYS)}")
     _url(value.get("URL", "mongomock://"), f"{what}['URL']")
     _prefix(value.get("KEY_PREFIX", ""), f"{what}['KEY_PREFIX']")
+
+
+def _headers(value: object, what: str) -> None:
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise ConfigurationError(f"{what}: a list of header names is needed, not {type(value).__name__}")
+    for name in value:
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(f"{what}: {name!r:.80} is no name of a header, such as 'X-Shop-Key'")
+        if _CHANGING.search(name):
+            raise ConfigurationError(
+                f"{what}: {name!r:.80} is not allowed. Signatures, timestamps, nonces and CSRF tokens change with each "
+                f"request, so they do not say who asks"
+            )
 
 
 def _dotted(value: object, what: str) -> None:
@@ -289,6 +313,7 @@ _CHECKS: Final[Mapping[str, Callable[[object, str], None]]] = {
     "FAIL_FAST": _is(bool, "True or False"),
     "ON_ERROR": on_error,
     "TEST": _test,
+    "CREDENTIAL_HEADERS": _headers,
 }
 
 
@@ -403,6 +428,7 @@ def _read(given: Any, prefix: str | None) -> Settings:
         fail_fast=merged["FAIL_FAST"],
         on_error=merged["ON_ERROR"],
         testing=prefix is not None,
+        credential_headers=tuple(sorted(name.upper().replace("-", "_") for name in merged["CREDENTIAL_HEADERS"])),
     )
 
 

@@ -5,7 +5,7 @@ Rules of this file:
 * Two requests have the same identity only if nothing that this file knows of tells them apart. In doubt they differ.
 * Credentials become part of an identity as hashes only.
 * Looking at ``request.user`` loads the session, which Django takes for a use of it (``Vary: Cookie``). We look without
-  leaving a trace: the user counts as used when the view uses it. See ``Trace``.
+  leaving a trace: the user counts as used when the view uses it.
 * ``caller`` is a flow, since it may load a user from a database.
 """
 
@@ -13,18 +13,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest
 from django.utils import timezone, translation
-from django.utils.functional import SimpleLazyObject, empty
+from django.utils.functional import SimpleLazyObject
 
 from goscope_django import conf
 from goscope_django.core.flow import Flow, call, invoke
 from goscope_django.exceptions import InvalidType
+from goscope_django.http import values
+from goscope_django.http.recording import Trace, Used, raw, recorder_of, source_now
+from goscope_django.http.values import ABSENT, Source, is_untouched
 
 CONDITIONS: Final = (
     "If-Match",
@@ -39,7 +43,37 @@ CONDITIONS: Final = (
 NEGOTIATION: Final = ("Accept", "Accept-Language")
 """Headers by which a view may choose a representation even if it forgets to say so in ``Vary``."""
 
-_TRACES: Final = "_goscope_traces"
+CREDENTIALS: Final = (
+    *("Authorization", "Proxy-Authorization", "X-Authorization", "Authentication", "X-Auth", "X-Auth-Key"),
+    *("X-Auth-Token", "X-Auth-User", "X-Auth-Email", "Auth-Token", "X-Access-Token", "Access-Token", "X-Token"),
+    "Token",
+    *("X-Api-Key", "Api-Key", "Apikey", "X-Apikey", "X-Api-Token", "X-Api-Secret", "X-App-Key", "X-App-Token"),
+    *("X-Client-Id", "X-Client-Secret", "X-Client-Key", "X-Secret", "X-Secret-Key", "X-Access-Key", "X-Key-Id"),
+    *("X-Session-Id", "X-Session-Token", "X-Session", "X-Jwt", "X-Jwt-Token", "X-Jwt-Assertion", "X-Id-Token"),
+    *("X-Refresh-Token", "X-User-Token", "X-User", "X-User-Id", "X-User-Email", "X-Username", "X-Userid"),
+    *("X-Remote-User", "Remote-User", "Remote-Email", "Remote-Name", "Remote-Groups", "X-Authenticated-User"),
+    *("X-Authenticated-Userid", "X-Authenticated-Email", "X-Authenticated-Groups", "X-Authenticated-Scope"),
+    *("X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Preferred-Username", "X-Forwarded-Groups"),
+    *("X-Forwarded-Access-Token", "X-Forwarded-Client-Cert", "X-Auth-Request-User", "X-Auth-Request-Email"),
+    *("X-Auth-Request-Groups", "X-Auth-Request-Preferred-Username", "X-Auth-Request-Access-Token"),
+    *("X-Webauth-User", "X-Consumer-Id", "X-Consumer-Username", "X-Consumer-Custom-Id", "X-Credential-Identifier"),
+    *("X-Goog-Api-Key", "X-Goog-Iap-Jwt-Assertion", "X-Goog-Authenticated-User-Id", "X-Goog-Authenticated-User-Email"),
+    *("X-Amzn-Oidc-Data", "X-Amzn-Oidc-Identity", "X-Amzn-Oidc-Accesstoken", "X-Amz-Security-Token"),
+    *("X-Ms-Client-Principal", "X-Ms-Client-Principal-Id", "X-Ms-Client-Principal-Name", "X-Functions-Key"),
+    *("Ocp-Apim-Subscription-Key", "Cf-Access-Jwt-Assertion", "Cf-Access-Client-Id", "Cf-Access-Client-Secret"),
+    *("Cf-Access-Authenticated-User-Email", "Tailscale-User-Login", "X-Rapidapi-Key", "X-Rapidapi-User"),
+    *("X-Gitlab-Token", "Private-Token", "Job-Token", "X-Vault-Token", "X-Shopify-Access-Token", "X-Plex-Token"),
+    *("X-Telegram-Bot-Api-Secret-Token", "X-Subject-Token", "X-Service-Token", "X-Internal-Token", "X-Admin-Token"),
+    *("Client-Cert", "Client-Cert-Chain", "X-Client-Cert", "X-Client-Certificate", "X-Client-Dn", "X-Client-S-Dn"),
+    *("X-Client-Verify", "X-Client-Fingerprint", "X-Ssl-Cert", "X-Ssl-Client", "X-Arr-Clientcert", "X-Mtls-Client-Dn"),
+    *("X-Amzn-Mtls-Clientcert", "X-Amzn-Mtls-Clientcert-Leaf", "X-Amzn-Mtls-Clientcert-Subject"),
+)
+"""Headers that say who asks. Any name with ``SSL_CLIENT`` in it counts as well, as a header and as a variable."""
+_CREDENTIALS: Final = frozenset(
+    {"REMOTE_USER", "AUTH_USER", "LOGON_USER", "TLS_CLIENT_SUBJECT", "TLS_CLIENT_CERT", "CERT_SUBJECT"}
+    | {f"HTTP_{name.upper().replace('-', '_')}" for name in CREDENTIALS}
+)
+
 _LOOKED_AT: Final = "_goscope_user"
 _ALOOKED_AT: Final = "_goscope_auser"
 
@@ -81,12 +115,13 @@ def plain(request: Any) -> HttpRequest:
 class Caller:
     """Who asks. ``scope`` tells callers apart, ``known`` says whether anything but a session identifies this one.
 
-    ``user`` is the identity of the authenticated user; ``None`` if there is none.
+    ``user`` is the identity of the authenticated user; ``None`` if there is none. ``given``: ``user=`` said it.
     """
 
     scope: str
     user: str | None
     known: bool
+    given: bool = False
 
 
 def user_identity(user: Any) -> str | None:
@@ -102,16 +137,17 @@ def user_identity(user: Any) -> str | None:
     raise InvalidType(f"a user of type {kind} has neither pk, id nor username: say user= to tell callers apart")
 
 
-def caller(request: Any, user: Any = None) -> Flow[Caller]:
+def caller(request: Any, user: Any = None, *, alone: bool = False) -> Flow[Caller]:
     """A flow: who sends ``request``.
 
-    The scope is the authenticated user, and in every case a hash of the ``Authorization`` header; with neither, a hash
-    of the session cookie. ``user`` replaces all of that: a value (text, number, UUID, a model instance) or a function
-    of the request, in a task also a coroutine function. One that gives ``None`` or an anonymous user changes nothing.
-    Raises ``InvalidType`` for a user without ``pk``, ``id`` or ``username``.
+    The scope is the authenticated user, and in every case a hash of the other credentials (``credentials``); with
+    neither, a hash of the session cookie. With ``alone`` an authenticated user is the whole scope: a token may be
+    another one by the time a request is repeated. ``user`` replaces all of that: a value (text, number, UUID, a model
+    instance) or a function of the request, in a task also a coroutine function. One that gives ``None`` or an anonymous
+    user changes nothing. Raises ``InvalidType`` for a user without ``pk``, ``id`` or ``username``.
     """
     found = _given((yield from invoke(user, request)) if callable(user) else user)
-    return found or _caller(request, user_identity((yield from _peek(request))))
+    return found or _caller(request, user_identity((yield from _peek(request))), alone)
 
 
 def _given(value: Any) -> Caller | None:
@@ -129,135 +165,221 @@ def _given(value: Any) -> Caller | None:
         text = f"{type(value).__name__}:{value!s}"
     else:
         raise InvalidType(f"user={type(value).__name__}: text, a number, a UUID or a model instance is needed")
-    return Caller(identity("given", text), text, known=True)
+    return Caller(identity("given", text), text, known=True, given=True)
 
 
-def _caller(request: Any, user: str | None) -> Caller:
+def _caller(request: Any, user: str | None, alone: bool) -> Caller:
     inner = plain(request)
-    authorization = inner.META.get("HTTP_AUTHORIZATION") or None
-    known = user is not None or authorization is not None
-    session = None if known else inner.COOKIES.get(conf.session_cookie_name())
-    return Caller(identity("caller", user, authorization, session), user, known)
+    with _silent(inner):
+        said = () if alone and user is not None else credentials(inner)
+        known = user is not None or bool(said)
+        session = None if known else inner.COOKIES.get(conf.session_cookie_name())
+    return Caller(identity("caller", user, *said, session), user, known)
 
 
-# Looking at the user without a trace
+def credentials(inner: HttpRequest) -> list[str]:
+    """Names and values of everything in a request by which servers, proxies and views commonly tell who asks.
 
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """What a view used.
-
-    ``itself``: the session. ``either``: the session or the user. ``user``: the user that the view put into the request.
+    These are the headers ``CREDENTIALS`` and those of ``GOSCOPE["CREDENTIAL_HEADERS"]``, ``REMOTE_USER``, and the
+    variables and headers of a client certificate. The session cookie is none of them.
     """
+    meta = inner.META
+    more = conf.current().credential_headers
+    names = _CREDENTIALS if not more else _CREDENTIALS.union(f"HTTP_{name}" for name in more)
+    found = [name for name in meta if name in names or "SSL_CLIENT" in name]
+    said: list[str] = []
+    for name in sorted(found):
+        if meta[name]:
+            said += (name, str(meta[name]))
+    certificate = _certificate(inner)
+    return said if certificate is None else [*said, "tls", certificate]
 
-    itself: bool
-    either: bool
-    user: Any = None
+
+def _certificate(inner: Any) -> str | None:
+    """The client certificate in an ASGI scope."""
+    tls = (inner.__dict__.get("scope", {}).get("extensions") or {}).get("tls") or {}
+    chain, name = tls.get("client_cert_chain"), tls.get("client_cert_name")
+    return identity(name, *(chain or ())) if chain or name else None
 
 
-class Trace:
-    """Notes what a view uses of session and user, from ``watch`` to ``end``. Several may be open on one request."""
-
-    __slots__ = ("_before", "_inner", "_user", "user_used")
-
-    def __init__(self, inner: Any) -> None:
-        session = getattr(inner, "session", None)
-        self._inner = inner
-        self._user = inner.__dict__.get("user")
-        self._before = bool(getattr(session, "accessed", False))
-        self.user_used = False
-        if session is not None:
-            session.accessed = False
-
-    def end(self) -> Used:
-        """What was used since ``watch``."""
-        inner, traces = self._inner, _traces(self._inner)
-        traces.remove(self)
-        session, user = getattr(inner, "session", None), inner.__dict__.get("user")
-        itself = bool(getattr(session, "accessed", False))
-        if session is not None:
-            # A trace that is still open has noted that the user was used, and will tell Django.
-            session.accessed = self._before or itself or (self.user_used and not traces)
-        return Used(itself, itself or self.user_used, None if user is self._user else user)
+# What a view uses
 
 
 def watch(request: Any) -> Trace:
     """Begin to note what the view uses. The caller must end it by ``Trace.end``, whatever happens."""
     inner = plain(request)
-    trace = Trace(inner)
-    _traces(inner).append(trace)
-    return trace
+    _veil(inner)
+    return Trace(request, inner)
 
 
-def _traces(inner: Any) -> list[Trace]:
-    found: list[Trace] | None = inner.__dict__.get(_TRACES)
-    if found is None:
-        found = inner.__dict__[_TRACES] = []
+def read(
+    request: Any, flight: str, names: Iterable[str], ignored: Collection[str], used: Used | None = None
+) -> Flow[str]:
+    """A flow: a hash of the values of ``names``, as they are now, or for a leader as they were on entry (``used``).
+
+    Raises ``Incomparable``, which says the name. It may load the user, and evaluate lazy attributes.
+    """
+    inner, names = plain(request), sorted(names)
+    if used is not None and used.source is not None:
+        source = used.source
+        if "user" in names:
+            source.user = _named(_looked_at(inner, source.attributes))
+    else:
+        source = source_now(request, inner)
+        if "user" in names:
+            source.user = _named((yield from _peek(request)))
+    found: str = yield from call(_digest, _adigest, source, flight, names, ignored)
     return found
 
 
-def _use(inner: Any) -> None:
-    """The user was asked for: note it. If no trace is open, tell Django at once."""
-    traces = _traces(inner)
-    for trace in traces:
-        trace.user_used = True
-    if not traces:
-        inner.session.accessed = True
+def _named(user: Any) -> Any:
+    """What tells users apart, also somebody's own kind of guest. ``None`` for Django's anonymous user."""
+    try:
+        return user_identity(user) or (None if _is_nobody(user) else user)
+    except InvalidType:
+        return ABSENT
 
 
-def _untouched(inner: Any) -> bool:
-    """Whether nobody has asked for the user yet, and asking would be taken for a use of the session."""
-    user = inner.__dict__.get("user")
-    return (
-        isinstance(user, SimpleLazyObject)
-        and user.__dict__.get("_wrapped") is empty
-        and not getattr(getattr(inner, "session", None), "accessed", True)
-    )
+def _is_nobody(user: Any) -> bool:
+    kind = type(user)
+    return (kind.__module__, kind.__qualname__) == ("django.contrib.auth.models", "AnonymousUser")
+
+
+def _looked_at(inner: Any, attributes: Mapping[str, Any]) -> Any:
+    for name in (_LOOKED_AT, _ALOOKED_AT):
+        looked = inner.__dict__.get(name)
+        if looked is not None and looked.user is not ABSENT:
+            return looked.user
+    return attributes.get("user")
+
+
+def _digest(source: Source, flight: str, names: list[str], ignored: Collection[str]) -> str:
+    with _silent(source.request):
+        return values.digest(source, flight, names, ignored)
+
+
+async def _adigest(source: Source, flight: str, names: list[str], ignored: Collection[str]) -> str:
+    """Async version of ``_digest``. Lazy attributes are evaluated on Django's thread for sync code."""
+    untouched = (is_untouched(source.attributes.get(name[2:])) for name in names if name.startswith("a:"))
+    if any(untouched):
+        return await sync_to_async(_digest, thread_sensitive=True)(source, flight, names, ignored)
+    return _digest(source, flight, names, ignored)
+
+
+def _silent(inner: Any) -> contextlib.AbstractContextManager[None]:
+    recorder = recorder_of(inner)
+    return contextlib.nullcontext() if recorder is None else recorder.silent()
+
+
+def adopt(request: Any, names: Iterable[str], *, either: bool) -> None:
+    """Note for the traces that are open that somebody else's view has read ``names``, and the user (``either``)."""
+    inner = plain(request)
+    recorder = recorder_of(inner)
+    if recorder is not None:
+        recorder.adopt(names, user=either)
+    if either:
+        _set_accessed(inner, True)  # so that Django says Vary: Cookie, as it does for the leader
+
+
+# Looking at the user without a trace
+
+
+@dataclass(slots=True, eq=False)
+class _Looked:
+    """The user that stands in the request in place of Django's lazy one. ``user`` is the one that was loaded."""
+
+    given: Any
+    load: Callable[[], Any]
+    user: Any = ABSENT
+
+
+def _used(inner: Any, user: Any) -> Any:
+    """``user``, for whom the view asked: note it, and tell Django, which then says ``Vary: Cookie``."""
+    recorder = recorder_of(inner)
+    if recorder is not None:
+        recorder.use_user()
+    _set_accessed(inner, True)
+    return user
+
+
+def _set_accessed(inner: Any, accessed: bool) -> None:
+    session = inner.__dict__.get("session")
+    if hasattr(session, "accessed"):
+        with _silent(inner):
+            session.accessed = accessed
+
+
+@contextlib.contextmanager
+def _unseen(inner: Any) -> Iterator[None]:
+    """What is loaded inside counts neither as read nor as a use of the session."""
+    before = bool(getattr(inner.__dict__.get("session"), "accessed", False))
+    with _silent(inner):
+        yield
+    _set_accessed(inner, before)
+
+
+def _veil(inner: Any) -> None:
+    """Put in place of a user that nobody has loaded yet one that says when it is used."""
+    attributes = inner.__dict__
+    user, looked = attributes.get("user"), attributes.get(_LOOKED_AT)
+    if isinstance(looked, _Looked) and looked.given is user:
+        pass
+    elif type(user) is SimpleLazyObject and is_untouched(user):
+        attributes["user"] = _veiled(inner, user)
+    load, looked = attributes.get("auser"), attributes.get(_ALOOKED_AT)
+    if load is not None and not (isinstance(looked, _Looked) and looked.given is load):
+        attributes["auser"] = _aveiled(inner, load)
+
+
+def _veiled(inner: Any, user: Any) -> Any:
+    def load() -> Any:
+        if looked.user is ABSENT:
+            with _unseen(inner), contextlib.suppress(AttributeError):
+                bool(user.is_authenticated)  # loads it
+            looked.user = user.__dict__["_wrapped"]
+        return looked.user
+
+    def use() -> Any:
+        return _used(inner, load())
+
+    looked = inner.__dict__[_LOOKED_AT] = _Looked(SimpleLazyObject(use), load)
+    return looked.given
+
+
+def _aveiled(inner: Any, load: Any) -> Any:
+    async def aload() -> Any:
+        if looked.user is ABSENT:
+            with _unseen(inner):
+                looked.user = await load()
+        return looked.user
+
+    async def auser() -> Any:
+        return _used(inner, await aload())
+
+    looked = inner.__dict__[_ALOOKED_AT] = _Looked(auser, aload)
+    return auser
 
 
 def _peek(request: Any) -> Flow[Any]:
     """The user. If nobody has asked for it yet, our looking leaves no trace: only the view's asking will count."""
     inner = plain(request)
-    if inner is not request or not _untouched(inner):
-        return getattr(request, "user", None)
+    if inner is not request:
+        with _silent(inner):
+            return getattr(request, "user", None)
+    _veil(inner)
     return (yield from call(_look, _alook, inner))
 
 
 def _look(inner: Any) -> Any:
-    user = inner.user
-    ours, looked_at = inner.__dict__.get(_LOOKED_AT, (None, None))
-    if user is ours:
-        return looked_at
-    with contextlib.suppress(AttributeError):
-        bool(user.is_authenticated)  # loads it
-
-    def use() -> Any:
-        _use(inner)
-        return user._wrapped
-
-    inner.session.accessed = False
-    inner.user = SimpleLazyObject(use)
-    inner.__dict__[_LOOKED_AT] = (inner.user, user)
-    return user
+    user, looked = inner.__dict__.get("user"), inner.__dict__.get(_LOOKED_AT)
+    return looked.load() if looked is not None and looked.given is user else user
 
 
 async def _alook(inner: Any) -> Any:
-    load = getattr(inner, "auser", None)
-    if load is None:
-        return inner.user
-    ours, looked_at = inner.__dict__.get(_ALOOKED_AT, (None, None))
-    if load is ours:
-        return looked_at
-    user = await load()
-
-    async def auser() -> Any:
-        _use(inner)
-        return user
-
-    inner.session.accessed = False
-    inner.auser = auser
-    inner.__dict__[_ALOOKED_AT] = (auser, user)
-    return user
+    load, looked = inner.__dict__.get("auser"), inner.__dict__.get(_ALOOKED_AT)
+    if looked is not None and looked.given is load:
+        return await looked.load()
+    return inner.__dict__.get("user")
 
 
 # For what
@@ -267,7 +389,8 @@ def host(request: Any) -> str:
     """Scheme and host as the client sees them; a host that is not allowed is kept apart by its raw headers."""
     inner = plain(request)
     try:
-        return f"{inner.scheme}://{inner.get_host()}"
+        with _silent(inner):
+            return f"{inner.scheme}://{inner.get_host()}"
     except DisallowedHost:
         raw = [inner.META.get(name) for name in ("HTTP_HOST", "HTTP_X_FORWARDED_HOST", "SERVER_NAME", "SERVER_PORT")]
         return f"{inner.scheme}://{raw!r}"
@@ -275,8 +398,8 @@ def host(request: Any) -> str:
 
 def header_values(request: Any, names: Iterable[str]) -> list[str | None]:
     """The values of headers, ``None`` where there is none."""
-    headers = plain(request).headers
-    return [headers.get(name) for name in names]
+    meta = plain(request).META
+    return [meta.get(f"HTTP_{name.upper().replace('-', '_')}") for name in names]
 
 
 def representation(request: Any) -> str:
@@ -285,8 +408,10 @@ def representation(request: Any) -> str:
     That is ``Accept``, ``Accept-Language``, the active language and time zone, conditional and range headers, and what
     REST framework has negotiated.
     """
+    with _silent(plain(request)):
+        said = header_values(request, (*NEGOTIATION, *CONDITIONS))
     return identity(
-        *header_values(request, (*NEGOTIATION, *CONDITIONS)),
+        *said,
         translation.get_language(),
         timezone.get_current_timezone_name(),
         getattr(request, "accepted_media_type", None) if plain(request) is not request else None,
@@ -295,11 +420,31 @@ def representation(request: Any) -> str:
 
 
 def address(request: Any) -> tuple[str, str, str]:
-    """Method, scheme with host, and full path with query."""
+    """Method, scheme with host, and full path with the raw query."""
     inner = plain(request)
-    return inner.method or "", host(request), inner.get_full_path()
+    with _silent(inner):
+        path = f"{len(inner.path)}:{inner.path}:{inner.path_info}"  # middleware may have changed the latter
+        return inner.method or "", host(request), f"{path}?{inner.META.get('QUERY_STRING', '')}"
 
 
 def key(request: Any, scope: str, *more: object) -> str:
-    """The identity of a request: method, host, full path with query, ``scope``, ``representation``, and ``more``."""
-    return identity(*address(request), scope, representation(request), *more)
+    """The identity of a request: method, host, full path with query, ``scope``, ``representation``, and ``more``.
+
+    Also the URLconf that middleware has chosen, by which one path may mean another thing.
+    """
+    urlconf = raw(plain(request)).get("urlconf")
+    name = urlconf if isinstance(urlconf, str) else getattr(urlconf, "__name__", None)
+    return identity(*address(request), scope, representation(request), name, *more)
+
+
+def arguments_of(request: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """A text of a view's arguments beside the request that do not come from its URL: a decorator outside gave them.
+
+    Raises ``Incomparable``.
+    """
+    match = raw(plain(request)).get("resolver_match")
+    from_url = [*getattr(match, "args", ()), *getattr(match, "kwargs", {}).values()]
+    place = next((number for number, one in enumerate(args) if one is request), -1)
+    given = [*enumerate(args[place + 1 :]), *sorted(kwargs.items())]
+    own = [(name, one) for name, one in given if one is not request and not any(one is other for other in from_url)]
+    return values.text_of(tuple((str(name), one) for name, one in own)) if own else ""

@@ -10,23 +10,20 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
+from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
 from goscope_django.exceptions import InvalidType
-from goscope_django.http.requests import Caller, Used, plain
+from goscope_django.http.recording import Used
+from goscope_django.http.requests import Caller, plain
 
-_CREDENTIAL: Final = re.compile(
-    r"(?!user-agent$|idempotency-key$|x-csrf|sec-)"
-    r".*(auth|token|key|user|session|secret|cred|jwt|sso|oidc|saml|ident|account|cert)",
-    re.IGNORECASE,
-)
-"""Names of headers that may say who asks."""
+REFUSED: Final = frozenset({401, 403, 429})
+"""These statuses are about who asks or how often: anonymous callers don't share them."""
 
 _OWN: Final = {
     *("headers", "cookies", "status_code", "closed", "text"),
@@ -93,6 +90,8 @@ def unpack(packed: Mapping[str, Any]) -> HttpResponse:
     response = HttpResponse(body, status=status, reason=str(packed["reason"]))
     del response.headers["Content-Type"]
     for name, value in packed["headers"]:
+        if name.lower() == "set-cookie":
+            raise ValueError("a stored response sets no cookies")  # ``pack`` never stores them, so somebody else did
         response.headers[name] = value  # refuses line breaks
     for name, value in extra.items():
         if name not in _OWN and not hasattr(HttpResponse, name):
@@ -147,7 +146,14 @@ def why_private(request: Any, response: Any, caller: Caller, used: Used) -> str 
         return "cache-control"
     if "*" in vary_on(response):
         return "vary"
+    if response.status_code in REFUSED and not caller.known:
+        return "refused"
     return why_bound(request, caller, used)
+
+
+def refuses(error: Exception) -> bool:
+    """Whether an exception becomes a response with a status of ``REFUSED``: Django's, or one with ``status_code``."""
+    return isinstance(error, PermissionDenied) or getattr(error, "status_code", None) in REFUSED
 
 
 def why_bound(request: Any, caller: Caller, used: Used) -> str | None:
@@ -155,27 +161,13 @@ def why_bound(request: Any, caller: Caller, used: Used) -> str | None:
     inner = plain(request)
     if getattr(getattr(inner, "session", None), "modified", False) or (used.itself and caller.user is None):
         return "session"
-    if inner.META.get("CSRF_COOKIE_NEEDS_UPDATE"):
+    if used.csrf:
         return "csrf"
     if getattr(inner, "_csp_nonce", None):  # a lazy one is false until it is used
         return "nonce"
     messages = getattr(inner, "_messages", None)
     if getattr(messages, "used", False) or getattr(messages, "added_new", False):
         return "messages"
-    if not caller.known and found_out(caller, used):
-        return "user"  # the view has found out who asks, by something that the scope does not hold
+    if caller.user is None and getattr(used.user, "is_authenticated", False) and not used.reads:
+        return "user"  # the view has found out who asks, by something that it did not read of the request
     return None
-
-
-def found_out(caller: Caller, used: Used) -> bool:
-    """Whether a view has found out by itself who asks, by something that may not be in the scope."""
-    return caller.user is None and bool(getattr(used.user, "is_authenticated", False))
-
-
-def credential_headers(request: Any) -> list[str]:
-    """The headers of ``request``, in lower case, by which a view may have found out who asks.
-
-    ``Authorization`` is not among them: it is part of every scope.
-    """
-    names = [name for name in plain(request).headers if _CREDENTIAL.match(name) or name == "Cookie"]
-    return [name.lower() for name in names if name != "Authorization"]

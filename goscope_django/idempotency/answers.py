@@ -69,7 +69,7 @@ def answer(name: str, claim: IdempotencyClaim) -> Any:
         counters.count("idempotent_conflicts")
         detail = "A request with this Idempotency-Key is being carried out. Try again later to get its response."
         title = "A request is outstanding for this Idempotency-Key"
-        return problem(409, "idempotency-in-progress", title, detail, retry_after=claim.retry_after or 1)
+        return problem(409, "idempotency-in-progress", title, detail, retry_after=1)
     if isinstance(claim.value, dict) and "result" in claim.value:
         runtime.emit("idempotent_replayed", key=name)
         return claim.value["result"]

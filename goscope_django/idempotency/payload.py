@@ -5,6 +5,8 @@ Rules of this file:
 * Two requests have one fingerprint only if method, path, query, content type and body are the same. The order of query
   parameters with different names does not count. Of a multipart body the fields and the digests of the files count, not
   the boundary, which changes each time.
+* Of JSON (``application/json`` and ``+json``) the order of keys, white space, the way in which a string is escaped and
+  the parameter ``charset`` do not count. Numbers are the same if their text is. See ``canonical``.
 * The view can still read the body. What Django streams to disk is not read into memory here; what Django refuses
   (``DATA_UPLOAD_MAX_MEMORY_SIZE``) is refused in the same way, before anything is claimed.
 """
@@ -31,6 +33,8 @@ from goscope_django.exceptions import InvalidType, InvalidValue
 from goscope_django.http import requests
 
 HEADER: Final = "Idempotency-Key"
+DEEPEST: Final = 100
+"""How deep arrays and objects of a JSON body may lie in one another to be compared as JSON."""
 _BARE: Final = re.compile(r"[ -!#-~][ -~]{0,254}")
 _QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _ALLOWED: Final = "1 to 255 printable ASCII characters are allowed, bare or as a quoted string"
@@ -74,6 +78,8 @@ def fingerprint(request: Any) -> str:
     )
     kind, parameters = inner.content_type or "", dict(inner.content_params or {})
     parameters.pop("boundary", None)
+    if is_json(kind):
+        parameters.pop("charset", None)
     parts = [inner.method, inner.path, repr(query), kind, repr(sorted(parameters.items()))]
     head = (str(part).encode("utf-8", "surrogatepass") for part in parts)
     return _digest(chain(head, _body(request, inner)))
@@ -89,6 +95,59 @@ def of_value(value: object) -> str:
         ) from None
 
 
+# JSON
+
+
+def is_json(kind: str | None) -> bool:
+    """Whether a content type (without parameters) is ``application/json`` or ends in ``+json``."""
+    found = (kind or "").lower()
+    return found == "application/json" or found.endswith("+json")
+
+
+def canonical(body: bytes) -> bytes | None:
+    """One form for all ways to write the same JSON. ``None`` for what is compared as bytes.
+
+    That is what is not UTF-8 or no valid JSON, has a key twice in an object, has ``NaN`` or ``Infinity``, or is deeper
+    than ``DEEPEST``. Numbers are kept as the text that was sent: ``1``, ``1.0`` and ``1e0`` differ.
+    """
+    try:
+        return _written(_READER.decode(body.decode("utf-8")), 0).encode()
+    except (ValueError, RecursionError):
+        return None
+
+
+class _Number(str):
+    """A number as it was written."""
+
+    __slots__ = ()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(text)
+
+
+_READER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_Number, parse_int=_Number, parse_constant=_refuse
+)
+
+
+def _written(value: Any, depth: int) -> str:
+    if isinstance(value, (dict, list)) and depth >= DEEPEST:
+        raise ValueError("too deep")
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(key)}:{_written(value[key], depth + 1)}" for key in sorted(value)) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(_written(item, depth + 1) for item in value) + "]"
+    return str(value) if isinstance(value, _Number) else json.dumps(value)
+
+
 def _digest(parts: Iterable[bytes]) -> str:
     hasher = hashlib.sha256()
     for part in parts:
@@ -102,7 +161,9 @@ def _body(request: Any, inner: HttpRequest) -> Iterator[bytes]:
         yield from _form(*_parsed(request, inner))
         return
     try:
-        yield inner.body
+        body = inner.body
+        same = canonical(body) if is_json(inner.content_type) else None
+        yield from ((b"bytes", body) if same is None else (b"json", same))
     except RawPostDataException:
         if request is inner:
             raise

@@ -158,7 +158,7 @@ class Policy:
                 return (yield from work)
             detail = f"This operation needs an {payload.HEADER} header, so that a repeat does no harm."
             return problem(400, "idempotency-key-missing", "Idempotency-Key is missing", detail)
-        caller = yield from requests.caller(request, self.user)
+        caller = yield from requests.caller(request, self.user, alone=True)
         name = payload.stored_key(request, key, caller.scope)
         seen = None if self.fingerprint is False else self._fingerprint_of(request)
         try:

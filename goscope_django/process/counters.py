@@ -59,10 +59,11 @@ COUNTED: Final = (
     "flights_joined",
     "flights_bypassed",
     "flights_saved_ms",
+    "flights_unshared",
     "idempotent_conflicts",
 )
 """The counters that ``count`` adds to. ``locks_contended``: acquisitions that had to wait. ``flights_saved_ms``: how
-long the flights took that were joined."""
+long the flights took that were joined. ``flights_unshared``: those whose outcome was for its leader alone."""
 
 SERIES: Final = (*(f"cache_{name}" for name in stats.CACHE_COUNTERS), *EVENTS.values(), *COUNTED)
 """All names of the state's ``figures``."""

@@ -15,7 +15,7 @@ import contextlib
 import functools
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -46,6 +46,7 @@ def single_flight(
     user: Any = None,
     linger: Duration = 1,
     on_error: str | None = None,
+    ignore_reads: Iterable[str] = (),
     *,
     name: str | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -63,11 +64,15 @@ def single_flight(
     waiting when it was published. ``user`` (a value or a function of the request) replaces what tells callers apart.
     ``on_error`` is ``"raise"``, or ``"ignore"``: the function runs unshared while MongoDB can't be reached.
 
+    A view's result goes only to callers that are alike in all that the view read of cookies, headers, ``META`` and
+    attributes that middleware put on the request; others have a flight of their own. ``ignore_reads`` are names (of
+    headers, cookies or attributes) in which they may differ all the same.
+
     Taking the lead is atomic. Two round trips for a leader, one to lead and one to publish; a process that waits sends
     one for each look, however many callers wait in it. Raises ``InvalidType`` for a call that has neither a request nor
     a ``key``, and ``StoreUnavailable`` or ``OutcomeUnknown`` while MongoDB can't be reached, unless that is ignored.
     """
-    told = Policy(timeout, blocking_timeout, key, user, linger, on_error, name)
+    told = Policy(timeout, blocking_timeout, key, user, linger, on_error, ignore_reads, name)
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
         arguments.named_function(fn, "single_flight()")
@@ -96,7 +101,7 @@ def _shared(policy: Policy, fn: Callable[..., Any], args: tuple[Any, ...], kwarg
     plan = yield from policy.plan(fn, args, kwargs)
     answer: Any = BYPASS if plan is None else (yield from _fly(plan))
     if plan is not None and isinstance(answer, Variant):
-        plan = plan.variant(answer)
+        plan = yield from plan.apart(answer.names)
         answer = yield from _fly(plan)
     if isinstance(answer, (Variant, Bypass)):
         return marked((yield from invoke(fn, *args, **kwargs)), "bypass", plan)
@@ -114,7 +119,7 @@ def _fly(plan: Plan) -> Flow[Any]:
             if answer is Signal.AGAIN:
                 continue
             if answer is not Signal.PROMOTED:
-                return (yield from invoke(plan.accept, answer))
+                return (yield from _accepted(plan, answer))
             since = entry.known_to(waiter)
         enter, aenter = plan.provider.enter, plan.provider.aenter
         try:
@@ -128,8 +133,16 @@ def _fly(plan: Plan) -> Flow[Any]:
         plan.outage.worked()
         if entered.claim is not None:
             return (yield from _Lead(plan, entry, entered, loop).run())
-        return (yield from invoke(plan.accept, _landed(entry, entered)))
+        return (yield from _accepted(plan, _landed(entry, entered)))
     return BYPASS
+
+
+def _accepted(plan: Plan, answer: Any) -> Flow[Any]:
+    """What this caller gets of ``answer``."""
+    matching: Variant | bool = True
+    if isinstance(answer, Landed) and plan.request is not None and answer.kind != "unshared":
+        matching = yield from plan.matches(answer)
+    return (yield from invoke(plan.accept, answer, matching))
 
 
 def _no_loop() -> None:
@@ -185,12 +198,12 @@ class _Lead:
             group.conclude(self.entry, self.flight, None)
             raise
         except Exception as error:
-            yield from self._end(plan.failed(error, used, time.monotonic() - began))
+            yield from self._end((yield from plan.failed(error, used, time.monotonic() - began)))
             raise
         except BaseException:
             yield from self._end(None)
             raise
-        landed = plan.land(result, used, time.monotonic() - began)
+        landed = yield from plan.land(result, used, time.monotonic() - began)
         group.close(self.entry)
         if not self._deferred(landed):
             yield from self._end(landed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -15,9 +15,12 @@ from weakref import WeakKeyDictionary
 from django.db import connections
 
 from goscope_django import runtime
+from goscope_django.core.flow import Flow
 from goscope_django.exceptions import GoscopeError, StoreError
 from goscope_django.http import requests, responses
-from goscope_django.http.requests import Caller, Used
+from goscope_django.http.recording import Used
+from goscope_django.http.requests import Caller
+from goscope_django.http.values import Incomparable, is_ignored
 from goscope_django.mongodb.adapter import MongoDBAdapter
 from goscope_django.mongodb.single_flight.flows import FLIGHTS, MAX_BODY
 from goscope_django.mongodb.single_flight.provider import MongoDBFlightProvider
@@ -27,9 +30,16 @@ from goscope_django.process.kept_lease import Renewable
 from goscope_django.process.outage import Outage
 from goscope_django.single_flight import errors
 from goscope_django.single_flight.group import Entry, pause
+from goscope_django.single_flight.memory import memory
 
 logger = logging.getLogger("goscope.single_flight")
 HEADER: Final = "X-Single-Flight"
+MOST_READS: Final = 256
+"""Names in a stored result. More were not stored by us."""
+IN_EVERY_KEY: Final = frozenset(
+    f"m:HTTP_{name.upper().replace('-', '_')}" for name in (*requests.NEGOTIATION, *requests.CONDITIONS)
+)
+"""What is part of each flight's key, so that its callers are alike in it anyhow."""
 _providers: WeakKeyDictionary[MongoDBAdapter, MongoDBFlightProvider] = WeakKeyDictionary()
 _took: dict[str, float] = {}
 """Seconds that each function took lately."""
@@ -44,9 +54,9 @@ BYPASS: Final = Bypass()
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """The response depends on headers that this caller sent with other values.
+    """The outcome depends on something in which this caller differs.
 
-    There may be another flight, of callers that sent the same as this one.
+    There may be another flight, of callers that are like this one.
     """
 
     names: tuple[str, ...]
@@ -54,7 +64,11 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """The outcome of a flight as data. ``kind`` is ``response``, ``value``, ``error`` or ``unshared``."""
+    """The outcome of a flight as data. ``kind`` is ``response``, ``value``, ``error`` or ``unshared``.
+
+    ``value`` is what was stored. Of a view it is a document with ``reads``, the names of what the view read,
+    ``digest``, a hash of the values, and ``is``, the outcome itself. Of a plain function it is the outcome.
+    """
 
     kind: str
     value: Any
@@ -81,7 +95,10 @@ class Plan:
     request: Any
     caller: Caller | None
     name: str
+    base: str
     key: str
+    keyed: bool
+    ignored: frozenset[str]
     provider: MongoDBFlightProvider
     terms: Terms
     deadline: float
@@ -93,10 +110,34 @@ class Plan:
         """What this process's callers of one flight have in common."""
         return id(self.provider), self.key
 
-    def variant(self, variant: Variant) -> Plan:
-        """The plan for the flight of the callers that sent the same headers as this one."""
-        values = requests.header_values(self.request, variant.names)
-        return replace(self, key=f"{self.key}:{requests.identity(*variant.names, *values)}")
+    def apart(self, names: Iterable[str] = ()) -> Flow[Plan]:
+        """A flow: the plan for the flight of the callers like this one in ``names`` and in what the view read lately.
+
+        Callers are kept together where that can't be compared: then the flight's own reads decide.
+        """
+        every = sorted({*names, *memory.names(self.name)}) if self.request is not None else []
+        if not every:
+            return self
+        try:
+            mine = yield from requests.read(self.request, self.base, every, self.ignored)
+        except Incomparable:
+            return self
+        return replace(self, key=f"{self.base}:{mine}")
+
+    def matches(self, landed: Landed) -> Flow[Variant | bool]:
+        """A flow: whether this caller is like the leader in all that its view read; else a ``Variant`` or ``False``."""
+        try:
+            reads = tuple(str(name) for name in landed.value["reads"])
+            if len(reads) > MOST_READS:
+                return False
+            if not reads:
+                return True
+            leaders = landed.value["digest"]
+            mine = yield from requests.read(self.request, self.key, reads, self.ignored)
+        except (Incomparable, KeyError, TypeError, ValueError, AttributeError):
+            return False
+        memory.learn(self.name, reads)
+        return True if mine == leaders else Variant(reads)
 
     def renewable(self, flight: Entered) -> Renewable:
         """What to renew while this process leads."""
@@ -114,8 +155,11 @@ class Plan:
 
     # For a caller that waited
 
-    def accept(self, answer: Any) -> Any:
-        """What to return for ``answer``: its value, ``BYPASS`` or a ``Variant``. Raises what the leader raised."""
+    def accept(self, answer: Any, matching: Variant | bool = True) -> Any:
+        """What to return for ``answer``: its value, ``BYPASS`` or a ``Variant``. Raises what the leader raised.
+
+        ``matching`` is what ``matches`` gave.
+        """
         if isinstance(answer, StoreError):
             if not self.ignore:
                 raise type(answer)(str(answer)) from answer
@@ -123,15 +167,15 @@ class Plan:
         if not isinstance(answer, Landed):
             return BYPASS
         _took[self.name] = answer.took
-        if answer.kind == "unshared":
+        if answer.kind == "unshared" or matching is False:
             return BYPASS
+        if isinstance(matching, Variant):
+            return matching
         try:
-            found = self._opened(answer)
-        except (GoscopeError, KeyError, TypeError, ValueError, IndexError) as error:
+            found = self._opened(answer.kind, answer.value)
+        except (GoscopeError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             logger.warning("the result of flight %r can't be used, so the function runs again: %s", self.key, error)
             return BYPASS
-        if isinstance(found, Variant):
-            return found
         counters.count("flights_joined")
         counters.count("flights_saved_ms", round(answer.took * 1_000))
         if answer.kind == "error":
@@ -139,71 +183,88 @@ class Plan:
             raise found
         return found
 
-    def _opened(self, landed: Landed) -> Any:
-        if landed.kind == "error":
-            return errors.unpack(landed.value)
-        if landed.kind == "value":
-            return runtime.codec().decode(self.provider.stored(self.key), copy.deepcopy(landed.value))
-        names = tuple(landed.value["vary"])
-        if names and requests.identity(*requests.header_values(self.request, names)) != landed.value["varied"]:
-            return Variant(names)
-        response = responses.unpack(landed.value["response"])
-        session = getattr(requests.plain(self.request), "session", None)
-        if landed.value["used"] and session is not None:
-            session.accessed = True  # so that Django says Vary: Cookie, as it does for the leader
-        response.headers[HEADER] = "follower"
-        return response
+    def _opened(self, kind: str, value: Any) -> Any:
+        names: list[str] = []
+        either = False
+        if self.request is not None:
+            names, either, value = value["reads"], bool(value.get("used")), value["is"]
+        if kind == "error":
+            found: Any = errors.unpack(value)
+        elif kind == "value":
+            found = runtime.codec().decode(self.provider.stored(self.key), copy.deepcopy(value))
+        elif kind == "response":
+            found = responses.unpack(value)
+            found.headers[HEADER] = "follower"
+        else:
+            raise ValueError(f"{kind!r:.40} is no kind of result")
+        if self.request is not None:
+            requests.adopt(self.request, names, either=either)
+        return found
 
     # For the leader
 
-    def land(self, result: Any, used: Used | None, took: float) -> Landed:
-        """The outcome of a call that returned ``result``."""
+    def land(self, result: Any, used: Used | None, took: float) -> Flow[Landed]:
+        """A flow: the outcome of a call that returned ``result``."""
         _took[self.name] = took
         try:
-            if used is not None and self.caller is not None and responses.is_response(result):
-                return self._landed_response(result, self.caller, used, took)
-            if self._bound(used):
-                return Landed("unshared", None, took)
-            stored = runtime.codec().encode(self.provider.stored(self.key), result)
-            # A copy: what the function gave is its caller's, to change at once.
-            return Landed("value", copy.deepcopy(stored), took)
+            if used is None or self.caller is None:
+                return Landed("value", self._stored(result), took)
+            response = responses.is_response(result)
+            if response:
+                why = responses.why_private(self.request, result, self.caller, used)
+            else:
+                why = responses.why_bound(self.request, self.caller, used)
+            if why is not None:
+                return self._unshared(why, took)
+            seen = yield from self._reads(used, responses.vary_on(result) if response else ())
+            value = responses.pack(result) if response else self._stored(result)
+            if response and responses.size(value) > MAX_BODY:
+                return self._unshared("size", took)
+            return Landed("response" if response else "value", {"is": value, **seen}, took)
+        except Incomparable as error:
+            return self._unshared(f"{error.args[0]} can't be compared", took)
         except Exception as error:  # noqa: BLE001 - whatever encoding or pickling the user's objects may raise
             logger.warning("what %s returns can't be shared: %s", self.name, error)
             return Landed("unshared", None, took)
 
-    def _landed_response(self, response: Any, caller: Caller, used: Used, took: float) -> Landed:
-        why = responses.why_private(self.request, response, caller, used)
-        packed = responses.pack(response) if why is None else {}
-        if why is None and responses.size(packed) > MAX_BODY:
-            why = "size"
-        if why is not None:
-            logger.debug("the response of %s is not shared: %s", self.name, why)
-            return Landed("unshared", None, took)
-        names = responses.vary_on(response)
-        if responses.found_out(caller, used):
-            # Everybody may send the same Authorization, as to a site that is not public yet.
-            names = tuple(sorted({"cookie", *names, *responses.credential_headers(self.request)}))
-        varied = requests.identity(*requests.header_values(self.request, names))
-        value = {"response": packed, "vary": list(names), "varied": varied, "used": used.either}
-        return Landed("response", value, took)
+    def _stored(self, result: Any) -> Any:
+        # A copy: what the function gave is its caller's, to change at once.
+        return copy.deepcopy(runtime.codec().encode(self.provider.stored(self.key), result))
 
-    def _bound(self, used: Used | None) -> bool:
-        """Whether an exception, or a result that is no response, may be meant for this caller alone."""
-        if used is None or self.caller is None:
-            return False
-        bound = responses.why_bound(self.request, self.caller, used)
-        return bool(bound or (responses.found_out(self.caller, used) and responses.credential_headers(self.request)))
+    def _unshared(self, why: str, took: float) -> Landed:
+        memory.unshared(self.name, why)
+        return Landed("unshared", None, took)
 
-    def failed(self, error: Exception, used: Used | None, took: float) -> Landed:
-        """The outcome of a call that raised ``error``."""
+    def _reads(self, used: Used, vary: Iterable[str] = ()) -> Flow[dict[str, Any]]:
+        """A flow: what the view read, with a hash of the values. Raises ``Incomparable``."""
+        left_out = IN_EVERY_KEY | ({"body", "GET"} if self.keyed else {"m:QUERY_STRING", "s:query_string"})
+        if self.caller is not None and self.caller.user is not None and not self.caller.given:
+            left_out |= {"user"}
+        names = {name for name in used.reads - left_out if not is_ignored(name, self.ignored)}
+        names |= {f"m:HTTP_{name.upper().replace('-', '_')}" for name in vary}
+        memory.learn(self.name, names)
+        mine = yield from requests.read(self.request, self.key, names, self.ignored, used)
+        return {"reads": sorted(names), "digest": mine, "used": used.either}
+
+    def failed(self, error: Exception, used: Used | None, took: float) -> Flow[Landed]:
+        """A flow: the outcome of a call that raised ``error``."""
         counters.count("flights_led")
-        if self._bound(used):
-            return Landed("unshared", None, took)
-        return Landed("error", errors.pack(error), took)
+        if used is None or self.caller is None:
+            return Landed("error", errors.pack(error), took)
+        why = responses.why_bound(self.request, self.caller, used)
+        if why is None and responses.refuses(error) and not self.caller.known:
+            why = "refused"
+        if why is not None:
+            return self._unshared(why, took)
+        try:
+            seen = yield from self._reads(used)
+        except Incomparable as found:
+            return self._unshared(f"{found.args[0]} can't be compared", took)
+        return Landed("error", {"is": errors.pack(error), **seen}, took)
 
     def doomed(self, landed: Landed) -> bool:
         """Whether it is a failure whose transaction will be rolled back anyhow: then there is no commit to wait for."""
-        failure = landed.kind == "response" and landed.value["response"]["status"] >= 400
+        failure = landed.kind == "response" and landed.value["is"]["status"] >= 400
         return failure and any(
             one.in_atomic_block and one.needs_rollback for one in connections.all(initialized_only=True)
         )

@@ -13,7 +13,7 @@ import copy
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from goscope_django import conf
@@ -21,11 +21,13 @@ from goscope_django.core import arguments, decorating
 from goscope_django.core.arguments import Duration
 from goscope_django.core.colours import unwrapped
 from goscope_django.core.flow import Flow, invoke
-from goscope_django.exceptions import InvalidType
+from goscope_django.exceptions import InvalidType, InvalidValue
 from goscope_django.http import requests
 from goscope_django.http.requests import Caller
+from goscope_django.http.values import Incomparable, spoken
 from goscope_django.mongodb.single_flight.values import Terms
 from goscope_django.process.outage import outage
+from goscope_django.single_flight.memory import memory
 from goscope_django.single_flight.plan import Plan, flights
 
 SAFE_METHODS: Final = ("GET", "HEAD")
@@ -47,6 +49,7 @@ class Policy:
         user: Any,
         linger: Duration,
         on_error: str | None,
+        ignore_reads: Iterable[str] = (),
         name: str | None = None,
     ) -> None:
         decorating.no_function(timeout, "single_flight", "@single_flight()")
@@ -60,6 +63,7 @@ class Policy:
         self.user = user
         self.linger = arguments.duration_milliseconds(linger, "linger")
         self.on_error = on_error
+        self.ignored = _ignored(ignore_reads)
         self.name = None if name is None else arguments.key(name, "name")
 
     def on(self, fn: Callable[..., Any]) -> Policy:
@@ -85,20 +89,30 @@ class Policy:
         name = self.name or name_of(fn, args, request)
         ignore = (self.on_error or conf.current().on_error) == "ignore"
         limit = PATIENCE["ignore" if ignore else "raise"]
-        return Plan(
+        try:
+            more = "" if request is None or self.key is not None else requests.arguments_of(request, args, kwargs)
+        except Incomparable:
+            memory.unshared(name, "an argument can't be compared")
+            return None
+        key = f"{name}:{_which(request, caller, text, more)}"
+        plan = Plan(
             fn=fn,
             args=args,
             kwargs=kwargs,
             request=request,
             caller=caller,
             name=name,
-            key=f"{name}:{_which(request, caller, text)}",
+            base=key,
+            key=key,
+            keyed=self.key is not None,
+            ignored=self.ignored,
             provider=flights(),
             terms=Terms(self.lease, self.linger, f"{socket.gethostname()}:{os.getpid()}", limit),
             deadline=time.monotonic() + self.blocking,
             outage=outage("single_flight"),
             ignore=ignore,
         )
+        return (yield from plan.apart())
 
     def _shares(self, request: Any, text: Any) -> bool:
         if self.key is None:
@@ -108,12 +122,24 @@ class Policy:
         return text is not None
 
 
-def _which(request: Any, caller: Caller | None, text: str | None) -> str | None:
+def _ignored(names: Any) -> frozenset[str]:
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise InvalidType(f"ignore_reads={names!r:.80}: a tuple of names of headers, cookies or attributes is needed")
+    listed = list(names)
+    for name in listed:
+        if not isinstance(name, str):
+            raise InvalidType(f"ignore_reads: {name!r:.80} is no name of a header, a cookie or an attribute (str)")
+        if not name.strip():
+            raise InvalidValue("ignore_reads: an empty name leaves nothing out")
+    return spoken(listed)
+
+
+def _which(request: Any, caller: Caller | None, text: str | None, more: str) -> str | None:
     """Which of the function's flights: of a request or a ``key``, or of both."""
     if caller is None:
         return text if text is None or len(text) <= LONGEST_TEXT else requests.digest(text)
     if text is None:
-        return requests.key(request, caller.scope)
+        return requests.key(request, caller.scope, more)
     method, host = requests.plain(request).method, requests.host(request)
     return requests.identity("key", text, method, host, caller.scope, requests.representation(request))
 

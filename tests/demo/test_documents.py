@@ -8,9 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.http import JsonResponse
 from django.test import override_settings
+from django.views.decorators.http import require_POST
 
 from goscope_django import checks, conf
 from goscope_django.mongodb.driver import capabilities
@@ -141,6 +146,57 @@ def test_the_explanation_of_flows_runs() -> None:
     for _, code in blocks("docs/explanation/flows.md"):
         exec(compile(code, "flows.md", "exec"), namespace)
     assert "take" in namespace
+
+
+def test_the_order_of_decorators_and_rest_framework_run_as_the_pages_say(goscope: object) -> None:
+    from django.test import RequestFactory
+    from rest_framework.test import APIRequestFactory
+
+    from goscope_django.decorators import single_flight
+
+    ordered = next(code for _, code in blocks("docs/how-to/single-flight.md") if "login_required" in code)
+    namespace: dict[str, Any] = {"__name__": "page", "single_flight": single_flight, "JsonResponse": JsonResponse}
+    exec(compile(ordered, "single-flight.md", "exec"), namespace)
+    request: Any = RequestFactory().get("/", headers={"X-Part": "a"})
+    request.user = User(pk=1, username="ann")
+    assert namespace["part"](request).content == b'{"part": "a"}'
+
+    for _, code in blocks("docs/how-to/rest-framework.md"):
+        exec(compile(code, "rest-framework.md", "exec"), namespace)
+    api: Any = APIRequestFactory()
+    assert namespace["prices"](api.get("/")).data == {"tea": 3}
+    assert namespace["Report"].as_view()(api.get("/")).data == {"of": ""}
+    paid = [namespace["Payments"].as_view()(api.post("/", headers={"Idempotency-Key": "k"})) for _ in range(2)]
+    assert [one.status_code for one in paid] == [201, 201]
+    assert paid[1]["Idempotent-Replayed"] == "true"
+
+
+def test_the_webhook_recipe_books_an_event_once(goscope: object) -> None:
+    from django.test import RequestFactory
+
+    from goscope_django.decorators import idempotent
+
+    booked: list[Any] = []
+    namespace: dict[str, Any] = {
+        "__name__": "page",
+        "idempotent": idempotent,
+        "require_POST": require_POST,
+        "JsonResponse": JsonResponse,
+        "signature_is_valid": lambda request: request.headers.get("X-Signature", "").startswith("valid"),
+        "book": booked.append,
+    }
+    recipe = next(code for _, code in blocks("docs/how-to/idempotency.md") if "webhook" in code)
+    exec(compile(recipe, "idempotency.md", "exec"), namespace)
+
+    def deliver(signature: str, number: int) -> Any:
+        body = {"id": "evt_1", "attempt": number}
+        headers = {"X-Signature": signature}
+        return namespace["webhook"](RequestFactory().post("/", body, "application/json", headers=headers))
+
+    assert [deliver(f"valid {number}", number).status_code for number in range(3)] == [200] * 3
+    assert len(booked) == 1
+    with pytest.raises(PermissionDenied):
+        deliver("forged", 4)
 
 
 def test_the_reference_names_every_setting_with_its_default_and_every_check() -> None:

@@ -120,14 +120,14 @@ class TestFingerprint:
         "other",
         [
             post(b'{"a":2}'),
-            post(b'{"a":1} '),
+            post(b'{"a":1.0}'),
             post(b'{"a":1}', "application/vnd.api+json"),
-            post(b'{"a":1}', "application/json; charset=latin-1"),
+            post(b'{"a":1}', "application/json; profile=x"),
             post(b'{"a":1}', path="/pay/?x=1"),
             post(b'{"a":1}', path="/refund/"),
             post(b'{"a":1}', method="PATCH"),
         ],
-        ids=["body", "space", "type", "charset", "query", "path", "method"],
+        ids=["body", "number", "type", "parameter", "query", "path", "method"],
     )
     def test_another_request(self, other: WSGIRequest) -> None:
         assert fingerprint(post(b'{"a":1}')) != fingerprint(other)
@@ -279,3 +279,98 @@ def test_uploads_with_equal_content_and_other_names_differ() -> None:
 
     assert of("a.txt") == of("a.txt")
     assert of("a.txt") != of("b.txt")
+
+
+# JSON: what is the same, and what is compared as bytes
+
+SAME_JSON: list[tuple[bytes, bytes]] = [
+    (b'{"a":1,"b":[true,null]}', b' { "b" : [ true,null ],\r\n\t"a" : 1 } '),
+    (b'{"a":"\\u00e9/"}', '{"a":"é\\/"}'.encode()),
+    (b'{"a":"\\ud83d\\ude00"}', '{"\\u0061":"😀"}'.encode()),
+    (b'{"a":{"x":1,"y":-2.50e+7}}', b'{"a":{"y":-2.50e+7,"x":1}}'),
+    (b"[" * 100 + b"]" * 100, b" " + b"[" * 100 + b" ]" * 100),
+    (b"7", b"\n7"),
+    (b'"\\ud800"', b' "\\uD800"'),
+    (b"1" + b"0" * 10_000, b" 1" + b"0" * 10_000),
+]
+OTHER_JSON: list[tuple[bytes, bytes]] = [
+    (b'{"a":1}', b'{"a":1.0}'),
+    (b'{"a":1}', b'{"a":true}'),
+    (b'{"a":0}', b'{"a":false}'),
+    (b'{"a":1}', b'{"a":"1"}'),
+    (b'{"a":1e2}', b'{"a":1E2}'),
+    (b'{"a":-0}', b'{"a":0}'),
+    (b'{"a":null}', b"{}"),
+    (b"[1,2]", b"[2,1]"),
+    (b'{"a":"x"}', b'{"a":"x "}'),
+    (b'{"a":9007199254740993}', b'{"a":9007199254740992}'),
+    ('{"a":"é"}'.encode(), '{"a":"e\u0301"}'.encode()),
+]
+AS_BYTES: list[bytes] = [
+    b'{"a":1,"a":1}',
+    b'{"a":1,"\\u0061":1}',
+    b'[{"x":{"a":1,"a":2}}]',
+    b"[NaN]",
+    b"[-Infinity]",
+    b"[" * 101 + b"]" * 101,
+    b"[" * 100_000 + b"]" * 100_000,
+    b'{"a":1,}',
+    b"{'a':1}",
+    b"[01]",
+    b'["\xff"]',
+    '["é"]'.encode("latin-1"),
+    '{"a":1}'.encode("utf-16"),
+    b"\xef\xbb\xbf[1]",
+    b'["tab\there"]',
+    b"",
+]
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "Application/JSON; charset=utf-8", "application/merge-patch+json"]
+)
+@pytest.mark.parametrize(("one", "other"), SAME_JSON)
+def test_the_same_json_is_the_same_payload(one: bytes, other: bytes, kind: str) -> None:
+    assert fingerprint(post(one, kind)) == fingerprint(post(other, kind))
+
+
+@pytest.mark.parametrize(("one", "other"), OTHER_JSON)
+def test_other_json_is_another_payload(one: bytes, other: bytes) -> None:
+    assert fingerprint(post(one)) != fingerprint(post(other))
+
+
+@pytest.mark.parametrize("body", AS_BYTES, ids=lambda body: repr(body[:20]))
+def test_what_is_no_plain_json_is_compared_as_bytes(body: bytes) -> None:
+    assert fingerprint(post(body)) == fingerprint(post(body))
+    assert fingerprint(post(body)) != fingerprint(post(body + b" "))
+
+
+def test_a_charset_does_not_make_another_payload_of_json() -> None:
+    said = ("", "; charset=utf-8", ";charset=UTF-8")
+    assert len({fingerprint(post(b"[1]", f"application/json{more}")) for more in said}) == 1
+
+
+def test_no_bytes_are_taken_for_the_canonical_form() -> None:
+    canonical_form = b'{"a":1}'
+    assert fingerprint(post(b'{ "a": 1 }')) == fingerprint(post(canonical_form))
+    for odd in (b"json" + canonical_form, b"\0json:" + canonical_form, b'4:json7:{"a":1}'):
+        assert fingerprint(post(odd)) != fingerprint(post(canonical_form))
+
+
+def test_space_counts_where_the_body_is_not_json() -> None:
+    assert fingerprint(post(b"[1]", "text/plain")) != fingerprint(post(b"[1] ", "text/plain"))
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON_VALUES, JSON_VALUES)
+def test_two_payloads_are_the_same_if_and_only_if_their_json_is(one: Any, other: Any) -> None:
+    pretty = fingerprint(post(json.dumps(one, indent=2, ensure_ascii=False).encode()))
+    assert pretty == fingerprint(post(json.dumps(one, sort_keys=True, separators=(",", ":")).encode()))
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (pretty == fingerprint(post(json.dumps(other).encode()))) is same
