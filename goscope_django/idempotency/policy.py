@@ -250,6 +250,10 @@ class Policy:
         while True:
             started = time.monotonic()
             claim = yield from call(provider.begin, provider.abegin, name, self.timeout, seen, lease)
+            if claim.token is not None and time.monotonic() - started >= lease / 1_000:
+                # The answer came after the end of the lease: somebody else may run by now, so we don't.
+                yield from Attempt(provider, name, name, claim, lease).abandon()
+                claim = IdempotencyClaim("in_progress", retry_after=0.0)
             if claim.outcome != "in_progress" or started >= deadline:
                 return started, claim
             pause, longest = _PAUSE

@@ -131,6 +131,10 @@ class Lease:
         """An update that moves the deadline; to be sent with ``mine``."""
         return [{"$set": {self.deadline: clock.after(milliseconds)}}]
 
+    def renumber(self, clock: Clock, milliseconds: int) -> list[dict[str, Any]]:
+        """An update that gives the holder a token of now and moves the deadline; to be sent with ``mine``."""
+        return [{"$set": {"token": self.next_token(clock)}}, *self.renew(clock, milliseconds)]
+
     def remaining(self, clock: Clock, document: dict[str, Any]) -> float:
         """Seconds until the lease of a document read with ``clock.stamp()`` ends; 0 if it has ended."""
         deadline = instant(document.get(self.deadline))
