@@ -33,6 +33,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "FAIL_FAST": False,
     "ON_ERROR": "raise",
     "TEST": {"URL": "mongomock://"},
+    "DESCRIBE_HOLDERS": True,
 }
 TEST_KEYS: Final = ("URL", "KEY_PREFIX")
 
@@ -63,6 +64,7 @@ class Settings:
     fail_fast: bool
     on_error: OnError
     testing: bool
+    describe_holders: bool = True
 
     def __repr__(self) -> str:
         return f"<GOSCOPE settings for {urls.masked(self.url)}>"
@@ -163,6 +165,7 @@ _CHECKS: Final[Mapping[str, Callable[[object, str], None]]] = {
     "FAIL_FAST": _is(bool, "True or False"),
     "ON_ERROR": on_error,
     "TEST": _test,
+    "DESCRIBE_HOLDERS": _is(bool, "True or False"),
 }
 
 
@@ -249,6 +252,7 @@ def current() -> Settings:
         fail_fast=merged["FAIL_FAST"],
         on_error=merged["ON_ERROR"],
         testing=tests,
+        describe_holders=merged["DESCRIBE_HOLDERS"],
     )
     _cached = (_snapshot(given), tests, found)
     return found

@@ -1,7 +1,8 @@
 """Makes responses of errors of this package that a view does not catch.
 
 ``MIDDLEWARE = [..., "goscope_django.middleware.CircuitOpenMiddleware"]``, anywhere in the list. It works in
-sync and async stacks and costs a request nothing unless its view raises.
+sync and async stacks and costs a request nothing unless its view raises. Whoever holds a lock, a claim or a task while
+the request runs is then described by its method and route.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from django.http.response import HttpResponseBase
 
 from goscope_django.exceptions import CircuitOpen
 from goscope_django.http.problems import problem, retry_after_header
+from goscope_django.process import holder
 
 TITLE: Final = "Temporarily unavailable"
 
@@ -51,7 +53,15 @@ class CircuitOpenMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        response: HttpResponseBase | Awaitable[HttpResponseBase] = self.get_response(request)
+        if iscoroutinefunction(self.get_response):
+            return self._acall(request)
+        with holder.serving(request):
+            response: HttpResponseBase = self.get_response(request)
+        return response
+
+    async def _acall(self, request: HttpRequest) -> HttpResponseBase:
+        with holder.serving(request):
+            response: HttpResponseBase = await self.get_response(request)
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:

@@ -32,7 +32,7 @@ from goscope_django.http.problems import problem
 from goscope_django.idempotency import answers, payload
 from goscope_django.idempotency.attempt import Attempt, logger, running
 from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
-from goscope_django.process import transactions
+from goscope_django.process import holder, transactions
 from goscope_django.process.outage import outage
 
 METHODS: Final = frozenset({"POST", "PATCH"})
@@ -125,7 +125,8 @@ class Policy:
         if not isinstance(found, Attempt):
             return answers.answer(name, found)
         inner.idempotency = found
-        return (yield from self._attempted(request, found, work))
+        with holder.serving(inner):
+            return (yield from self._attempted(request, found, work))
 
     def _key_of(self, request: Any) -> str | None:
         if self.key is None:
@@ -246,10 +247,10 @@ class Policy:
         self, provider: MongoDBIdempotencyProvider, name: str, seen: str | None, lease: int
     ) -> Flow[tuple[float, IdempotencyClaim]]:
         """When ``begin`` was sent, and what it said. ``on_conflict="wait"`` waits while another call runs."""
-        deadline = time.monotonic() + self.wait
+        deadline, who = time.monotonic() + self.wait, holder.describe()
         while True:
             started = time.monotonic()
-            claim = yield from call(provider.begin, provider.abegin, name, self.timeout, seen, lease)
+            claim = yield from call(provider.begin, provider.abegin, name, self.timeout, seen, lease, holder=who)
             if claim.token is not None and time.monotonic() - started >= lease / 1_000:
                 # The answer came after the end of the lease: somebody else may run by now, so we don't.
                 yield from Attempt(provider, name, name, claim, lease).abandon()

@@ -9,8 +9,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -24,6 +22,7 @@ from goscope_django.exceptions import InvalidType
 from goscope_django.http import requests
 from goscope_django.http.requests import Caller
 from goscope_django.mongodb.single_flight.values import Terms
+from goscope_django.process import holder
 from goscope_django.process.outage import outage
 from goscope_django.single_flight.plan import Plan, flights
 
@@ -84,7 +83,7 @@ class Policy:
             name=name,
             key=f"{name}:{_which(request, caller, text)}",
             provider=flights(),
-            terms=Terms(self.lease, self.linger, f"{socket.gethostname()}:{os.getpid()}", limit),
+            terms=Terms(self.lease, self.linger, holder.describe(), limit),
             deadline=time.monotonic() + self.blocking,
             outage=outage("single_flight"),
             ignore=ignore,
