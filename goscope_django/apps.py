@@ -15,6 +15,18 @@ def _settings_changed(*, setting: str, **_: object) -> None:
         runtime.reset()
 
 
+def _follow_tasks() -> None:
+    """Know which task of ``django.tasks`` runs, where Django has them: whoever holds something says so."""
+    try:
+        from django.tasks import signals
+    except ImportError:  # before Django 6.0
+        return
+    from goscope_django.process import holder
+
+    signals.task_started.connect(holder.task_began, dispatch_uid="goscope.tasks")
+    signals.task_finished.connect(holder.task_ended, dispatch_uid="goscope.tasks")
+
+
 class GoscopeConfig(AppConfig):
     """``INSTALLED_APPS = [..., "goscope_django"]``."""
 
@@ -33,6 +45,7 @@ class GoscopeConfig(AppConfig):
         checks.register()
         conf.remember_databases()
         setting_changed.connect(_settings_changed, dispatch_uid="goscope.settings")
+        _follow_tasks()
         # An operator's command connects itself. It reports what is missing, and changes nothing unasked. Tests are not
         # set up yet: here the store would still be the one of GOSCOPE["URL"].
         if not "".join(sys.argv[1:2]).startswith("goscope_") and not conf.starts_tests():

@@ -44,6 +44,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "ON_ERROR": "raise",
     "TEST": {"URL": "mongomock://"},
     "CREDENTIAL_HEADERS": [],
+    "DESCRIBE_HOLDERS": True,
 }
 TEST_KEYS: Final = ("URL", "KEY_PREFIX")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -76,6 +77,7 @@ class Settings:
     fail_fast: bool
     on_error: OnError
     testing: bool
+    describe_holders: bool = True
     credential_headers: tuple[str, ...] = ()
 
     @property
@@ -314,6 +316,7 @@ _CHECKS: Final[Mapping[str, Callable[[object, str], None]]] = {
     "ON_ERROR": on_error,
     "TEST": _test,
     "CREDENTIAL_HEADERS": _headers,
+    "DESCRIBE_HOLDERS": _is(bool, "True or False"),
 }
 
 
@@ -429,6 +432,7 @@ def _read(given: Any, prefix: str | None) -> Settings:
         on_error=merged["ON_ERROR"],
         testing=prefix is not None,
         credential_headers=tuple(sorted(name.upper().replace("-", "_") for name in merged["CREDENTIAL_HEADERS"])),
+        describe_holders=merged["DESCRIBE_HOLDERS"],
     )
 
 

@@ -79,7 +79,8 @@ class IdempotencyInfo:
     """A live claim or result, without the stored value.
 
     ``token`` is ``None`` on a result that Node stored; ``updated_at`` is when the claim was taken or the result stored.
-    ``expires_at`` is when the claim's lease ends or the result is forgotten, ``None`` for never.
+    ``expires_at`` is when the claim's lease ends or the result is forgotten, ``None`` for never. ``holder`` says who
+    made the claim, if that is known.
     """
 
     key: str
@@ -87,6 +88,7 @@ class IdempotencyInfo:
     token: int | None
     updated_at: datetime | None
     expires_at: datetime | None
+    holder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

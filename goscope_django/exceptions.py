@@ -26,6 +26,7 @@ An error that its feature defines says where; the tree names it all the same::
     ├── Undecodable                         a stored value is forged, damaged or of an unknown format
     ├── LockError
     │   ├── LockNotAcquired                 somebody else held the lock for all of ``blocking_timeout``
+    │   │   └── LockReentered               the thread or task that would wait for the lock holds it itself
     │   └── LockLost                        the lease ended while the block still ran
     ├── StaleFence                          a write carried an older fencing token than the document
     ├── NotFound                            what an operator named is not there
@@ -148,6 +149,10 @@ class LockError(GoscopeError):
 
 class LockNotAcquired(LockError):
     """Somebody else held the lock for as long as the caller was willing to wait."""
+
+
+class LockReentered(LockNotAcquired):
+    """The thread or task that would have to wait for the lock holds it itself, so it would wait for ever."""
 
 
 class LockLost(LockError):

@@ -2,7 +2,8 @@
 
 ``MIDDLEWARE = ["goscope_django.middleware.StoreUnavailableMiddleware", ...]``, as the first, and
 ``"goscope_django.middleware.CircuitOpenMiddleware"`` anywhere in the list. They work in sync and async stacks and cost
-a request nothing unless something raises.
+a request nothing unless something raises. Whoever holds a lock, a claim or a task while
+the request runs is then described by its method and route (``CircuitOpenMiddleware``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from django.http.response import HttpResponseBase
 from goscope_django.core.flow import Flow, acarry_out, carry_out, invoke
 from goscope_django.exceptions import CircuitOpen, StoreError
 from goscope_django.http.problems import problem, retry_after_header
+from goscope_django.process import holder
 
 TITLE: Final = "Temporarily unavailable"
 RETRY_AFTER: Final = 5.0
@@ -75,7 +77,15 @@ class CircuitOpenMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        response: HttpResponseBase | Awaitable[HttpResponseBase] = self.get_response(request)
+        if iscoroutinefunction(self.get_response):
+            return self._acall(request)
+        with holder.serving(request):
+            response: HttpResponseBase = self.get_response(request)
+        return response
+
+    async def _acall(self, request: HttpRequest) -> HttpResponseBase:
+        with holder.serving(request):
+            response: HttpResponseBase = await self.get_response(request)
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
-import socket
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
@@ -30,6 +28,7 @@ from goscope_django.exceptions import GoscopeError, InvalidType, TaskAlreadyRunn
 from goscope_django.mongodb.checkpoints.tasks import TaskFlows
 from goscope_django.mongodb.checkpoints.values import Run, Started
 from goscope_django.mongodb.document.lease import new_claim
+from goscope_django.process import holder
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -171,7 +170,7 @@ class checkpointed:  # noqa: N801 - used like a function, as contextlib's are
         return Run(
             task_id=arguments.key(task_id, "task_id"),
             claim=new_claim(),
-            owner=f"{socket.gethostname()}:{os.getpid()}" if self._owner is None else self._owner,
+            owner=holder.describe() if self._owner is None else self._owner,
             lease=lease,
             max_attempts=self._max_attempts,
             retention=self._retention,

@@ -3,8 +3,9 @@
 ``CircuitBreaker`` guards calls to something that may fail. ``force_open``, ``force_close`` and ``reset`` are for
 operators, ``list_circuits`` and ``get_circuit`` for observers. Making a breaker or looking at a circuit never writes.
 
-A call through a closed circuit sends nothing. A failure is one command, and so is the first success after one. Each
-process reads all circuits in use at most once a second, with one command. While MongoDB can't be reached, breakers go
+A call through a closed circuit sends nothing. The first call in a process reads its circuit, with one command of one
+key. A failure is one command, and so is the first success after one. Each process reads all circuits in use at most
+once a second, with one command. While MongoDB can't be reached, breakers go
 on with this process's own state; the events ``degraded`` and ``recovered`` tell of it once each.
 """
 

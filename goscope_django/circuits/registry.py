@@ -1,6 +1,7 @@
 """What this process knows of its circuits: whether a call may run, and where its outcome goes.
 
-A process has one ``Registry``, which reads all circuits in use together and keeps a snapshot of each.
+A process has one ``Registry``, which keeps a snapshot of each. The first call through a circuit reads this one alone;
+after that all circuits in use are read together, at most once a second.
 
 Rules of this file:
 
@@ -12,7 +13,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +29,7 @@ from goscope_django.circuits.snapshot import (
     LocalCircuit,
     Options,
     Snapshot,
+    Turn,
     View,
     milliseconds,
     remaining,
@@ -39,10 +40,10 @@ from goscope_django.core.flow import Flow, call
 from goscope_django.core.forking import at_fork
 from goscope_django.exceptions import CircuitOpen, InvalidValue, StoreError
 from goscope_django.mongodb.adapter import MongoDBAdapter
-from goscope_django.mongodb.circuits.flows import LIMIT, CircuitFlows, CircuitStore, Reading
+from goscope_django.mongodb.circuits.flows import CircuitFlows, CircuitStore, Reading
 from goscope_django.mongodb.document.lease import new_claim
 from goscope_django.mongodb.document.reading import rows
-from goscope_django.process import counters
+from goscope_django.process import counters, holder
 
 OLD: Final = 2.0
 """Seconds after which a call no longer goes on with what is known while another call reads, but waits for it."""
@@ -74,11 +75,10 @@ class Registry:
         """When all circuits are to be read again (monotonic)."""
         self.degraded = False
         """Whether the store can't be reached."""
+        self._dropped = time.monotonic()
         self._pause = REFRESH
         self._recovered = NEVER
-        self._reading = threading.Lock()  # held by the call that reads; the next two say by which thread, since when
-        self._reader: int | None = None
-        self._began = 0.0
+        self._turn = Turn()  # of the call that reads all
         self._guard = threading.Lock()  # of local circuits and of the change between the two modes
 
     def view(self, name: str) -> View:
@@ -130,7 +130,7 @@ class Registry:
         reset, most = milliseconds(options.reset_timeout), options.half_open_max_calls
         try:
             reading: Reading = yield from self._ask(
-                self.flows.admit, view.name, claim, reset, most, milliseconds(lease)
+                self.flows.admit, view.name, claim, reset, most, milliseconds(lease), holder.describe()
             )
         except StoreError as error:
             self._degrade(error)
@@ -200,38 +200,42 @@ class Registry:
         waited = False
         while True:
             now = time.monotonic()
-            if now < self.due and (view.snap is not NEW or self.degraded):
+            first = view.snap is NEW and not self.degraded
+            if now < max(self.due, view.known_until) and not first:
                 break
-            if self._reading.acquire(blocking=False):
+            turn = view.turn if first else self._turn
+            if turn.take(now):
                 try:
-                    self._reader, self._began = threading.get_ident(), now
-                    if now >= self.due or (view.snap is NEW and not self.degraded):
+                    if not first:
                         yield from self._read(now)
+                    elif view.snap is NEW:
+                        yield from self._read_first(view, now)
                 finally:
-                    self._reader = None
-                    self._reading.release()
+                    turn.end()
                 break
             if waited:  # the call that reads is stuck, or is blocked by this very thread
-                yield from self._read(now)
+                yield from self._read_first(view, now) if first else self._read(now)
                 break
-            if view.snap is not NEW and (self.degraded or view.snap.asked > self._began - OLD):
+            if view.snap is not NEW and (self.degraded or view.snap.asked > turn.began - OLD):
                 break
             waited = True
-            yield from call(self._wait, self._await)
+            yield from call(turn.wait, turn.await_)
         if view.snap is NEW:  # the store can't be reached, and was never read
             self._locally(view)
 
-    def _wait(self) -> None:
-        """Wait until the reading that is under way has ended, for ``LIMIT`` seconds at most."""
-        # A coroutine of this very thread can't end its reading while we block it.
-        if self._reader != threading.get_ident() and self._reading.acquire(timeout=LIMIT):
-            self._reading.release()
-
-    async def _await(self) -> None:
-        """Async version of ``_wait``. It looks every 2 ms, since the call that reads may run in a thread."""
-        deadline = time.monotonic() + LIMIT
-        while self._reading.locked() and time.monotonic() < deadline:  # noqa: ASYNC110  (a thread sets no event)
-            await asyncio.sleep(0.002)
+    def _read_first(self, view: View, now: float) -> Flow[None]:
+        """Read one circuit alone. It is known for a second, then all are read together."""
+        try:
+            found = yield from self._ask(self.flows.read, [view.name])
+        except StoreError as error:
+            self._degrade(error)
+            return
+        answered = time.monotonic()
+        if view.snap is NEW and not self.degraded:
+            view.known_until = answered + REFRESH
+            view.snap = seen(found.get(view.name), now, answered, view.known_until)
+        if now - self._dropped > IDLE:  # where all calls are first ones, nothing else does it
+            self._drop_idle(now, [view])
 
     def _read(self, now: float) -> Flow[None]:
         used = [view for view in list(self.views.values()) if view.snap is NEW or view.used > now - IDLE]
@@ -246,7 +250,12 @@ class Registry:
         for view in used:
             if view.snap.asked <= now or view.snap.local is not None:
                 view.snap = seen(found.get(view.name), now, answered, self.due)
-        for view in set(self.views.values()) - set(used):
+        self._drop_idle(now, used)
+
+    def _drop_idle(self, now: float, kept: list[View]) -> None:
+        """Read circuits no more that nobody called for long, but ``kept``."""
+        self._dropped = now
+        for view in set(self.views.values()) - set(kept):
             if view.used <= now - IDLE:
                 self.views.pop(view.name, None)
                 view.snap = NEW

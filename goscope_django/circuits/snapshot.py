@@ -10,7 +10,9 @@ Rules of this file:
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +21,7 @@ from typing import Final
 from goscope_django.circuits.outcomes import Outcome
 from goscope_django.contracts import CircuitState
 from goscope_django.mongodb.circuits.document import opened_at, override_of, probes_of, state_of, whole
-from goscope_django.mongodb.circuits.flows import Reading
+from goscope_django.mongodb.circuits.flows import LIMIT, Reading
 from goscope_django.mongodb.circuits.table import MOVES, Happening
 
 logger = logging.getLogger("goscope.circuits")
@@ -137,22 +139,61 @@ def remaining(snap: Snapshot, options: Options, now: float) -> float | None:
         return options.reset_timeout
     if snap.state == "open":
         left = snap.opened + options.reset_timeout - now
-        return left if 0 < left <= 2 * options.reset_timeout else 0.0
+        if 0 < left <= 2 * options.reset_timeout:
+            return left
     running = [until for until in snap.probes if until > now]
     if len(running) < options.half_open_max_calls:
         return 0.0
     return min(REFRESH, min(running) - now)
 
 
-class View:
-    """A circuit in use in this process. ``used`` is when a call last went through (monotonic)."""
+class Turn:
+    """One call reads, and others may wait for it. ``began`` is when (monotonic)."""
 
-    __slots__ = ("local", "name", "snap", "used")
+    __slots__ = ("_reader", "_reading", "began")
+
+    def __init__(self) -> None:
+        self._reading = threading.Lock()
+        self._reader: int | None = None
+        self.began = 0.0
+
+    def take(self, now: float) -> bool:
+        """Whether this call is the one that reads. It calls ``end`` afterwards."""
+        if not self._reading.acquire(blocking=False):
+            return False
+        self._reader, self.began = threading.get_ident(), now
+        return True
+
+    def end(self) -> None:
+        """The reading is over."""
+        self._reader = None
+        self._reading.release()
+
+    def wait(self) -> None:
+        """Wait until the reading that is under way has ended, for ``LIMIT`` seconds at most."""
+        # A coroutine of this very thread can't end its reading while we block it.
+        if self._reader != threading.get_ident() and self._reading.acquire(timeout=LIMIT):
+            self._reading.release()
+
+    async def await_(self) -> None:
+        """Async version of ``wait``. It looks every 2 ms, since the call that reads may run in a thread."""
+        deadline = time.monotonic() + LIMIT
+        while self._reading.locked() and time.monotonic() < deadline:  # noqa: ASYNC110  (a thread sets no event)
+            await asyncio.sleep(0.002)
+
+
+class View:
+    """A circuit in use in this process. ``used`` is when a call last went through (monotonic), ``turn`` whose it is to
+    read this circuit alone, ``known_until`` until when such a reading is enough."""
+
+    __slots__ = ("known_until", "local", "name", "snap", "turn", "used")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.snap = NEW
         self.used = time.monotonic()
+        self.turn = Turn()
+        self.known_until = NEVER
         self.local: LocalCircuit | None = None
 
 
@@ -176,7 +217,6 @@ class LocalCircuit:
         self.generation += 1
         self.successes = 0
         self.failures.clear()
-        self.probes.clear()
         if to == "open":
             self.opened = now
 
@@ -198,19 +238,21 @@ class LocalCircuit:
         """Grant ``claim`` a probe of ``lease`` seconds if ``reset_timeout`` is over, or a place for one is free."""
         if self.forced:
             return False
+        self.probes = {one: until for one, until in self.probes.items() if until > now}
+        if len(self.probes) >= options.half_open_max_calls:  # also those from before it opened again
+            return False
         if self.state == "open" and now - self.opened >= options.reset_timeout:
             self._move("probe_granted", now)
-        self.probes = {one: until for one, until in self.probes.items() if until > now}
-        if self.state != "half-open" or len(self.probes) >= options.half_open_max_calls:
+        if self.state != "half-open":
             return False
         self.probes[claim] = now + lease
         return True
 
     def probed(self, claim: str, generation: int, outcome: Outcome, options: Options, now: float) -> None:
         """The probe ``claim`` of ``generation`` ended."""
+        live = self.probes.pop(claim, NEVER) > now
         if self.state != "half-open" or generation != self.generation:
             return
-        live = self.probes.pop(claim, NEVER) > now
         if outcome == "ignored" or not live:
             return
         if outcome == "failure":

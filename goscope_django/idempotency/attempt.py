@@ -63,6 +63,7 @@ class Attempt:
         self.token: int = claim.token
         self.name = name
         self._provider = provider
+        self._claim = claim.claim
         self._lease = lease
         self._atomic = atomic
         self._session: Any = None
@@ -122,7 +123,9 @@ class Attempt:
         self.stop()
         provider, started = self._provider, time.monotonic()
         try:
-            found = yield from call(provider.transaction, provider.atransaction, self.name, self.token, milliseconds)
+            found = yield from call(
+                provider.transaction, provider.atransaction, self.name, self.token, milliseconds, claim=self._claim
+            )
         except GeneratorExit:
             raise
         except BaseException:
@@ -143,7 +146,7 @@ class Attempt:
             self.stop()
             yield from self._rollback()
             started, provider = time.monotonic(), self._provider
-            yield from call(provider.extend, provider.aextend, self.name, self.token, self._lease)
+            yield from call(provider.extend, provider.aextend, self.name, self.token, self._lease, claim=self._claim)
             yield from self.keep(started)
 
     def _rollback(self) -> Flow[None]:
@@ -177,11 +180,16 @@ class Attempt:
         self.stop()
         provider, session, self._session = self._provider, self._session, None
         if session is None:
-            stored = yield from last_call(provider.complete, provider.acomplete, self.name, self.token, value)
+            stored = yield from last_call(
+                provider.complete, provider.acomplete, self.name, self.token, value, claim=self._claim
+            )
         else:
             try:
                 stored = yield from last_call(
-                    provider.complete_within, provider.acomplete_within, session, self.name, self.token, value
+                    provider.complete_within,
+                    provider.acomplete_within,
+                    *(session, self.name, self.token, value),
+                    claim=self._claim,
                 )
             except GeneratorExit:
                 raise
@@ -225,7 +233,8 @@ class Attempt:
         self.stop()
         try:
             yield from self._rollback()
-            yield from last_call(self._provider.abandon, self._provider.aabandon, self.name, self.token)
+            provider = self._provider
+            yield from last_call(provider.abandon, provider.aabandon, self.name, self.token, claim=self._claim)
         except StoreError as error:
             logger.warning("the claim on %.200r could not be given up and ends with its lease: %s", self.name, error)
 

@@ -49,7 +49,7 @@ from goscope_django.idempotency.attempt import Attempt, logger, running
 from goscope_django.mongodb.document.failures import of_the_driver
 from goscope_django.mongodb.driver.commits import is_transient
 from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
-from goscope_django.process import transactions
+from goscope_django.process import holder, transactions
 from goscope_django.process.backend_session import atomic, mongodb_session, require_store
 from goscope_django.process.outage import outage
 
@@ -175,11 +175,12 @@ class Policy:
         if not isinstance(found, Attempt):
             return answers.answer(name, found)
         inner.idempotency = found
-        if self.atomic is not None:
-            rendered = self._rendered(request, work)
-            done = yield from self._once(found, seen, rendered, answers.kept_if_any)
-            return done.value if isinstance(done, Done) else answers.answer(name, done)
-        return (yield from self._attempted(request, found, work))
+        with holder.serving(inner):
+            if self.atomic is not None:
+                rendered = self._rendered(request, work)
+                done = yield from self._once(found, seen, rendered, answers.kept_if_any)
+                return done.value if isinstance(done, Done) else answers.answer(name, done)
+            return (yield from self._attempted(request, found, work))
 
     def _key_of(self, request: Any) -> str | None:
         if self.key is None:
@@ -307,10 +308,14 @@ class Policy:
         self, provider: MongoDBIdempotencyProvider, name: str, seen: str | None, lease: int
     ) -> Flow[tuple[float, IdempotencyClaim]]:
         """When ``begin`` was sent, and what it said. ``on_conflict="wait"`` waits while another call runs."""
-        deadline = time.monotonic() + self.wait
+        deadline, who = time.monotonic() + self.wait, holder.describe()
         while True:
             started = time.monotonic()
-            claim = yield from call(provider.begin, provider.abegin, name, self.timeout, seen, lease)
+            claim = yield from call(provider.begin, provider.abegin, name, self.timeout, seen, lease, holder=who)
+            if claim.token is not None and time.monotonic() - started >= lease / 1_000:
+                # The answer came after the end of the lease: somebody else may run by now, so we don't.
+                yield from Attempt(provider, name, name, claim, lease).abandon()
+                claim = IdempotencyClaim("in_progress", retry_after=0.0)
             if claim.outcome != "in_progress" or started >= deadline:
                 return started, claim
             pause, longest = _PAUSE

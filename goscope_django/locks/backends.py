@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import builtins
 import functools
-import time
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
 
@@ -26,7 +25,7 @@ from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.locks.flows import LEASE, LOCKS
 from goscope_django.mongodb.locks.provider import MongoDBLockHandle, MongoDBLockProvider
 from goscope_django.process import renewal
-from goscope_django.process.kept_lease import Extendable, Renewable
+from goscope_django.process.kept_lease import GivenBack, Renewable
 
 _SHORTEST: Final = 1.0
 _LONGEST: Final = 10.0
@@ -67,6 +66,15 @@ class KnowsRemaining(Protocol):
 
 
 @runtime_checkable
+class KnowsStanding(Protocol):
+    """A backend that also knows for how many seconds the lock has been held: who has held it for long is asked less
+    often. (seconds until it is free at most, 0 if it can be had now; seconds since it was acquired)"""
+
+    def standing(self, key: str) -> tuple[float, float]: ...
+    async def astanding(self, key: str) -> tuple[float, float]: ...
+
+
+@runtime_checkable
 class RenewsTogether(Protocol):
     """A backend that renews many locks with one command. Else each lock is renewed by ``extend``."""
 
@@ -76,6 +84,11 @@ class RenewsTogether(Protocol):
 def knows_remaining(backend: Any) -> TypeGuard[KnowsRemaining]:
     """Whether ``backend`` is a ``KnowsRemaining``."""
     return _offers(backend.__class__, KnowsRemaining)
+
+
+def knows_standing(backend: Any) -> TypeGuard[KnowsStanding]:
+    """Whether ``backend`` is a ``KnowsStanding``."""
+    return _offers(backend.__class__, KnowsStanding)
 
 
 def renews_together(backend: Any) -> TypeGuard[RenewsTogether]:
@@ -136,20 +149,19 @@ class MongoDBLockBackend:
             )
         except OutcomeUnknown:
             orphan = self._orphan(provider, key, claim, milliseconds)
-            kept = yield from call(renewal.keep, renewal.akeep, orphan, time.monotonic())
-            kept.plan(renewal.RETRY)
+            yield from renewal.give_back_later(orphan)
             raise
         return found
 
     @staticmethod
-    def _orphan(provider: MongoDBLockProvider, key: str, claim: str, milliseconds: int) -> Extendable:
+    def _orphan(provider: MongoDBLockProvider, key: str, claim: str, milliseconds: int) -> GivenBack:
         """What may have been acquired and nobody holds. It is not renewed but given back, until its lease has ended."""
 
         def give_back() -> Flow[bool]:
             yield from call(provider.store.run, provider.store.arun, provider.flows.release, key, claim)
             return False
 
-        return Extendable(key, claim, milliseconds, lambda: carry_out(give_back()), lambda: acarry_out(give_back()))
+        return GivenBack(key, claim, milliseconds, lambda: carry_out(give_back()), lambda: acarry_out(give_back()))
 
     def extend(self, handle: LockHandle, timeout: Duration) -> bool:
         """Let the lease end ``timeout`` from now; ``False`` if this acquisition no longer holds the lock."""
@@ -202,6 +214,16 @@ class MongoDBLockBackend:
         """Async version of ``remaining``."""
         provider = self._provider()
         return await provider.store.arun(provider.flows.remaining, key)
+
+    def standing(self, key: str) -> tuple[float, float]:
+        """``remaining``, and for how many seconds the lock has been held, by the server's clock."""
+        provider = self._provider()
+        return provider.store.run(provider.flows.standing, key)
+
+    async def astanding(self, key: str) -> tuple[float, float]:
+        """Async version of ``standing``."""
+        provider = self._provider()
+        return await provider.store.arun(provider.flows.standing, key)
 
     def renewable(self, handle: LockHandle, milliseconds: int) -> Renewable:
         """The lock as one of many leases that one command renews."""

@@ -21,7 +21,9 @@ from asgiref.sync import iscoroutinefunction
 from goscope_django.core import arguments
 from goscope_django.core.colours import is_async_dispatch
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out, invoke
+from goscope_django.http import requests
 from goscope_django.locks.held import HeldLock
+from goscope_django.process import holder
 from goscope_django.process.transactions import after_commit, in_transaction, open_on
 
 P = ParamSpec("P")
@@ -41,7 +43,12 @@ def decorated(function: Callable[P, T], make: Callable[..., Acquires], using: st
     arguments.function(function, "lock")
 
     def flow(args: Any, kwargs: Any) -> Flow[Any]:
-        return _Call(make(*args, **kwargs), using).around(invoke(function, *args, **kwargs))
+        work = _Call(make(*args, **kwargs), using).around(invoke(function, *args, **kwargs))
+        request = requests.find(args, kwargs)
+        if request is None:
+            return (yield from work)
+        with holder.serving(requests.plain(request)):
+            return (yield from work)
 
     @functools.wraps(function)
     async def asynchronous(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -71,6 +78,7 @@ class _Call:
         """The result of ``work``, which is done under the lock."""
         if self.joined is None:
             self.handle = yield from call(self.lock.acquire, self.lock.aacquire)
+            self.handle.enter(holder.whoami())
         return (yield from self._under(work))
 
     def _under(self, work: Flow[Any]) -> Flow[Any]:

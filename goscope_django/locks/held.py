@@ -2,7 +2,8 @@
 
 It keeps the lock alive, says whether it is lost, and gives it back. Rules of this file:
 
-* The renewal is stopped before the release is sent. A release that failed can be tried again.
+* The renewal is stopped before the release is sent. A release that failed is tried again in the background, until it
+  is done or the lease has ended.
 * Once the lock is released or lost, no method of the handle touches it: somebody else may hold it by now.
 * What asks the backend is a flow, written once for sync and async.
 """
@@ -31,7 +32,8 @@ from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import LockLost
 from goscope_django.locks import waiting
 from goscope_django.locks.backends import limited, renews_together
-from goscope_django.process.kept_lease import Extendable, Lost, Renewable, Renewal, now
+from goscope_django.process.kept_lease import Extendable, GivenBack, Lost, Renewable, Renewal, now
+from goscope_django.process.renewal import give_back_later
 
 logger = logging.getLogger("goscope.locks")
 
@@ -50,8 +52,11 @@ class HeldLock:
 
     __slots__ = (
         "__weakref__",
+        "_auto_extend",
         "_backend",
         "_callbacks",
+        "_entered_by",
+        "_freed",
         "_guard",
         "_inner",
         "_milliseconds",
@@ -80,6 +85,9 @@ class HeldLock:
         self._place = place
         self._pid = os.getpid()
         self._state = "held"
+        self._auto_extend = auto_extend
+        self._entered_by: Hashable = None
+        self._freed = False
         self._guard = threading.Lock()
         self._callbacks: list[Callable[[Any], object]] = []
         # Weak, so that a handle that nobody has any more is not kept alive by its own renewal.
@@ -144,6 +152,14 @@ class HeldLock:
         """Whether it was given back."""
         return self._state == "released"
 
+    def enter(self, by: Hashable) -> None:
+        """A block or decorated call of ``by`` (see ``holder.whoami``) holds it from here on, until ``leave``."""
+        self._entered_by = by
+
+    def keeps_out(self, me: tuple[Hashable, ...]) -> bool:
+        """Whether ``me`` (see ``holder.myself``) would wait for itself: it holds this without an end."""
+        return self._entered_by in me and self._auto_extend and self._state == "held" and not self.lost.is_set()
+
     # Whether it is lost
 
     @property
@@ -205,8 +221,9 @@ class HeldLock:
     def release(self) -> bool:
         """Give the lock back; ``False`` if it was released or lost before. One round trip, bounded by the lease.
 
-        Raises ``StoreError`` if the server can't be reached. It is then not renewed any more, and ``release`` may be
-        called again.
+        Raises ``StoreError`` if the server can't be reached. It is then not renewed any more. Until its lease ends it
+        is tried again in the background, so that the lock is free as soon as the server answers; you may call
+        ``release`` again, too.
         """
         return carry_out(self._release())
 
@@ -217,24 +234,64 @@ class HeldLock:
     def _release(self) -> Flow[bool]:
         if not self._begins_release():
             return False
-        backend, inner, renewal = self._backend, self._inner, self._renewal
-        renewal.stop()
         try:
-            # Past its lease the lock is free without us.
-            with limited(renewal.deadline - now()):
-                freed = yield from call(lambda: backend.release(inner), lambda: backend.arelease(inner))
+            return (yield from self._give_back())
+        except Exception:
+            left = self._renewal.deadline - now()
+            if left > 0:
+                again = GivenBack(
+                    self.key,
+                    str(self.token),
+                    max(1, int(left * 1_000)),
+                    lambda: carry_out(self._release_again()),
+                    lambda: acarry_out(self._release_again()),
+                )
+                yield from give_back_later(again)
+            raise
+
+    def _release_again(self) -> Flow[bool]:
+        """In the background. ``False``: there is nothing left to do, since it is given back, lost or being released."""
+        if self._state != "unreleased" or self.lost.is_set():
+            return False
+        self._freed = bool((yield from self._send_release())) or self._freed
+        held = not self.lost.is_set()
+        with self._guard:
+            # Else the holder calls ``release`` as well, and goes by ``_freed``. That nothing was there is no loss: the
+            # release that failed may have been carried out.
+            mine = held and self._state == "unreleased"
+            if mine:
+                self._state = "released" if self._freed else "lost"
+        if mine:
+            self._renewal.stop()
+            self._is_over()
+        return False
+
+    def _give_back(self) -> Flow[bool]:
+        self._renewal.stop()
+        try:
+            freed = yield from self._send_release()
         except BaseException:
             self._state = "unreleased"
-            renewal.watch()
+            self._renewal.watch()
             raise
-        if not freed:
+        if not (freed or self._freed):
             self._state = "lost"
-            renewal.lose(stopped=True)
+            self._renewal.lose(stopped=True)
             return False
         self._state = "released"
-        waiting.left(self._place, self, free=True)
-        runtime.emit("lock_released", key=self.key, owner=self.owner, token=self.token)
+        self._is_over()
         return True
+
+    def _send_release(self) -> Flow[bool]:
+        backend, inner = self._backend, self._inner
+        with limited(self._renewal.deadline - now()):  # past its lease the lock is free without us
+            freed: bool = yield from call(lambda: backend.release(inner), lambda: backend.arelease(inner))
+        return freed
+
+    def _is_over(self) -> None:
+        waiting.left(self._place, self, free=self._state == "released")
+        if self._state == "released":
+            runtime.emit("lock_released", key=self.key, owner=self.owner, token=self.token)
 
     def _begins_release(self) -> bool:
         """``False`` if the lock is gone, or another thread or task is releasing it."""
@@ -317,12 +374,15 @@ class HeldLock:
         await acarry_out(self._leave(error))
 
     def _leave(self, error: BaseException | None) -> Flow[None]:
+        self._entered_by = None
         try:
             kept = self.released or (yield from call(self.release, self.arelease))
         except Exception as failure:
             if error is None:
                 raise
-            logger.warning("lock %r could not be released, and ends with its lease: %s", self.key, failure)
+            logger.warning(
+                "lock %r could not be released; it is tried again until its lease ends: %s", self.key, failure
+            )
             return
         if not kept and error is None:
             raise LockLost(f"lock {self.key!r}: it was lost before the block ended", key=self.key)

@@ -4,6 +4,8 @@ A waiter is a thread's or a task's; both stand in the same line. Rules of this f
 
 * The first in line reads every ``POLL`` seconds, with jitter, and never sleeps past the end of the holder's lease. It
   tries to acquire only when a read says that the lock is free. The others send nothing.
+* Who has held the lock for long will as a rule hold it for about as long again. So it is read less often the longer it
+  has been held, up to every ``SLOWEST`` seconds, and less often where the server is slow to answer.
 * A lock that is given back in this process goes to the first in line at once, which then tries without reading. After
   ``STREAK`` such turns it lets the other processes have a try.
 * While this very process holds the lock, the first in line reads every ``OWN`` seconds only.
@@ -32,6 +34,12 @@ T = TypeVar("T")
 
 POLL: Final = 0.027
 """Seconds between two reads of the first in line: with the read itself at most 40 commands a second."""
+SLOWEST: Final = 0.2
+"""Seconds between two reads of a lock that has been held for long."""
+SHARE: Final = 20
+"""A hold that has lasted for so many intervals is read no more often than that."""
+SLOW: Final = 4
+"""So many times as long as a read took passes before the next one, up to a second."""
 SHARED_BY: Final = 4
 """So many lines of a process are read at the full rate; with more of them each is read less often."""
 OWN: Final = 0.25
@@ -46,18 +54,21 @@ def contend(
     waiter: Waiter,
     seconds: float,
     attempt: Callable[[float], Flow[T | None]],
-    remaining: Callable[[], Flow[float]],
+    standing: Callable[[], Flow[tuple[float, float]]],
+    before_waiting: Callable[[], None] = lambda: None,
 ) -> Flow[T | None]:
     """Get the lock at ``place`` within ``seconds`` (0: one attempt; infinity: in any case), or ``None``.
 
-    ``attempt``, given the seconds that are left, tries to acquire it. ``remaining`` asks for how many seconds somebody
-    holds it at most, and 0 means that it is free.
+    ``attempt``, given the seconds that are left, tries to acquire it. ``standing`` asks for how many seconds somebody
+    holds it at most, 0 meaning that it is free, and for how many it has been held. ``before_waiting`` raises if waiting
+    is in vain.
     """
     end = now() + seconds
     if seconds <= 0 or not waiting(place):
         found = yield from attempt(seconds)
         if found is not None or seconds <= 0:
             return found
+    before_waiting()
     counters.count("locks_contended")
     _join(place, waiter)
     try:
@@ -69,13 +80,16 @@ def contend(
                 yield from invoke(waiter.wait, min(left, _interval(lines)))
                 continue
             if first:
-                rest = 0.0 if signal == "released" else (yield from remaining())
+                rest, age, asked = 0.0, 0.0, now()
+                if signal != "released":
+                    rest, age = yield from standing()
+                took = now() - asked
                 if rest <= 0:
                     found = yield from attempt(left)
                     if found is not None:
                         return found
                     rest = math.inf
-                pause = min(rest, OWN if held_here else _interval(lines))
+                pause = min(rest, max(OWN if held_here else 0.0, _interval(lines, age, took)))
             left = end - now()
             if left <= 0:
                 return None
@@ -184,6 +198,13 @@ def left(place: Hashable, handle: object, *, free: bool) -> None:
             _signal(line, "yield")
 
 
+def holder_at(place: Hashable) -> object:
+    """The handle by which this process holds the lock at ``place``; ``None`` if it does not."""
+    with _lock:
+        found = _held.get(place)
+    return None if found is None else found()
+
+
 def waiting(place: Hashable) -> int:
     """How many of this process wait for the lock at ``place``."""
     with _lock:
@@ -231,8 +252,10 @@ def _state(place: Hashable, waiter: Waiter) -> tuple[bool, Signal | None, bool, 
         return _lines[place].waiters[0] is waiter, signal, held_here, len(_lines)
 
 
-def _interval(lines: int) -> float:
-    return POLL * max(1.0, lines / SHARED_BY) * random.uniform(0.9, 1.1)
+def _interval(lines: int, age: float = 0.0, took: float = 0.0) -> float:
+    """Seconds until the next read, where the lock has been held for ``age`` seconds and the last read took ``took``."""
+    fair = POLL * max(1.0, lines / SHARED_BY)
+    return max(fair, min(SLOWEST, age / SHARE), min(1.0, took * SLOW)) * random.uniform(0.9, 1.1)
 
 
 def _forget_parent() -> None:

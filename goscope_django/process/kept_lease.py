@@ -295,6 +295,16 @@ class Extendable:
         return frozenset([self.claim] if await self.aextend() else ())
 
 
+class GivenBack(Extendable):
+    """What could not be given back and is tried again until it is, or until the lease has ended. It is not renewed.
+
+    Its calls give it back and return ``False``; they raise if that failed.
+    """
+
+    __slots__ = ()
+    lane: ClassVar[str] = "release"
+
+
 def _call(callback: Callable[[], object]) -> None:
     try:
         callback()

@@ -1,5 +1,7 @@
 """Leases kept alive: one thread renews all leases of a process, one task those of an event loop.
 
+What could not be given back is tried again by another thread or task, so that no renewal waits for it.
+
 ``keep`` and ``akeep`` take a lease that was granted and renew it until it is stopped. Rules of this file:
 
 * A lease is renewed at a third of its length. What is due soon goes along, with one command for each kind.
@@ -30,9 +32,9 @@ from weakref import WeakKeyDictionary
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.core.forking import at_fork
 from goscope_django.exceptions import GoscopeError
-from goscope_django.process.kept_lease import Extendable, Lost, Renewable, Renewal, now
+from goscope_django.process.kept_lease import Extendable, GivenBack, Lost, Renewable, Renewal, now
 
-__all__ = ["Extendable", "Lost", "Renewable", "Renewal", "akeep", "keep", "now"]
+__all__ = ["Extendable", "GivenBack", "Lost", "Renewable", "Renewal", "akeep", "give_back_later", "keep", "now"]
 
 logger = logging.getLogger("goscope.renewal")
 RETRY: Final = 0.5
@@ -42,6 +44,8 @@ SHORTEST: Final = 0.1
 LONGEST: Final = 10.0
 BATCH: Final = 1_000
 _IDLE: Final = 30.0
+_BRIEFLY: Final = 1.0
+"""Seconds without work after which a renewer's thread ends; the second for what is given back, which is rare."""
 _LONGEST_SLEEP: Final = 3_600.0
 """Seconds; threads can't be told to sleep for centuries."""
 
@@ -63,7 +67,7 @@ def keep(
     lane = renewable.lane
     thread = _threads.get(lane)
     if thread is None:
-        thread = _threads.setdefault(lane, _Thread(f"goscope-{lane}"))
+        thread = _threads.setdefault(lane, _Thread(lane))
     thread.add(renewal)
     return renewal
 
@@ -77,12 +81,23 @@ def akeep(
 ) -> Renewal:
     """Async version of ``keep``: the running event loop's renewal task keeps the lease alive."""
     renewal = _renewal(renewable, started, on_lost, renew)
-    loop = asyncio.get_running_loop()
-    task = _tasks.get(loop)
-    if task is None:
-        task = _tasks[loop] = _Task(loop)
-    task.add(renewal)
+    loop, lane = asyncio.get_running_loop(), renewable.lane
+    tasks = _tasks.get(loop)
+    if tasks is None:
+        tasks = _tasks[loop] = {}
+    if lane not in tasks:
+        tasks[lane] = _Task(loop, lane)
+    tasks[lane].add(renewal)
     return renewal
+
+
+def give_back_later(what: GivenBack) -> Flow[None]:
+    """Try in the background to give ``what`` back: first in half a second, then again and again until its lease ends.
+
+    In a task the running event loop does it, as long as it runs.
+    """
+    kept: Renewal = yield from call(keep, akeep, what, time.monotonic())
+    kept.plan(_retry(kept))
 
 
 def _renewal(
@@ -116,7 +131,12 @@ def _failed(group: list[Renewal], error: Exception) -> None:
         return
     level = logging.DEBUG if all(one.failures for one in group) else logging.WARNING
     unexpected = None if isinstance(error, GoscopeError) else error
-    logger.log(level, "%d leases could not be renewed yet: %s", len(group), error, exc_info=unexpected)
+    what = "given back" if isinstance(group[0].renewable, GivenBack) else "renewed"
+    logger.log(level, "%d leases could not be %s yet: %s", len(group), what, error, exc_info=unexpected)
+
+
+def _retry(one: Renewal) -> float:
+    return min(RETRY, one.renewable.milliseconds / 10_000)
 
 
 def _settle(group: list[Renewal], started: float, held: frozenset[str] | None) -> None:
@@ -125,7 +145,7 @@ def _settle(group: list[Renewal], started: float, held: frozenset[str] | None) -
         one.sending = False
         if held is None:
             one.failures += 1
-            one.due = now() + min(RETRY, one.renewable.milliseconds / 10_000)
+            one.due = now() + _retry(one)
             one.check()
         elif one.renewable.claim in held:
             one.failures = 0
@@ -204,8 +224,9 @@ def _renew(group: list[Renewal], seconds: float) -> Flow[frozenset[str]]:
 class _Thread:
     """A renewer of the process."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, lane: str) -> None:
+        self.name = f"goscope-{lane}"
+        self.idle = _BRIEFLY if lane == GivenBack.lane else _IDLE
         self.book = _Book()
         self.wake = threading.Event()
         self.thread: threading.Thread | None = None
@@ -235,7 +256,7 @@ class _Thread:
             sent, pause = carry_out(_renew_due(self.book))
             if (
                 not sent
-                and not self.wake.wait(_IDLE if pause is None else min(pause, _LONGEST_SLEEP))
+                and not self.wake.wait(self.idle if pause is None else min(pause, _LONGEST_SLEEP))
                 and pause is None
             ):
                 with self.book.lock:
@@ -247,8 +268,9 @@ class _Thread:
 class _Task:
     """An event loop's renewer. Ends when there is nothing left, so that no loop is closed with a task pending."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, lane: str) -> None:
         self.loop = loop
+        self.lane = lane
         self.book = _Book()
         self.wake = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -258,7 +280,7 @@ class _Task:
         if self.book.add(renewal):
             self.wake.set()
         if self.task is None or self.task.done():
-            self.task = self.loop.create_task(self.work(), name="goscope-renewal")
+            self.task = self.loop.create_task(self.work(), name=f"goscope-{self.lane}")
 
     def hurry(self, renewal: Renewal) -> None:
         if self.book.add(renewal):
@@ -286,12 +308,13 @@ class _Task:
         finally:
             for one in list(self.book.entries):
                 one.sending = False
-            if _tasks.get(self.loop) is self:
-                del _tasks[self.loop]
+            tasks = _tasks.get(self.loop, {})
+            if tasks.get(self.lane) is self:
+                del tasks[self.lane]
 
 
 _threads: dict[str, _Thread] = {}
-_tasks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Task] = WeakKeyDictionary()
+_tasks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Task]] = WeakKeyDictionary()
 _closing = False
 
 

@@ -10,8 +10,6 @@ Rules of this file:
 from __future__ import annotations
 
 import copy
-import os
-import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -26,6 +24,7 @@ from goscope_django.http import requests
 from goscope_django.http.requests import Caller
 from goscope_django.http.values import Incomparable, spoken
 from goscope_django.mongodb.single_flight.values import Terms
+from goscope_django.process import holder
 from goscope_django.process.outage import outage
 from goscope_django.single_flight.memory import memory
 from goscope_django.single_flight.plan import Plan, flights
@@ -107,7 +106,7 @@ class Policy:
             keyed=self.key is not None,
             ignored=self.ignored,
             provider=flights(),
-            terms=Terms(self.lease, self.linger, f"{socket.gethostname()}:{os.getpid()}", limit),
+            terms=Terms(self.lease, self.linger, holder.describe(), limit),
             deadline=time.monotonic() + self.blocking,
             outage=outage("single_flight"),
             ignore=ignore,

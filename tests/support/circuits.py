@@ -113,6 +113,14 @@ def document(name: str) -> dict[str, Any] | None:
     return found
 
 
+def age_all_but_probes(name: str, seconds: float) -> None:
+    """``age``, but the probes that run keep their leases."""
+    before = (document(name) or {}).get("probes")
+    age(name, seconds)
+    documents().update_one({"_id": (document(name) or {})["_id"]}, {"$set": {"probes": before}})
+    look_again()
+
+
 def age(name: str, seconds: float) -> None:
     """Let everything in the circuit's document have happened ``seconds`` earlier, and this process look again."""
 
@@ -142,7 +150,7 @@ def stale() -> None:
     found = registry.current()
     found.due = 0.0
     for view in found.views.values():
-        view.snap.closed_until = 0.0
+        view.snap.closed_until = view.known_until = 0.0
 
 
 def shown(name: str) -> CircuitInfo:

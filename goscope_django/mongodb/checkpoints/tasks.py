@@ -23,6 +23,7 @@ After occurrent's fenced checkpoint writes and Spring Batch's restartable execut
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any, Final
 
 import bson
@@ -73,9 +74,10 @@ class TaskFlows:
     def start(self, clock: Clock, run: Run) -> Flow[Started]:
         """Take the task if nobody runs it and it is not finished.
 
-        Two commands; three for a task that saved in transactions; more if the history lacks something.
+        Two commands; three for a task that saved in transactions; more if the history lacks something. Raises
+        ``TaskLost`` if the lease has ended before all answers were here: then another one may run the task.
         """
-        full = self.prefix + run.task_id
+        full, sent = self.prefix + run.task_id, time.monotonic()
         try:
             found = yield from self._take(clock, full, run)
         except (GeneratorExit, PyMongoError):
@@ -91,6 +93,8 @@ class TaskFlows:
             if found.get("atomic") is True:
                 yield from self._fence(clock, full, run)
             found = yield from self._reconciled(clock, full, run, found)
+            if time.monotonic() - sent >= run.lease / 1_000:
+                raise lost(run.task_id, "Nothing was run")
             return self._started(clock, full, found, "started")
         except GeneratorExit:
             raise
@@ -197,7 +201,7 @@ class TaskFlows:
             lastClaim=literal(run.claim),
         )
         test = LEASE.mine(clock, _id=full, claim=run.claim)
-        changed = yield from self._update(run, test, fields)
+        changed, _ = yield from self._update(run, test, fields)
         # If it was sent twice, the second one finds nothing: then the head must have this claim as its last.
         if not changed and (yield from ask(TASKS, "confirm", {"_id": full, "lastClaim": run.claim})) is None:
             raise lost(run.task_id)
@@ -416,16 +420,36 @@ class TaskFlows:
         # The filter asks for the flag. A findAndModify would return it, but then the server keeps an image of the whole
         # document: that costs time and, with a large state, more of the server's cache than it grants.
         test = LEASE.mine(clock, _id=self.prefix + run.task_id, claim=run.claim, **more)
-        if not cancelled and (yield from self._update(run, {**test, "cancelRequested": {"$ne": True}}, fields)):
-            return False
-        if not (yield from self._update(run, test, fields)):
-            raise lost(run.task_id)
+        unsure = False
+        if not cancelled:
+            changed, unsure = yield from self._update(run, {**test, "cancelRequested": {"$ne": True}}, fields)
+            if changed:
+                return False
+        changed, again = yield from self._update(run, test, fields)
+        if not changed:
+            raise lost(run.task_id, (yield from self._saved(run, fields)) if unsure or again else NOT_SAVED)
         return True
 
-    def _update(self, run: Run, test: dict[str, Any], fields: dict[str, Expression]) -> Flow[bool]:
+    def _saved(self, run: Run, fields: dict[str, Expression]) -> Flow[str]:
+        """What became of a write whose first answer was lost and that could not be repeated. One command."""
+        sequence = fields.get("sequence")
+        if sequence is None:
+            return "Its progress may have been written"
+        try:
+            head = yield from ask(TASKS, "confirm", {"_id": self.prefix + run.task_id, "claim": run.claim})
+        except PyMongoError:
+            head = None
+        if head is None:  # another runner holds it by now, or nobody can say
+            return "This state may have been saved; the next runner then goes on from it"
+        if whole(head.get("sequence")) == sequence and head.get("saved"):
+            return "This state was saved, and the next runner goes on from it"
+        return NOT_SAVED
+
+    def _update(self, run: Run, test: dict[str, Any], fields: dict[str, Expression]) -> Flow[tuple[bool, bool]]:
+        """Whether it was written, and whether it had to be sent again without knowing what became of it."""
         query: Query[Any] = Query(TASKS, "update_one", test, [{"$set": fields}])
         try:
-            changed = yield from perform(query)
+            return bool((yield from perform(query)).matched_count), False
         except PyMongoError as error:
             if means(error, TOO_LARGE_FOR_CACHE):
                 raise CheckpointTooLarge(
@@ -433,8 +457,8 @@ class TaskFlows:
                 ) from error
             if not may_have_happened(error):
                 raise
-            changed = yield from perform(query)  # the same fields again, under the run's own claim
-        return bool(changed.matched_count)
+            # The same fields again, under the run's own claim.
+            return bool((yield from perform(query)).matched_count), True
 
 
 def let_go(status: str) -> dict[str, Expression]:
@@ -458,8 +482,11 @@ def cancellation(clock: Clock) -> dict[str, Expression]:
     }
 
 
-def lost(task_id: str) -> TaskLost:
-    """The error of a runner whose lease has ended."""
+NOT_SAVED: Final = "Nothing was saved"
+
+
+def lost(task_id: str, known: str = NOT_SAVED) -> TaskLost:
+    """The error of a runner whose lease has ended. ``known`` says what became of what it wanted to write."""
     return TaskLost(
-        f"task {task_id!r}: this runner's lease has ended; another one may run it. Nothing was saved", task_id=task_id
+        f"task {task_id!r}: this runner's lease has ended; another one may run it. {known}", task_id=task_id
     )

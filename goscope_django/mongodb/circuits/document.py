@@ -2,8 +2,8 @@
 
 ``state``, ``failureCount`` and the three times are shared with Node. Our own fields are ``generation`` (grows with
 every move), ``openedAt``, ``resetTimeout`` (milliseconds, of the breaker that opened it), ``failures``
-(``[{at, n}]``, those that still count), ``probes`` (``[{id, until}]``), ``successes`` (of probes), ``override``
-(``{state, reason, at}``) and ``history``.
+(``[{at, n}]``, those that still count), ``probes`` (``[{id, until, holder}]``), ``successes`` (of probes),
+``override`` (``{state, reason, at}``) and ``history``.
 
 Rules of this file: a document that Node wrote must make sense.
 
@@ -67,6 +67,16 @@ def kept(field: str, test: Expression) -> Expression:
     return {"$filter": {"input": array(field), "as": "x", "cond": test}}
 
 
+def running(clock: Clock) -> Expression:
+    """The probes whose lease lasts, of whatever generation."""
+    return kept("probes", {"$gt": ["$$x.until", clock.now()]})
+
+
+def without(claim: str) -> Expression:
+    """The probes but for that of ``claim``."""
+    return kept("probes", {"$ne": ["$$x.id", literal(claim)]})
+
+
 def just(item: Expression) -> Expression:
     """An array of one evaluated item. A server would take a list with an expression in it, mongomock does not."""
     return {"$map": {"input": [0], "as": "x", "in": item}}
@@ -104,7 +114,8 @@ def move(
         "generation": {"$add": [GENERATION, 1]},
         "history": noted(clock, to.to, to.reason, claim, note),
         "failures": [],
-        "probes": [],
+        # A trial call that runs keeps its place whatever the circuit does meanwhile: so many run at most.
+        "probes": running(clock),
         "successes": 0,
         "updatedAt": clock.now(),
         **_entered(clock, to.to),
@@ -161,7 +172,7 @@ def probes_of(document: dict[str, Any], now: datetime) -> tuple[CircuitProbe, ..
     for one in reading.rows(document.get("probes")):
         until = instant(one.get("until"))
         if until is not None and until > now:
-            found.append(CircuitProbe(str(one.get("id")), until))
+            found.append(CircuitProbe(str(one.get("id")), until, reading.text(one.get("holder"))))
     return tuple(found)
 
 

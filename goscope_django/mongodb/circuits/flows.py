@@ -8,7 +8,8 @@ Rules of this file:
   update. The caller's knowledge counts only as the generation under which a call was admitted. If that is no longer the
   document's, nothing changes.
 * A probe is a lease inside the document: a random id and a deadline by server time. A probe's outcome counts only while
-  its lease lasts. The update that admits the next probe also frees the places whose lease has ended.
+  its lease lasts, and in the generation that admitted it. Its place is taken until it ends or its lease does, also
+  over moves of the circuit. The update that admits the next probe also frees the places whose lease has ended.
 * An update that moves the circuit writes a random id into the history. Whoever finds its own id there made the move, so
   exactly one process tells of it.
 """
@@ -41,6 +42,8 @@ from goscope_django.mongodb.circuits.document import (
     kept,
     last_move,
     move,
+    running,
+    without,
 )
 from goscope_django.mongodb.circuits.table import COMMANDS, MOVES, CircuitInfo, Command
 from goscope_django.mongodb.document.clock import Clock
@@ -64,6 +67,9 @@ T = TypeVar("T")
 Stages = list[dict[str, Any]]
 LIMIT: Final = 2.0
 """Seconds that a call waits for the store at most. After that its breaker goes on without the store."""
+
+BATCH: Final = 10_000
+"""Circuits that one command reads at most."""
 
 STATE_FIELDS: Final = dict.fromkeys(
     (
@@ -105,25 +111,33 @@ class CircuitFlows:
 
     def read(self, clock: Clock, names: Sequence[str]) -> Flow[dict[str, Reading]]:
         """The documents of ``names``, those that exist."""
-        test = {"key": {"$in": [self.prefix + name for name in names]}}
-        rows = yield from ask(CIRCUITS, "find", test, {**STATE_FIELDS, "_id": False, **clock.stamp()})
+        shown = {**STATE_FIELDS, "_id": False, **clock.stamp()}
+        rows: list[dict[str, Any]] = []
+        # One command, unless they are very many: a command has its limits, and so has the answer.
+        for start in range(0, len(names), BATCH):
+            keys = [self.prefix + name for name in names[start : start + BATCH]]
+            test: dict[str, Any] = {"key": keys[0] if len(keys) == 1 else {"$in": keys}}
+            rows += yield from ask(CIRCUITS, "find", test, shown, batch_size=len(keys) + 1)
         return {row["key"][len(self.prefix) :]: self._reading(clock, row) for row in rows}
 
-    def admit(self, clock: Clock, name: str, claim: str, reset: int, most: int, lease: int) -> Flow[Reading]:
+    def admit(
+        self, clock: Clock, name: str, claim: str, reset: int, most: int, lease: int, holder: str | None = None
+    ) -> Flow[Reading]:
         """Grant ``claim`` a probe of ``lease`` milliseconds if the circuit allows one.
 
-        It does if it is open and ``reset`` milliseconds have passed, or half-open with fewer than ``most`` probes. If
-        this is cancelled, the place that may have been granted is given back.
+        It does if fewer than ``most`` probes run and it is half-open, or open since ``reset`` milliseconds. If this is
+        cancelled, the place that may have been granted is given back.
         """
 
         def make() -> Stages:
-            due = all_of(OPEN, UNFORCED, elapsed(clock, reset))
-            live = kept("probes", {"$gt": ["$$x.until", clock.now()]})
-            room = all_of(HALF_OPEN, UNFORCED, {"$lt": [{"$size": [live]}, most]})
-            probe = just({"id": claim, "until": clock.after(lease)})
+            live = running(clock)
+            free = all_of(UNFORCED, {"$lt": [{"$size": [live]}, most]})
+            due, room = all_of(OPEN, free, elapsed(clock, reset)), all_of(HALF_OPEN, free)
+            probe = just({"id": claim, "until": clock.after(lease), "holder": literal(holder)})
             changes = move(clock, due, MOVES["open", "probe_granted"], claim)
-            changes["probes"] = {"$cond": [due, probe, {"$cond": [room, joined(live, probe), array("probes")]}]}
-            changes["updatedAt"] = {"$cond": [{"$or": [due, room]}, clock.now(), or_null("updatedAt")]}
+            granted = {"$or": [due, room]}
+            changes["probes"] = {"$cond": [granted, joined(live, probe), array("probes")]}
+            changes["updatedAt"] = {"$cond": [granted, clock.now(), or_null("updatedAt")]}
             return [{"$set": changes}]
 
         try:
@@ -190,7 +204,7 @@ class CircuitFlows:
             return [
                 {"$set": conditions(mine, {"successes": successes, "lastSuccessTime": now, "updatedAt": now})},
                 {"$set": move(clock, done, MOVES["half-open", "probes_succeeded"], turn)},
-                {"$set": {"probes": kept("probes", {"$ne": ["$$x.id", literal(claim)]})}},
+                {"$set": {"probes": without(claim)}},
             ]
 
         return (yield from self.update(clock, name, make, turn))
@@ -202,7 +216,8 @@ class CircuitFlows:
         def make() -> Stages:
             mine, now, count = self._probe(clock, generation, claim), clock.now(), {"$add": [FAILURE_COUNT, 1]}
             to = MOVES["half-open", "probe_failed"]
-            return [{"$set": move(clock, mine, to, turn, resetTimeout=reset, failureCount=count, lastFailureTime=now)}]
+            opened = move(clock, mine, to, turn, resetTimeout=reset, failureCount=count, lastFailureTime=now)
+            return [{"$set": opened}, {"$set": {"probes": without(claim)}}]
 
         return (yield from self.update(clock, name, make, turn, retry_after=reset / 1_000))
 
@@ -210,7 +225,7 @@ class CircuitFlows:
         """Free a probe's place; its call was neither success nor failure."""
 
         def make() -> Stages:
-            return [{"$set": {"probes": kept("probes", {"$ne": ["$$x.id", literal(claim)]})}}]
+            return [{"$set": {"probes": without(claim)}}]
 
         return (yield from self.update(clock, name, make, test={"probes.id": claim}))
 

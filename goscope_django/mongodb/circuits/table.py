@@ -49,10 +49,14 @@ COMMANDS: Final[Mapping[Command, Move]] = {
 
 @dataclass(frozen=True, slots=True)
 class CircuitProbe:
-    """A trial call on a half-open circuit. Its lease ends at ``until``, and then its place is free again."""
+    """A trial call on a half-open circuit. Its lease ends at ``until``, and then its place is free again.
+
+    ``holder`` says who makes it, if that is known.
+    """
 
     id: str
     until: datetime
+    holder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

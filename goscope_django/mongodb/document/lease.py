@@ -99,7 +99,11 @@ def timed(clock: Clock, send: Flow[dict[str, Any] | None]) -> Flow[Any]:
     the projection and so without the time. Then the time is asked for, with one more command. If that fails too, the
     document comes without it, and ``clock.read_stamp`` takes the latest time that stands in it.
     """
-    found = yield from send
+    return (yield from with_time(clock, (yield from send)))
+
+
+def with_time(clock: Clock, found: Any) -> Flow[Any]:
+    """``found`` with the server's time, as ``timed`` says."""
     if found is not None and not clock.stamp().keys() <= found.keys():
         with contextlib.suppress(PyMongoError):
             found["now"] = yield from server_time(clock)
@@ -165,6 +169,10 @@ class Lease:
     def renew(self, clock: Clock, milliseconds: int) -> list[dict[str, Any]]:
         """An update that moves the deadline; to be sent with ``mine``."""
         return [{"$set": {self.deadline: clock.after(milliseconds)}}]
+
+    def renumber(self, clock: Clock, milliseconds: int) -> list[dict[str, Any]]:
+        """An update that gives the holder a token of now and moves the deadline; to be sent with ``mine``."""
+        return [{"$set": {"token": self.next_token(clock)}}, *self.renew(clock, milliseconds)]
 
     def remaining(self, clock: Clock, document: dict[str, Any]) -> float:
         """Seconds until the lease of a document read with ``clock.stamp()`` ends; 0 if it has ended."""

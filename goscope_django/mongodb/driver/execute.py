@@ -250,7 +250,9 @@ def _aggregate(collection: Any, *args: Any, **kwargs: Any) -> Flow[list[Any]]:
     return rows
 
 
-def _upserted(collection: Any, test: Mapping[str, Any], change: Any) -> Flow[tuple[Any, Timestamp | None]]:
+def _upserted(
+    collection: Any, test: Mapping[str, Any], change: Any, **options: Any
+) -> Flow[tuple[Any, Timestamp | None]]:
     """The document as an upsert leaves it, and the server's cluster time then."""
     session = collection.database.client.start_session(causal_consistency=False)
     try:
@@ -261,6 +263,7 @@ def _upserted(collection: Any, test: Mapping[str, Any], change: Any) -> Flow[tup
             upsert=True,
             return_document=ReturnDocument.AFTER,
             session=session,
+            **options,
         )
         return found, session.operation_time
     finally:
@@ -351,8 +354,11 @@ class MockExecutor:
     def _many(self, collection: Any, test: Mapping[str, Any], most: int) -> list[Any]:
         return list(collection.find(test))
 
-    def _upserted(self, collection: Any, test: Mapping[str, Any], change: Any) -> tuple[Any, Timestamp | None]:
-        return collection.find_one_and_update(test, change, upsert=True, return_document=ReturnDocument.AFTER), None
+    def _upserted(
+        self, collection: Any, test: Mapping[str, Any], change: Any, **options: Any
+    ) -> tuple[Any, Timestamp | None]:
+        after = ReturnDocument.AFTER
+        return collection.find_one_and_update(test, change, upsert=True, return_document=after, **options), None
 
     def _confirm(self, collection: Any, test: Mapping[str, Any]) -> Any:
         return collection.find_one(test)

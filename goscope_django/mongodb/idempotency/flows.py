@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import bson
+from bson.timestamp import Timestamp
 from pymongo import ReturnDocument
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 
@@ -27,7 +28,7 @@ from goscope_django.contracts import IdempotencyClaim, IdempotencyInfo, Idempote
 from goscope_django.core.flow import Flow, Query, ask, perform
 from goscope_django.exceptions import InvalidValue, OutcomeUnknown, StoreUnavailable
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
-from goscope_django.mongodb.document.clock import Clock, ServerClock
+from goscope_django.mongodb.document.clock import Clock, ServerClock, outrun
 from goscope_django.mongodb.document.expressions import (
     conditions,
     countable,
@@ -38,8 +39,8 @@ from goscope_django.mongodb.document.expressions import (
     prefix_range,
 )
 from goscope_django.mongodb.document.failures import may_have_happened, too_large
-from goscope_django.mongodb.document.lease import Lease, new_claim, timed, upsert
-from goscope_django.mongodb.document.reading import whole_or_none
+from goscope_django.mongodb.document.lease import Lease, new_claim, upsert, with_time
+from goscope_django.mongodb.document.reading import text, whole_or_none
 
 IDEMPOTENCY: Final = "go_goscope_idempotency"
 LEASE: Final = Lease()
@@ -53,8 +54,8 @@ _REMEMBERED: Final = 10_000
 _LARGEST: Final = 16 * 1024 * 1024 - 64 * 1024
 """Bytes of a result in a transaction; the rest is for the record's other fields and for the command."""
 _TRANSIENT: Final = "TransientTransactionError"
-_FIELDS: Final = dict.fromkeys(("key", "claim", "token", "fingerprint", "value", "expiresAt"), True)
-_SHOWN: Final = dict.fromkeys(("key", "claim", "token", "updatedAt", "expiresAt"), True)
+_FIELDS: Final = dict.fromkeys(("key", "claim", "token", "fingerprint", "value", "expiresAt", "updatedAt"), True)
+_SHOWN: Final = dict.fromkeys(("key", "claim", "token", "holder", "updatedAt", "expiresAt"), True)
 
 
 def claim_key(full: str) -> str:
@@ -95,8 +96,14 @@ class IdempotencyFlows:
 
     # Claims
 
-    def begin(self, clock: Clock, key: str, ttl: int, fingerprint: str | None, lease: int) -> Flow[IdempotencyClaim]:
-        """One command: a read if this process has seen the result, else the claim. Two if that read found nothing."""
+    def begin(
+        self, clock: Clock, key: str, ttl: int, fingerprint: str | None, lease: int, holder: str | None = None
+    ) -> Flow[IdempotencyClaim]:
+        """One command: a read if this process has seen the result, else the claim. Two if that read found nothing.
+
+        One more to number the claim anew, where another may have come and gone while the command was on its way.
+        ``holder`` says who makes the claim, for observers.
+        """
         full = self.full(key)
         if full in self.finished:
             found = yield from self._recall(clock, full)
@@ -104,13 +111,45 @@ class IdempotencyFlows:
                 return self._judged(clock, full, found, fingerprint)
             self.finished.pop(full, None)
         claim = new_claim()
-        found = yield from self._take(clock, full, claim, ttl, fingerprint, lease)
+        found, answered, again = yield from self._take(clock, full, claim, ttl, fingerprint, lease, holder)
         if found["key"] == full and clock.lapsed(found):  # a transaction's, which is never made a claim
             yield from self._clear(clock, full)
-            found = yield from self._take(clock, full, claim, ttl, fingerprint, lease)
-        if found.get("claim") == claim:
-            return IdempotencyClaim("started", token=int(found["token"]), claim=claim)
-        return self._judged(clock, full, found, fingerprint)
+            found, answered, again = yield from self._take(clock, full, claim, ttl, fingerprint, lease, holder)
+        if found.get("claim") != claim:
+            return self._judged(clock, full, found, fingerprint)
+        if again or outrun(found["token"], found["updatedAt"], answered):
+            renumbered = yield from self._renumber(clock, full, claim, lease)
+            if renumbered is None:  # its lease ended on the way
+                return IdempotencyClaim("in_progress", retry_after=0.0)
+            found = renumbered
+        return IdempotencyClaim("started", token=int(found["token"]), claim=claim)
+
+    def _renumber(self, clock: Clock, full: str, claim: str, lease: int) -> Flow[dict[str, Any] | None]:
+        """Give the claim that was just made a token of now. ``None`` if its lease has ended."""
+        query: Query[dict[str, Any] | None] = Query(
+            IDEMPOTENCY,
+            "find_one_and_update",
+            LEASE.mine(clock, key=claim_key(full), claim=claim),
+            LEASE.renumber(clock, lease),
+            projection={"token": True},
+            return_document=ReturnDocument.AFTER,
+        )
+        try:
+            try:
+                return (yield from perform(query))
+            except PyMongoError:  # the predicate is the claim: at worst it is numbered twice
+                return (yield from perform(query))
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            with contextlib.suppress(PyMongoError):
+                yield from ask(IDEMPOTENCY, "delete_one", {"key": claim_key(full), "claim": claim})
+            if not isinstance(error, PyMongoError):
+                raise
+            raise OutcomeUnknown(
+                f"idempotency key {full!r}: a claim was made and could not be numbered; it was given up if the server "
+                f"could be reached, and else ends with its lease"
+            ) from error
 
     def _recall(self, clock: Clock, full: str) -> Flow[dict[str, Any] | None]:
         """The live result. An expression on time would make the read a fifth slower, so where possible we compare with
@@ -127,11 +166,14 @@ class IdempotencyFlows:
         return found
 
     def _take(
-        self, clock: Clock, full: str, claim: str, ttl: int, fingerprint: str | None, lease: int
-    ) -> Flow[dict[str, Any]]:
-        """The record's document, which has ``claim`` if it was free to take: no live result and no live claim."""
+        self, clock: Clock, full: str, claim: str, ttl: int, fingerprint: str | None, lease: int, holder: str | None
+    ) -> Flow[tuple[dict[str, Any], Timestamp | None, bool]]:
+        """The record's document, the answer's cluster time, and whether it was sent again.
 
-        def query() -> Query[dict[str, Any]]:
+        The document has ``claim`` if it was free to take: no live result and no live claim.
+        """
+
+        def query() -> Query[Any]:
             kept = {"$or": [clock.live(), {"$eq": [or_null("_id"), literal(done_id(full))]}]}
             done = {"$and": [{"$eq": [or_null("key"), literal(full)]}, kept]}
             grant = LEASE.take(
@@ -145,27 +187,27 @@ class IdempotencyFlows:
                 retention=ttl,
                 retainUntil=clock.after(ttl),
                 updatedAt=clock.now(),
+                holder=literal(holder),
             )
             return Query(
                 IDEMPOTENCY,
-                "find_one_and_update",
+                "upserted",
                 _either(full),
                 [{"$set": {**named(full), **grant}}],
                 projection={**_FIELDS, **clock.stamp()},
                 sort=self._result_first(full),
-                upsert=True,
-                return_document=ReturnDocument.AFTER,
             )
 
         try:
             try:
-                return (yield from self._colliding(clock, full, query))
+                return *(yield from self._colliding(clock, full, query)), False
             except PyMongoError as error:
                 if not may_have_happened(error):
                     raise
-                # It is judged by its own claim, so it may be sent again: it finds what it took the first time.
+                # It is judged by its own claim, so it may be sent again: it finds what it took the first time. When
+                # that was, its answer does not tell.
                 try:
-                    return (yield from self._colliding(clock, full, query))
+                    return *(yield from self._colliding(clock, full, query)), True
                 except PyMongoError:
                     raise OutcomeUnknown(
                         f"idempotency key {full!r}: a claim may have been made; it ends with its lease"
@@ -178,14 +220,15 @@ class IdempotencyFlows:
                 yield from ask(IDEMPOTENCY, "delete_one", {"key": claim_key(full), "claim": claim})
             raise
 
-    def _colliding(self, clock: Clock, full: str, query: Callable[[], Query[Any]]) -> Flow[dict[str, Any]]:
-        found: dict[str, Any]
+    def _colliding(
+        self, clock: Clock, full: str, query: Callable[[], Query[Any]]
+    ) -> Flow[tuple[dict[str, Any], Timestamp | None]]:
         try:
-            found = yield from timed(clock, upsert(clock, query))
+            found, answered = yield from upsert(clock, query)
         except DuplicateKeyError:
             yield from self._clear(clock, full)
-            found = yield from timed(clock, upsert(clock, query))
-        return found
+            found, answered = yield from upsert(clock, query)
+        return (yield from with_time(clock, found)), answered
 
     def _judged(self, clock: Clock, full: str, found: dict[str, Any], fingerprint: str | None) -> IdempotencyClaim:
         """What the caller with ``fingerprint`` is told of the record that is there."""
@@ -199,9 +242,9 @@ class IdempotencyFlows:
             return IdempotencyClaim("completed", value=self.codec.decode(full, found.get("value")))
         return IdempotencyClaim("in_progress", retry_after=LEASE.remaining(clock, found))
 
-    def extend(self, clock: Clock, key: str, token: int, lease: int) -> Flow[bool]:
+    def extend(self, clock: Clock, key: str, token: int, lease: int, claim: str | None = None) -> Flow[bool]:
         """One command: let the claim's lease end ``lease`` milliseconds from now."""
-        test = self._claimed(clock, self.full(key), token)
+        test = self._claimed(clock, self.full(key), token, claim)
         query: Query[Any] = Query(IDEMPOTENCY, "update_one", test, LEASE.renew(clock, lease))
         try:
             changed = yield from perform(query)
@@ -211,41 +254,50 @@ class IdempotencyFlows:
             changed = yield from perform(query)  # at worst the lease is a little longer
         return bool(changed.matched_count)
 
-    def abandon(self, clock: Clock, key: str, token: int) -> Flow[bool]:
+    def abandon(self, clock: Clock, key: str, token: int, claim: str | None = None) -> Flow[bool]:
         """One command: remove the live claim, so that the next caller starts at once."""
-        return (yield from self._remove(self._claimed(clock, self.full(key), token)))
+        return (yield from self._remove(self._claimed(clock, self.full(key), token, claim)))
 
     # The end of the work
 
     def complete(
-        self, clock: Clock, key: str, token: int, value: object, ttl: int | None, session: Any = None
+        self,
+        clock: Clock,
+        key: str,
+        token: int,
+        value: object,
+        ttl: int | None,
+        session: Any = None,
+        claim: str | None = None,
     ) -> Flow[bool]:
-        """One command: store the result and make it the record, if ``token`` is the live claim's.
+        """One command: store the result and make it the record, if ``token`` and ``claim`` are the live claim's.
 
         In a ``session`` it takes part in the session's transaction and then commits it: two commands.
         """
         full = self.full(key)
+        mine = self._claimed(clock, full, token, claim)
         if ttl is None and not clock.adds:
             # mongomock can't add to a date: what it would add is read before, which is no race within one process.
-            found = yield from ask(IDEMPOTENCY, "find_one", self._claimed(clock, full, token), {"retention": True})
+            found = yield from ask(IDEMPOTENCY, "find_one", mine, {"retention": True})
             ttl = None if found is None else found.get("retention")
         keep = clock.after(ttl) if ttl is not None else clock.after_field("retention", "retainUntil")
         done = {
             "key": literal(full),
             "value": literal(self.codec.encode(full, value)),
             "expiresAt": keep,
+            "completedBy": "$claim",
             "claim": None,
             "updatedAt": clock.now(),
         }
         more = {} if session is None else {"session": session}
-        query: Query[Any] = Query(
-            IDEMPOTENCY, "update_one", self._claimed(clock, full, token), [{"$set": done}], **more
-        )
+        query: Query[Any] = Query(IDEMPOTENCY, "update_one", mine, [{"$set": done}], **more)
+        # What an unknown outcome is settled by.
+        ours: dict[str, Any] = {"token": token} if claim is None else {"token": token, "completedBy": claim}
         try:
             if session is None:
-                completed = yield from self._complete(clock, full, token, query)
+                completed = yield from self._complete(clock, full, mine, ours, query)
             else:
-                completed = yield from self._complete_within(full, token, query, session)
+                completed = yield from self._complete_within(full, ours, query, session)
         except (DocumentTooLarge, OperationFailure) as error:
             if not too_large(error):
                 raise
@@ -254,7 +306,9 @@ class IdempotencyFlows:
             self._remember(full)
         return completed
 
-    def _complete(self, clock: Clock, full: str, token: int, query: Query[Any]) -> Flow[bool]:
+    def _complete(
+        self, clock: Clock, full: str, mine: dict[str, Any], ours: dict[str, Any], query: Query[Any]
+    ) -> Flow[bool]:
         try:
             return bool((yield from perform(query)).matched_count)
         except DuplicateKeyError:
@@ -262,9 +316,8 @@ class IdempotencyFlows:
         except PyMongoError as error:
             if not may_have_happened(error):
                 raise
-            found = yield from ask(IDEMPOTENCY, "confirm", {**_either(full), "token": token})
-            if found is None or found["key"] == full:
-                return found is not None
+            if (yield from ask(IDEMPOTENCY, "confirm", {"key": full, **ours})) is not None:
+                return True
             return bool((yield from perform(query)).matched_count)
         # A client that knows no claims (Node) stored a result meanwhile. If it has expired it is removed; else it was
         # first and stays, and ours is dropped.
@@ -272,14 +325,14 @@ class IdempotencyFlows:
         try:
             return bool((yield from perform(query)).matched_count)
         except DuplicateKeyError:
-            yield from ask(IDEMPOTENCY, "delete_one", self._claimed(clock, full, token))
+            yield from ask(IDEMPOTENCY, "delete_one", mine)
             return False
 
-    def _complete_within(self, full: str, token: int, query: Query[Any], session: Any) -> Flow[bool]:
+    def _complete_within(self, full: str, ours: dict[str, Any], query: Query[Any], session: Any) -> Flow[bool]:
         try:
             if not (yield from perform(query)).matched_count:
                 return False
-            yield from self._commit(full, token, session)
+            yield from self._commit(full, ours, session)
         except DuplicateKeyError:
             return False
         except PyMongoError as error:
@@ -292,7 +345,7 @@ class IdempotencyFlows:
             yield from ask("", "end", session)
         return True
 
-    def _commit(self, full: str, token: int, session: Any) -> Flow[None]:
+    def _commit(self, full: str, ours: dict[str, Any], session: Any) -> Flow[None]:
         try:
             yield from ask("", "commit", session)
         except PyMongoError as error:
@@ -300,7 +353,7 @@ class IdempotencyFlows:
                 raise
             # The driver has sent it twice. The result stands if, and only if, the transaction was committed.
             try:
-                found = yield from ask(IDEMPOTENCY, "confirm", {"key": full, "token": token})
+                found = yield from ask(IDEMPOTENCY, "confirm", {"key": full, **ours})
             except PyMongoError:
                 found = None
             if found is None:
@@ -373,7 +426,7 @@ class IdempotencyFlows:
         """Raise ``ConfigurationError`` if the server has no transactions. A ping at most."""
         yield from ask("", "transactional")
 
-    def transaction(self, clock: Clock, key: str, token: int, limit: int) -> Flow[Any | None]:
+    def transaction(self, clock: Clock, key: str, token: int, limit: int, claim: str | None = None) -> Flow[Any | None]:
         """One command: a session with a transaction, and the claim held for ``limit`` milliseconds without renewal.
 
         ``None`` if ``token`` is not the live claim's. The claim must not be renewed until the transaction ends: a write
@@ -382,7 +435,7 @@ class IdempotencyFlows:
         session = yield from ask("", "transaction")
         held = False
         try:
-            held = yield from self.extend(clock, key, token, limit)
+            held = yield from self.extend(clock, key, token, limit, claim)
         finally:
             if not held:
                 yield from ask("", "end", session)
@@ -411,6 +464,7 @@ class IdempotencyFlows:
             "value": literal(self.codec.encode(full, value)),
             "expiresAt": None if ttl is None else clock.after(ttl),
             "claim": None,
+            "completedBy": None,
             "fingerprint": None,
             "token": {"$add": [countable("token"), 1]},
             "updatedAt": clock.now(),
@@ -480,9 +534,10 @@ class IdempotencyFlows:
         """A sort, which the index on ``key`` serves, that puts a result before a claim."""
         return [("key", 1 if full.encode("utf-8") < b"claim:" else -1)]
 
-    def _claimed(self, clock: Clock, full: str, token: int) -> dict[str, Any]:
-        """A filter for the live claim with ``token``."""
-        return LEASE.mine(clock, key=claim_key(full), token=token)
+    def _claimed(self, clock: Clock, full: str, token: int, claim: str | None) -> dict[str, Any]:
+        """A filter for the live claim with ``token``, and where it is known with the random ``claim``."""
+        identity = {"token": token} if claim is None else {"token": token, "claim": claim}
+        return LEASE.mine(clock, key=claim_key(full), **identity)
 
     def _clear(self, clock: Clock, full: str) -> Flow[None]:
         """Remove an expired result that stands beside a claim."""
@@ -527,6 +582,7 @@ def idempotency_info(document: dict[str, Any], prefix: str) -> IdempotencyInfo:
         token=whole_or_none(document.get("token")),
         updated_at=instant(document.get("updatedAt")),
         expires_at=instant(document.get("expiresAt")),
+        holder=text(document.get("holder")),
     )
 
 

@@ -1,6 +1,7 @@
 """``adapter.idempotency``: results by key, with a claim while the work runs.
 
-This file checks arguments; what is sent is in ``flows``.
+This file checks arguments; what is sent is in ``flows``. Where a method takes ``claim`` besides ``token``, it is the
+random text of the attempt (``IdempotencyClaim.claim``), and both must be the live claim's.
 """
 
 from __future__ import annotations
@@ -30,50 +31,74 @@ class MongoDBIdempotencyProvider:
         self.store = store
         self.flows = IdempotencyFlows(key_prefix, codec or Codec(pickle=False))
 
-    def begin(self, key: str, ttl: Ttl, fingerprint: str | None = None, lease_ttl: Ttl = 60_000) -> IdempotencyClaim:
+    def begin(
+        self,
+        key: str,
+        ttl: Ttl,
+        fingerprint: str | None = None,
+        lease_ttl: Ttl = 60_000,
+        *,
+        holder: str | None = None,
+    ) -> IdempotencyClaim:
         """Claim ``key``, or tell what is there. Atomic: of concurrent calls exactly one is ``started``.
 
         ``ttl`` is how long the result will be kept, ``lease_ttl`` how long the claim holds unless extended, both in
-        milliseconds or as a ``timedelta``. Two round trips where this process remembers a result that is gone. Raises
+        milliseconds or as a ``timedelta``; ``holder`` says who claims it, for observers. Two round trips where this
+        process remembers a result that is gone, or the claim has to be numbered anew. Raises
         ``OutcomeUnknown`` if the connection broke and the outcome can't be asked for, ``Undecodable`` if the stored
         result is damaged, ``InvalidValue`` for a stored key that begins with ``claim:``.
         """
-        return self.store.run(self.flows.begin, arguments.key(key), *self._terms(ttl, fingerprint, lease_ttl))
+        terms = self._terms(ttl, fingerprint, lease_ttl)
+        return self.store.run(self.flows.begin, arguments.key(key), *terms, holder)
 
     async def abegin(
-        self, key: str, ttl: Ttl, fingerprint: str | None = None, lease_ttl: Ttl = 60_000
+        self,
+        key: str,
+        ttl: Ttl,
+        fingerprint: str | None = None,
+        lease_ttl: Ttl = 60_000,
+        *,
+        holder: str | None = None,
     ) -> IdempotencyClaim:
         """Async version of ``begin``."""
-        return await self.store.arun(self.flows.begin, arguments.key(key), *self._terms(ttl, fingerprint, lease_ttl))
+        return await self.store.arun(
+            self.flows.begin, arguments.key(key), *self._terms(ttl, fingerprint, lease_ttl), holder
+        )
 
-    def complete(self, key: str, token: int, value: Any, ttl: Ttl | None = None) -> bool:
+    def complete(self, key: str, token: int, value: Any, ttl: Ttl | None = None, *, claim: str | None = None) -> bool:
         """Store the result, kept for ``ttl`` (``begin``'s if ``None``); ``False`` unless ``token`` is the live claim's.
 
         Raises ``InvalidValue`` for a result that does not fit in 16 MB, ``InvalidType`` for one that can't be stored.
         """
-        return self.store.run(self.flows.complete, arguments.key(key), self._token(token), value, self._ttl(ttl))
+        return self.store.run(
+            self.flows.complete, arguments.key(key), self._token(token), value, self._ttl(ttl), None, claim
+        )
 
-    async def acomplete(self, key: str, token: int, value: Any, ttl: Ttl | None = None) -> bool:
+    async def acomplete(
+        self, key: str, token: int, value: Any, ttl: Ttl | None = None, *, claim: str | None = None
+    ) -> bool:
         """Async version of ``complete``."""
-        return await self.store.arun(self.flows.complete, arguments.key(key), self._token(token), value, self._ttl(ttl))
+        return await self.store.arun(
+            self.flows.complete, arguments.key(key), self._token(token), value, self._ttl(ttl), None, claim
+        )
 
-    def abandon(self, key: str, token: int) -> bool:
+    def abandon(self, key: str, token: int, *, claim: str | None = None) -> bool:
         """Give the claim up without a result; ``False`` unless ``token`` is the live claim's."""
-        return self.store.run(self.flows.abandon, arguments.key(key), self._token(token))
+        return self.store.run(self.flows.abandon, arguments.key(key), self._token(token), claim)
 
-    async def aabandon(self, key: str, token: int) -> bool:
+    async def aabandon(self, key: str, token: int, *, claim: str | None = None) -> bool:
         """Async version of ``abandon``."""
-        return await self.store.arun(self.flows.abandon, arguments.key(key), self._token(token))
+        return await self.store.arun(self.flows.abandon, arguments.key(key), self._token(token), claim)
 
-    def extend(self, key: str, token: int, lease_ttl: Ttl) -> bool:
+    def extend(self, key: str, token: int, lease_ttl: Ttl, *, claim: str | None = None) -> bool:
         """Let the claim's lease end ``lease_ttl`` from now; ``False`` unless ``token`` is the live claim's."""
         lease = arguments.ttl_milliseconds(lease_ttl, "lease_ttl")
-        return self.store.run(self.flows.extend, arguments.key(key), self._token(token), lease)
+        return self.store.run(self.flows.extend, arguments.key(key), self._token(token), lease, claim)
 
-    async def aextend(self, key: str, token: int, lease_ttl: Ttl) -> bool:
+    async def aextend(self, key: str, token: int, lease_ttl: Ttl, *, claim: str | None = None) -> bool:
         """Async version of ``extend``."""
         lease = arguments.ttl_milliseconds(lease_ttl, "lease_ttl")
-        return await self.store.arun(self.flows.extend, arguments.key(key), self._token(token), lease)
+        return await self.store.arun(self.flows.extend, arguments.key(key), self._token(token), lease, claim)
 
     def get(self, key: str) -> IdempotencyRecord | None:
         """The result, or ``None`` if there is none yet or it has expired. A claim in progress is no result."""
@@ -147,31 +172,39 @@ class MongoDBIdempotencyProvider:
 
     # Within one of MongoDB's transactions
 
-    def transaction(self, key: str, token: int, timeout: Ttl = 60_000) -> Any | None:
+    def transaction(self, key: str, token: int, timeout: Ttl = 60_000, *, claim: str | None = None) -> Any | None:
         """A ``pymongo`` session with a transaction that ``complete_within`` commits; ``None`` if the claim is lost.
 
         The claim is held for ``timeout`` from now and must not be extended until the transaction ends. Raises
         ``ConfigurationError`` where there are no transactions (standalone server, mongomock).
         """
         milliseconds = arguments.ttl_milliseconds(timeout, "timeout")
-        return self.store.run(self.flows.transaction, arguments.key(key), self._token(token), milliseconds)
+        return self.store.run(self.flows.transaction, arguments.key(key), self._token(token), milliseconds, claim)
 
-    async def atransaction(self, key: str, token: int, timeout: Ttl = 60_000) -> Any | None:
+    async def atransaction(
+        self, key: str, token: int, timeout: Ttl = 60_000, *, claim: str | None = None
+    ) -> Any | None:
         """Async version of ``transaction``: an ``AsyncClientSession``."""
         milliseconds = arguments.ttl_milliseconds(timeout, "timeout")
-        return await self.store.arun(self.flows.transaction, arguments.key(key), self._token(token), milliseconds)
+        return await self.store.arun(
+            self.flows.transaction, arguments.key(key), self._token(token), milliseconds, claim
+        )
 
-    def complete_within(self, session: Any, key: str, token: int, value: Any) -> bool:
+    def complete_within(self, session: Any, key: str, token: int, value: Any, *, claim: str | None = None) -> bool:
         """Store the result in the transaction of ``session`` and commit it: all its writes, or none. Two round trips.
 
         ``False`` if ``token`` is no longer the live claim's; then, and if it raises ``StoreUnavailable``, everything is
         undone. ``OutcomeUnknown`` if the server was lost at the commit; then the stored result tells.
         """
-        return self.store.run(self.flows.complete, arguments.key(key), self._token(token), value, None, session)
+        return self.store.run(self.flows.complete, arguments.key(key), self._token(token), value, None, session, claim)
 
-    async def acomplete_within(self, session: Any, key: str, token: int, value: Any) -> bool:
+    async def acomplete_within(
+        self, session: Any, key: str, token: int, value: Any, *, claim: str | None = None
+    ) -> bool:
         """Async version of ``complete_within``."""
-        return await self.store.arun(self.flows.complete, arguments.key(key), self._token(token), value, None, session)
+        return await self.store.arun(
+            self.flows.complete, arguments.key(key), self._token(token), value, None, session, claim
+        )
 
     def rollback(self, session: Any) -> None:
         """Undo what was written in ``session`` and end it."""

@@ -13,7 +13,6 @@ madelson/DistributedLock's MongoDB lock). Rules of this file:
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -34,25 +33,18 @@ from goscope_django.mongodb.document.reading import whole_or_none
 LOCKS: Final = "go_goscope_locks"
 LEASE: Final = Lease(holder=None)
 
-WANTED: Final = 60.0
-"""Seconds for which a lock counts as wanted by others after this process met one of them."""
-
-MOST_NOTED: Final = 10_000
-"""Locks that are remembered as wanted."""
-
 
 class LockFlows:
     """The operations of one prefix, as flows."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = f"{prefix}lock:"
-        self._refused: dict[str, float] = {}
 
     def acquire(self, clock: Clock, key: str, owner: str, claim: str, ttl: int) -> Flow[dict[str, Any] | None]:
         """The document if ``claim`` holds the lock now, else ``None``. One command.
 
-        One more where others want the lock as well, and another holder may have come and gone while the first was on
-        its way.
+        One more where the answer's time says that another holder may have come and gone while the command was on its
+        way: then the lock gets a token of now.
         """
         full = self.prefix + key
         found: dict[str, Any] | None
@@ -60,15 +52,15 @@ class LockFlows:
             found, answered = yield from self._take(clock, full, owner, claim, ttl)
             # mongomock drops what has expired before it can be read; a lock that short was never held.
             if found is None or found.get("claim") != claim:
-                self._note(full)
                 return None
-            if self._wanted(full) and outrun(found["token"], found["createdAt"], answered):
-                found = yield from self._renumber(clock, key, found, ttl)
-            return found
+            anew = outrun(found["token"], found["createdAt"], answered)
         except PyMongoError as error:
             if not may_have_happened(error):
                 raise
-            return (yield from self._settle(clock, full, claim, error))
+            found = yield from self._settle(clock, full, claim, error)
+            if found is None:
+                return None
+            anew = True  # its answer, which would tell, is lost
         except GeneratorExit:
             raise
         except BaseException:
@@ -76,34 +68,34 @@ class LockFlows:
             with contextlib.suppress(PyMongoError):
                 yield from ask(LOCKS, "delete_one", {"key": full, "claim": claim})
             raise
-
-    def _note(self, full: str) -> None:
-        """Somebody else holds the lock."""
-        known, now = self._refused, time.monotonic()
-        known.pop(full, None)  # so that the oldest come first
-        known[full] = now
-        with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread was quicker
-            while True:
-                oldest = next(iter(known))
-                if len(known) <= MOST_NOTED and now - known[oldest] < WANTED:
-                    break
-                del known[oldest]
-
-    def _wanted(self, full: str) -> bool:
-        """Whether others had the lock lately, as far as this process met them."""
-        at = self._refused.get(full)
-        return at is not None and time.monotonic() - at < WANTED
+        return (yield from self._renumber(clock, key, found, ttl)) if anew else found
 
     def _renumber(self, clock: Clock, key: str, found: dict[str, Any], ttl: int) -> Flow[dict[str, Any] | None]:
         """Give the lock that was just taken a token of now. ``None`` if its lease has ended."""
-        renumbered: dict[str, Any] | None = yield from ask(
+        mine = {**self._place(clock, key, found["_id"]), "claim": found["claim"]}
+        query: Query[dict[str, Any] | None] = Query(
             LOCKS,
             "find_one_and_update",
-            LEASE.mine(clock, **self._place(clock, key, found["_id"]), claim=found["claim"]),
-            [{"$set": {"token": LEASE.next_token(clock)}}, *LEASE.renew(clock, ttl)],
+            LEASE.mine(clock, **mine),
+            LEASE.renumber(clock, ttl),
             return_document=ReturnDocument.AFTER,
         )
-        return renumbered
+        try:
+            try:
+                return (yield from perform(query))
+            except PyMongoError:  # the predicate is the claim: at worst it is numbered twice
+                return (yield from perform(query))
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            with contextlib.suppress(PyMongoError):
+                yield from ask(LOCKS, "delete_one", mine)
+            if not isinstance(error, PyMongoError):
+                raise
+            raise OutcomeUnknown(
+                f"lock {self.prefix + key!r}: it was acquired and could not be numbered; it was given back if the "
+                f"server could be reached, and else ends with its lease"
+            ) from error
 
     @staticmethod
     def _take(
@@ -209,9 +201,17 @@ class LockFlows:
 
     def remaining(self, clock: Clock, key: str) -> Flow[float]:
         """Seconds until the lock is free if nobody gives it back; 0 if it is free now. One read."""
-        projection = {"expiresAt": True, **clock.stamp()}
+        return (yield from self.standing(clock, key))[0]
+
+    def standing(self, clock: Clock, key: str) -> Flow[tuple[float, float]]:
+        """``remaining``, and for how many seconds the lock has been held. One read."""
+        projection = {"expiresAt": True, "createdAt": True, **clock.stamp()}
         found = yield from ask(LOCKS, "find_one", {"key": self.prefix + key}, projection)
-        return LEASE.remaining(clock, found) if found else 0.0
+        if not found:
+            return 0.0, 0.0
+        now, since = instant(clock.read_stamp(found)), instant(found.get("createdAt"))
+        age = 0.0 if now is None or since is None else max(0.0, (now - since).total_seconds())
+        return LEASE.remaining(clock, found), age
 
     def list(self, clock: Clock, limit: int = 0) -> Flow[Sequence[LockInfo]]:
         test = {"key": prefix_range(self.prefix), "$expr": clock.live()}

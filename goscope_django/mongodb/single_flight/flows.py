@@ -101,7 +101,7 @@ class FlightFlows:
 
     def _take(self, clock: Clock, key: str, claim: str, since: int | None, terms: Terms) -> Flow[dict[str, Any]]:
         """One command: take the flight if nobody leads it and no result is there for ``since``; the document."""
-        full = self.prefix + key
+        full, sent = self.prefix + key, time.monotonic()
         kept = {"$gt": [{"$ifNull": ["$keepUntil", clock.now()]}, clock.now()]}
 
         def query() -> Query[dict[str, Any]]:
@@ -146,6 +146,11 @@ class FlightFlows:
             with contextlib.suppress(PyMongoError):
                 yield from self.abort(clock, key, claim, terms)
             raise
+        if found["claim"] == claim and time.monotonic() - sent >= terms.lease / 1_000:
+            # The answer came after the end of the lease: somebody else may lead by now, so we don't.
+            with contextlib.suppress(PyMongoError):
+                yield from self.abort(clock, key, claim, terms)
+            found["claim"] = None
         return found
 
     def _look(self, clock: Clock, key: str, since: int, seen: str, terms: Terms) -> Flow[dict[str, Any] | None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +20,7 @@ from tests.support.circuits import (
     Boom,
     Caller,
     age,
+    age_all_but_probes,
     caller,
     document,
     documents,
@@ -178,6 +181,40 @@ class TestHalfOpen:
             assert by.ends(breaker) == "ok"
         assert shown("supplier").successes == 3
         assert shown("supplier").probes == ()
+
+    def test_a_probe_keeps_its_place_while_the_circuit_opens_again(self, by: Caller) -> None:
+        breaker = self.opened(by, half_open_max_calls=2, success_threshold=9)
+        with by.running(breaker):
+            assert by.ends(breaker, Boom()) == "Boom"
+            age_all_but_probes("supplier", 31)
+            with by.running(breaker):
+                assert by.ends(breaker) == "refused", "the old one runs, and a new one"
+                look_again()
+                assert by.ends(breaker) == "refused"
+            assert by.ends(breaker) == "ok"
+            successes = shown("supplier").successes
+        found = shown("supplier")
+        assert (found.state, found.successes, found.probes) == ("half-open", successes, ()), "late, so it says nothing"
+
+    @pytest.mark.parametrize("outcome", [None, Boom()])
+    def test_nor_does_the_circuit_turn_half_open_while_as_many_run_as_may(
+        self, by: Caller, outcome: BaseException | None
+    ) -> None:
+        breaker = self.opened(by)
+        with by.running(breaker, outcome):
+            circuits.reset("supplier")
+            fail(by, breaker, 1)
+            age_all_but_probes("supplier", 31)
+            assert by.ends(breaker) == "refused"
+            assert shown("supplier").state == "open"
+        look_again()
+        assert by.ends(breaker) == "ok"
+        assert shown("supplier").state == "closed"
+
+    def test_who_makes_a_probe_is_shown(self, by: Caller) -> None:
+        with by.running(self.opened(by)):
+            (probe,) = shown("supplier").probes
+            assert probe.holder and probe.holder.startswith(f"{socket.gethostname()}:{os.getpid()}")
 
     def test_it_takes_success_threshold_successes_to_close(self, by: Caller) -> None:
         breaker = self.opened(by, success_threshold=3)

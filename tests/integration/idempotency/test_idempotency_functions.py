@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import inspect
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
@@ -347,13 +348,13 @@ def test_a_result_that_can_not_be_kept_is_done_all_the_same(store: Any, mode: st
 def test_nor_is_it_lost_to_the_caller_if_the_server_goes_away_then(
     store: Any, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def complete(name: str, token: int, value: Any) -> bool:
+    def complete(name: str, token: int, value: Any, **_: Any) -> bool:
         if "dropped" in value:
             raise StoreUnavailable("away")
         raise TypeError("can't be stored")
 
-    async def acomplete(*args: Any) -> bool:
-        return complete(*args)
+    async def acomplete(*args: Any, **more: Any) -> bool:
+        return complete(*args, **more)
 
     monkeypatch.setattr(store.idempotency, "complete", complete)
     monkeypatch.setattr(store.idempotency, "acomplete", acomplete)
@@ -478,3 +479,28 @@ def test_a_function_that_only_makes_a_coroutine_is_refused_and_nothing_recorded(
     with pytest.raises(InvalidType, match="coroutine"):
         makes()
     assert store.idempotency.list() == []
+
+
+def test_the_work_does_not_begin_under_a_claim_that_has_ended_already(
+    store: Any, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to ``begin`` comes after the end of the lease: somebody else may run the work by then."""
+    provider, runs = store.idempotency, []
+    begin = provider.begin
+
+    def late(*args: Any, **more: Any) -> Any:
+        claim = begin(*args, **more)
+        time.sleep(0.35)
+        return claim
+
+    async def alate(*args: Any, **more: Any) -> Any:
+        return late(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(provider, "begin", late)
+        patch.setattr(provider, "abegin", alate)
+        with pytest.raises(IdempotencyConflict):
+            in_mode(mode, lambda: runs.append(1), key="k", lease=0.3)()
+    assert runs == []
+    in_mode(mode, lambda: runs.append(1), key="k", lease=0.3)()
+    assert runs == [1], "and the next call need not wait"

@@ -405,3 +405,21 @@ def test_away_is_away() -> None:
         provider = MongoDBAdapter(client["t"]).idempotency
         with pytest.raises(StoreUnavailable):
             provider.begin("k", DAY)
+
+
+def test_a_claim_of_equal_token_is_judged_by_its_random_text(provider: MongoDBIdempotencyProvider) -> None:
+    claim = provider.begin("k", DAY)
+    assert claim.token is not None
+    assert not provider.extend("k", claim.token, 1_000, claim="another")
+    assert not provider.complete("k", claim.token, "theirs", claim="another")
+    assert not provider.abandon("k", claim.token, claim="another")
+    assert provider.get("k") is None
+    assert provider.extend("k", claim.token, 60_000, claim=claim.claim)
+    assert provider.complete("k", claim.token, "ours", claim=claim.claim)
+    found = provider.get("k")
+    assert found and found.value == "ours"
+
+
+def test_who_made_a_claim_is_listed(provider: MongoDBIdempotencyProvider) -> None:
+    provider.begin("k", DAY, holder="web-1:4711")
+    assert [one.holder for one in provider.list()] == ["web-1:4711"]

@@ -270,13 +270,14 @@ def test_a_change_of_settings_forgets_what_was_known() -> None:
 @pytest.mark.parametrize("while_waiting", [True, False])
 def test_a_call_whose_circuit_is_dropped_before_it_was_read_looks_again(while_waiting: bool) -> None:
     known, options = registry.current(), CircuitBreaker("supplier")._options
+    turn = known.view("supplier").turn
     if while_waiting:
-        known._reading.acquire()
+        assert turn.take(0.0)
     steps = known.entering("supplier", options)
     command = next(steps)
     known.retire()
     if while_waiting:
-        known._reading.release()
+        turn.end()
     with pytest.raises(StopIteration) as ended:  # noqa: PT012 - a flow is driven here
         for _ in range(5):
             command = steps.send(execute(command))
@@ -303,11 +304,14 @@ def test_generators_are_not_decorated(fn: Any) -> None:
 
 
 def test_the_registry_drops_circuits_that_nobody_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goscope_django.circuits.registry.IDLE", 0.0)
+    known = registry.current()
     for number in range(20):
         CircuitBreaker(f"tenant-{number}").call(lambda: None)
-    known = registry.current()
-    known.due = 0.0
+    assert len(known.views) == 20
+    monkeypatch.setattr("goscope_django.circuits.registry.IDLE", 0.0)
+    CircuitBreaker("tenant-20").call(lambda: None)
+    assert set(known.views) == {"tenant-20"}, "a first call, which reads no other circuit, drops them as well"
+    known.due = known.view("tenant-20").known_until = 0.0
     kept = CircuitBreaker("tenant-0")
     kept.call(lambda: None)
     assert len(known.views) <= 1

@@ -63,7 +63,7 @@ class Model:
     def move(self, state: str, now: int) -> None:
         self.state = state
         self.generation += 1
-        self.failures, self.probes, self.successes = [], {}, 0
+        self.failures, self.successes = [], 0
         if state == "open":
             self.opened = now
         if state == "closed":
@@ -75,12 +75,14 @@ class Model:
             return "run" if self.override == "closed" else "refuse"
         if self.state == "closed":
             return "run"
-        if self.state == "open":
-            if now - self.opened < RESET:
-                return "refuse"
-            self.move("half-open", now)
+        if self.state == "open" and now - self.opened < RESET:
+            return "refuse"
         self.probes = {one: until for one, until in self.probes.items() if until > now}
-        return "probe" if len(self.probes) < self.most else "refuse"
+        if len(self.probes) >= self.most:  # of whatever generation: each of them runs
+            return "refuse"
+        if self.state == "open":
+            self.move("half-open", now)
+        return "probe"
 
     def ended(self, generation: int, outcome: Outcome, now: int, *, known: bool) -> None:
         """A call through the closed circuit ended; ``known``: its process knew of failures."""
@@ -95,9 +97,9 @@ class Model:
             self.failures, self.count = [], 0
 
     def probed(self, claim: str, generation: int, outcome: Outcome, now: int) -> None:
+        live = self.probes.pop(claim, 0) > now
         if self.state != "half-open" or self.override or generation != self.generation:
             return
-        live = self.probes.pop(claim, 0) > now
         if outcome == "ignored" or not live:
             return
         if outcome == "failure":

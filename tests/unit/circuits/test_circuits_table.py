@@ -90,7 +90,8 @@ def test_operators_move_it_from_anywhere(flows: CircuitFlows, state: CircuitStat
 def test_the_local_circuit_moves_by_the_table(state: CircuitState, happening: Happening) -> None:
     local = LocalCircuit("it", Snapshot(state, generation=5))
     now = 1_000_000.0
-    local.failures, local.successes, local.probes = [now], 1, {"p": now + 60}
+    local.failures, local.successes = [now], 1
+    local.probes = {} if happening == "probe_granted" else {"p": now + 60}
     if happening == "threshold":
         local.failed(5, OPTIONS, now)
     elif happening == "probe_granted":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ class Router:
         self.tests.append({name: value for name, value in test.items() if name != "$expr"})
         if "key" not in test:
             raise OperationFailure(LOST, self.code, {"code": self.code, "errmsg": LOST})
-        found = {"_id": test["key"], "key": test["key"], "claim": "c"}
+        found = {"_id": test["key"], "key": test["key"], "claim": "c", "token": 1, "createdAt": datetime.now(UTC)}
         return (found, None) if query.method == "upserted" else found
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from bson.timestamp import Timestamp
+from pymongo.errors import AutoReconnect
 
 from goscope_django.core.flow import Command, Query, run
+from goscope_django.exceptions import OutcomeUnknown
 from goscope_django.mongodb.document.clock import TOKEN_STEPS, ServerClock, outrun
-from goscope_django.mongodb.locks.flows import MOST_NOTED, WANTED, LockFlows
+from goscope_django.mongodb.locks.flows import LockFlows
 
 SECOND = 1_800_000_000
 BEGAN = datetime.fromtimestamp(SECOND, UTC) + timedelta(milliseconds=250)
@@ -37,10 +39,12 @@ def test_whether_another_holder_may_have_come_and_gone(
 
 
 class Server:
-    """Holds the lock for another, then lets it be taken by a command that took long."""
+    """Lets the lock be taken by a command that is answered ``steps`` writes after it began."""
 
-    def __init__(self) -> None:
-        self.held = True
+    def __init__(self, steps: int, failures: int = 0, lost: int = 0) -> None:
+        self.steps = steps
+        self.failures = failures
+        self.lost = lost
         self.sent: list[Query[Any]] = []
 
     def __call__(self, query: Command[Any]) -> Any:
@@ -48,37 +52,50 @@ class Server:
         self.sent.append(query)
         document: dict[str, Any] = {"_id": "lock:a", "key": "lock:a", "token": SECOND * TOKEN_STEPS, "createdAt": BEGAN}
         if query.method == "find_one_and_update":
+            if self.failures:
+                self.failures -= 1
+                raise AutoReconnect("cut")
             return {**document, "claim": query.args[0]["claim"], "token": document["token"] + 9}
-        return {**document, "claim": "other" if self.held else "mine"}, Timestamp(SECOND, 9)
+        if query.method == "upserted" and self.lost:
+            self.lost -= 1
+            raise AutoReconnect("the answer is lost")
+        found = {**document, "claim": "mine"}
+        return found if query.method == "confirm" else (found, Timestamp(SECOND, self.steps))
+
+    @property
+    def methods(self) -> list[str]:
+        return [query.method for query in self.sent]
 
 
-def test_a_lock_that_others_want_is_numbered_anew() -> None:
-    server, clock, flows = Server(), ServerClock(), LockFlows("")
-    assert run(flows.acquire(clock, "a", "me", "mine", 1_000), server) is None
-    server.held = False
-    found = run(flows.acquire(clock, "a", "me", "mine", 1_000), server)
+def acquired(server: Server) -> dict[str, Any] | None:
+    return run(LockFlows("").acquire(ServerClock(), "a", "me", "mine", 1_000), server)
+
+
+def test_a_lock_is_numbered_anew_where_another_may_have_come_and_gone_whoever_this_process_met() -> None:
+    server = Server(steps=9)
+    found = acquired(server)
     assert found and found["token"] == SECOND * TOKEN_STEPS + 9
-    assert [query.method for query in server.sent] == ["upserted", "upserted", "find_one_and_update"]
+    assert server.methods == ["upserted", "find_one_and_update"]
     assert server.sent[-1].args[0]["claim"] == "mine", "only while it is ours"
 
 
-def test_a_lock_that_nobody_else_wants_is_one_command() -> None:
-    server, flows = Server(), LockFlows("")
-    server.held = False
-    assert run(flows.acquire(ServerClock(), "a", "me", "mine", 1_000), server)
-    assert len(server.sent) == 1
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_lock_that_nobody_can_have_had_meanwhile_is_one_command(steps: int) -> None:
+    server = Server(steps)
+    assert acquired(server) and server.methods == ["upserted"]
 
 
-def test_what_is_noted_is_bounded_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("goscope_django.mongodb.locks.flows.time.monotonic", lambda: now[0])
-    flows = LockFlows("")
-    for number in range(MOST_NOTED):
-        flows._note(str(number))
-    assert flows._wanted("5")
-    flows._note("one more")
-    assert len(flows._refused) == MOST_NOTED and not flows._wanted("0"), "the oldest goes"
-    now[0] = WANTED
-    assert not flows._wanted("5")
-    flows._note("new")
-    assert list(flows._refused) == ["new"] and flows._wanted("new")
+def test_a_lock_whose_answer_was_lost_is_numbered_anew() -> None:
+    server = Server(steps=1, lost=1)
+    found = acquired(server)
+    assert found and found["token"] == SECOND * TOKEN_STEPS + 9
+    assert server.methods == ["upserted", "confirm", "find_one_and_update"]
+
+
+def test_a_lock_that_cannot_be_numbered_is_given_back() -> None:
+    once = Server(steps=9, failures=1)
+    assert acquired(once) and once.methods == ["upserted", "find_one_and_update", "find_one_and_update"]
+    server = Server(steps=9, failures=2)
+    with pytest.raises(OutcomeUnknown, match="given back"):
+        acquired(server)
+    assert server.methods[-1] == "delete_one" and server.sent[-1].args[0]["claim"] == "mine"
