@@ -13,6 +13,7 @@ It names this process, the thread or task, and what that runs. Rules of this fil
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import re
 import secrets
@@ -153,11 +154,14 @@ def _celery() -> str:
 
 def _command() -> str:
     """The management command that this process was started with."""
-    program = sys.argv[0] if sys.argv else ""
+    return _command_of(sys.argv[0], sys.argv[1]) if len(sys.argv) > 1 else ""
+
+
+@functools.lru_cache(maxsize=4)
+def _command_of(program: str, name: str) -> str:
     path = Path(program)
     bare = path.name in _BARE or path.parts[-2:] == ("django", "__main__.py")
-    name = sys.argv[1] if bare and len(sys.argv) > 1 else ""
-    return f"manage.py {name}" if _COMMAND.fullmatch(name) else ""
+    return f"manage.py {name}" if bare and _COMMAND.fullmatch(name) else ""
 
 
 def _clean(text: str, most: int) -> str:

@@ -311,6 +311,8 @@ class _Task:
             tasks = _tasks.get(self.loop, {})
             if tasks.get(self.lane) is self:
                 del tasks[self.lane]
+                if not tasks:
+                    del _tasks[self.loop]
 
 
 _threads: dict[str, _Thread] = {}

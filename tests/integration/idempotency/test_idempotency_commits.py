@@ -132,7 +132,7 @@ class TestAtomicRequests:
         assert send().status_code == 409
 
     def test_a_server_that_is_away_at_the_commit_takes_nothing_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def away(*_: Any) -> bool:
+        def away(*_: Any, **__: Any) -> bool:
             raise StoreUnavailable("away")
 
         monkeypatch.setattr(runtime.adapter().idempotency, "complete", away)
