@@ -3,7 +3,7 @@
 ``MIDDLEWARE = ["goscope_django.middleware.StoreUnavailableMiddleware", ...]``, as the first, and
 ``"goscope_django.middleware.CircuitOpenMiddleware"`` anywhere in the list. They work in sync and async stacks and cost
 a request nothing unless something raises. Whoever holds a lock, a claim or a task while
-the request runs is then described by its method and route (``CircuitOpenMiddleware``).
+the request runs is then described by its method and route.
 """
 
 from __future__ import annotations
@@ -114,8 +114,11 @@ class StoreUnavailableMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        response = self.get_response(request)
-        return _later(request, response) if self._async else _instead(request, response)
+        if self._async:
+            return _later(request, self.get_response(request))
+        with holder.serving(request):
+            response = self.get_response(request)
+        return _instead(request, response)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Called by Django with what the view raised."""
@@ -138,7 +141,9 @@ def _instead(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBa
 
 async def _later(request: HttpRequest, response: Awaitable[HttpResponseBase]) -> HttpResponseBase:
     """Async version of ``_instead``."""
-    return _instead(request, await response)
+    with holder.serving(request):
+        answer = await response
+    return _instead(request, answer)
 
 
 def _inside(handler: Any) -> Any:

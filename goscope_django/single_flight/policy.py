@@ -106,7 +106,7 @@ class Policy:
             keyed=self.key is not None,
             ignored=self.ignored,
             provider=flights(),
-            terms=Terms(self.lease, self.linger, holder.describe(), limit),
+            terms=Terms(self.lease, self.linger, _who(request), limit),
             deadline=time.monotonic() + self.blocking,
             outage=outage("single_flight"),
             ignore=ignore,
@@ -172,3 +172,11 @@ def _view_name(fn: Any, view: type) -> str:
     ]
     more = requests.identity(sorted(said, key=str), sorted((getattr(fn, "actions", None) or {}).items()))
     return f"{view.__qualname__}.{view.__name__}:{more}"
+
+
+def _who(request: Any) -> str:
+    """Who asks for the flight, as its holder is told. ``request`` runs here, with our middleware or without."""
+    if request is None:
+        return holder.describe()
+    with holder.serving(requests.plain(request)):
+        return holder.describe()

@@ -8,6 +8,7 @@ import inspect
 import os
 import pickle
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -77,7 +78,7 @@ class TestArguments:
 
     def test_the_worker_is_named(self) -> None:
         with checkpointed("t"):
-            assert head("t")["owner"].endswith(f":{os.getpid()}")
+            assert head("t")["owner"].startswith(f"{socket.gethostname()}:{os.getpid()}")
 
     def test_a_function_for_the_id_is_for_decorators(self) -> None:
         with pytest.raises(InvalidType, match="decorator"), checkpointed(lambda: "t"):

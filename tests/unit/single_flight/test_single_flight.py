@@ -15,6 +15,7 @@ import pytest
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.test import RequestFactory, override_settings
+from django.urls import ResolverMatch
 from django.utils.decorators import method_decorator
 from django.views import View
 
@@ -698,3 +699,19 @@ def test_a_key_that_is_no_text_is_told() -> None:
 
     with pytest.raises(InvalidType, match="key"):
         value(3)
+
+
+def test_a_leader_is_described_by_method_and_route_without_our_middleware() -> None:
+    seen: list[str] = []
+
+    @single_flight()
+    def view(request: HttpRequest) -> HttpResponse:
+        seen.extend(one.leader for one in in_the_air())
+        return HttpResponse("x")
+
+    request = rf.get("/orders/secret-token/?key=secret")
+    request.resolver_match = ResolverMatch(view, (), {}, route="orders/<str:token>/")
+    assert view(request).content == b"x"
+    assert len(seen) == 1
+    assert seen[0].endswith("GET /orders/<str:token>/")
+    assert "secret" not in seen[0]

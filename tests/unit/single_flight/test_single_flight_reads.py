@@ -205,7 +205,7 @@ def attacked(look: Callable[[Any], Any], requests_of: Sequence[Callable[[], Http
     memory.clear()
     gate = Gate()
 
-    @single_flight(**options)
+    @single_flight(name="attacked", **options)
     def view(request: HttpRequest) -> HttpResponse:
         gate.hold()
         return shown(look, request)
