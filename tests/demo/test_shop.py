@@ -75,8 +75,11 @@ def test_the_basket_is_a_session_in_mongodb(visitor: Visitor, shop: Shop) -> Non
     assert "Total" in visitor.post("/basket/add/", sku="P00002").text
     visitor.post("/basket/add/", sku="P00002")
     assert "2 pieces" in visitor.get("/").text
-    [entry] = stored(shop, f"django.contrib.sessions.cache{visitor.client.cookies['sessionid']}")
-    assert entry["value"] == {"basket": {"P00002": 2}}
+    key = visitor.client.cookies["sessionid"]
+    with MongoClient[dict[str, object]](shop.mongo_url) as client:
+        kept = [str(one) for one in client.get_default_database().go_goscope_cache.find()]
+    assert [one for one in kept if "goscope.session:" in one], "it is a session of ours"
+    assert not [one for one in kept if key in one], "its key is nowhere"
     assert not shop.rows("SELECT * FROM django_session")
 
 

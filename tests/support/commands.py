@@ -53,6 +53,14 @@ def explainable(command: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in command.items() if name not in _ENVELOPE}
 
 
+def single(command: dict[str, Any]) -> list[dict[str, Any]]:
+    """``command`` once for each of its statements, since ``explain`` takes only one."""
+    for name in ("deletes", "updates"):
+        if name in command:
+            return [{**command, name: [one]} for one in command[name]]
+    return [command]
+
+
 def stages(plan: dict[str, Any]) -> set[str]:
     """The names of all stages in a plan (or in the whole answer of ``explain``)."""
     found = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from typing import Any
 
@@ -116,7 +117,8 @@ class Command(OperatorCommand):
         self.line(f"  named by {state.chosen_by}")
         self.line(f"  prefix {escaped(state.key_prefix) or '(none)'}")
         for notice in server.notices:
-            self.line(f"  note: {escaped(notice)}", self.style.WARNING)
+            for part in textwrap.wrap(f"note: {escaped(notice)}", 78, break_long_words=False, break_on_hyphens=False):
+                self.line(f"  {part}", self.style.WARNING)
         self._summary(state)
         self._tables(state)
 

@@ -76,7 +76,7 @@ UNFIT: Final = Finding(
 
 
 def fitness(clock: Clock) -> Flow[Finding | None]:
-    """One command, until the server has proved it: a change of nothing. Needs the rights to find and update.
+    """One command, until the server has proved it: how it would carry out a change. Needs the rights for that.
 
     Raises the driver's error for a user without these rights.
     """
@@ -85,7 +85,7 @@ def fitness(clock: Clock) -> Flow[Finding | None]:
     change = [{"$set": {"expiresAt": clock.now(), "token": clock.token()}}]
     command = {"findAndModify": COLLECTIONS[0], "query": {"_id": _NEVER}, "update": change}
     try:
-        yield from ask("", "command", command)
+        yield from ask("", "command", {"explain": command, "verbosity": "queryPlanner"})
     except OperationFailure as error:
         if means(error, NOT_SUPPORTED):
             return UNFIT

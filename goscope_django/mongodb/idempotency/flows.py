@@ -118,13 +118,13 @@ class IdempotencyFlows:
         if found.get("claim") != claim:
             return self._judged(clock, full, found, fingerprint)
         if again or outrun(found["token"], found["updatedAt"], answered):
-            renumbered = yield from self._renumber(clock, full, claim, lease)
+            renumbered = yield from self._renumber(clock, full, claim, lease, found["token"])
             if renumbered is None:  # its lease ended on the way
                 return IdempotencyClaim("in_progress", retry_after=0.0)
             found = renumbered
         return IdempotencyClaim("started", token=int(found["token"]), claim=claim)
 
-    def _renumber(self, clock: Clock, full: str, claim: str, lease: int) -> Flow[dict[str, Any] | None]:
+    def _renumber(self, clock: Clock, full: str, claim: str, lease: int, token: int) -> Flow[dict[str, Any] | None]:
         """Give the claim that was just made a token of now. ``None`` if its lease has ended."""
         query: Query[dict[str, Any] | None] = Query(
             IDEMPOTENCY,
@@ -138,7 +138,13 @@ class IdempotencyFlows:
             try:
                 return (yield from perform(query))
             except PyMongoError:  # the predicate is the claim: at worst it is numbered twice
-                return (yield from perform(query))
+                try:
+                    return (yield from perform(query))
+                except PyMongoError:
+                    now = yield from ask(IDEMPOTENCY, "confirm", {"key": claim_key(full), "claim": claim})
+                    if now is None or whole_or_none(now.get("token")) in (None, token):
+                        raise
+                    return dict(now)  # it was numbered: only the answers were lost
         except GeneratorExit:
             raise
         except BaseException as error:

@@ -84,7 +84,13 @@ class LockFlows:
             try:
                 return (yield from perform(query))
             except PyMongoError:  # the predicate is the claim: at worst it is numbered twice
-                return (yield from perform(query))
+                try:
+                    return (yield from perform(query))
+                except PyMongoError:
+                    now = yield from ask(LOCKS, "confirm", mine)
+                    if now is None or whole_or_none(now.get("token")) in (None, found["token"]):
+                        raise
+                    return dict(now)  # it was numbered: only the answers were lost
         except GeneratorExit:
             raise
         except BaseException as error:

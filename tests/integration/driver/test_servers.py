@@ -280,7 +280,7 @@ def test_a_look_sends_a_known_number_of_commands(server: ReplicaSet) -> None:
         recorder.clear()
         seen = adapter.store.run(inspection.view, "look")
         first = [name for name in recorder.names if name != "listIndexes"]
-        assert first == ["buildInfo", "connectionStatus", "aggregate", "findAndModify"]
+        assert first == ["buildInfo", "connectionStatus", "aggregate", "explain"]
         assert [one.kind for one in seen.findings] == ["end of life"]
         recorder.clear()
         adapter.store.run(inspection.view, "look")

@@ -312,7 +312,7 @@ def test_nobody_looks_less_often_than_a_result_is_kept() -> None:
     def value() -> str:
         return "x"
 
-    policy = single_flight_policy.Policy(5, 10, "k", None, 0.15, None, "value").on(value)
+    policy = single_flight_policy.Policy(5, 10, "k", None, 0.15, None, name="value").on(value)
     plan = carry_out(policy.plan(value, (), {}))
     assert plan is not None
     pace = plan.pace(single_flight_group.Entry((0, "k")))
