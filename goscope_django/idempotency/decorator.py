@@ -90,9 +90,10 @@ def idempotent(
 
     def decorate(func: Callable[P, R]) -> Callable[P, R]:
         arguments.named_function(func, "idempotent()")
+        if iscoroutinefunction(func):
+            told.refuse_async()
         policy = told.on(func)
         if iscoroutinefunction(func):
-            policy.refuse_async()
 
             @wraps(func)
             async def awrapper(*args: P.args, **kwargs: P.kwargs) -> Any:

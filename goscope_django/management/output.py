@@ -31,15 +31,19 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from goscope_django.exceptions import (
     ConfigurationError,
+    CredentialsRefused,
     GoscopeError,
     IndexConflict,
     InvalidType,
     InvalidValue,
+    MissingRights,
     NotFound,
+    ServerNotSupported,
     StateChanged,
     StoreError,
 )
 from goscope_django.operations import SCHEMA_VERSION, Done, plain
+from goscope_django.operations.convert import hint
 from goscope_django.operations.values import Section
 from goscope_django.operations.wording import TERMINAL, escaped, number
 
@@ -151,6 +155,10 @@ class OperatorCommand(BaseCommand):
         if isinstance(error, ImproperlyConfigured):
             return f"{str(error).rstrip('.')}. `manage.py check` shows all that is wrong with the settings."
         if isinstance(error, _USAGE) or not isinstance(error, StoreError):
+            return str(error)
+        if isinstance(error, (CredentialsRefused, MissingRights)):
+            return f"{str(error).rstrip('.')}. {hint('', error)}"
+        if isinstance(error, ServerNotSupported):
             return str(error)
         return f"{error}. Is the server running and reachable? `manage.py goscope_status` tells more."
 

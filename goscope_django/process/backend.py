@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 from goscope_django.mongodb.driver import commits
@@ -68,24 +68,35 @@ def in_transaction_of(connection: Any, work: Callable[[], T], attempts: int = 1)
 
 def _committed(connection: Any, work: Callable[[], T], stored: Callable[[], object]) -> T:
     """What ``work`` returns, once it is committed; ``stored`` is called after the commit, before all hooks."""
-    from django_mongodb_backend.transaction import atomic
-
-    # Inside a block of Django's atomic(), which does nothing here, hooks could not run after our commit.
-    block, connection.in_atomic_block = connection.in_atomic_block, False
     try:
-        with atomic(connection.alias):
-            connection.in_atomic_block = block
+        with block(connection):
             result = work()
-            connection.in_atomic_block = False
             connection.run_on_commit.insert(0, ([], stored, False))
     except BaseException:
         # After a commit that failed the backend keeps what belonged to it: the session, and hooks of anybody.
         _forget_dead(connection)
         connection.rollback_mongo()
         raise
-    finally:
-        connection.in_atomic_block = block
     return result
+
+
+@contextlib.contextmanager
+def block(connection: Any) -> Iterator[None]:
+    """The backend's ``atomic()``, which works inside a block of Django's ``atomic()`` too.
+
+    There the backend's own fails after its commit: hooks may not run inside of Django's block, which does nothing here.
+    """
+    from django_mongodb_backend.transaction import atomic
+
+    outer = connection.in_atomic_block
+    try:
+        with atomic(connection.alias):
+            try:
+                yield
+            finally:
+                connection.in_atomic_block = False
+    finally:
+        connection.in_atomic_block = outer
 
 
 def _forget_dead(connection: Any) -> None:

@@ -58,11 +58,9 @@ def atomic(alias: str) -> Iterator[None]:
 
     Raises ``TransactionManagementError`` in a block whose transaction has ended before the block.
     """
-    from django_mongodb_backend import transaction
-
     connection: Any = connections[alias]
     if backend.open_session(connection) is not None:
-        with transaction.atomic(alias):
+        with backend.block(connection):
             yield
         return
     if connection.session is not None:
@@ -72,7 +70,7 @@ def atomic(alias: str) -> Iterator[None]:
             f"the transaction on {alias!r} has ended before its block: leave the block first"
         )
     try:
-        with transaction.atomic(alias):
+        with backend.block(connection):
             yield
     finally:
         if connection.session is not None and backend.open_session(connection) is None:

@@ -4,7 +4,8 @@ Rules of this file:
 
 * Our work is an ``on_commit`` hook, in its place among the others. While a connection has such hooks, the methods that
   end its transaction or a savepoint are followed, on this connection object only.
-* On SQL a hook that has left ``run_on_commit`` without a commit was rolled back.
+* On SQL a hook that has left ``run_on_commit`` without a commit was rolled back. Django leaves it there if a savepoint
+  made by hand is rolled back; what followed that savepoint is told by the number in the savepoint's name.
 * On ``django_mongodb_backend`` it was not: there ``run_on_commit`` is also emptied by a block of Django's ``atomic()``
   that fails, which undoes nothing. What counts is how the driver's session ended.
 * The backend keeps a session whose commit has failed, and our hooks with it. Both are taken off the connection, so that
@@ -38,7 +39,7 @@ def follow(connection: BaseDatabaseWrapper, ended: Ended) -> bool:
     if connection.closed_in_transaction:  # the database has rolled it back, and Django's block has not ended yet
         ended(False)
         return True
-    hook = _Hook(ended)
+    hook = _Hook(ended, savepoints=connection.savepoint_state)
     connection.on_commit(hook, robust=True)
     if not hook.registered():
         return False
@@ -49,11 +50,13 @@ def follow(connection: BaseDatabaseWrapper, ended: Ended) -> bool:
 class _Hook:
     """What waits for one transaction. Django calls it after the commit."""
 
-    __slots__ = ("__weakref__", "_at_once", "_ended", "_registered", "committed", "over", "session")
+    __slots__ = ("__weakref__", "_at_once", "_ended", "_registered", "committed", "over", "savepoints", "session")
 
-    def __init__(self, ended: Ended, session: Any = None) -> None:
+    def __init__(self, ended: Ended, session: Any = None, savepoints: int = 0) -> None:
         self._ended = ended
         self.session = session
+        self.savepoints = savepoints
+        """How many savepoints the connection had made before."""
         self.committed: bool | None = False
         self.over = False
         self._registered = session is not None
@@ -121,8 +124,10 @@ class _Watch:
         self.hooks.append(hook)
         if not self.shadows:
             self.shadows.put("commit", self._commit)
-            for name in ("rollback", "savepoint_rollback", "close"):
+            for name in ("rollback", "close"):
                 self.shadows.put(name, self._end)
+            self.shadows.put("savepoint_rollback", self._undo_savepoint)
+            self.shadows.put("clean_savepoints", self._count_anew)
             self.shadows.put("run_and_clear_commit_hooks", self._after_hooks)
 
     def _commit(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,6 +147,27 @@ class _Watch:
                 self.settle(after_hooks=after_hooks)
 
         return end
+
+    def _undo_savepoint(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def savepoint_rollback(sid: str, *args: Any, **kwargs: Any) -> Any:
+            result = original(sid, *args, **kwargs)
+            number = sid.rpartition("_x")[2]
+            if number.isdecimal():
+                undone = {id(hook) for hook in self.hooks if hook.savepoints >= int(number)}
+                self.connection.run_on_commit = [
+                    one for one in self.connection.run_on_commit if id(one[1]) not in undone
+                ]
+            return result
+
+        return self._end(savepoint_rollback)
+
+    def _count_anew(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def clean_savepoints(*args: Any, **kwargs: Any) -> Any:
+            for hook in self.hooks:
+                hook.savepoints = -1  # the numbers of later savepoints say nothing about it
+            return original(*args, **kwargs)
+
+        return clean_savepoints
 
     def _after_hooks(self, original: Callable[..., Any]) -> Callable[..., Any]:
         return self._end(original, after_hooks=True)

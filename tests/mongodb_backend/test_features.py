@@ -102,7 +102,7 @@ def test_a_failed_commit_gives_the_claim_up(store: Any, monkeypatch: pytest.Monk
 def test_an_unknown_commit_leaves_the_claim_to_its_lease(
     store: Any, monkeypatch: pytest.MonkeyPatch, stored: bool
 ) -> None:
-    @idempotent(key="short", lease=1.5, on_conflict="wait", blocking_timeout=30)
+    @idempotent(key="short", name="short", lease=1.5, on_conflict="wait", blocking_timeout=30)
     def work() -> str:
         Group.objects.create(name=f"work {Group.objects.count()}")
         return "done"
@@ -249,7 +249,7 @@ def test_a_lock_on_the_transaction_of_one_database(store: Any) -> None:
 def test_a_flight_is_published_after_the_commit(store: Any) -> None:
     runs: list[str] = []
 
-    @single_flight(key="flight", blocking_timeout=30)
+    @single_flight(key="flight", name="flight", blocking_timeout=30)
     def read() -> str:
         runs.append("run")
         return f"result {len(runs)}"

@@ -224,31 +224,29 @@ def translated(
 
 
 def _translated(error: PyMongoError, query: Query[Any] | None, database: str) -> StoreError:
-    what = f"{query.collection}.{query.method}" if query and query.collection else "the server"
+    told = f"{query.collection}.{query.method}: " if query and query.collection else ""
     happened = may_have_happened(error)
     if isinstance(error, WaitQueueTimeoutError) and not happened:
-        return PoolExhausted(
-            f"{what}: no connection of this process's own pool (maxPoolSize) came free: {_said(error)}"
-        )
+        return PoolExhausted(f"{told}no connection of this process's own pool (maxPoolSize) came free: {_said(error)}")
     if isinstance(error, ServerSelectionTimeoutError) and not happened:
-        return StoreUnavailable(f"{what}: no server was reached: {_said(error)}")
+        return StoreUnavailable(f"{told}no server was reached: {_said(error)}")
     if means(error, REFUSED_CREDENTIALS):
-        return CredentialsRefused(f"{what}: the server refuses the user or the password ({type(error).__name__})")
+        return CredentialsRefused(f"{told}the server refuses the user or the password ({type(error).__name__})")
     if means(error, MISSING_RIGHTS):
         # The server's own message quotes the command, and with it what was to be stored.
         return _missing(error, query, database)
     if means(error, NOT_SUPPORTED):
         return ServerNotSupported(
-            f"{what}: the server does not know a command, stage or variable that is needed (code "
+            f"{told}the server does not know a command, stage or variable that is needed (code "
             f"{getattr(error, 'code', None)}). MongoDB 6.0 or later is needed, with updates by a pipeline and $$NOW; "
             f"servers that only speak its protocol are not supported"
         )
     if isinstance(error, ConfigurationError):
         # Raised on use: a name that can't be resolved (mongodb+srv), or a server that is too old for the driver.
         if "wire version" in str(error):
-            return ServerNotSupported(f"{what}: {_said(error)}")
-        return StoreUnavailable(f"{what}: no server was reached: {_said(error)}")
-    text = f"{what}: {type(error).__name__}: {_said(error)}"
+            return ServerNotSupported(f"{told}{_said(error)}")
+        return StoreUnavailable(f"{told}no server was reached: {_said(error)}")
+    text = f"{told or 'the server: '}{type(error).__name__}: {_said(error)}"
     if happened:
         reads = query is not None and query.method in READS
         return StoreUnavailable(text) if reads else OutcomeUnknown(text)

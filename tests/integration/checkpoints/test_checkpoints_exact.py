@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import connections, transaction
 from django.test import override_settings
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect
@@ -75,6 +75,16 @@ def test_each_batch_and_its_state_are_committed_together(books: Books) -> None:
     assert task.sequence >= 3
     assert [one.task_id for one in list_tasks()] == ["t"]  # the fence is no task
     assert books.db[TASKS].count_documents({}) == 1
+
+
+def test_inside_djangos_atomic_which_does_nothing_here(books: Books) -> None:
+    """The backend's own ``atomic`` fails there, after its commit: Django refuses to run hooks in a block of its own."""
+    with transaction.atomic(using=ALIAS), checkpointed("t") as task:
+        for item in task.track(ITEMS, every=4, atomic=ALIAS):
+            books.note(item)
+            assert connections[ALIAS].in_atomic_block
+    assert books.items == ITEMS
+    assert not connections[ALIAS].in_atomic_block
 
 
 def test_an_error_takes_the_batch_back_and_the_next_start_repeats_it(books: Books) -> None:

@@ -110,6 +110,23 @@ def test_refused_users_are_2_and_nothing_is_shown(name: str, password: str, name
     assert "goscope.W01" in manage(address(locked, name, password), "check", "--database", "default").err
 
 
+@pytest.mark.parametrize(
+    ("name", "password", "advice"),
+    [
+        ("writer", "wrong", "Check the user"),
+        ("four", "pa55", "lists the rights"),
+        ("nobody", "pa55", "lists the rights"),
+    ],
+)
+def test_other_commands_do_not_ask_whether_a_server_runs_that_has_answered(
+    name: str, password: str, advice: str, locked: ReplicaSet
+) -> None:
+    ended = manage(address(locked, name, password), "goscope_indexes", "ensure")
+    assert ended.code == 2
+    assert advice in ended.err and "Is the server running" not in ended.err
+    assert "Traceback" not in ended.err and "pa55" not in ended.err
+
+
 def test_without_credentials_that_is_said(locked: ReplicaSet) -> None:
     ended, _ = status(f"mongodb://127.0.0.1:{locked.ports[0]}/shop")
     assert ended.code == 2 and ended.document["reachable"] is False

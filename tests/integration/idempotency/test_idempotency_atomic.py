@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from django.db import transaction as djangos
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
 from pymongo import MongoClient, monitoring
@@ -133,6 +134,22 @@ def test_an_error_leaves_neither_data_nor_record_and_a_repeat_runs(shop: Shop) -
     assert (shop.orders, shop.states) == (0, [])
     assert place("b") == "placed b"
     assert shop.orders == 1
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_inside_djangos_atomic_which_does_nothing_here(shop: Shop, durable: bool) -> None:
+    """As under ``ATOMIC_REQUESTS``. The backend's own ``atomic`` fails there, after its commit."""
+    place, hooks = placing(shop), list[str]()
+    with djangos.atomic(using=ALIAS, durable=durable):
+        with pytest.raises(RuntimeError):
+            place("raise")
+        assert (shop.orders, shop.states) == (0, [])
+        assert place("a") == place("b") == "placed a"
+        transaction.on_commit(lambda: hooks.append("at once"), using=ALIAS)
+        assert shop.connection.in_atomic_block
+        assert shop.states == [(f"done:{NAME}", NAME)]
+    assert (shop.orders, hooks) == (1, ["at once"])
+    assert not shop.connection.in_atomic_block
 
 
 def test_until_the_commit_repeats_see_that_it_is_in_progress(shop: Shop) -> None:
@@ -377,7 +394,7 @@ def test_a_standalone_server_is_refused_with_the_reason(django_db_blocker: Any) 
         override_settings(GOSCOPE={"TEST": {"URL": f"django://{ALIAS}"}}),
         pytest.raises(ImproperlyConfigured, match="standalone"),
     ):
-        idempotent(key="k", atomic=ALIAS)(lambda: None)()
+        idempotent(key="k", name="nothing", atomic=ALIAS)(lambda: None)()
 
 
 def test_a_transaction_of_its_own_is_refused_inside(shop: Shop) -> None:
@@ -388,7 +405,7 @@ def test_a_transaction_of_its_own_is_refused_inside(shop: Shop) -> None:
         with pytest.raises(ConfigurationError), attempt.transaction():
             pass
 
-    idempotent(key="k", atomic=ALIAS)(place)()
+    idempotent(key="k", name="place", atomic=ALIAS)(place)()
 
 
 def test_a_result_that_cant_be_stored_is_recorded_as_done(shop: Shop) -> None:
@@ -396,7 +413,7 @@ def test_a_result_that_cant_be_stored_is_recorded_as_done(shop: Shop) -> None:
         shop.order("a")
         return threading.Lock()
 
-    wrapped = idempotent(key="k", atomic=ALIAS)(place)
+    wrapped = idempotent(key="k", name="place", atomic=ALIAS)(place)
     wrapped()
     with pytest.raises(IdempotencyError, match="not kept"):
         wrapped()

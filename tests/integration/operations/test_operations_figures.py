@@ -74,6 +74,50 @@ def test_what_was_counted_is_sent_when_the_process_ends(url: str) -> None:
     assert sum(found.series["locks_acquired"]) == 1
 
 
+@pytest.mark.parametrize("before", ["", "cache.get('early:1')"])
+def test_what_a_test_environment_counts_is_not_sent_from_outside_of_it(url: str, before: str) -> None:
+    """Also where tests run in a process that has used its own store before, and goes on with it afterwards."""
+    text = f"""
+from django.test.utils import setup_test_environment, teardown_test_environment
+
+figures.INTERVAL = 0.05
+{before}
+until(lambda: not own_threads())
+setup_test_environment()
+cache.get("tests:1")
+time.sleep(0.3)
+assert not own_threads()
+teardown_test_environment()
+cache.get("late:0")  # a count that comes with those of the tests may be dropped with them
+cache.get("late:1")
+assert own_threads()
+until(lambda: not own_threads())
+cache.get("last:1")
+"""
+    run(url, text)
+    found = {space: counts["misses"] for (_, space), counts in hour(url).pairs.items()}
+    assert found.pop("late") >= 1
+    assert found == {"last": 1, **({"early": 1} if before else {})}
+
+
+def test_a_thread_that_runs_when_a_test_environment_begins_sends_nothing_of_it(url: str) -> None:
+    text = """
+from django.test.utils import setup_test_environment, teardown_test_environment
+
+figures.INTERVAL = 0.3
+cache.get("early:1")
+setup_test_environment()
+cache.get("tests:1")
+until(lambda: not own_threads())
+cache.get("tests:1")
+teardown_test_environment()
+cache.get("late:0")
+cache.get("late:1")
+"""
+    run(url, text)
+    assert set(hour(url).pairs) == {("default", "late")}
+
+
 @pytest.mark.parametrize("leave", ["raise SystemExit(0)", "raise KeyboardInterrupt", "1 / 0"])
 def test_in_whatever_way_it_ends_in_order(leave: str, url: str) -> None:
     script(url, f"{PRELUDE}\ncache.get('user:1')\n{leave}")

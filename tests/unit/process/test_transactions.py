@@ -20,12 +20,19 @@ def said(transactional_db: None) -> Iterator[list[str]]:
     """What was called; afterwards the connection must be as Django made it."""
     found: list[str] = []
     yield found
-    shadows = {"commit", "rollback", "savepoint_rollback", "close", "run_and_clear_commit_hooks", "_goscope_watch"}
-    assert not shadows & set(vars(connections["default"]))
+    shadows = {"commit", "rollback", "savepoint_rollback", "clean_savepoints", "close", "run_and_clear_commit_hooks"}
+    assert not (shadows | {"_goscope_watch"}) & set(vars(connections["default"]))
 
 
 def defer(said: list[str], name: str = "", using: str | None = None) -> bool:
     return after_commit(lambda: said.append(f"done{name}"), lambda: said.append(f"undone{name}"), using)
+
+
+def savepoint() -> str:
+    """A savepoint made by hand. ``transaction.savepoint`` is on its way out from Django 6.1 on."""
+    made = connection.savepoint()
+    assert made is not None
+    return made
 
 
 def test_without_a_transaction_nothing_is_called(said: list[str]) -> None:
@@ -78,14 +85,53 @@ def test_a_savepoint_that_is_rolled_back_takes_only_its_own_with_it(said: list[s
     assert said == ["undone inner", "done outer", "done second"]
 
 
-def test_a_savepoint_by_hand_is_no_rollback_for_hooks_of_django_either(said: list[str]) -> None:
+def test_a_savepoint_by_hand_takes_what_followed_it(said: list[str]) -> None:
+    """Django's own hooks it leaves alone: they run after the commit, though their work was undone."""
     with transaction.atomic():
-        point = transaction.get_connection().savepoint()  # transaction.savepoint is on its way out from Django 6.1 on
+        defer(said, " before")
+        point = savepoint()
         transaction.on_commit(lambda: said.append("Django's"))
+        defer(said, " first")
+        with transaction.atomic():
+            defer(said, " inner")
+        connection.savepoint_rollback(point)
+        assert said == ["undone first", "undone inner"]
+        defer(said, " after")
+    assert said == ["undone first", "undone inner", "done before", "Django's", "done after"]
+
+
+def test_a_savepoint_by_hand_that_came_later_or_is_kept_takes_nothing(said: list[str]) -> None:
+    with transaction.atomic():
+        kept = savepoint()
         defer(said)
-        transaction.savepoint_rollback(point)
+        connection.savepoint_commit(kept)
+        later = savepoint()
+        connection.savepoint_rollback(later)
         assert said == []
-    assert said == ["Django's", "done"]
+    assert said == ["done"]
+
+
+def test_savepoints_that_are_counted_anew_take_nothing_by_their_number(said: list[str]) -> None:
+    with transaction.atomic():
+        for _ in range(3):
+            savepoint()
+        defer(said)
+        connection.clean_savepoints()
+        connection.savepoint_rollback(savepoint())
+        assert said == []
+    assert said == ["done"]
+
+
+def test_a_savepoint_whose_rollback_fails_takes_nothing(said: list[str]) -> None:
+    with suppress(KeyError), transaction.atomic():
+        point = savepoint()
+        defer(said)
+        connection.savepoint_commit(point)
+        with pytest.raises(DatabaseError):
+            connection.savepoint_rollback(point)  # it is gone
+        assert said == []
+        raise KeyError
+    assert said == ["undone"]
 
 
 def test_an_inner_block_without_a_savepoint_spoils_the_outer_one(said: list[str]) -> None:
