@@ -191,7 +191,7 @@ class Plan:
         if kind == "error":
             found: Any = errors.unpack(value)
         elif kind == "value":
-            found = runtime.codec().decode(self.provider.stored(self.key), copy.deepcopy(value))
+            found = runtime.codec().of(FLIGHTS).decode(self.provider.stored(self.key), copy.deepcopy(value))
         elif kind == "response":
             found = responses.unpack(value)
             found.headers[HEADER] = "follower"
@@ -229,7 +229,7 @@ class Plan:
 
     def _stored(self, result: Any) -> Any:
         # A copy: what the function gave is its caller's, to change at once.
-        return copy.deepcopy(runtime.codec().encode(self.provider.stored(self.key), result))
+        return copy.deepcopy(runtime.codec().of(FLIGHTS).encode(self.provider.stored(self.key), result))
 
     def _unshared(self, why: str, took: float) -> Landed:
         memory.unshared(self.name, why)

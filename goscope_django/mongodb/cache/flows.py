@@ -72,7 +72,7 @@ class CacheFlows:
     """The operations on entries. ``ttl`` is in milliseconds, ``None`` means never."""
 
     def __init__(self, codec: Codec) -> None:
-        self.codec = codec
+        self.codec = codec.of(CACHE)
 
     # A value without a server
 

@@ -47,7 +47,7 @@ class CheckpointFlows:
 
     def __init__(self, prefix: str, codec: Codec) -> None:
         self.prefix = prefix
-        self.codec = codec
+        self.codec = codec.of(CHECKPOINTS)
 
     def document(
         self,

@@ -27,7 +27,7 @@ class TaskQueryFlows:
 
     def __init__(self, history: CheckpointFlows) -> None:
         self.prefix = history.prefix
-        self.codec = history.codec
+        self.codec = history.codec.of(TASKS)
 
     def get(self, clock: Clock, task_id: str) -> Flow[TaskInfo | None]:
         """The task. One command."""

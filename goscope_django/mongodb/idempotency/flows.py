@@ -83,7 +83,7 @@ class IdempotencyFlows:
 
     def __init__(self, prefix: str, codec: Codec) -> None:
         self.prefix = prefix
-        self.codec = codec
+        self.codec = codec.of(IDEMPOTENCY)
         self.finished: dict[str, bool] = {}
 
     def full(self, key: str) -> str:
