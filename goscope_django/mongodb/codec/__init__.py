@@ -13,7 +13,8 @@ Rules of this package:
   Only a root that is an envelope is searched for inner ones: reading a plain value costs no search.
 - What neither BSON nor a tag can hold is pickled, all such leaves of one value together in a list: ``p`` of the
   root is the pickle, ``s`` its signature, the leaf an index. The signature covers format version, collection,
-  full key and pickle, and is checked before the unpickler sees a byte. Without a signer nothing is pickled or unpickled.
+  full key and pickle, and is checked before the unpickler sees a byte. Without a signer nothing is pickled, and
+  nothing unpickled.
 - ``decode`` may be given anything that is stored: it returns a value or raises ``Undecodable``, nothing else.
 
 Identity is not kept: two references to one list come back as two lists, except among pickled leaves. A value that
@@ -213,7 +214,7 @@ class _Pickles:
         if type(data) is not bytes or type(signature) is not bytes:
             raise Undecodable("forged", "a stored pickle has no signature")
         if not self._signer.verify(_signed(self._collection, key, data), signature):
-            raise Undecodable("forged", "the signature of a stored pickle is not one of ours for this collection and key")
+            raise Undecodable("forged", "the signature of a stored pickle is not ours for this collection and key")
         leaves = pickle.loads(data)  # noqa: S301 - we signed these very bytes for this very place
         if type(leaves) is not list:
             raise Undecodable("damaged", "a stored pickle is not a list")
