@@ -291,7 +291,10 @@ class MongoDBCheckpointProvider:
         return await self.store.arun(self.flows.list, arguments.key(task_id, "task_id"))
 
     def tasks(self, pattern: str | None = None) -> builtins.list[str]:
-        """Ids of the tasks that have checkpoints and match the regular expression ``pattern`` as a whole."""
+        """Ids of the tasks that have checkpoints and match the regular expression ``pattern`` as a whole.
+
+        The pattern is code, never a user's text: see ``contracts``.
+        """
         test = arguments.pattern(pattern)
         return [one for one in self.store.run(self.flows.tasks) if test is None or test.fullmatch(one)]
 

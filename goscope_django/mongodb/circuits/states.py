@@ -63,7 +63,10 @@ class MongoDBCircuitBreakerStateProvider:
         await self.store.arun(self.flows.record_success, arguments.key(key))
 
     def list(self, pattern: str | None = None) -> dict[str, CircuitBreakerState]:
-        """States by key, of the circuits whose whole key matches the regular expression ``pattern``."""
+        """States by key, of the circuits whose whole key matches the regular expression ``pattern``.
+
+        The pattern is code, never a user's text: see ``contracts``.
+        """
         return self.store.run(self.flows.list, arguments.pattern(pattern))
 
     async def alist(self, pattern: str | None = None) -> dict[str, CircuitBreakerState]:
