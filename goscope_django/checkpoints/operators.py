@@ -36,7 +36,8 @@ def list_tasks(
     """Up to ``limit`` tasks in the order of their ids, behind ``after``, whose whole id matches ``pattern``.
 
     The pattern is a regular expression, and so code: never a user's text. ``stalled=True``: only tasks whose worker is
-    gone, that is, which say that they run while their lease has ended. One command; with a pattern one for every 500 tasks looked at.
+    gone, that is, which say that they run while their lease has ended. One command; with a pattern one
+    for every 500 tasks looked at.
     """
     return carry_out(_list(pattern, limit, after, stalled=stalled))
 

@@ -269,6 +269,7 @@ class Scene:
 
     def _calls(self) -> dict[str, Call]:
         from goscope_django import checkpoints, operations
+        from goscope_django.checkpoints import messages
         from goscope_django.circuits import CircuitBreaker
         from goscope_django.idempotency import idempotent
         from goscope_django.locks import lock
@@ -286,7 +287,7 @@ class Scene:
                     found.save(1)
 
         def dispatch(info: checkpoints.TaskInfo) -> None:
-            checkpoints.messages.opened("celery", info)
+            messages.opened("celery", info)
             raise AssertionError("something planted was dispatched")
 
         flight = single_flight(1, 0.05, key="k")(plain)

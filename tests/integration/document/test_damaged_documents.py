@@ -440,6 +440,7 @@ def test_an_unreadable_checkpoint_hides_no_other(
 ) -> None:
     drive, store, now = Drive(colour), runtime.adapter().checkpoint, datetime.now(UTC)
     told: list[tuple[str, str]] = []
+    found = database.go_goscope_checkpoints
 
     def receiver(sender: Any, task_id: str, reason: str, **_: Any) -> None:
         told.append((task_id, reason))
@@ -449,7 +450,6 @@ def test_an_unreadable_checkpoint_hides_no_other(
     signals.checkpoint_unreadable.connect(receiver)
     try:
         for lost in ([2, 5], [2, 4, 5]):
-            found = database.go_goscope_checkpoints
             found.update_many({"sequence": {"$in": lost}}, {"$set": {"data": UNREADABLE[kind]}})
             left = [number for number in range(6) if number not in lost]
             told.clear()
