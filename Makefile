@@ -6,6 +6,7 @@
 #   make lint                                            ruff and mypy
 #   make test-matrix                                     the quick tests on every supported Python and Django
 #   make bench                                           ratios against raw PyMongo and the peers
+#   make soak [SEED=1]                                   a million mutated values and 100,000 planted documents are read
 #   make clean                                           removes what the other targets made
 
 PYTHON ?= python3
@@ -36,7 +37,7 @@ ON_MONGODB := tests/mongodb_backend $(wildcard tests/integration/sessions) tests
 TEST_EXTRAS := test,embedded,demo,health,prometheus
 PACKAGING := setup.py pyproject.toml goscope_django/__init__.py
 
-.PHONY: demo test test-mongodb lint format test-matrix bench clean help
+.PHONY: demo test test-mongodb lint format test-matrix bench soak clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -93,6 +94,9 @@ test-matrix:
 
 bench: $(VENV)/.installed-test
 	@$(PY) -m benchmarks $(ARGS)
+
+soak: $(VENV)/.installed-test
+	@$(PY) -m tests.soak.planted $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 clean:
 	@if [ -x $(PY) ] && [ -d demo-data ]; then $(PY) manage.py goscope_mongod stop >/dev/null 2>&1 || true; fi

@@ -83,30 +83,33 @@ class DjangoSigner:
     """HMAC-SHA256 by a key derived from ``SECRET_KEY``; verifies by ``SECRET_KEY_FALLBACKS`` too.
 
     Settings are read at each use, so a rotation or ``override_settings`` counts at once. The signature is what
-    ``salted_hmac("goscope_django.codec", data, algorithm="sha256")`` gives, 32 bytes.
+    ``salted_hmac(salt, data, algorithm="sha256")`` gives, 32 bytes.
     """
+
+    def __init__(self, salt: str = SALT) -> None:
+        self._salt = salt
 
     def sign(self, data: bytes) -> bytes:
         """The signature of ``data`` by the current ``SECRET_KEY``."""
-        return hmac.digest(next(_keys()), data, "sha256")
+        return hmac.digest(next(_keys(self._salt)), data, "sha256")
 
     def verify(self, data: bytes, signature: bytes) -> bool:
         """Whether the current secret or a fallback made ``signature`` of ``data``; compares in constant time."""
-        return any(hmac.compare_digest(hmac.digest(key, data, "sha256"), signature) for key in _keys())
+        return any(hmac.compare_digest(hmac.digest(key, data, "sha256"), signature) for key in _keys(self._salt))
 
 
-def _keys() -> Iterator[bytes]:
+def _keys(salt: str) -> Iterator[bytes]:
     """The derived keys, the current one first. Django's ``Signer`` says which secrets are in use."""
-    secrets = signing.Signer(salt=SALT)
-    yield _derived(force_bytes(secrets.key))
+    secrets = signing.Signer(salt=salt)
+    yield _derived(salt, force_bytes(secrets.key))
     for fallback in secrets.fallback_keys:
         if fallback:  # anybody could sign with an empty secret
-            yield _derived(force_bytes(fallback))
+            yield _derived(salt, force_bytes(fallback))
 
 
 @lru_cache(maxsize=16)
-def _derived(secret: bytes) -> bytes:
-    return hashlib.sha256(SALT.encode() + secret).digest()
+def _derived(salt: str, secret: bytes) -> bytes:
+    return hashlib.sha256(salt.encode() + secret).digest()
 
 
 # Responses
@@ -125,6 +128,8 @@ def _pack_response(response: HttpResponse, child: Child) -> object:
         or not all(type(morsel) is Morsel for morsel in cookies.values())
         or not all(type(chunk) is bytes for chunk in chunks)
         or any(hasattr(kind, name) for name in extra)  # something of the class was replaced on the instance
+        or "Set-Cookie" in headers  # past the response's cookies, which are read back as what they are
+        or not _BREAKS.isdisjoint(state["_reason_phrase"] or "")
     ):
         return UNKNOWN
     return [
@@ -153,13 +158,15 @@ def _unpack_response(data: object, child: Child) -> HttpResponse:
     response.headers = ResponseHeaders({})
     for pair in need(list, headers):
         header, text = need_list(pair, 2)
-        response.headers[need(str, child(header))] = need(str, child(text))  # refuses line breaks
+        if need(str, child(header)).strip().lower() == "set-cookie":
+            raise damaged("a stored response sets a cookie past its cookies")
+        response.headers[child(header)] = need(str, child(text))  # refuses line breaks
     # Past the setters, which would encode by charset and refuse content of class 304.
     state = response.__dict__
     if status is not None:
         state["status_code"] = need(int, child(status))
-    state["_reason_phrase"] = _text_or_none(child(reason))
-    state["_charset"] = _text_or_none(child(charset))
+    state["_reason_phrase"] = _line_or_none(child(reason))
+    state["_charset"] = _line_or_none(child(charset))
     state["_container"] = [] if content is None else [need(bytes, content)]
     if isinstance(response, SimpleTemplateResponse):
         state["_is_rendered"] = True
@@ -173,8 +180,12 @@ def _unpack_response(data: object, child: Child) -> HttpResponse:
     return response
 
 
-def _text_or_none(data: object) -> str | None:
-    return None if data is None else need(str, data)
+def _line_or_none(data: object) -> str | None:
+    if data is None:
+        return None
+    if not _BREAKS.isdisjoint(need(str, data)):  # the reason is sent as it is, and what follows would be headers
+        raise damaged("a stored response holds a line break outside of its content")
+    return need(str, data)
 
 
 def _unpack_morsel(cookies: SimpleCookie, data: object, child: Child) -> None:

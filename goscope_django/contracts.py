@@ -2,7 +2,9 @@
 
 Rules of this file: frozen values and ``typing.Protocol`` classes, without behaviour, Django or a driver. A ``ttl`` is
 in milliseconds (int) or a ``timedelta``; instants are aware UTC datetimes. Every method has an async version with an
-``a`` in front (``acquire`` / ``aacquire``), which is left out here.
+``a`` in front (``acquire`` / ``aacquire``), which is left out here. A ``pattern`` is a regular expression, and so code:
+some take without end on a short key, and nothing interrupts them. Never let users write one; for those there are the
+cache's globs and ``re.escape``.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ An error that its feature defines says where; the tree names it all the same::
     ├── ConfigurationError (ValueError)     a setting, URL or option is wrong; raised on first use
     │   └── BadSettings                     the same, and Django's ImproperlyConfigured; defined in ``conf``
     ├── InvalidValue (ValueError)           an argument has a value that is not allowed
+    │   └── DispatchRefused                 a stalled task's message is not ours, or names nothing that is registered
     ├── InvalidType (TypeError)             an argument has a type that is not allowed
     ├── Unsupported (AttributeError)        something that Redis has and this package has not
     ├── StoreError                          the database could not do it; the driver's error is ``__cause__``
@@ -78,6 +79,18 @@ class ConfigurationError(GoscopeError, ValueError):
 
 class InvalidValue(GoscopeError, ValueError):
     """An argument has a value that is not allowed."""
+
+
+class DispatchRefused(InvalidValue):
+    """What the database says is to be dispatched for a task is not ours, or can't be followed here. Nothing was sent.
+
+    ``reason`` is one word: ``none`` (there is no message), ``forged`` (we have not signed it) or ``unknown`` (what it
+    names is not registered in this process).
+    """
+
+    def __init__(self, message: str = "", reason: str = "") -> None:
+        super().__init__(message, reason)
+        self.reason = reason
 
 
 class InvalidType(GoscopeError, TypeError):

@@ -18,6 +18,9 @@ the others are still called.
 ``task_started``               ``task_id``, ``attempt``
 ``task_resumed``               ``task_id``, ``attempt``, ``sequence`` of the checkpoint it goes on from
 ``checkpoint_saved``           ``task_id``, ``sequence``, ``progress``
+``checkpoint_unreadable``      ``task_id``, ``reason`` (``forged``, ``damaged`` or ``format``), ``message``: a listing
+                               or ``load_latest`` has left it out
+``task_refused``               ``task_id``, ``reason``: what the database says was to be dispatched is not ours
 ``task_completed``             ``task_id``, ``attempt``
 ``task_failed``                ``task_id``, ``attempt``, ``error`` (the exception; ``None`` where the block's
                                transaction was rolled back)
@@ -49,6 +52,8 @@ idempotent_lost = Signal()
 task_started = Signal()
 task_resumed = Signal()
 checkpoint_saved = Signal()
+checkpoint_unreadable = Signal()
+task_refused = Signal()
 task_completed = Signal()
 task_failed = Signal()
 task_lost = Signal()
@@ -77,6 +82,8 @@ _LEVELS: Final = {
     "circuit_half_opened": logging.INFO,
     "flight_taken_over": logging.WARNING,
     "idempotent_lost": logging.WARNING,
+    "checkpoint_unreadable": logging.WARNING,
+    "task_refused": logging.WARNING,
     "task_lost": logging.WARNING,
     "task_failed": logging.WARNING,
     "cache_entry_forged": logging.WARNING,

@@ -1,6 +1,7 @@
 """Patterns for keys, as Redis knows them.
 
-Rule of this file: a pattern is matched here, in the process. The server only gets the prefix that every match has.
+Rules of this file: a pattern is matched here, in the process. The server only gets the prefix that every match has.
+A pattern may come from outside, so matching takes at most (length of the key) times (length of the pattern) steps.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Glob:
 
     def matches(self, key: str, start: int = 0) -> bool:
         """Whether ``key`` from ``start`` on matches as a whole."""
-        return self.only_prefix or self._match(key, start) is not None
+        if self.only_prefix:
+            return key.startswith(self.prefix, start)
+        return self._match(key, start) is not None
 
 
 def _end_of_class(pattern: str, at: int) -> int:
@@ -58,22 +61,28 @@ def _class(inner: str) -> str:
 
 
 def _regex(pattern: str) -> str:
-    parts, at = [], 0
+    """Between two stars all have a fixed length. So the first place where such a part fits is as good as any later one,
+    and is never given up again: that is what the atomic groups say. Only the last part has to be at the end."""
+    parts, at, stars = [""], 0, False
     while at < len(pattern):
         char, at = pattern[at], at + 1
         if char == "*":
-            parts.append(".*")
+            if parts[-1] or not stars:
+                parts.append("")
+            stars = True
         elif char == "?":
-            parts.append(".")
+            parts[-1] += "."
         elif char == "\\" and at < len(pattern):
-            parts.append(re.escape(pattern[at]))
+            parts[-1] += re.escape(pattern[at])
             at += 1
         elif char == "[" and (end := _end_of_class(pattern, at)):
-            parts.append(_class(pattern[at:end]))
+            parts[-1] += _class(pattern[at:end])
             at = end + 1
         else:
-            parts.append(re.escape(char))
-    text = "".join(parts)
+            parts[-1] += re.escape(char)
+    text = parts[0]
+    if stars:
+        text += "".join(f"(?>.*?{part})" for part in parts[1:-1]) + ".*" + parts[-1]
     try:
         re.compile(text)
     except re.error as error:

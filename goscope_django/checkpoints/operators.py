@@ -5,18 +5,19 @@ Rule of this file: nothing here takes a task's lease. An update says in its own 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
 import re
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
 from goscope_django import runtime
 from goscope_django.core import arguments
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out, invoke
-from goscope_django.exceptions import InvalidType, InvalidValue
+from goscope_django.exceptions import DispatchRefused, InvalidType, InvalidValue
 from goscope_django.mongodb.checkpoints.queries import PAGE, TaskQueryFlows
 from goscope_django.mongodb.checkpoints.values import TaskInfo
 from goscope_django.mongodb.document.clock import Clock
@@ -34,8 +35,9 @@ def list_tasks(
 ) -> list[TaskInfo]:
     """Up to ``limit`` tasks in the order of their ids, behind ``after``, whose whole id matches ``pattern``.
 
-    ``stalled=True``: only tasks whose worker is gone, that is, which say that they run while their lease has ended. One
-    command; with a pattern one for every 500 tasks looked at.
+    The pattern is a regular expression, and so code: never a user's text. ``stalled=True``: only tasks whose worker is
+    gone, that is, which say that they run while their lease has ended. One command; with a pattern one
+    for every 500 tasks looked at.
     """
     return carry_out(_list(pattern, limit, after, stalled=stalled))
 
@@ -130,8 +132,13 @@ def resume_stalled(
     """Call ``dispatch(info)`` for each stalled task that may be tried again; returns those that were dispatched.
 
     For a scheduler. If several call it at once, only one of them dispatches a task, and none does so again for
-    ``again_after`` seconds. If ``dispatch`` raises, that is logged and the task may be tried at once. One command, and
-    one for each task.
+    ``again_after`` seconds. If ``dispatch`` raises anything but ``KeyboardInterrupt`` (``SystemExit`` too), that is
+    logged and the task may be tried at once. If it raises ``DispatchRefused``, as ours do for what we have not signed,
+    ``task_refused`` is sent, and the task does not count for ``limit``: so planted ones don't keep others from their
+    turn. One command for each ``limit`` stalled tasks that are looked at, one for each that is dispatched, two for each
+    that fails.
+
+    ``info.metadata`` is what the database holds: a ``dispatch`` of your own must not import or call what it names.
     """
     if inspect.iscoroutinefunction(dispatch):
         raise InvalidValue("dispatch: a coroutine function goes with aresume_stalled()")
@@ -196,18 +203,40 @@ def _resume(
     dispatch: Callable[[TaskInfo], object], pattern: Pattern, limit: int, again_after: float | timedelta
 ) -> Flow[list[TaskInfo]]:
     wait = arguments.duration_milliseconds(again_after, "again_after")
+    most, tried, after = arguments.count(limit, "limit"), 0, None
     done: list[TaskInfo] = []
-    for info in (yield from _list(pattern, limit, None, stalled=True)):
-        if info.exhausted or not (yield from _ask(TaskQueryFlows.claim_dispatch, info, wait)):
-            continue
-        try:
-            yield from invoke(dispatch, info)
-        except Exception:
-            logger.exception("task %r could not be dispatched", info.task_id)
-            yield from _ask(TaskQueryFlows.undo_dispatch, info)
-        else:
-            done.append(info)
-    return done
+    while True:
+        page = yield from _list(pattern, most, after, stalled=True)
+        for info in page:
+            if info.exhausted or not (yield from _ask(TaskQueryFlows.claim_dispatch, info, wait)):
+                continue
+            outcome = yield from _dispatched(dispatch, info)
+            if outcome == "done":
+                done.append(info)
+            tried += outcome != "refused"
+            if tried >= most:
+                return done
+        if len(page) < most:
+            return done
+        after = page[-1].task_id
+
+
+def _dispatched(dispatch: Callable[[TaskInfo], object], info: TaskInfo) -> Flow[Literal["done", "failed", "refused"]]:
+    """What came of dispatching a task that was claimed for it."""
+    outcome: Literal["failed", "refused"] = "failed"
+    try:
+        yield from invoke(dispatch, info)
+    except DispatchRefused as error:
+        outcome = "refused"
+        runtime.emit("task_refused", task_id=info.task_id, reason=error.reason)
+    except (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError):
+        raise
+    except BaseException:  # SystemExit too: one task must not end the scheduler, and the others have their turn
+        logger.exception("task %r could not be dispatched", info.task_id)
+    else:
+        return "done"
+    yield from _ask(TaskQueryFlows.undo_dispatch, info)
+    return outcome
 
 
 def _token(expected_token: object) -> int | None:

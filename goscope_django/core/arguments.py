@@ -137,7 +137,11 @@ def flag(value: object, name: str) -> bool:
 
 
 def pattern(value: object, name: str = "pattern") -> re.Pattern[str] | None:
-    """A compiled regular expression (Python's syntax), or ``None`` for ``None``."""
+    """A compiled regular expression (Python's syntax), or ``None`` for ``None``.
+
+    A regular expression is code: some take without end on a short text, and nothing interrupts them. So it must be the
+    program's own, never a user's; for those there are globs and ``re.escape``.
+    """
     if value is None:
         return None
     if isinstance(value, re.Pattern) and isinstance(value.pattern, str):

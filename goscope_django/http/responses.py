@@ -25,6 +25,7 @@ from goscope_django.http.requests import Caller, plain
 REFUSED: Final = frozenset({401, 403, 429})
 """These statuses are about who asks or how often: anonymous callers don't share them."""
 
+_BREAKS: Final = frozenset("\r\n\0")
 _OWN: Final = {
     *("headers", "cookies", "status_code", "closed", "text"),
     *("_charset", "_reason_phrase", "_container", "_resource_closers", "_handler_class"),
@@ -87,10 +88,15 @@ def unpack(packed: Mapping[str, Any]) -> HttpResponse:
     body, status, extra = packed["body"], packed["status"], packed["extra"]
     if not (isinstance(body, bytes) and isinstance(status, int) and isinstance(extra, Mapping)):
         raise TypeError("not a packed response")
-    response = HttpResponse(body, status=status, reason=str(packed["reason"]))
+    reason = str(packed["reason"])
+    if not _BREAKS.isdisjoint(reason):  # it is sent as it is, and what follows would be headers
+        raise ValueError("a stored reason holds a line break")
+    response = HttpResponse(body, status=status, reason=reason)
     del response.headers["Content-Type"]
     for name, value in packed["headers"]:
-        if name.lower() == "set-cookie":
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise TypeError("a stored header is not text")
+        if name.strip().lower() == "set-cookie":
             raise ValueError("a stored response sets no cookies")  # ``pack`` never stores them, so somebody else did
         response.headers[name] = value  # refuses line breaks
     for name, value in extra.items():

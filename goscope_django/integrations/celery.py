@@ -12,6 +12,8 @@ Rules of this file:
 
 * A message may be delivered twice (``acks_late``, a visibility timeout that is too short, a worker that only seems
   dead). The second one finds the task held. It is sent again later; then it goes on, or returns the stored result.
+* The message is kept with the task, signed: see ``checkpoints.messages``. ``dispatch`` sends only what we have signed,
+  and only to a task that is registered.
 * Celery's own retries keep the id of their request, so they resume as well.
 """
 
@@ -24,7 +26,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NoReturn
 
-from goscope_django.checkpoints import TaskInfo, checkpointed
+from goscope_django.checkpoints import TaskInfo, checkpointed, messages
 from goscope_django.core import arguments as checked
 from goscope_django.core import decorating
 from goscope_django.core.decorating import Template
@@ -91,7 +93,7 @@ def resumable(
                 if request is None or request.id is None:
                     raise InvalidValue("task_id=None: outside a worker there is no request whose id could be used")
                 name = request.id
-            metadata = {**_message(request), **dict(options.get("metadata") or {})}
+            metadata = {**_message(request, name), **dict(options.get("metadata") or {})}
             run: Callable[..., Any] = checkpointed(lambda *_, **__: name, **{**options, "metadata": metadata})(function)
             try:
                 return run(*args, **kwargs)
@@ -113,7 +115,7 @@ def _later(request: Any, error: TaskAlreadyRunning, on_running: str) -> NoReturn
     raise Ignore from error
 
 
-def _message(request: Any) -> dict[str, Any]:
+def _message(request: Any, task_id: str) -> dict[str, Any]:
     """What is kept of the message that started the task, for ``dispatch``."""
     if request is None or request.id is None or request.called_directly:
         return {}
@@ -127,18 +129,23 @@ def _message(request: Any) -> dict[str, Any]:
     route: Mapping[str, Any] = request.delivery_info or {}
     named = route.get("exchange") in ("", None, route.get("routing_key"))
     queue = route.get("routing_key") if named else None
-    return {NAME: {"id": request.id, "task": request.task, "arguments": arguments, "queue": queue}}
+    message = {"id": request.id, "task": request.task, "arguments": arguments, "queue": queue}
+    return messages.signed(NAME, task_id, message)
 
 
 def dispatch(info: TaskInfo, **options: Any) -> Any:
     """Send a stalled task's message again, with its id: for ``resume_stalled(dispatch)``. Returns the ``AsyncResult``.
 
-    ``options`` are those of Celery's ``apply_async``. Raises ``InvalidValue`` for a task that no Celery worker started,
-    or whose arguments were not kept (more than 32 KiB, or not JSON).
+    ``options`` are those of Celery's ``apply_async``. Raises ``DispatchRefused`` (an ``InvalidValue``) for a task that
+    no Celery worker started, or whose arguments were not kept (more than 32 KiB, or not JSON); for a message that we
+    have not signed for this very task; and for a Celery task that is not registered in this process, after the modules
+    that Celery's settings name were imported.
     """
-    sent = info.metadata.get(NAME)
-    if not isinstance(sent, Mapping):
-        raise InvalidValue(f"task {info.task_id!r}: no message of Celery is known that could be sent again")
+    sent = messages.opened(NAME, info)
+    if sent["task"] not in current_app.tasks:
+        current_app.loader.import_default_modules()  # as a worker does when it starts; no name of the message's
+        if sent["task"] not in current_app.tasks:
+            raise messages.unknown(info, "its Celery task is not registered in this process")
     args, kwargs = json.loads(sent["arguments"])
     if sent["queue"]:
         options.setdefault("queue", sent["queue"])

@@ -13,25 +13,31 @@ Rules of this file:
 * It decorates the function, not Django's task, so it works with every backend.
 * ``django.tasks`` can't enqueue a task again under the same id. So ``dispatch`` can start only tasks with an id of
   their own.
+* The call is kept with the task, signed: see ``checkpoints.messages``. ``dispatch`` follows only what we have signed,
+  imports nothing for it, and enqueues nothing but a ``Task`` of Django's.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import json
+import logging
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from django.utils.module_loading import import_string
-
-from goscope_django.checkpoints import TaskInfo, checkpointed
+from goscope_django.checkpoints import TaskInfo, checkpointed, messages
 from goscope_django.core import arguments, decorating
 from goscope_django.core.decorating import Template
 from goscope_django.exceptions import InvalidValue
 
 __all__ = ["dispatch", "resumable"]
 
+logger = logging.getLogger("goscope.checkpoints")
 NAME: Final = "django.tasks"
+MAX_ARGUMENTS: Final = 32 * 1024
+"""Characters of a call's arguments, as JSON, that are kept for ``dispatch``, at most."""
 
 
 def resumable(task_id: str | Callable[..., str] | None = None, **options: Any) -> Callable[[Any], Any]:
@@ -50,12 +56,10 @@ def resumable(task_id: str | Callable[..., str] | None = None, **options: Any) -
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         shown: Callable[..., Any] = checkpointed("", **options)(function)
         make = decorating.keyed(task_id, shown, "resumable(): task_id")
-        path = f"{function.__module__}.{function.__qualname__}"
 
         def prepared(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
             context = args[0] if args and hasattr(args[0], "task_result") else None
             called = args if context is None else args[1:]
-            message: dict[str, Any] = {"path": path, "args": list(called), "kwargs": dict(kwargs)}
             if isinstance(make, Template):
                 name = make(*args, **kwargs)
             elif make is not None:
@@ -65,8 +69,9 @@ def resumable(task_id: str | Callable[..., str] | None = None, **options: Any) -
                     raise InvalidValue(
                         "task_id=None: only with takes_context=True is there a result whose id can be used"
                     )
-                name, message = context.task_result.id, {}
-            metadata = {**({NAME: message} if message else {}), **dict(options.get("metadata") or {})}
+                name = context.task_result.id
+            message = {} if make is None else _message(function, name, called, kwargs)
+            metadata = {**message, **dict(options.get("metadata") or {})}
             return checkpointed(lambda *_, **__: name, **{**options, "metadata": metadata})(function)
 
         if inspect.iscoroutinefunction(function):
@@ -89,9 +94,40 @@ def resumable(task_id: str | Callable[..., str] | None = None, **options: Any) -
 def dispatch(info: TaskInfo) -> Any:
     """Enqueue a stalled task again, with its arguments: for ``resume_stalled(dispatch)``. Returns the ``TaskResult``.
 
-    Raises ``InvalidValue`` for a task that ``django.tasks`` did not start, or not with an id of its own.
+    Raises ``DispatchRefused`` (an ``InvalidValue``) for a task that ``django.tasks`` did not start, or not with an id
+    of its own, or whose arguments were not kept (more than 32 KiB, or not JSON); for a message that we have not signed
+    for this very task; and where the module of the function is not loaded, or the name is not that of a ``Task``.
     """
-    sent = info.metadata.get(NAME)
-    if not isinstance(sent, Mapping):
-        raise InvalidValue(f"task {info.task_id!r}: no task of django.tasks is known that could be enqueued again")
-    return import_string(sent["path"]).enqueue(*sent["args"], **sent["kwargs"])
+    sent = messages.opened(NAME, info)
+    task = _loaded(sent["module"], sent["name"])
+    if task is None:
+        raise messages.unknown(info, "its task of django.tasks is not loaded in this process: import its module first")
+    args, kwargs = json.loads(sent["arguments"])
+    return task.enqueue(*args, **kwargs)
+
+
+def _message(
+    function: Callable[..., Any], task_id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is kept of the call, for ``dispatch``."""
+    try:
+        arguments = json.dumps([list(args), dict(kwargs)])
+    except (TypeError, ValueError, RecursionError):
+        arguments = None
+    if arguments is None or len(arguments) > MAX_ARGUMENTS:
+        logger.info("task %s: its arguments are too large or not JSON, so dispatch() can't enqueue it again", task_id)
+        return {}
+    message = {"module": function.__module__, "name": function.__qualname__, "arguments": arguments}
+    return messages.signed(NAME, task_id, message)
+
+
+def _loaded(module: str, name: str) -> Any:
+    """The ``Task`` of that name, if its module is loaded. Imports nothing and calls nothing of the module's."""
+    try:
+        from django.tasks import Task
+    except ImportError:  # Django before 6.0
+        return None
+    found: object = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    return found if isinstance(found, Task) else None

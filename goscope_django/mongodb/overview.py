@@ -30,7 +30,7 @@ from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant, prefix_range
 from goscope_django.mongodb.document.failures import translated
-from goscope_django.mongodb.document.reading import whole, whole_or_none
+from goscope_django.mongodb.document.reading import NOT_A_LIST, whole, whole_or_none
 from goscope_django.mongodb.driver.execute import CACHE
 from goscope_django.mongodb.driver.inspection import ping
 from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY, claim_key, idempotency_info
@@ -69,6 +69,8 @@ def _containing(prefix: str, search: str) -> dict[str, str]:
 
 def _selected(name: str, prefix: str, after: str | None, search: str, *also: str) -> dict[str, Any]:
     test: dict[str, Any] = {name: prefix_range(prefix, None if after is None else prefix + after)}
+    if name != "_id":
+        test[f"{name}.0"] = NOT_A_LIST  # a list would be found by any of its texts, and has no place in the order
     if search:
         anywhere = {"$regex": re.escape(search.replace("\0", "")), "$options": "i"}
         test["$or"] = [{name: _containing(prefix, search)}, *({field: anywhere} for field in also)]
@@ -232,7 +234,7 @@ def checkpoints(clock: Clock, prefix: str, task_id: str, limit: int) -> Flow[lis
     history = CheckpointFlows(prefix, Codec(pickle=False))
     test = {"taskId": prefix + task_id, "sequence": NUMBERED}
     found = yield from ask(CHECKPOINTS, "find", test, fields, sort=[("sequence", -1)], limit=limit)
-    return [history.checkpoint(one) for one in found]
+    return (yield from history.readable(task_id, found))
 
 
 def idempotency(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[IdempotencyInfo]]:

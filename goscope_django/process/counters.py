@@ -47,6 +47,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "task_failed": "tasks_failed",
     "task_lost": "tasks_lost",
     "checkpoint_saved": "checkpoints_saved",
+    "task_refused": "tasks_refused",
+    "checkpoint_unreadable": "checkpoints_unreadable",
     "degraded": "degraded",
 }
 """The counters of events."""

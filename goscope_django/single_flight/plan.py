@@ -16,7 +16,7 @@ from django.db import connections
 
 from goscope_django import runtime
 from goscope_django.core.flow import Flow
-from goscope_django.exceptions import GoscopeError, StoreError
+from goscope_django.exceptions import StoreError
 from goscope_django.http import requests, responses
 from goscope_django.http.recording import Used
 from goscope_django.http.requests import Caller
@@ -127,7 +127,7 @@ class Plan:
     def matches(self, landed: Landed) -> Flow[Variant | bool]:
         """A flow: whether this caller is like the leader in all that its view read; else a ``Variant`` or ``False``."""
         try:
-            reads = tuple(str(name) for name in landed.value["reads"])
+            reads = tuple(_names(landed.value))
             if len(reads) > MOST_READS:
                 return False
             if not reads:
@@ -173,8 +173,10 @@ class Plan:
             return matching
         try:
             found = self._opened(answer.kind, answer.value)
-        except (GoscopeError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            logger.warning("the result of flight %r can't be used, so the function runs again: %s", self.key, error)
+        except Exception as error:  # noqa: BLE001 - whatever somebody has planted there
+            logger.warning(
+                "the result of flight %r can't be used, so it runs again: %s", self.key, type(error).__name__
+            )
             return BYPASS
         counters.count("flights_joined")
         counters.count("flights_saved_ms", round(answer.took * 1_000))
@@ -187,11 +189,11 @@ class Plan:
         names: list[str] = []
         either = False
         if self.request is not None:
-            names, either, value = value["reads"], bool(value.get("used")), value["is"]
+            names, either, value = _names(value), bool(value.get("used")), value["is"]
         if kind == "error":
             found: Any = errors.unpack(value)
         elif kind == "value":
-            found = runtime.codec().decode(self.provider.stored(self.key), copy.deepcopy(value))
+            found = runtime.codec().of(FLIGHTS).decode(self.provider.stored(self.key), copy.deepcopy(value))
         elif kind == "response":
             found = responses.unpack(value)
             found.headers[HEADER] = "follower"
@@ -229,7 +231,7 @@ class Plan:
 
     def _stored(self, result: Any) -> Any:
         # A copy: what the function gave is its caller's, to change at once.
-        return copy.deepcopy(runtime.codec().encode(self.provider.stored(self.key), result))
+        return copy.deepcopy(runtime.codec().of(FLIGHTS).encode(self.provider.stored(self.key), result))
 
     def _unshared(self, why: str, took: float) -> Landed:
         memory.unshared(self.name, why)
@@ -299,6 +301,14 @@ class Plan:
         if self.ignore:
             self.outage.failed(error)
         logger.warning("the end of flight %r could not be told: %s", self.key, error)
+
+
+def _names(value: Any) -> list[str]:
+    """The names in what a leader published. Raises ``TypeError`` or ``KeyError`` for what no leader publishes."""
+    names = value["reads"]
+    if type(names) is not list or not all(type(name) is str for name in names):
+        raise TypeError("not the names that a view read")
+    return names
 
 
 def marked(result: Any, role: str, plan: Plan | None) -> Any:

@@ -29,6 +29,7 @@ from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant, literal, named, prefix_range
 from goscope_django.mongodb.document.failures import OVERFLOW, TYPE_MISMATCH, means, no_shard_key, too_large
 from goscope_django.mongodb.document.lease import by_id, upsert
+from goscope_django.mongodb.document.reading import NOT_A_LIST, named_by_text
 from goscope_django.mongodb.driver.execute import CACHE
 
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -72,7 +73,7 @@ class CacheFlows:
     """The operations on entries. ``ttl`` is in milliseconds, ``None`` means never."""
 
     def __init__(self, codec: Codec) -> None:
-        self.codec = codec
+        self.codec = codec.of(CACHE)
 
     # A value without a server
 
@@ -269,7 +270,10 @@ class CacheFlows:
         if expired is None:
             test["$expr"] = clock.live()
         fields = {"_id": False, "key": True}
-        found = yield from ask(CACHE, "find", test, fields, sort=[("key", 1)], limit=size, batch_size=size + 1)
+        walk = {"sort": [("key", 1)], "limit": size, "batch_size": size + 1}
+        found = yield from ask(CACHE, "find", test, fields, **walk)
+        if len(named_by_text(found)) < len(found):  # somebody has planted a list of keys: then not from the index alone
+            found = yield from ask(CACHE, "find", {**test, "key.0": NOT_A_LIST}, fields, **walk)
         keys = [one["key"] for one in found]
         live = [key for key in keys if key not in expired] if expired else keys
         return Page(live, len(keys) < size, keys[-1] if keys else after, expired)
@@ -306,7 +310,7 @@ class CacheFlows:
         removed = 0
         for timed in ({"$type": "date"}, None):
             while removed < number:
-                test = {"key": prefix_range(prefix), "expiresAt": timed}
+                test = {"key": prefix_range(prefix), "key.0": NOT_A_LIST, "expiresAt": timed}
                 limit = min(BATCH, number - removed)
                 fields = {"_id": False, "key": True}
                 found = yield from ask(
@@ -314,7 +318,7 @@ class CacheFlows:
                 )
                 if not found:
                     break
-                yield from self.delete_many(clock, [one["key"] for one in found])
+                yield from self.delete_many(clock, [one["key"] for one in named_by_text(found)])
                 removed += len(found)
         return removed
 
@@ -336,7 +340,7 @@ def _expired(clock: Clock, prefix: str) -> Flow[frozenset[str] | None]:
     test = {"key": prefix_range(prefix), **clock.expired_filter("expiresAt")}
     fields = {"_id": False, "key": True}
     found = yield from ask(CACHE, "find", test, fields, limit=BATCH + 1, batch_size=BATCH + 2)
-    return None if len(found) > BATCH else frozenset(one["key"] for one in found)
+    return None if len(found) > BATCH else frozenset(one["key"] for one in named_by_text(found))
 
 
 # Writing: ``packed`` is a value as the codec stores it.

@@ -82,7 +82,10 @@ class MongoDBCacheProvider:
         return keys if test is None else [key for key in keys if test.fullmatch(key)]
 
     def keys(self, pattern: str | None = None) -> list[str]:
-        """Live keys that match the regular expression ``pattern`` as a whole, in order."""
+        """Live keys that match the regular expression ``pattern`` as a whole, in order.
+
+        The pattern is code, never a user's text: see ``contracts``.
+        """
         arguments.pattern(pattern)
         return self._matching(self.store.run(self.flows.keys, self.prefix), pattern)
 

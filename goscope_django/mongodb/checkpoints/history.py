@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from goscope_django.contracts import Checkpoint
 from goscope_django.core import arguments
-from goscope_django.core.flow import Flow, Query, ask, perform
+from goscope_django.core.flow import Emit, Flow, Query, ask, perform
 from goscope_django.exceptions import (
     CheckpointConflict,
     CheckpointTooLarge,
@@ -32,10 +32,12 @@ from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant, prefix_range
 from goscope_django.mongodb.document.failures import may_have_happened
 from goscope_django.mongodb.document.lease import new_claim
-from goscope_django.mongodb.document.reading import MOST, number, whole_or_none
+from goscope_django.mongodb.document.reading import MOST, named_by_text, number, whole_or_none
 from goscope_django.mongodb.driver.store import Store
 
 CHECKPOINTS: Final = "go_goscope_checkpoints"
+MOST_BACK: Final = 16
+"""Checkpoints that ``load_latest`` looks at, at most, until it finds one that can be read."""
 MAX_BYTES: Final = 16 * 1024 * 1024 - 16 * 1024
 """The server takes a little more than 16 MiB; the difference is for the driver's own fields."""
 NUMBERED: Final = {"$gte": 0, "$lte": MOST}
@@ -47,7 +49,7 @@ class CheckpointFlows:
 
     def __init__(self, prefix: str, codec: Codec) -> None:
         self.prefix = prefix
-        self.codec = codec
+        self.codec = codec.of(CHECKPOINTS)
 
     def document(
         self,
@@ -88,16 +90,18 @@ class CheckpointFlows:
     def checkpoint(self, document: dict[str, Any]) -> Checkpoint:
         """The checkpoint of a document. Raises ``Undecodable`` if it has no number or its data can't be decoded."""
         name, remaining = str(document["_id"])[len(self.prefix) :], number(document.get("estimatedTimeRemaining"))
-        sequence = whole_or_none(document.get("sequence"))
+        sequence, task = whole_or_none(document.get("sequence")), document.get("taskId")
         if sequence is None:
             raise Undecodable("damaged", f"checkpoint {name!r}: its sequence is not a number")
+        if not isinstance(task, str):
+            raise Undecodable("damaged", f"checkpoint {name!r}: it names no task")
         return Checkpoint(
             id=name,
-            task_id=document["taskId"][len(self.prefix) :],
+            task_id=task[len(self.prefix) :],
             sequence=sequence,
             timestamp=instant(document.get("timestamp")) or _of_milliseconds(document.get("timestamp")),
             progress=number(document.get("progress")) or 0.0,
-            data=self.codec.decode(document["taskId"], document.get("data")),
+            data=self.codec.decode(task, document.get("data")),
             estimated_time_remaining=None if remaining is None else remaining / 1_000,
         )
 
@@ -144,7 +148,22 @@ class CheckpointFlows:
     def load_latest(self, clock: Clock, task_id: str) -> Flow[Checkpoint | None]:
         test = {"taskId": self.prefix + task_id, "sequence": NUMBERED}
         found = yield from ask(CHECKPOINTS, "point", test, sort=[("sequence", -1)])
-        return self.checkpoint(found) if found else None
+        if not found:
+            return None
+        try:
+            return self.checkpoint(found)
+        except Undecodable as error:
+            unreadable = error
+        yield from perform(_unreadable(task_id, unreadable))
+        for passed in range(1, MOST_BACK):
+            older = yield from ask(CHECKPOINTS, "find", test, sort=[("sequence", -1)], skip=passed, limit=1)
+            if not older:
+                break
+            try:
+                return self.checkpoint(older[0])
+            except Undecodable as error:
+                yield from perform(_unreadable(task_id, error))
+        raise unreadable
 
     def load(self, clock: Clock, checkpoint_id: str) -> Flow[Checkpoint | None]:
         found = yield from ask(CHECKPOINTS, "point", {"_id": self.prefix + checkpoint_id})
@@ -156,7 +175,17 @@ class CheckpointFlows:
     def list(self, clock: Clock, task_id: str) -> Flow[builtins.list[Checkpoint]]:
         test = {"taskId": self.prefix + task_id, "sequence": NUMBERED}
         found = yield from ask(CHECKPOINTS, "find", test, sort=[("sequence", 1)])
-        return [self.checkpoint(one) for one in found]
+        return (yield from self.readable(task_id, found))
+
+    def readable(self, task_id: str, found: Iterable[dict[str, Any]]) -> Flow[builtins.list[Checkpoint]]:
+        """The checkpoints of these documents, without those that can't be read: each of them is told. No command."""
+        shown = []
+        for one in found:
+            try:
+                shown.append(self.checkpoint(one))
+            except Undecodable as error:
+                yield from perform(_unreadable(task_id, error))
+        return shown
 
     def tasks(self, clock: Clock) -> Flow[builtins.list[str]]:
         pipeline = [
@@ -165,7 +194,7 @@ class CheckpointFlows:
             {"$sort": {"_id": 1}},
         ]
         found = yield from ask(CHECKPOINTS, "aggregate", pipeline)
-        return [one["_id"][len(self.prefix) :] for one in found]
+        return [one["_id"][len(self.prefix) :] for one in named_by_text(found, "_id")]
 
     def cleanup(self, clock: Clock, task_id: str, keep_count: int) -> Flow[int]:
         """Find the oldest one to keep and remove what is older. Two commands. A save in between loses nothing."""
@@ -181,6 +210,10 @@ class CheckpointFlows:
             test["sequence"] = {"$lt": oldest[0]["sequence"]}
         removed = yield from ask(CHECKPOINTS, "delete_many", test)
         return int(removed.deleted_count)
+
+
+def _unreadable(task_id: str, error: Undecodable) -> Emit:
+    return Emit("checkpoint_unreadable", task_id=task_id, reason=error.reason, message=str(error))
 
 
 def _of_milliseconds(value: object) -> datetime:
@@ -229,7 +262,12 @@ class MongoDBCheckpointProvider:
         await self.store.arun(self.flows.save, _valid(checkpoint))
 
     def load_latest(self, task_id: str) -> Checkpoint | None:
-        """The checkpoint with the task's highest sequence."""
+        """The checkpoint with the task's highest sequence.
+
+        One that can't be read (damaged, or pickled under a secret that is gone) is told as ``checkpoint_unreadable``,
+        and the newest that can be read is returned: one more round trip for each passed over, at most 16. Raises
+        ``Undecodable`` where none of these can be read.
+        """
         return self.store.run(self.flows.load_latest, arguments.key(task_id, "task_id"))
 
     async def aload_latest(self, task_id: str) -> Checkpoint | None:
@@ -245,7 +283,7 @@ class MongoDBCheckpointProvider:
         return await self.store.arun(self.flows.load, arguments.key(checkpoint_id, "checkpoint_id"))
 
     def list(self, task_id: str) -> builtins.list[Checkpoint]:
-        """All checkpoints of a task, the oldest first."""
+        """All checkpoints of a task that can be read, the oldest first. The others are told: see ``load_latest``."""
         return self.store.run(self.flows.list, arguments.key(task_id, "task_id"))
 
     async def alist(self, task_id: str) -> builtins.list[Checkpoint]:
@@ -253,7 +291,10 @@ class MongoDBCheckpointProvider:
         return await self.store.arun(self.flows.list, arguments.key(task_id, "task_id"))
 
     def tasks(self, pattern: str | None = None) -> builtins.list[str]:
-        """Ids of the tasks that have checkpoints and match the regular expression ``pattern`` as a whole."""
+        """Ids of the tasks that have checkpoints and match the regular expression ``pattern`` as a whole.
+
+        The pattern is code, never a user's text: see ``contracts``.
+        """
         test = arguments.pattern(pattern)
         return [one for one in self.store.run(self.flows.tasks) if test is None or test.fullmatch(one)]
 

@@ -10,12 +10,13 @@ import builtins
 from typing import Any, Final
 
 from goscope_django.core.flow import Flow, ask
+from goscope_django.exceptions import Undecodable
 from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, CheckpointFlows
 from goscope_django.mongodb.checkpoints.tasks import LEASE, TASKS, cancellation, fence_id
 from goscope_django.mongodb.checkpoints.values import TaskInfo, status_of
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import conditions, instant, literal, prefix_range
-from goscope_django.mongodb.document.reading import number, text, whole, whole_or_none
+from goscope_django.mongodb.document.reading import NOT_A_LIST, named_by_text, number, text, whole, whole_or_none
 
 PAGE: Final = 500
 """Tasks that one command reads where more are looked at than returned."""
@@ -27,7 +28,7 @@ class TaskQueryFlows:
 
     def __init__(self, history: CheckpointFlows) -> None:
         self.prefix = history.prefix
-        self.codec = history.codec
+        self.codec = history.codec.of(TASKS)
 
     def get(self, clock: Clock, task_id: str) -> Flow[TaskInfo | None]:
         """The task. One command."""
@@ -62,7 +63,10 @@ class TaskQueryFlows:
         full, tries, most = head["_id"], whole(head.get("tries")), whole_or_none(head.get("maxAttempts"))
         left = number(head.get("estimatedTimeRemaining"))
         stalled = running and LEASE.remaining(clock, head) <= 0
-        metadata = self.codec.decode(full, head.get("metadata"))
+        try:
+            metadata = self.codec.decode(full, head.get("metadata"))
+        except Undecodable:  # it hides neither this task nor the others, and nothing is dispatched by it
+            metadata = None
         return TaskInfo(
             task_id=full[len(self.prefix) :],
             status=status,
@@ -174,11 +178,13 @@ class TaskQueryFlows:
         while True:
             pipeline: builtins.list[dict[str, Any]] = [
                 {"$match": {"taskId": prefix_range(self.prefix, after), "token": {"$ne": None}}},
+                {"$match": {"taskId.0": NOT_A_LIST}},
                 {"$group": {"_id": "$taskId"}},
                 {"$sort": {"_id": 1}},
                 {"$limit": PAGE},
             ]
-            ids = [one["_id"] for one in (yield from ask(CHECKPOINTS, "aggregate", pipeline))]
+            groups = yield from ask(CHECKPOINTS, "aggregate", pipeline)
+            ids = [one["_id"] for one in named_by_text(groups, "_id")]
             heads = yield from ask(TASKS, "find", {"_id": {"$in": ids}}, {"_id": True})
             gone = set(ids).difference(one["_id"] for one in heads)
             if gone:

@@ -68,7 +68,9 @@ class TaskFlows:
 
     def __init__(self, history: CheckpointFlows) -> None:
         self.prefix = history.prefix
-        self.codec = history.codec
+        self.codec = history.codec.of(TASKS)
+        # A state is in the head and in the history, and signed for the latter.
+        self.states = history.codec
         self.history = history
 
     def start(self, clock: Clock, run: Run) -> Flow[Started]:
@@ -323,9 +325,9 @@ class TaskFlows:
             attempt=whole(found.get("attempt")),
             sequence=whole(found.get("sequence")),
             resumed=bool(found.get("saved")),
-            data=self.codec.decode(full, found.get("data")),
+            data=self.states.decode(full, found.get("data")),
             places=[
-                one for one in rows(self.codec.decode(full, found.get("places"))) if text(one.get("name")) is not None
+                one for one in rows(self.states.decode(full, found.get("places"))) if text(one.get("name")) is not None
             ],
             progress=float(number(found.get("progress")) or 0),
             total=whole_or_none(found.get("total")),
@@ -383,8 +385,8 @@ class TaskFlows:
         self, run: Run, token: int, snapshot: Snapshot, **marks: Any
     ) -> tuple[Checkpoint, RawBSONDocument, Any, Any]:
         full = self.prefix + run.task_id
-        data = self.codec.encode(full, snapshot.data)
-        places = self.codec.encode(full, [dict(one) for one in snapshot.places])
+        data = self.states.encode(full, snapshot.data)
+        places = self.states.encode(full, [dict(one) for one in snapshot.places])
         checkpoint = Checkpoint(
             id=f"{run.task_id}:{snapshot.sequence}",
             task_id=run.task_id,

@@ -59,6 +59,7 @@ from goscope_django.mongodb.document.expressions import (
     prefix_range,
 )
 from goscope_django.mongodb.document.lease import new_claim, timed, upsert
+from goscope_django.mongodb.document.reading import named_by_text
 from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.driver.store import Store
 
@@ -118,7 +119,7 @@ class CircuitFlows:
             keys = [self.prefix + name for name in names[start : start + BATCH]]
             test: dict[str, Any] = {"key": keys[0] if len(keys) == 1 else {"$in": keys}}
             rows += yield from ask(CIRCUITS, "find", test, shown, batch_size=len(keys) + 1)
-        return {row["key"][len(self.prefix) :]: self._reading(clock, row) for row in rows}
+        return {row["key"][len(self.prefix) :]: self._reading(clock, row) for row in named_by_text(rows)}
 
     def admit(
         self, clock: Clock, name: str, claim: str, reset: int, most: int, lease: int, holder: str | None = None
@@ -266,7 +267,7 @@ class CircuitFlows:
     def list(self, clock: Clock) -> Flow[list[CircuitInfo]]:
         test = {"key": prefix_range(self.prefix)}
         found = yield from ask(CIRCUITS, "find", test, {**FIELDS, **clock.stamp()}, sort=[("key", 1)])
-        return [info(one["key"][len(self.prefix) :], one, clock.read_stamp(one)) for one in found]
+        return [info(one["key"][len(self.prefix) :], one, clock.read_stamp(one)) for one in named_by_text(found)]
 
     # ---- how each is done ----
 

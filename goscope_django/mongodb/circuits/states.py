@@ -19,6 +19,7 @@ from goscope_django.mongodb.circuits.table import MOVES, Move
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant, prefix_range
 from goscope_django.mongodb.document.lease import new_claim
+from goscope_django.mongodb.document.reading import named_by_text
 from goscope_django.mongodb.driver.store import Store
 
 
@@ -62,7 +63,10 @@ class MongoDBCircuitBreakerStateProvider:
         await self.store.arun(self.flows.record_success, arguments.key(key))
 
     def list(self, pattern: str | None = None) -> dict[str, CircuitBreakerState]:
-        """States by key, of the circuits whose whole key matches the regular expression ``pattern``."""
+        """States by key, of the circuits whose whole key matches the regular expression ``pattern``.
+
+        The pattern is code, never a user's text: see ``contracts``.
+        """
         return self.store.run(self.flows.list, arguments.pattern(pattern))
 
     async def alist(self, pattern: str | None = None) -> dict[str, CircuitBreakerState]:
@@ -114,7 +118,7 @@ class StateFlows:
 
     def list(self, clock: Clock, pattern: re.Pattern[str] | None) -> Flow[dict[str, CircuitBreakerState]]:
         found = yield from ask(CIRCUITS, "find", {"key": prefix_range(self.prefix)}, sort=[("key", 1)])
-        named = ((one["key"][len(self.prefix) :], one) for one in found)
+        named = ((one["key"][len(self.prefix) :], one) for one in named_by_text(found))
         return {key: shared(one) for key, one in named if pattern is None or pattern.fullmatch(key)}
 
     def delete(self, clock: Clock, key: str) -> Flow[bool]:

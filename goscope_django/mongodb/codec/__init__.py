@@ -12,8 +12,9 @@ Rules of this package:
 
   Only a root that is an envelope is searched for inner ones: reading a plain value costs no search.
 - What neither BSON nor a tag can hold is pickled, all such leaves of one value together in a list: ``p`` of the
-  root is the pickle, ``s`` its signature, the leaf an index. The signature covers format version, full key and
-  pickle, and is checked before the unpickler sees a byte. Without a signer nothing is pickled or unpickled.
+  root is the pickle, ``s`` its signature, the leaf an index. The signature covers format version, collection,
+  full key and pickle, and is checked before the unpickler sees a byte. Without a signer nothing is pickled, and
+  nothing unpickled.
 - ``decode`` may be given anything that is stored: it returns a value or raises ``Undecodable``, nothing else.
 
 Identity is not kept: two references to one list come back as two lists, except among pickled leaves. A value that
@@ -22,6 +23,7 @@ contains itself, or is nested deeper than ``MAX_DEPTH``, is pickled as a whole, 
 
 from __future__ import annotations
 
+import copy
 import pickle
 import struct
 from collections.abc import Sequence
@@ -85,14 +87,21 @@ class Codec:
     """Encodes values for one kind of entry. Immutable, so one instance may serve all threads.
 
     ``signer`` and ``pickle=True`` together allow pickles. ``types`` are the tagged types; the first codec that
-    matches an exact type wins.
+    matches an exact type wins. Every collection has a codec of its own: see ``of``.
     """
 
     def __init__(
         self, *, signer: Signer | None = None, pickle: bool = True, types: Sequence[TypeCodec] = BUILTIN_TYPES
     ) -> None:
-        self._pickles = _Pickles(signer) if pickle and signer is not None else None
+        self._pickles = _Pickles(signer, "") if pickle and signer is not None else None
         self._types = _Types(types)
+
+    def of(self, collection: str) -> Codec:
+        """The same codec for the values of ``collection``: what is pickled for one is refused in any other."""
+        found = copy.copy(self)
+        if self._pickles is not None:
+            found._pickles = self._pickles.of(collection)
+        return found
 
     def encode(self, key: str, value: object) -> object:
         """``value`` as something that BSON stores without loss. ``key`` is the full stored key, for the signature.
@@ -183,10 +192,14 @@ class _Types:
 
 
 class _Pickles:
-    """Pickles of leaves, signed for one stored key."""
+    """Pickles of leaves, signed for one stored key of one collection."""
 
-    def __init__(self, signer: Signer) -> None:
+    def __init__(self, signer: Signer, collection: str) -> None:
         self._signer = signer
+        self._collection = collection
+
+    def of(self, collection: str) -> _Pickles:
+        return _Pickles(self._signer, collection)
 
     def dump(self, key: str, leaves: list[object]) -> tuple[bytes, bytes]:
         """The pickle and its signature."""
@@ -194,24 +207,24 @@ class _Pickles:
             data = pickle.dumps(leaves, PICKLE_PROTOCOL)
         except RecursionError as error:
             raise InvalidValue("the value is nested too deeply to be stored, also as a pickle") from error
-        return data, self._signer.sign(_signed(key, data))
+        return data, self._signer.sign(_signed(self._collection, key, data))
 
     def load(self, key: str, data: object, signature: object) -> list[object]:
         """The leaves of a pickle that we signed for ``key``. Raises ``Undecodable``."""
         if type(data) is not bytes or type(signature) is not bytes:
             raise Undecodable("forged", "a stored pickle has no signature")
-        if not self._signer.verify(_signed(key, data), signature):
-            raise Undecodable("forged", "the signature of a stored pickle is not one of ours for this key")
-        leaves = pickle.loads(data)  # noqa: S301 - we signed these very bytes for this very key
+        if not self._signer.verify(_signed(self._collection, key, data), signature):
+            raise Undecodable("forged", "the signature of a stored pickle is not ours for this collection and key")
+        leaves = pickle.loads(data)  # noqa: S301 - we signed these very bytes for this very place
         if type(leaves) is not list:
             raise Undecodable("damaged", "a stored pickle is not a list")
         return leaves
 
 
-def _signed(key: str, data: bytes) -> bytes:
+def _signed(collection: str, key: str, data: bytes) -> bytes:
     """What the signature covers. Lengths go first, so no two different inputs give the same bytes."""
-    name = key.encode("utf-8", "surrogatepass")
-    return struct.pack(">HQ", FORMAT, len(name)) + name + data
+    place, name = collection.encode(), key.encode("utf-8", "surrogatepass")
+    return struct.pack(">HQQ", FORMAT, len(place), len(name)) + place + name + data
 
 
 def _envelope(tag: str, data: object) -> dict[str, object]:

@@ -9,8 +9,8 @@ up a member of an ``Enum`` that is already loaded.
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -128,6 +128,24 @@ def _pack_items(value: Any, child: Child) -> object:
     return [child(item) for item in value]
 
 
+MOST_ALIKE: Final = 64
+"""Members of a set or keys of a dict that may have one hash. Each is compared with all of them before it, so a few
+thousand that somebody has planted (multiples of 2**61 - 1, for example) would keep a process busy for minutes."""
+
+
+def _alike(items: Collection[Any]) -> bool:
+    """Whether more than ``MOST_ALIKE`` of ``items`` have one hash. Takes as long as hashing them once."""
+    return len(items) > MOST_ALIKE and max(Counter(map(hash, items)).values()) > MOST_ALIKE
+
+
+def _pack_set(value: Any, child: Child) -> object:
+    return UNKNOWN if _alike(value) else _pack_items(value, child)
+
+
+def _pack_dict(value: Mapping[Any, Any], child: Child) -> object:
+    return UNKNOWN if _alike(value) else _pack_pairs(value, child)
+
+
 def _pack_pairs(value: Mapping[Any, Any], child: Child) -> object:
     return [[child(key), child(item)] for key, item in value.items()]
 
@@ -135,7 +153,10 @@ def _pack_pairs(value: Mapping[Any, Any], child: Child) -> object:
 def _unpack_pairs(kind: Callable[[list[tuple[Any, Any]]], T]) -> Callable[[Any, Child], T]:
     def unpack(data: object, child: Child) -> T:
         pairs = [need_list(pair, 2) for pair in need(list, data)]
-        return kind([(child(key), child(item)) for key, item in pairs])
+        found = [(child(key), child(item)) for key, item in pairs]
+        if _alike([key for key, _ in found]):
+            raise damaged("too many keys of a stored dict have one hash")
+        return kind(found)
 
     return unpack
 
@@ -143,6 +164,16 @@ def _unpack_pairs(kind: Callable[[list[tuple[Any, Any]]], T]) -> Callable[[Any, 
 def _unpack_items(kind: Callable[[list[Any]], T]) -> Callable[[Any, Child], T]:
     def unpack(data: object, child: Child) -> T:
         return kind([child(item) for item in need(list, data)])
+
+    return unpack
+
+
+def _unpack_set(kind: Callable[[list[Any]], T]) -> Callable[[Any, Child], T]:
+    def unpack(data: object, child: Child) -> T:
+        found = [child(item) for item in need(list, data)]
+        if _alike(found):
+            raise damaged("too many members of a stored set have one hash")
+        return kind(found)
 
     return unpack
 
@@ -254,11 +285,11 @@ def _unpack_code(data: object, child: Child) -> Code:
 
 BUILTIN_TYPES: Final[tuple[TypeCodec, ...]] = (
     TypeCodec("tuple", (tuple,), _pack_items, _unpack_items(tuple)),
-    TypeCodec("set", (set,), _pack_items, _unpack_items(set)),
-    TypeCodec("frozenset", (frozenset,), _pack_items, _unpack_items(frozenset)),
-    TypeCodec("dict", (dict,), _pack_pairs, _unpack_pairs(dict)),
-    TypeCodec("ordereddict", (OrderedDict,), _pack_pairs, _unpack_pairs(OrderedDict)),
-    TypeCodec("son", (SON,), _pack_pairs, _unpack_pairs(SON)),
+    TypeCodec("set", (set,), _pack_set, _unpack_set(set)),
+    TypeCodec("frozenset", (frozenset,), _pack_set, _unpack_set(frozenset)),
+    TypeCodec("dict", (dict,), _pack_dict, _unpack_pairs(dict)),
+    TypeCodec("ordereddict", (OrderedDict,), _pack_dict, _unpack_pairs(OrderedDict)),
+    TypeCodec("son", (SON,), _pack_dict, _unpack_pairs(SON)),
     _scalar("str", str, lambda value: value.encode(*_ANY_TEXT), bytes, lambda data: data.decode(*_ANY_TEXT)),
     _scalar("int", int, _pack_int, str, lambda data: int(data, 0)),
     _scalar("bytearray", bytearray, bytes, bytes, bytearray),

@@ -6,6 +6,7 @@ Rule of this file: every function takes any value and never raises. ``expression
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 LEAST: Final = -(2**63)
@@ -37,6 +38,15 @@ def number(value: object) -> float | None:
 def text(value: object) -> str | None:
     """Text, ``None`` for anything else."""
     return str(value) if isinstance(value, str) else None
+
+
+NOT_A_LIST: Final = {"$exists": False}
+"""The test of ``<field>.0`` by which a range of texts leaves out lists, since it finds those that hold such a text."""
+
+
+def named_by_text(found: Iterable[Mapping[str, Any]], name: str = "key") -> list[Any]:
+    """The documents whose ``name`` is text. A range of texts finds lists too that hold one of them."""
+    return [one for one in found if isinstance(one.get(name), str)]
 
 
 def document(value: object) -> dict[str, Any]:

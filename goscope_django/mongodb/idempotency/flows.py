@@ -40,7 +40,7 @@ from goscope_django.mongodb.document.expressions import (
 )
 from goscope_django.mongodb.document.failures import may_have_happened, too_large
 from goscope_django.mongodb.document.lease import Lease, new_claim, upsert, with_time
-from goscope_django.mongodb.document.reading import text, whole_or_none
+from goscope_django.mongodb.document.reading import NOT_A_LIST, text, whole_or_none
 
 IDEMPOTENCY: Final = "go_goscope_idempotency"
 LEASE: Final = Lease()
@@ -83,7 +83,7 @@ class IdempotencyFlows:
 
     def __init__(self, prefix: str, codec: Codec) -> None:
         self.prefix = prefix
-        self.codec = codec
+        self.codec = codec.of(IDEMPOTENCY)
         self.finished: dict[str, bool] = {}
 
     def full(self, key: str) -> str:
@@ -525,7 +525,7 @@ class IdempotencyFlows:
             after: str | None = None
             while len(shown) < limit:
                 size = BATCH if pattern is not None else min(BATCH, limit - len(shown))
-                test = {"key": prefix_range(name, after), "claim": kind, "$expr": clock.live()}
+                test = {"key": prefix_range(name, after), "key.0": NOT_A_LIST, "claim": kind, "$expr": clock.live()}
                 found = yield from ask(IDEMPOTENCY, "find", test, _SHOWN, sort=[("key", 1)], limit=size)
                 known = [idempotency_info(one, self.prefix) for one in found]
                 shown += [one for one in known if pattern is None or pattern.fullmatch(one.key)]

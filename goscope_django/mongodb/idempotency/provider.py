@@ -135,7 +135,8 @@ class MongoDBIdempotencyProvider:
     def list(self, pattern: str | None = None, limit: int = 1_000) -> builtins.list[IdempotencyInfo]:
         """Live claims, then live results, whose whole key matches the regular expression ``pattern``, by key.
 
-        At most ``limit``. Reads a thousand with one command, and never what is stored.
+        At most ``limit``. Reads a thousand with one command, and never what is stored. The pattern is code, never a
+        user's text: see ``contracts``.
         """
         return self.store.run(self.flows.list, arguments.pattern(pattern), arguments.count(limit, "limit"))
 

@@ -28,7 +28,7 @@ from goscope_django.mongodb.document.clock import Clock, outrun
 from goscope_django.mongodb.document.expressions import instant, literal, named, prefix_range
 from goscope_django.mongodb.document.failures import may_have_happened
 from goscope_django.mongodb.document.lease import Lease, by_id, surely_lasts, upsert
-from goscope_django.mongodb.document.reading import whole_or_none
+from goscope_django.mongodb.document.reading import NOT_A_LIST, whole_or_none
 
 LOCKS: Final = "go_goscope_locks"
 LEASE: Final = Lease(holder=None)
@@ -220,7 +220,7 @@ class LockFlows:
         return LEASE.remaining(clock, found), age
 
     def list(self, clock: Clock, limit: int = 0) -> Flow[Sequence[LockInfo]]:
-        test = {"key": prefix_range(self.prefix), "$expr": clock.live()}
+        test = {"key": prefix_range(self.prefix), "key.0": NOT_A_LIST, "$expr": clock.live()}
         found = yield from ask(LOCKS, "find", test, sort=[("key", 1)], limit=limit)
         return [lock_info(one, self.prefix) for one in found]
 

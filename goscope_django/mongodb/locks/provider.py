@@ -178,7 +178,10 @@ class MongoDBLockProvider:
         return await self.store.arun(self.flows.get, key)
 
     def list(self, pattern: str | None = None) -> builtins.list[LockInfo]:
-        """All live locks whose whole key matches the regular expression ``pattern``, by key."""
+        """All live locks whose whole key matches the regular expression ``pattern``, by key.
+
+        The pattern is code, never a user's text: see ``contracts``.
+        """
         test = arguments.pattern(pattern)
         found = self.store.run(self.flows.list)
         return [one for one in found if test is None or test.fullmatch(one.key)]

@@ -16,11 +16,11 @@ from django.core.cache import caches
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
-from goscope_django import figures, operations, runtime
+from goscope_django import checkpoints, figures, operations, runtime, signals
 from goscope_django.checkpoints import checkpointed
 from goscope_django.circuits import CircuitBreaker
 from goscope_django.contracts import Checkpoint, CircuitBreakerState
-from goscope_django.exceptions import CircuitOpen, GoscopeError
+from goscope_django.exceptions import CircuitOpen, GoscopeError, Undecodable
 from goscope_django.locks import lock
 from goscope_django.mongodb import MongoDBAdapter
 from goscope_django.testing.conformance.base import Drive
@@ -372,3 +372,110 @@ def test_figures(settings_url: str, database: Any) -> None:
                 assert state.figures.error is None, (field, junk, state.figures.error)
                 json.dumps(state.as_json(), allow_nan=False)
         collection.replace_one({"_id": document["_id"]}, document)
+
+
+def planted(database: Any, collection: str, full: str, **fields: Any) -> None:
+    """Documents whose key or task is a list of texts around ``full``; the unique index refuses ``full`` itself."""
+    name = "taskId" if collection == "go_goscope_checkpoints" else "key"
+    for number, listed in enumerate(
+        ([f"{full}0"], [f"{full}1", f"x{full}"], [f"z{full}", f"{full}2", f"{full[:-1]}0"])
+    ):
+        database[collection].insert_one({name: listed, "sequence": number, **fields})
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_a_list_in_place_of_a_key_hides_no_other_from_a_listing(
+    adapter: MongoDBAdapter, database: Any, settings_url: str, colour: str
+) -> None:
+    drive = Drive(colour)
+    for name in ("a", "b"):
+        assert adapter.lock.acquire(name, 600_000)
+        adapter.circuit_breaker.record_failure(name, 3)
+        adapter.cache.set(name, 1)
+        adapter.idempotency.set(name, 1)
+        adapter.checkpoint.save(Checkpoint(f"i{name}", name, 9, datetime.now(UTC)))
+    for collection, full in (("locks", "lock:a"), ("circuit", "circuit:a"), ("cache", "cache:a")):
+        planted(database, f"go_goscope_{collection}", full, value=1)
+    planted(database, "go_goscope_idempotency", "a", value=1, claim=None)
+    planted(database, "go_goscope_idempotency", "claim:a", value=1, claim="x")
+    planted(database, "go_goscope_checkpoints", "a", token=1)
+
+    assert [one.key for one in drive(adapter.lock, "list")] == ["a", "b"]
+    assert [one.key for one in drive(adapter.lock, "list", "[ab]")] == ["a", "b"]
+    assert list(drive(adapter.circuit_breaker, "list", "[ab]")) == ["a", "b"]
+    assert drive(adapter.cache, "keys", "[ab]") == ["a", "b"]
+    assert [one.key for one in drive(adapter.idempotency, "list", "[ab]")] == ["a", "b"]
+    assert drive(adapter.checkpoint, "tasks") == ["a", "b"]
+    assert drive(adapter.checkpoint, "tasks", "[ab]") == ["a", "b"]
+    assert [one.sequence for one in drive(adapter.checkpoint, "list", "a")] == [9]
+    state = operations.state()
+    assert [one.key for one in state.locks.items] == ["a", "b"]
+    assert [one.name for one in state.circuits.items] == ["a", "b"]
+    assert [one.key for one in state.idempotency.items] == ["a", "b"]
+    assert drive(checkpoints, "cleanup_tasks") == 0
+    assert [part.error for part in (state.locks, state.circuits, state.idempotency, state.tasks)] == [None] * 4
+    drive.close()
+
+
+def test_a_page_of_planted_keys_ends_no_walk_through_a_cache(database: Any, settings_url: str) -> None:
+    cache: Any = caches["default"]
+    cache.set_many(dict.fromkeys(("a", "b", "c", "d"), 1))
+    for number in range(5):
+        database.go_goscope_cache.insert_one({"key": [f"cache::1:a{number}", f"x{number}"], "value": 1})
+    assert list(cache.iter_keys("*", itersize=2)) == ["a", "b", "c", "d"]
+    assert cache.delete_pattern("?", itersize=2) == 4
+
+
+UNREADABLE: dict[str, Any] = {
+    "of an unknown format": {"__goscope__": 9, "t": "set", "v": []},
+    "damaged": {"__goscope__": 1, "t": "set", "v": 5},
+    "pickled under a secret that is gone": {"__goscope__": 1, "t": "pickle", "v": 0, "p": b"x", "s": b"y" * 32},
+}
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_an_unreadable_checkpoint_hides_no_other(
+    adapter: MongoDBAdapter, database: Any, settings_url: str, colour: str, kind: str
+) -> None:
+    drive, store, now = Drive(colour), runtime.adapter().checkpoint, datetime.now(UTC)
+    told: list[tuple[str, str]] = []
+    found = database.go_goscope_checkpoints
+
+    def receiver(sender: Any, task_id: str, reason: str, **_: Any) -> None:
+        told.append((task_id, reason))
+
+    for number in range(6):
+        store.save(Checkpoint(f"i{number}", "k", number, now, data=number))
+    signals.checkpoint_unreadable.connect(receiver)
+    try:
+        for lost in ([2, 5], [2, 4, 5]):
+            found.update_many({"sequence": {"$in": lost}}, {"$set": {"data": UNREADABLE[kind]}})
+            left = [number for number in range(6) if number not in lost]
+            told.clear()
+            assert [one.data for one in drive(store, "list", "k")] == left
+            assert len(told) == len(lost)
+            assert drive(store, "load_latest", "k").data == max(left)
+            assert {task for task, _ in told} == {"k"}
+        assert len(operations.list_checkpoints("k")) == 6, "what is stored in them is not read"
+        found.update_many({}, {"$set": {"data": UNREADABLE[kind]}})
+        assert drive(store, "list", "k") == []
+        with pytest.raises(Undecodable):
+            drive(store, "load_latest", "k")
+    finally:
+        signals.checkpoint_unreadable.disconnect(receiver)
+        drive.close()
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_task_whose_metadata_can_not_be_read_hides_no_other(settings_url: str, database: Any, kind: str) -> None:
+    for name in "abc":
+        with checkpointed(name, metadata={"x": name}):
+            pass
+    database.go_goscope_tasks.update_one({"_id": "b"}, {"$set": {"metadata": UNREADABLE[kind]}})
+    assert [dict(one.metadata) for one in checkpoints.list_tasks()] == [{"x": "a"}, {}, {"x": "c"}]
+    assert [one.task_id for one in operations.state().tasks.items] == ["a", "b", "c"]
+    shown = checkpoints.get_task("b")
+    assert shown is not None and shown.status == "completed"
+    command("goscope_status")()
+    command("goscope_checkpoint", "list")()

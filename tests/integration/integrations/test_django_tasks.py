@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
-from goscope_django.checkpoints import Task, checkpointed, get_task, resume_stalled
+from goscope_django.checkpoints import Task, checkpointed, get_task, messages, resume_stalled
 from goscope_django.exceptions import InvalidValue, TaskAlreadyRunning
 from tests.support.tasks import end_lease, own_store
 
@@ -108,6 +108,6 @@ def _metadata(path: str) -> dict[str, Any]:
     seen.clear()
     info = get_task("import:model")
     assert info is not None
-    kept = dict(info.metadata)
-    assert kept["django.tasks"]["args"] == ["model"]
-    return {"django.tasks": {**kept["django.tasks"], "args": [path]}}
+    kept = messages.opened("django.tasks", info)
+    assert kept["arguments"] == '[["model"], {}]'
+    return messages.signed("django.tasks", f"import:{path}", {**kept, "arguments": f'[["{path}"], {{}}]'})

@@ -188,6 +188,10 @@ async def test_tasks_are_served_by_another_process(recorder: Recorder) -> None:
         ("error", None),
         ("odd", "x"),
         ("response", {"vary": []}),
+        ("response", {"vary": [1]}),
+        ("response", [1]),
+        ("error", {"type": 5, "base": [], "args": 5, "state": [1], "message": {}}),
+        ("value", {"__goscope__": 1, "t": "set", "v": [[[]]]}),
     ],
     ids=str,
 )

@@ -144,7 +144,7 @@ def bomb(crater: Path) -> bytes:
 
 
 def test_the_bomb_works(bomb: bytes, crater: Path) -> None:
-    signed = envelope("pickle", 0, p=bomb, s=HmacSigner().sign(_signed(KEY, bomb)))
+    signed = envelope("pickle", 0, p=bomb, s=HmacSigner().sign(_signed("", KEY, bomb)))
     signing.decode(KEY, signed)
     assert crater.exists(), "otherwise the tests below prove nothing"
 
@@ -164,9 +164,9 @@ def test_a_planted_pickle_is_data(bomb: bytes, crater: Path) -> None:
 
 
 def test_forged_pickles_are_not_loaded(bomb: bytes, crater: Path) -> None:
-    good = HmacSigner().sign(_signed(KEY, bomb))
-    other_key = HmacSigner().sign(_signed("p:cache::1:other", bomb))
-    other_secret = HmacSigner(b"another").sign(_signed(KEY, bomb))
+    good = HmacSigner().sign(_signed("", KEY, bomb))
+    other_key = HmacSigner().sign(_signed("", "p:cache::1:other", bomb))
+    other_secret = HmacSigner(b"another").sign(_signed("", KEY, bomb))
     for signature in (b"", b"x" * 32, good[:-1], good + b"x", other_key, other_secret, None, "text", 5, [good]):
         for root in (envelope("pickle", 0), envelope("tree", [envelope("pickle", 0)])):
             assert reason(wire({**root, "p": bomb, "s": signature})) == "forged"
@@ -178,7 +178,7 @@ def test_forged_pickles_are_not_loaded(bomb: bytes, crater: Path) -> None:
 
 
 def test_without_a_signer_even_a_signed_pickle_is_not_loaded(bomb: bytes, crater: Path) -> None:
-    stored = envelope("pickle", 0, p=bomb, s=HmacSigner().sign(_signed(KEY, bomb)))
+    stored = envelope("pickle", 0, p=bomb, s=HmacSigner().sign(_signed("", KEY, bomb)))
     assert reason(stored, without_pickle) == "format"
     assert reason(stored, Codec()) == "format"
     assert not crater.exists()
@@ -192,9 +192,46 @@ def test_an_entry_moved_to_another_key_is_forged() -> None:
     assert reason(stored, key=KEY[:-1]) == "forged"
 
 
+def test_an_entry_moved_to_another_collection_is_forged() -> None:
+    here, there = signing.of("go_goscope_tasks"), signing.of("go_goscope_cache")
+    stored = here.encode(KEY, Point(1, 2))
+    assert here.decode(KEY, stored) == Point(1, 2)
+    for other in (there, signing, signing.of("go_goscope_task")):
+        assert reason(stored, other) == "forged"
+    assert without_pickle.of("go_goscope_cache").decode(KEY, wire(there.encode(KEY, {1, 2}))) == {1, 2}
+
+
+PRIME = 2**61 - 1
+"""Python's hash of a number is its remainder by this one."""
+
+COLLIDING: dict[str, Any] = {
+    "int": [envelope("int", str(PRIME * n)) for n in range(1, 30_000)],
+    "decimal": [envelope("decimal", str(PRIME * n)) for n in range(1, 30_000)],
+    "tuple": [envelope("tuple", [envelope("int", str(PRIME * n))]) for n in range(1, 30_000)],
+    "the same": [1] * 30_000,
+}
+
+
+@pytest.mark.parametrize("kind", COLLIDING)
+@pytest.mark.parametrize("tag", ["set", "frozenset", "dict", "ordereddict", "son"])
+def test_members_of_one_hash_are_not_compared_with_each_other(kind: str, tag: str) -> None:
+    members = COLLIDING[kind]
+    planted = envelope(tag, members if tag.endswith("set") else [[one, 1] for one in members])
+    assert reason(planted) == "damaged"
+
+
+def test_members_of_one_hash_that_are_ours_are_kept() -> None:
+    few, many = {PRIME * n for n in range(1, 60)}, {PRIME * n for n in range(1, 500)}
+    for value in (few, many, dict.fromkeys(many, 1), frozenset(many), {"x": [many]}):
+        assert signing.decode(KEY, wire(signing.encode(KEY, value))) == value
+    with pytest.raises(TypeError, match="pickle"):
+        without_pickle.encode(KEY, many)
+
+
 def test_what_is_signed_is_unambiguous() -> None:
-    assert _signed("ab", b"c") != _signed("a", b"bc")
-    assert _signed("\ud800", b"") != _signed("?", b"")
+    assert _signed("", "ab", b"c") != _signed("", "a", b"bc")
+    assert _signed("a", "b", b"c") != _signed("", "ab", b"c") != _signed("ab", "", b"c")
+    assert _signed("", "\ud800", b"") != _signed("", "?", b"")
 
 
 @pytest.mark.parametrize("index", [-1, 1, 2**40, True, False, None, "0", 0.0, [0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from datetime import UTC, datetime
 from http.cookies import Morsel
@@ -34,7 +35,7 @@ from hypothesis import HealthCheck, given, settings
 from rest_framework.response import Response
 
 from goscope_django.codec import RESPONSES, make_codec
-from goscope_django.exceptions import InvalidType
+from goscope_django.exceptions import InvalidType, Undecodable
 from goscope_django.mongodb.codec import Codec
 from tests.support.codec import KEY, envelope, reason, wire
 from tests.support.values import Point, same, values, values_and_pickled
@@ -316,3 +317,20 @@ def stored_response(**changes: Any) -> dict[str, Any]:
 def test_a_damaged_response_is_damaged(changes: dict[str, Any]) -> None:
     assert isinstance(codec.decode(KEY, stored_response()), HttpResponse)
     assert reason(stored_response(**changes), codec) == "damaged"
+
+
+def test_a_planted_response_adds_no_header_by_its_reason_or_past_its_cookies() -> None:
+    good = codec.encode("k", HttpResponse("x", reason="Fine"))
+    assert codec.decode("k", copy.deepcopy(good)).reason_phrase == "Fine"  # type: ignore[attr-defined]
+    for place, planted in ((2, "OK\r\nSet-Cookie: a=b"), (3, "utf-8\nx"), (5, [["Set-Cookie", "a=b"]])):
+        changed: Any = copy.deepcopy(good)
+        assert changed["t"] == "response"
+        changed["v"][place] = planted
+        with pytest.raises(Undecodable):
+            codec.decode("k", changed)
+
+
+def test_a_response_with_odd_headers_of_our_own_is_kept() -> None:
+    for response in (HttpResponse("x", headers={"Set-Cookie": "a=b"}), HttpResponse("x", reason="odd\nreason")):
+        back: Any = codec.decode("k", wire(codec.encode("k", response)))
+        assert (list(back.items()) == list(response.items()), back.reason_phrase) == (True, response.reason_phrase)

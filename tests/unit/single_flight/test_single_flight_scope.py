@@ -784,6 +784,30 @@ def test_a_stored_response_can_replace_no_part_of_the_class() -> None:
     assert vars(back)["fine"] == 1
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reason": "OK\r\nSet-Cookie: a=b"},
+        {"reason": "OK\nX: y"},
+        {"headers": [["Set-Cookie", "a=b"]]},
+        {"headers": [["set-cookie ", "a=b"]]},
+        {"headers": [[1, "a"]]},
+        {"headers": [["a", 1]]},
+        {"headers": [["a"]]},
+        {"headers": 5},
+        {"status": 99},
+        {"status": "200"},
+        {"body": "text"},
+        {"extra": [1]},
+    ],
+    ids=repr,
+)
+def test_a_planted_response_is_none(change: dict[str, Any]) -> None:
+    packed = {**responses.pack(HttpResponse("x")), **change}
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        responses.unpack(packed)
+
+
 def test_a_stored_header_with_a_line_break_is_refused() -> None:
     packed = responses.pack(HttpResponse("x"))
     packed["headers"].append(["X-Evil", "a\r\nSet-Cookie: b=c"])

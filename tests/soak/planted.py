@@ -1,0 +1,461 @@
+"""Mutated values are decoded, and planted documents read by every public call: nothing crashes, hangs or surprises.
+
+Run it as ``python -m tests.soak.planted --decoded 1000000 --planted 100000 --seed 1`` (``make soak``). Rules:
+
+* Everything follows from the seed: a fault is told with what repeats it.
+* A decoded value is a value or ``Undecodable``. A call returns, or raises what its documentation says.
+* Nothing may take longer than ``LONGEST`` seconds; where the interpreter itself hangs, its stacks are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import datetime as dt
+import decimal
+import faulthandler
+import logging
+import random
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import bson
+from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson.datetime_ms import DatetimeMS
+
+LONGEST: Final = 20.0
+"""Seconds that one value or call may take, on a busy machine."""
+MOST_FAULTS: Final = 20
+TAGS: Final = (
+    *("tree", "pickle", "tuple", "set", "frozenset", "dict", "ordereddict", "son", "str", "int", "bytearray"),
+    *("complex", "decimal", "uuid", "date", "timedelta", "datetime", "time", "enum", "int64", "datetimems", "binary"),
+    *("timestamp", "regex", "code", "dbref", "safestring", "response", "streaming", "nothing"),
+)
+PRIME: Final = 2**61 - 1
+Call = Callable[[], object]
+
+
+class Faults:
+    """What went wrong, each kind once."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+    def add(self, what: str, error: object, where: object) -> None:
+        if len(self.found) < MOST_FAULTS:
+            self.found.setdefault(f"{what}: {type(error).__name__}", f"{error!s:.300} <- {where!r:.1500}")
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {said}" for name, said in self.found.items())
+
+
+@contextlib.contextmanager
+def watched(seconds: float = 6 * LONGEST) -> Iterator[None]:
+    """End the process with its stacks if what is inside hangs, be it in C."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+# What is planted
+
+
+def leaf(dice: random.Random) -> Any:
+    """A value that no program of ours would have put there."""
+    made: tuple[Callable[[], Any], ...] = (
+        lambda: dice.choice((None, True, False, -1, 0, 1, 1.5, 2**31, 2**62, -(2**63), 2**63 - 1, 10**12)),
+        lambda: dice.choice((float("nan"), float("inf"), -float("inf"), 1e308, -0.0)),
+        lambda: dice.choice(("", "x", "a\r\nb: c", "os", "9" * 5_000, "0x" + "f" * 99, "1e999999999", "-Infinity")),
+        lambda: dice.choice(("../../etc/passwd", "Europe/Berlin", "2020-01-01", "24:00", "\0", "é" * 50, "$x", "a.b")),
+        lambda: dice.choice((b"", b"x", b"cos\nsystem\n(S'true'\ntR.", Binary(b"x", 4), Binary(b"\0" * 16, 4))),
+        lambda: dice.choice((Decimal128("NaN"), Decimal128("1E+6144"), MinKey(), MaxKey(), ObjectId(b"x" * 12))),
+        lambda: dice.choice((Regex("(a+)+$"), Code("x", {"y": 1}), Timestamp(1, 1), Timestamp(2**32 - 1, 1))),
+        lambda: dice.choice(
+            (DatetimeMS(2**62), DatetimeMS(-(2**62)), dt.datetime(1, 1, 1, tzinfo=dt.UTC), DatetimeMS(253402214400000))
+        ),
+        lambda: dice.choice(({}, [], [[]], [None], {"$gt": 1}, {"x": {}}, {"$ref": "a", "$id": 1}, {"0": 1}, ["x", 1])),
+        lambda: {"$ref": "a", "$id": 1, "$db": dice.choice((1, None, "x"))},
+        lambda: nested(dice.choice((5, 60, 120))),
+        lambda: envelope(dice),
+    )
+    return dice.choice(made)()
+
+
+def nested(levels: int) -> Any:
+    found: Any = 1
+    for level in range(levels):
+        found = [found] if level % 2 else {"x": found}
+    return found
+
+
+def envelope(dice: random.Random) -> dict[str, Any]:
+    data: Any = leaf(dice) if dice.random() < 0.5 else [leaf(dice) for _ in range(dice.randrange(4))]
+    if dice.random() < 0.005:
+        data = [{"__goscope__": 1, "t": "int", "v": str(PRIME * number)} for number in range(1, 3_000)]
+    found = {"__goscope__": dice.choice((1, 1, 1, 1, 2, None, "1")), "t": dice.choice(TAGS), "v": data}
+    if dice.random() < 0.3:
+        found.update(p=leaf(dice), s=leaf(dice))
+    return found
+
+
+def mutated(value: Any, dice: random.Random, rate: float) -> Any:
+    """``value`` with some of its parts replaced, removed, repeated or moved."""
+    if dice.random() < rate:
+        return leaf(dice)
+    if isinstance(value, dict):
+        items = [(name, mutated(item, dice, rate)) for name, item in value.items()]
+        if items and dice.random() < rate:
+            items.pop(dice.randrange(len(items)))
+        if len(items) > 1 and dice.random() < rate:
+            (one, first), (two, second) = items[0], items[-1]
+            items[0], items[-1] = (one, second), (two, first)
+        if dice.random() < rate:
+            items.append((dice.choice(("__goscope__", "t", "v", "vary", "reads", "x")), leaf(dice)))
+        return dict(items)
+    if isinstance(value, list):
+        items = [mutated(item, dice, rate) for item in value]
+        if items and dice.random() < rate:
+            items.append(items[0])
+        if items and dice.random() < rate:
+            items.pop()
+        return items
+    return value
+
+
+# Decoding
+
+
+def samples() -> list[object]:
+    """Values of every type that has a tag."""
+    from django.http import HttpResponse, JsonResponse
+    from django.utils.safestring import mark_safe
+
+    response = HttpResponse("body", status=201, headers={"X-One": "1"})
+    response.set_cookie("name", "value", max_age=5)
+    moment = dt.datetime(2020, 1, 2, 3, 4, 5, 6, dt.UTC)
+    plain = [1, "two", 3.0, None, {"four": [5]}, moment, b"six"]
+    tagged: list[object] = [
+        (1, "2"),
+        {1, 2},
+        frozenset("ab"),
+        {1: 2, "a": (3,)},
+        OrderedDict(a=1),
+        2**70,
+        bytearray(b"x"),
+        1j,
+        decimal.Decimal("1.50"),
+        uuid.UUID(int=5),
+        moment.date(),
+        moment.time(),
+        moment.replace(tzinfo=dt.timezone(dt.timedelta(hours=2), "here")),
+        dt.timedelta(1, 2, 3),
+        logging.Filterer,
+        Int64(5),
+        DBRef("a", 1),
+        mark_safe("<b>"),
+        response,
+        JsonResponse({"a": 1}),
+        "\ud800",
+    ]
+    return [*plain, *tagged, {"all": [*plain, *tagged]}, [[(one,)] for one in tagged]]
+
+
+def decode(count: int, seed: int) -> Faults:
+    """Decode ``count`` mutated values."""
+    from goscope_django.codec import make_codec
+    from goscope_django.exceptions import Undecodable
+    from goscope_django.mongodb.codec import CODEC_OPTIONS
+
+    faults, dice, codec = Faults(), random.Random(seed), make_codec().of("go_goscope_cache")
+    without = make_codec(pickle=False)
+    stored = [wired({"value": codec.encode("k", one)}, CODEC_OPTIONS)["value"] for one in samples()]
+    for number in range(count):
+        if not number % 1_000:
+            faulthandler.dump_traceback_later(6 * LONGEST, exit=True)
+        value = mutated(copy.deepcopy(dice.choice(stored)), dice, dice.choice((0.02, 0.1, 0.5)))
+        try:
+            value = wired({"value": value}, CODEC_OPTIONS)["value"]
+        except Exception:
+            continue
+        shown, began = f"seed {seed}, number {number}: {value!r:.1200}", time.monotonic()
+        try:
+            (codec if number % 4 else without).decode("k", value)
+        except Undecodable:
+            pass
+        except BaseException as error:
+            faults.add("decode", error, shown)
+        if time.monotonic() - began > LONGEST:
+            faults.add("decode takes long", TimeoutError(), shown)
+    faulthandler.cancel_dump_traceback_later()
+    return faults
+
+
+def wired(document: dict[str, Any], options: Any) -> dict[str, Any]:
+    return bson.decode(bson.encode(document, codec_options=options), codec_options=options)
+
+
+# Planting
+
+
+class Scene:
+    """Documents of every collection, made by using each feature once, and the calls that read them."""
+
+    def __init__(self) -> None:
+        from django.core.cache import caches
+
+        from goscope_django import runtime
+        from goscope_django.contracts import Checkpoint
+
+        self.adapter = runtime.adapter()
+        self.database = runtime.connection().sync().database
+        self.prefix = self.adapter.key_prefix
+        self.cache: Any = caches["default"]
+        self.now = dt.datetime.now(dt.UTC)
+        self.checkpoint = Checkpoint
+        self.documents: dict[str, list[dict[str, Any]]] = {}
+        for make in (self._use, self._land):
+            make()
+            for name in self.database.list_collection_names():
+                if name.startswith("go_goscope_") and name != "go_goscope_stats":
+                    self.documents.setdefault(name, []).extend(self.database[name].find())
+        self.calls = self._calls()
+
+    def _use(self) -> None:
+        from goscope_django.checkpoints import checkpointed
+
+        adapter = self.adapter
+        assert adapter.lock.acquire("k", 600_000, "me")
+        for _ in range(3):
+            adapter.circuit_breaker.record_failure("k", 3)
+        self.cache.set("k", {"a": (1, 2)}, 600)
+        self.cache.set("n", 5, 600)
+        adapter.checkpoint.save(self.checkpoint("i", "c", 1, self.now, 5.0, {"a": (1,)}, 3.0))
+        adapter.idempotency.set("k", {"result": 1})
+        adapter.idempotency.begin("running", 600_000, "print", 600_000)
+        with contextlib.suppress(KeyError), checkpointed("t", metadata={"celery": {"task": "x"}}) as task:
+            task.save({"a": (1,)}, progress=20.0)
+            raise KeyError
+
+    def _land(self) -> None:
+        moment = self.now + dt.timedelta(hours=1)
+        response = {"status": 200, "reason": "OK", "headers": [["X", "y"]], "body": b"x", "extra": {}}
+        for kind, value in (("response", {"is": response, "reads": [], "digest": "x"}), ("value", 1), ("error", {})):
+            self.database.go_goscope_flights.insert_one(
+                {
+                    "_id": f"{self.prefix}flight:{kind}",
+                    "claim": None,
+                    "token": 2,
+                    "published": 2**40,
+                    "state": "landed",
+                    "kind": kind,
+                    "value": value,
+                    "took": 5,
+                    "leader": "x",
+                    "publishedAt": moment,
+                    "keepUntil": moment,
+                    "startedAt": self.now,
+                    "expiresAt": moment,
+                }
+            )
+
+    def _calls(self) -> dict[str, Call]:
+        from goscope_django import checkpoints, operations
+        from goscope_django.checkpoints import messages
+        from goscope_django.circuits import CircuitBreaker
+        from goscope_django.idempotency import idempotent
+        from goscope_django.locks import lock
+        from goscope_django.single_flight import single_flight
+
+        one, cache = self.adapter, self.cache
+
+        def locked() -> None:
+            with lock("k", 5, blocking=False):
+                pass
+
+        def task() -> None:
+            with checkpoints.checkpointed("t") as found:
+                for _ in found.track(range(2)):
+                    found.save(1)
+
+        def dispatch(info: checkpoints.TaskInfo) -> None:
+            messages.opened("celery", info)
+            raise AssertionError("something planted was dispatched")
+
+        flight = single_flight(1, 0.05, key="k")(plain)
+        once = idempotent(key="k")(plain)
+        return {
+            "lock.get": lambda: one.lock.get("k"),
+            "lock.list": lambda: one.lock.list("k.*"),
+            "lock.acquire": lambda: one.lock.acquire("k", 1_000),
+            "lock.extend": lambda: one.lock.extend("k", 1_000, "me"),
+            "lock": locked,
+            "circuit.get": lambda: one.circuit_breaker.get_state("k"),
+            "circuit.list": lambda: one.circuit_breaker.list("k"),
+            "circuit.failure": lambda: one.circuit_breaker.record_failure("k", 3),
+            "circuit.success": lambda: one.circuit_breaker.record_success("k"),
+            "breaker": lambda: CircuitBreaker("k").call(plain),
+            "provider cache.get": lambda: one.cache.get("k"),
+            "provider cache.keys": lambda: one.cache.keys("k.*"),
+            "cache.get": lambda: cache.get("k"),
+            "cache.get_many": lambda: cache.get_many(["k", "n"]),
+            "cache.has_key": lambda: cache.has_key("k"),
+            "cache.incr": lambda: cache.incr("n"),
+            "cache.touch": lambda: cache.touch("k"),
+            "cache.ttl": lambda: cache.ttl("k"),
+            "cache.keys": lambda: cache.keys("*"),
+            "cache.get_or_set": lambda: cache.get_or_set("k", 5),
+            "cache.add": lambda: cache.add("k", 5),
+            "checkpoint.load": lambda: one.checkpoint.load("i"),
+            "checkpoint.load_latest": lambda: one.checkpoint.load_latest("c"),
+            "checkpoint.list": lambda: one.checkpoint.list("c"),
+            "checkpoint.tasks": lambda: one.checkpoint.tasks(".*"),
+            "checkpoint.cleanup": lambda: one.checkpoint.cleanup("c", 1),
+            "idempotency.get": lambda: one.idempotency.get("k"),
+            "idempotency.begin": lambda: one.idempotency.begin("running", 1_000, "print", 1_000),
+            "idempotency.list": lambda: one.idempotency.list(".*"),
+            "idempotent": once,
+            "single flight": flight,
+            "task": task,
+            "tasks": lambda: checkpoints.list_tasks(".*"),
+            "task.get": lambda: checkpoints.get_task("t"),
+            "task.result": lambda: checkpoints.task_result("t"),
+            "task.cancel": lambda: checkpoints.cancel_task("t"),
+            "task.reset": lambda: checkpoints.reset_task("t"),
+            "task.resume": lambda: checkpoints.resume_stalled(dispatch),
+            "task.cleanup": checkpoints.cleanup_tasks,
+            "state": state,
+            "checkpoints": lambda: operations.list_checkpoints("c"),
+            "matches": self._joined,
+        }
+
+    def _joined(self) -> None:
+        """What a caller that has waited for a flight makes of what is published there."""
+        from goscope_django.http import responses
+        from goscope_django.mongodb.codec import CODEC_OPTIONS
+
+        for found in self.database.get_collection("go_goscope_flights", codec_options=CODEC_OPTIONS).find():
+            value = found.get("value")
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                responses.unpack(value["is"] if isinstance(value, dict) else value)
+
+    def clear(self) -> None:
+        """Remove what was planted."""
+        for name in self.documents:
+            self.database[name].delete_many({})
+
+    def restored(self, dice: random.Random, rate: float) -> dict[str, Any]:
+        """Put every document back, but mutate some of one collection; what that is."""
+        chosen = dice.choice(list(self.documents))
+        planted: list[Any] = []
+        for name, documents in self.documents.items():
+            self.database[name].delete_many({})
+            for document in documents:
+                found = document
+                if name == chosen:
+                    found = {**mutated_fields(document, dice, rate), "_id": document["_id"]}
+                    planted.append(found)
+                with contextlib.suppress(Exception):  # what the server or the driver refuses can't be planted
+                    self.database[name].insert_one(copy.deepcopy(found))
+        return {chosen: planted}
+
+
+def mutated_fields(document: dict[str, Any], dice: random.Random, rate: float) -> dict[str, Any]:
+    found = {}
+    for name, value in document.items():
+        if dice.random() < rate * 0.2:
+            continue
+        found[name] = mutated(value, dice, rate)
+    return found
+
+
+def plain() -> int:
+    return 1
+
+
+def state() -> None:
+    """The dashboard's data: every section is read."""
+    from goscope_django import operations
+
+    found = operations.state()
+    for name in ("locks", "circuits", "tasks", "flights", "idempotency"):
+        error = getattr(found, name).error
+        if error is not None:
+            raise AssertionError(f"the section {name} could not be read: {error}")
+
+
+def plant(count: int, seed: int) -> Faults:
+    """Plant ``count`` documents, and read them by the calls in turn."""
+    from goscope_django.exceptions import GoscopeError
+
+    logging.disable(logging.CRITICAL)
+    faults, dice, scene, planted, turn = Faults(), random.Random(seed), Scene(), 0, 0
+    names = list(scene.calls)
+    try:
+        while planted < count:
+            there = scene.restored(dice, dice.choice((0.05, 0.2, 0.6)))
+            planted += sum(map(len, there.values()))
+            for _ in range(6):
+                name, turn = names[turn % len(names)], turn + 1
+                began = time.monotonic()
+                try:
+                    with watched():
+                        scene.calls[name]()
+                except GoscopeError:
+                    pass
+                except BaseException as error:
+                    if not (name == "cache.incr" and isinstance(error, ValueError)):
+                        faults.add(name, error, f"seed {seed}, {there!r:.1400}")
+                if time.monotonic() - began > LONGEST:
+                    faults.add(f"{name} takes long", TimeoutError(), there)
+    finally:
+        logging.disable(logging.NOTSET)
+        scene.clear()
+    return faults
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--decoded", type=int, default=1_000_000)
+    parser.add_argument("--planted", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    parser.add_argument("--url", help="an empty MongoDB database; without it a private server is started")
+    options = parser.parse_args()
+    print(f"seed {options.seed}")
+    with tempfile.TemporaryDirectory() as folder:
+        url = options.url or f"embedded://{Path(folder) / 'mongod'}"
+        configure(url)
+        found = Counter[str]()
+        for what, faults in (
+            (f"{options.decoded} values decoded", decode(options.decoded, options.seed)),
+            (f"{options.planted} documents planted", plant(options.planted, options.seed)),
+        ):
+            print(f"{what}: {len(faults.found)} faults\n{faults}")
+            found.update(faults.found)
+    return 1 if found else 0
+
+
+def configure(url: str) -> None:
+    import django
+    from django.conf import settings
+
+    settings.configure(
+        SECRET_KEY="soak-" + "s" * 50,
+        INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "goscope_django"],
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        CACHES={"default": {"BACKEND": "goscope_django.cache.MongoDBCache"}},
+        GOSCOPE={"URL": url, "FAIL_FAST": True},
+    )
+    django.setup()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
