@@ -287,9 +287,10 @@ def _ask_driver(url: str, query: str, what: str, shown: str) -> None:
 def is_local(url: str) -> bool:
     """Whether every host of a ``mongodb://`` URL, or of a list of hosts, is this machine: ``localhost`` itself, a
     loopback address or a socket."""
-    if url.startswith("mongodb+srv://"):
+    scheme, mark, rest = url.partition("://")
+    if mark and scheme != "mongodb":
         return False
-    hosts = url.removeprefix("mongodb://").partition("?")[0].rpartition("@")[2].partition("/")[0]
+    hosts = rest.partition("?")[0].rpartition("@")[2].partition("/")[0] if mark else url
     return all(map(_is_here, hosts.split(",")))
 
 
@@ -297,7 +298,9 @@ def _is_here(host: str) -> bool:
     if host.lower().startswith("%2f") or host.endswith(".sock"):
         return True
     if host.startswith("["):
-        host = host[1:].partition("]")[0]
+        host, _, port = host[1:].partition("]")
+        if port and not port.startswith(":"):
+            return False
     elif host.count(":") == 1:
         host = host.partition(":")[0]
     if host.lower() == "localhost":
