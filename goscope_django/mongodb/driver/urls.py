@@ -227,7 +227,7 @@ def _true(value: object) -> bool:
 
 def names_user(place: str) -> bool:
     """Whether a ``mongodb://`` URL has a user. An ``@`` in an option is none."""
-    return bool(place.partition("://")[2].partition("?")[0].rpartition("@")[0].partition(":")[0])
+    return bool(place.partition("://")[2].partition("?")[0].partition("/")[0].rpartition("@")[0].partition(":")[0])
 
 
 def secrets_of(url: str) -> set[str]:
@@ -290,7 +290,7 @@ def is_local(url: str) -> bool:
     scheme, mark, rest = url.partition("://")
     if mark and scheme != "mongodb":
         return False
-    hosts = rest.partition("?")[0].rpartition("@")[2].partition("/")[0] if mark else url
+    hosts = rest.partition("?")[0].partition("/")[0].rpartition("@")[2] if mark else url
     return all(map(_is_here, hosts.split(",")))
 
 
