@@ -22,6 +22,8 @@
 ``goscope.W030``      deploy     the server is not on this machine, and the connection is not encrypted
 ``goscope.W031``      deploy     the server is not on this machine, and the URL has no credentials
 ``goscope.W032``      deploy     ``mongomock://`` or ``embedded://`` outside of tests and demonstrations
+``goscope.W033``      deploy     a password is in a setting, and pages and mails about errors show that setting
+``goscope.W034``      deploy     the connection is encrypted, but the server need not prove who it is
 ====================  =========  =====================================================================================
 
 Static checks open nothing. Those that connect have the tag ``database``: they run with ``check --database default`` and
@@ -250,16 +252,46 @@ def check_security(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             continue
         if urls.is_local(target.place):
             continue
-        options = {name.lower() for name in conf.current().client_options} | target.options
-        if not target.place.startswith("mongodb+srv:") and not options & {"tls", "ssl"}:
+        options = urls.given_options(target, conf.current().client_options)
+        if not urls.encrypted(target, options):
             text = f"{what}: the connection to another machine is not encrypted."
             found.append(CheckWarning(text, hint="Add tls=true to the URL.", id="goscope.W030"))
-        if "@" not in target.place and not options & {"username", "authmechanism", "tlscertificatekeyfile"}:
+        elif loose := urls.unverified(options):
+            text = f"{what}: {', '.join(loose)} is set, so whoever answers in place of the server is believed."
+            hint = "Remove it, and name the authority that signed the server's certificate: tlsCAFile."
+            found.append(CheckWarning(text, hint=hint, id="goscope.W034"))
+        if not urls.names_user(target.place) and not any(map(options.get, _IDENTITIES)):
             text = f"{what}: no credentials for a server on another machine."
             found.append(
                 CheckWarning(text, hint="Turn on access control; see docs/reference/settings.md.", id="goscope.W031")
             )
     return found
+
+
+_IDENTITIES: Final = ("username", "authmechanism", "tlscertificatekeyfile")
+
+
+def check_reports(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """Whether Django's pages and mails about errors would show a password of ours."""
+    try:
+        stores = conf.store_urls()
+    except conf.BadSettings:
+        return []
+    from goscope_django import debug
+
+    shown = debug.shown_settings()
+    return [
+        CheckWarning(
+            f"{what} holds a password, and Django shows that setting on its page about an error and in its mail to "
+            f"ADMINS.",
+            hint=f"Set DEFAULT_EXCEPTION_REPORTER_FILTER = {debug.FILTER!r}, and give the user and the password in "
+            f"GOSCOPE['CLIENT_OPTIONS']. See docs/how-to/secrets.md.",
+            obj="settings.DEFAULT_EXCEPTION_REPORTER_FILTER",
+            id="goscope.W033",
+        )
+        for what, url in stores
+        if any(secret in shown for secret in urls.secrets_of(url) if len(secret) >= debug.LEAST)
+    ]
 
 
 def check_views(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
@@ -291,3 +323,4 @@ def register() -> None:
     register_check(check_stores, Tags.database)
     register_check(check_views, Tags.urls)
     register_check(check_security, Tags.security, deploy=True)
+    register_check(check_reports, Tags.security, deploy=True)

@@ -148,6 +148,16 @@ def middleware() -> list[str]:
     return [str(one) for one in settings.MIDDLEWARE]
 
 
+def every_setting() -> dict[str, Any]:
+    """All settings of the project and of Django, as they are: with their passwords."""
+    return {name: getattr(settings, name) for name in dir(settings) if name.isupper()}
+
+
+def reporter_filter() -> str:
+    """The dotted name of what hides secrets from pages and mails about errors."""
+    return str(settings.DEFAULT_EXCEPTION_REPORTER_FILTER)
+
+
 def secret_key() -> str | bytes:
     """``SECRET_KEY``, by which hashes of what callers sent are keyed."""
     found: str | bytes = settings.SECRET_KEY
@@ -250,6 +260,21 @@ def target(url: object, what: str = "URL") -> urls.Target:
     ``django://`` names the deployment of an entry of ``DATABASES``; under test, always that entry's test database.
     Outside of tests the first answer holds until ``reset``.
     """
+    url = urls.Hidden(url) if isinstance(url, str) else url
+    found = _tried_target(url, what)
+    if isinstance(found, ConfigurationError):
+        raise found
+    return found
+
+
+def _tried_target(url: object, what: str) -> urls.Target | ConfigurationError:
+    try:
+        return _target(url, what)
+    except ConfigurationError as error:
+        return urls.bare(error)  # an entry of DATABASES has a password, too
+
+
+def _target(url: object, what: str) -> urls.Target:
     if not urls.is_django(url):
         return urls.parse(url, what, base=base_dir())
     tests = testing()
@@ -363,10 +388,15 @@ def our_caches() -> dict[str, Mapping[str, Any]]:
     """The entries of ``CACHES`` whose backend is ours or a subclass, by alias. Opens nothing."""
     caches = getattr(settings, "CACHES", {})
     return {
-        alias: entry
+        alias: _hiding_location(entry)
         for alias, entry in (caches.items() if isinstance(caches, Mapping) else ())
         if isinstance(entry, Mapping) and _is_ours(entry.get("BACKEND"))
     }
+
+
+def _hiding_location(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    location = entry.get("LOCATION")
+    return {**entry, "LOCATION": urls.Hidden(location)} if isinstance(location, str) else entry
 
 
 def _is_ours(backend: object) -> bool:
@@ -405,26 +435,34 @@ def current() -> Settings:
     if not testing():
         found = _outside
         if found is None:
-            found = _outside = _told_of(_read(getattr(settings, "GOSCOPE", {}), None))
+            read = _read(getattr(settings, "GOSCOPE", {}), None)
+            if isinstance(read, BadSettings):
+                raise read
+            found = _outside = _told_of(read)
         return found
     given, prefix, known = getattr(settings, "GOSCOPE", {}), worker_prefix(), _under_test
     if known is not None and known[0] == given and known[1] == prefix:
         return known[2]
-    found = _told_of(_read(given, prefix))
+    read = _read(given, prefix)
+    if isinstance(read, BadSettings):
+        del given, known
+        raise read
+    found = _told_of(read)
     _under_test = (_snapshot(given), prefix, found)
     return found
 
 
-def _read(given: Any, prefix: str | None) -> Settings:
-    """``given`` as settings; under test, ``prefix`` is the worker's."""
+def _read(given: Any, prefix: str | None) -> Settings | BadSettings:
+    """``given`` as settings; under test, ``prefix`` is the worker's. An error is returned, since what is given may hold
+    a password, and pages about an error show the variables of functions that raised."""
     for fault in faults(given):
-        raise BadSettings(" ".join(filter(None, (fault.message, fault.hint))))
+        return BadSettings(" ".join(filter(None, (fault.message, fault.hint))))
     merged = {**DEFAULTS, **given}
     test = {"KEY_PREFIX": merged["KEY_PREFIX"], **DEFAULTS["TEST"], **merged["TEST"]}
     return Settings(
-        url=merged["URL"] if prefix is None else test["URL"],
+        url=urls.Hidden(merged["URL"] if prefix is None else test["URL"]),
         key_prefix=merged["KEY_PREFIX"] if prefix is None else prefix + test["KEY_PREFIX"],
-        client_options=dict(merged["CLIENT_OPTIONS"]),
+        client_options=urls.Options(merged["CLIENT_OPTIONS"]),
         default_lock_timeout=arguments.duration_seconds(merged["DEFAULT_LOCK_TIMEOUT"], "DEFAULT_LOCK_TIMEOUT"),
         lock_backend=merged["LOCK_BACKEND"],
         connect_on_ready=merged["CONNECT_ON_READY"],

@@ -66,6 +66,11 @@ class GoscopeError(Exception):
         return _rebuilt, (type(self), self.args, self.__dict__)
 
 
+def told(error: BaseException) -> str:
+    """The text of an error of ours; of another only the class, since its text may quote a value."""
+    return str(error) if isinstance(error, GoscopeError) else type(error).__name__
+
+
 def _rebuilt(kind: type[GoscopeError], args: tuple[Any, ...], attributes: dict[str, Any]) -> GoscopeError:
     error = kind.__new__(kind, *args)
     error.args = args

@@ -43,6 +43,7 @@ from goscope_django.core.flow import Flow, acarry_out, call, carry_out, invoke
 from goscope_django.exceptions import InvalidValue, PoolExhausted
 from goscope_django.mongodb.cache.flows import BATCH, MISSING, NO_PAGE, CacheFlows, Page
 from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.driver import urls
 from goscope_django.process.counters import DELETES, HITS, MISSES, READ, SETS, WRITTEN
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class MongoDBCache(BaseCache):
             self.options = cache_options(location, params)
         except conf.BadSettings as error:
             fault, self.options = error, cache_options("", {})
-        self._entry = (location, params)
+        self._entry = (urls.Hidden(location) if isinstance(location, str) else "", params)
         self._strict: MongoDBCache | None = None
         super().__init__({**params, "TIMEOUT": None, "OPTIONS": {}})
         self.default_timeout: Timeout = self.options.timeout
@@ -594,7 +595,7 @@ class MongoDBCache(BaseCache):
             value = yield from self._flows.get(clock, old)
             left = yield from self._flows.remaining(clock, old)
             if value is MISSING or left == 0:
-                raise InvalidValue(f"Key {key!r} not found")
+                raise InvalidValue(f"Key {_named(key)!r} not found")
             if new != old:
                 yield from self._flows.set(clock, new, value, left)
                 yield from self._flows.delete(clock, old)
@@ -605,7 +606,7 @@ class MongoDBCache(BaseCache):
     def _make_room(self, clock: Clock, entries: int) -> Flow[None]:
         limit, prefix = self.options.max_entries, self._keys.own_prefix()
         if limit:
-            room = headroom(f"{self._backing.url}|{prefix}", limit, self.options.cull_frequency)
+            room = headroom(urls.Hidden(f"{self._backing.url}|{prefix}"), limit, self.options.cull_frequency)
             if not room.take(entries):
                 yield from room.cull(clock, self._flows, prefix)
 
@@ -746,9 +747,13 @@ def _seconds(milliseconds: int | None) -> int | None:
 
 def _sum(key: Any, found: int | None) -> int:
     if found is None:
-        raise InvalidValue(f"Key {key!r} not found, or its value is not an integer of 64 bits")
+        raise InvalidValue(f"Key {_named(key)!r} not found, or its value is not an integer of 64 bits")
     return found
 
 
 cache: Final = cast("MongoDBCache", default_cache)
 """``django.core.cache.cache``, for type checkers: where the default cache is ours, they know ``ttl`` and the like."""
+
+
+def _named(key: Any) -> Any:
+    return arguments.shown_key(key) if isinstance(key, str) else key

@@ -17,6 +17,7 @@ from django.core.cache.backends.base import default_key_func
 from goscope_django import conf
 from goscope_django.core import arguments
 from goscope_django.exceptions import ConfigurationError, InvalidType, InvalidValue
+from goscope_django.mongodb.driver import urls
 
 Timeout = Any
 """Seconds (int or float), a timedelta, ``None`` for never, or Django's ``DEFAULT_TIMEOUT``. Zero and less delete."""
@@ -100,7 +101,7 @@ def _checked(location: object, params: Mapping[str, Any]) -> CacheOptions:
         conf.on_error(on_error, "CACHES OPTIONS['ON_ERROR']")
     function = params.get("KEY_FUNCTION")
     return CacheOptions(
-        location=location,
+        location=urls.Hidden(location),
         timeout=timeout,
         max_entries=limit,
         cull_frequency=cull,

@@ -7,6 +7,7 @@ argument, the value and what is allowed.
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import math
 import re
@@ -27,6 +28,28 @@ def shown(value: object) -> str:
     """``value`` for an error, cut short."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+HASHED: Final = "sha256-"
+"""What a key of a session is shown as begins with, in place of the key."""
+
+_SESSION: Final = re.compile(
+    r"(django\.contrib\.sessions\.(?:cached_db|cache)|(?<!goscope\.)session[\w.-]*[:/|])([0-9A-Za-z]{8,})",
+    re.IGNORECASE,
+)
+
+
+def shown_key(key: str) -> str:
+    """A key of the cache for logs and operators: the key of a session in it is a hash, since who reads it is logged in.
+
+    Such keys are those of Django's own engines, and what stands behind a word with ``session`` in it. The keys of our
+    own engine are hashes already.
+    """
+    return _SESSION.sub(lambda found: f"{found[1]}{_hashed(found[2])}", key)
+
+
+def _hashed(text: str) -> str:
+    return f"{HASHED}{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
 def _bounded(name: str, value: object, milliseconds: float, *, zero: bool) -> int:

@@ -41,6 +41,7 @@ from goscope_django.exceptions import (
     InvalidValue,
     StoreError,
     Undecodable,
+    told,
 )
 from goscope_django.http import requests, responses
 from goscope_django.http.problems import problem
@@ -374,7 +375,7 @@ class Policy:
                 raise _Overtaken(error) from error
             if of_the_driver(error) or isinstance(error, TransactionManagementError):
                 raise
-            logger.exception("the result of %.200r can't be kept", attempt.name)
+            logger.error("the result of %.200r can't be kept: %s", attempt.name, told(error))
             return attempt.enter({"dropped": type(error).__name__}, self.timeout, seen)
 
     def _deferred(self, attempt: Attempt, done: Callable[[], None]) -> Flow[bool]:
@@ -468,7 +469,7 @@ def _stored(attempt: Attempt, value: Any) -> Flow[bool]:
             if together:
                 yield from attempt.abandon()
                 raise
-            logger.exception("the result of %.200r can't be kept", attempt.name)
+            logger.error("the result of %.200r can't be kept: %s", attempt.name, told(error))
             return (yield from attempt.complete({"dropped": type(error).__name__}))
     except StoreError as error:
         logger.error("the result of %.200r was not recorded: %s", attempt.name, error)

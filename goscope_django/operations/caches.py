@@ -7,6 +7,7 @@ own entry, but with ``ON_ERROR`` set to ``"raise"``.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -51,26 +52,39 @@ def strict(entry: Mapping[str, Any], alias: str) -> MongoDBCache:
 
 
 def cache_keys(alias: str = "default", pattern: str = "*", version: int | None = None, limit: int = 1_000) -> list[str]:
-    """Up to ``limit`` live keys of one version that match the glob ``pattern``, in order.
+    """Up to ``limit`` live keys of one version that match the glob ``pattern``, in order. Those of sessions are hashed.
 
     One command, and one for each thousand keys looked at. Raises ``NotFound`` for an alias that is not ours.
     """
     most = arguments.count(limit, "limit")
     with within(LONGEST):
-        return list(itertools.islice(_cache(alias).iter_keys(pattern, version=version), most))
+        found = itertools.islice(_cache(alias).iter_keys(pattern, version=version), most)
+        return [arguments.shown_key(key) for key in found]
 
 
 def delete_cache_keys(alias: str, keys: Sequence[str], version: int | None = None) -> Done:
-    """Delete these keys; ``count`` is how many there were. One command for each. Raises ``NotFound``."""
+    """Delete these keys; ``count`` is how many there were. Raises ``NotFound``.
+
+    One command for each. A key of a session may be given as ``cache_keys`` shows it: that takes a walk through the keys
+    that begin alike.
+    """
     cache = _cache(alias)
     with within(LONGEST):
-        count = sum(cache.delete(key, version=version) for key in keys)
+        count = sum(cache.delete(_meant(cache, key, version), version=version) for key in keys)
     return Done(
         action="delete_cache_keys",
         target=alias,
         count=count,
         message=f"{count} of {len(keys)} keys of cache {alias!r} were deleted; the others did not exist.",
     )
+
+
+def _meant(cache: MongoDBCache, key: str, version: int | None) -> str:
+    start, hashed, _ = key.partition(arguments.HASHED)
+    if not hashed:
+        return key
+    pattern = re.sub(r"([][*?])", r"[\1]", start) + "*"
+    return next((one for one in cache.iter_keys(pattern, version=version) if arguments.shown_key(one) == key), key)
 
 
 def clear_cache(alias: str = "default", pattern: str | None = None, version: int | None = None) -> Done:

@@ -16,7 +16,7 @@ from django.db import connections
 
 from goscope_django import runtime
 from goscope_django.core.flow import Flow
-from goscope_django.exceptions import StoreError
+from goscope_django.exceptions import GoscopeError, StoreError, told
 from goscope_django.http import requests, responses
 from goscope_django.http.recording import Used
 from goscope_django.http.requests import Caller
@@ -175,7 +175,7 @@ class Plan:
             found = self._opened(answer.kind, answer.value)
         except Exception as error:  # noqa: BLE001 - whatever somebody has planted there
             logger.warning(
-                "the result of flight %r can't be used, so it runs again: %s", self.key, type(error).__name__
+                "the result of flight %r can't be used, so the function runs again: %s", self.key, told(error)
             )
             return BYPASS
         counters.count("flights_joined")
@@ -226,7 +226,7 @@ class Plan:
         except Incomparable as error:
             return self._unshared(f"{error.args[0]} can't be compared", took)
         except Exception as error:  # noqa: BLE001 - whatever encoding or pickling the user's objects may raise
-            logger.warning("what %s returns can't be shared: %s", self.name, error)
+            logger.warning("what %s returns can't be shared: %s", self.name, told(error))
             return Landed("unshared", None, took)
 
     def _stored(self, result: Any) -> Any:
@@ -280,7 +280,8 @@ class Plan:
                 "flight %r was lost while its function ran; another one leads, this result is dropped", self.key
             )
             return landed
-        logger.warning("the result of flight %r can't be stored, so it is not shared: %s", self.key, said)
+        why = told(said) if isinstance(said, BaseException) else said
+        logger.warning("the result of flight %r can't be stored, so it is not shared: %s", self.key, why)
         return Landed("unshared", None, landed.took)
 
     # While MongoDB can't be reached

@@ -13,7 +13,18 @@ from tests.architecture.source import PACKAGE, ROOT, Module, below, classes, imp
 Offences = Iterator[str]
 
 FEATURES = ("locks", "circuits", "single_flight", "idempotency", "checkpoints", "cache", "fencing")
-SHELLS = ("dashboard", "management", "integrations", "checks", "testing", "apps", "admin", "models", "migrations")
+SHELLS = (
+    "dashboard",
+    "management",
+    "integrations",
+    "checks",
+    "debug",
+    "testing",
+    "apps",
+    "admin",
+    "models",
+    "migrations",
+)
 RINGS: tuple[tuple[str, ...], ...] = (
     ("contracts", "exceptions", "core"),
     ("mongodb",),

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import bson
 from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
-from goscope_django.core.arguments import MAX_KEY_BYTES
+from goscope_django.core.arguments import MAX_KEY_BYTES, shown_key
 from goscope_django.core.flow import Emit, Flow, Query, ask, perform
 from goscope_django.exceptions import InvalidValue, Undecodable
 from goscope_django.mongodb.cache.time import stamped, stating, surely_reached
@@ -156,7 +156,7 @@ class CacheFlows:
             if not means(error, OVERFLOW):
                 raise
             raise InvalidValue(
-                f"cache key {key!r:.200}: the sum does not fit in 64 bits; the value is unchanged"
+                f"cache key {shown_key(key)!r:.200}: the sum does not fit in 64 bits; the value is unchanged"
             ) from error
         return None if found is None else int(found["value"])
 
@@ -331,7 +331,7 @@ def _live(clock: Clock, key: str) -> dict[str, Any]:
 
 
 def _forged(key: str, error: Undecodable) -> Flow[Any]:
-    yield from perform(Emit("cache_entry_forged", key=key, reason=error.reason, message=str(error)))
+    yield from perform(Emit("cache_entry_forged", key=shown_key(key), reason=error.reason, message=str(error)))
     return MISSING
 
 
@@ -420,7 +420,7 @@ def _size(packed: object) -> int:
 
 def _refusal(key: str, packed: object) -> InvalidValue:
     return InvalidValue(
-        f"cache key {key!r:.200}: the value takes {_size(packed)} bytes; "
+        f"cache key {shown_key(key)!r:.200}: the value takes {_size(packed)} bytes; "
         f"the server holds at most {MAX_BYTES}, key and times included"
     )
 

@@ -165,8 +165,10 @@ class Codec:
             return settled(stored)
         except Undecodable:
             raise
-        except Exception as error:
-            raise Undecodable("damaged", f"a stored value can't be rebuilt: {type(error).__name__}") from error
+        except Exception as error:  # noqa: BLE001 - it becomes ours below
+            reason = type(error).__name__
+        # Not chained: an error of a pickle, of JSON or of a constructor quotes what it was given.
+        raise Undecodable("damaged", f"a stored value can't be rebuilt: {reason}")
 
 
 class _Types:

@@ -1,15 +1,22 @@
 """What a driver's error means: whether a write may have happened, and which of our errors it becomes.
 
-Rules of this file: nothing is sent or retried here. It is the only place that knows error codes: other modules ask what
-an error means. One meaning has several codes, since servers of different versions and routers use different ones.
+Rules of this file:
+
+* Nothing is sent or retried here. It is the only place that knows error codes: other modules ask what an error means.
+  One meaning has several codes, since servers of different versions and routers use different ones.
+* A server's message may quote the command, the document and the index key, and with them a session or a card number. So
+  every error of a query is ``cleaned`` before anybody sees it, and what is chained is that. Of the server's own words
+  only those in ``_FIXED`` are kept: sentences of which we know that they hold no value.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Any, Final
+from collections.abc import Collection, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Final, TypeVar
 
+from bson.errors import BSONError, InvalidDocument
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
@@ -103,11 +110,155 @@ def duplicate(error: BaseException) -> bool:
     )
 
 
-def plain(error: OperationFailure) -> OperationFailure:
+def plain(error: Exception) -> Exception:
     """``error``, as a ``DuplicateKeyError`` if it is one under another code."""
-    if not duplicate(error) or isinstance(error, DuplicateKeyError):
+    if not isinstance(error, OperationFailure) or not duplicate(error) or isinstance(error, DuplicateKeyError):
         return error
-    return DuplicateKeyError(str(error), error.code, error.details)
+    return cleaned(DuplicateKeyError(str(error), error.code, error.details))
+
+
+_NAME: Final = r"[\w$.-]{1,255}"
+_FIXED: Final = re.compile(
+    "|".join(
+        (
+            rf'not authorized on {_NAME} to execute command \{{ \w{{1,40}}: "{_NAME}"',
+            rf"E11000 duplicate key error collection: {_NAME} index: {_NAME}",
+            r"BSONObj size: \d+|exceeds? maximum size|too large|larger than \d+",
+            r"requires authentication|[Aa]uthentication failed",
+            r"[Tt]ransaction numbers are only allowed on a replica set member or mongos",
+            r"does not support retryable writes|multi-document transaction|[Tt]ransactions?\b",
+            r"Document failed validation|[Cc]annot increment|non-numeric|overflow",
+            r"Failing command (?:via|due to) 'failCommand' failpoint",
+            r"operation exceeded time limit|waiting for replication timed out|operation was interrupted",
+            r"not primary|node is recovering|not master|interrupted at shutdown",
+            r"[Nn]ot enough data-bearing nodes|No write concern mode named|could not be satisfied",
+            r"no such command|wire version|shard key|cached plan|out of memory|quota|disk space",
+        )
+    )
+)
+"""What is kept of a server's message. Of what it names there are only databases, collections, indexes and commands."""
+
+_CODE_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9]{2,60}")
+_REPLY: Final = "full error: {"
+"""How the driver begins to quote a whole reply."""
+
+_NUMBERS: Final = frozenset(
+    {"ok", "code", "n", "index", "nModified", "nMatched", "nInserted", "nUpserted", "nRemoved", "baseBackoffMS"}
+)
+_LISTS: Final = ("writeErrors", "writeConcernErrors")
+
+FAILURES: Final = (PyMongoError, BSONError)
+"""What the driver raises for a query."""
+
+E = TypeVar("E", bound=BaseException)
+
+
+def _fixed(text: object) -> str:
+    """What may be kept of a server's message."""
+    return ", ".join(dict.fromkeys(_FIXED.findall(text))) if isinstance(text, str) else ""
+
+
+def _told_of(reply: Mapping[str, Any], code: object = None, said: object = None) -> str:
+    """A sentence about a server's reply: its code, the code's name and the words that are known to hold no value."""
+    code, name = reply.get("code", code), reply.get("codeName")
+    named = [name] if isinstance(name, str) and _CODE_NAME.fullmatch(name) else []
+    kept = _fixed(reply.get("errmsg") or said)
+    first = " ".join([*named, f"(code {code})" if named else f"code {code}"])
+    return f"{first}: {kept}" if kept else first
+
+
+def _cleaned_reply(reply: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in reply.items():
+        if name in _NUMBERS and isinstance(value, int | float):
+            kept[name] = value
+        elif name in _LISTS and isinstance(value, list):
+            kept[name] = [_cleaned_reply(one) for one in value if isinstance(one, Mapping)]
+        elif name == "writeConcernError" and isinstance(value, Mapping):
+            kept[name] = _cleaned_reply(value)
+        elif name == "errorLabels" and isinstance(value, list):
+            kept[name] = [one for one in value if isinstance(one, str) and _CODE_NAME.fullmatch(one)]
+        elif name == "codeName" and isinstance(value, str) and _CODE_NAME.fullmatch(value):
+            kept[name] = value
+        elif name == "keyPattern" and isinstance(value, Mapping):
+            kept[name] = dict.fromkeys(value, 1)
+        elif name == "errInfo" and isinstance(value, Mapping) and "wtimeout" in value:
+            kept[name] = {"wtimeout": bool(value["wtimeout"])}
+        elif name == "errmsg":
+            kept[name] = _told_of(reply)
+    return kept
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """``error`` and all that it came from."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            left += [one.__cause__, one.__context__]
+
+
+def cleaned(error: E) -> E:
+    """``error`` itself, without anything that a server or the driver quotes; and so what it came from.
+
+    Its class, code and labels stay, and its traceback, unless a function that had the password is in it. Of ``details``
+    the numbers stay: how many were written, and which statement of a batch failed. What is not the driver's stays.
+    """
+    for one in _chain(error):
+        if _passed_password(one.__traceback__):
+            one.__traceback__ = None
+        if isinstance(one, InvalidDocument):
+            one._document = None
+        if isinstance(one, DocumentTooLarge):
+            continue  # it tells sizes
+        if isinstance(one, BSONError):
+            one.args = ("the document can't be encoded",)
+        elif isinstance(one, OperationFailure):
+            _clean_failure(one)
+        elif isinstance(one, AutoReconnect) and isinstance(one.details, Mapping) and "errmsg" in one.details:
+            text = _told_of(one.details)
+            one.details = one.errors = _cleaned_reply(one.details)
+            one.args, one._message = (text,), text
+        elif isinstance(one, ConnectionFailure) and _REPLY in str(one):
+            # What the driver knows of the servers: one is out of use since it has refused something.
+            text = f"every server that was found refuses: {_fixed(str(one)) or 'why is not told here'}"
+            one.args, one._message = (text,), text
+    return error
+
+
+_PASSWORDS: Final = ("credentials", "creds", "passwd", "password")
+
+
+def _passed_password(trace: TracebackType | None) -> bool:
+    """Whether a function of the driver had the password: pages about errors show the variables of each."""
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+        if str(frame.f_globals.get("__name__", "")).startswith("pymongo."):
+            known = frame.f_locals
+            if any(known.get(name) is not None for name in _PASSWORDS):
+                return True
+    return False
+
+
+def _clean_failure(error: OperationFailure) -> None:
+    reply = error.details if isinstance(error.details, Mapping) else {}
+    first = next((one for name in _LISTS for one in reply.get(name) or () if isinstance(one, Mapping)), None)
+    said = str(error).partition(", full error")[0]
+    if means(error, INDEX_DIFFERS):
+        text = said  # of options of an index, of which no document knows
+    elif first is not None:
+        text = f"batch op errors occurred: {_told_of(first)}"
+    else:
+        text = _told_of(reply, error.code, said)
+    kept = _cleaned_reply(reply)
+    error.args, error._message = (text,), text
+    # The driver's property has no setter, and a copy would lose the traceback or chain the original.
+    setattr(error, "_OperationFailure__details", kept if error.details is not None else None)  # noqa: B010
+    if isinstance(error, BulkWriteError):
+        error.details = kept
 
 
 def _sent_before(error: BaseException) -> bool:
@@ -164,12 +315,7 @@ def numbers_refused(error: BaseException) -> bool:
 
 
 def _said(error: PyMongoError) -> str:
-    """The server's or the driver's message, without the command that it may quote, which holds values."""
-    details: Any = getattr(error, "details", None)
-    if isinstance(details, dict):
-        for one in (*details.get("writeErrors", ()), *details.get("writeConcernErrors", ()), details):
-            if isinstance(one, dict) and isinstance(one.get("errmsg"), str):
-                return str(one["errmsg"])[:300]
+    """The message of a cleaned error, in short."""
     # If no server is found, PyMongo says all that it knows. A reader needs only the host and the reason.
     text = str(error).partition(", full error")[0].partition(", Timeout: ")[0]
     return re.sub(r" \(configured timeouts: [^)]*\)", "", text)[:300]
@@ -212,12 +358,13 @@ VERSIONS: Final = dict(enumerate(_RELEASES.split(), 7))
 def translated(
     error: PyMongoError, query: Query[Any] | None, *, database: str = "<database>", doubt: bool = False
 ) -> StoreError:
-    """Our error for one of the driver's, which the caller chains. It holds no credentials and no stored value.
+    """Our error for one of the driver's, which the caller chains. It holds no credentials and no stored value, and
+    neither does ``error`` afterwards: it is ``cleaned``.
 
     ``doubt``: an earlier command of the same operation has changed something, or may have. Then it is not true that
     nothing was changed.
     """
-    found = _translated(error, query, database)
+    found = _translated(cleaned(error), query, database)
     if doubt and isinstance(found, StoreUnavailable):
         return OutcomeUnknown(f"{found}; what was sent before it has changed something, or may have")
     return found
@@ -258,7 +405,7 @@ def _translated(error: PyMongoError, query: Query[Any] | None, database: str) ->
 def _missing(error: PyMongoError, query: Query[Any] | None, database: str) -> StoreError:
     if "requires authentication" in str(error):
         return CredentialsRefused("the server has access control, and the URL has no user and password")
-    told = _REFUSED_COMMAND.match(str(error))
+    told = _REFUSED_COMMAND.search(str(error))
     if told is not None:
         database, command, collection = told.groups()
         what = f"{_RIGHTS.get(command, command)} in {collection}"

@@ -34,7 +34,7 @@ from goscope_django.mongodb.driver.execute import AsyncExecutor, MockExecutor, S
 from goscope_django.mongodb.driver.inspection import ServerView, mock_view, view
 from goscope_django.mongodb.driver.revival import Revival
 from goscope_django.mongodb.driver.store import Sink, Store
-from goscope_django.mongodb.driver.urls import Target, parse, without_secrets
+from goscope_django.mongodb.driver.urls import Hidden, Options, Target, parse, without_secrets
 
 C = TypeVar("C")
 
@@ -62,9 +62,9 @@ class Connection:
     def __repr__(self) -> str:
         return f"<connection to {self.target.shown}>"
 
-    def _arguments(self, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    def _arguments(self, defaults: Mapping[str, Any]) -> tuple[str, Options]:
         given = {name.lower() for name in self._options} | self.target.options
-        options = {name: value for name, value in defaults.items() if name.lower() not in given}
+        options = Options((name, value) for name, value in defaults.items() if name.lower() not in given)
         said = {name.lower() for name in self._options}
         options.update({name: value for name, value in self.target.arguments.items() if name.lower() not in said})
         options.update(self._options)
@@ -83,11 +83,18 @@ class Connection:
         return self._new(MongoClient, {**DEFAULTS, **more})
 
     def _new(self, kind: Callable[..., C], defaults: Mapping[str, Any] = DEFAULTS) -> C:
+        made = self._made(kind, defaults)
+        if isinstance(made, ConfigurationError):
+            raise made
+        return made
+
+    def _made(self, kind: Callable[..., C], defaults: Mapping[str, Any]) -> C | ConfigurationError:
         place, options = self._arguments(defaults)
         try:
             return kind(place, **options)
         except (InvalidURI, DriverConfigurationError, TypeError, ValueError, OSError) as error:
-            raise self._refused(error) from None
+            # Returned: the driver's functions, through which this error went, hold the password.
+            return self._refused(error)
 
     def check(self) -> None:
         """Raise ``ConfigurationError`` for ``CLIENT_OPTIONS`` that the driver refuses. Opens nothing."""
@@ -242,13 +249,14 @@ def connection(
 
     ``url`` may be a target that is known already. Raises ``ConfigurationError`` for a URL that is not allowed.
     """
-    given = dict(options or {})
+    url = url if isinstance(url, Target) else Hidden(url)
+    given = Options(options or {})
     more = url.arguments if isinstance(url, Target) else {}
     if isinstance(url, Target):
-        name = f"{url.shown}|{url.place}|{url.database}"
+        name = Hidden(f"{url.shown}|{url.place}|{url.database}")
     else:
-        name = f"{url}|{base}" if url.startswith("embedded:") else url
-    key = (name, repr((sorted(given.items()), sorted(more.items()))) if given or more else "")
+        name = Hidden(f"{url}|{base}") if url.startswith("embedded:") else url
+    key = (name, Hidden(repr((sorted(given.items()), sorted(more.items())))) if given or more else "")
     found = _connections.get(key)
     if found is None:
         target = url if isinstance(url, Target) else parse(url, what, base=base)

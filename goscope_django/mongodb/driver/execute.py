@@ -32,9 +32,11 @@ from goscope_django.exceptions import ConfigurationError
 from goscope_django.mongodb.codec import CODEC_OPTIONS, ENTRY_OPTIONS
 from goscope_django.mongodb.document.clock import LocalClock, ServerClock
 from goscope_django.mongodb.document.failures import (
+    FAILURES,
     LEAST_WIRE_VERSION,
     NOT_A_REPLICA_SET,
     READS,
+    cleaned,
     means,
     plain,
     too_old,
@@ -166,8 +168,8 @@ class SyncExecutor(_Executor):
             place = places.take()  # before any time limit begins
             try:
                 found = self._calls[command.collection, command.method](*command.args, **command.kwargs)
-            except OperationFailure as error:
-                raise plain(error) from error.__cause__
+            except FAILURES as error:
+                raise plain(cleaned(error)) from error.__cause__
             finally:
                 places.give(place)
             places.answers += 1
@@ -199,8 +201,8 @@ class AsyncExecutor(_Executor):
                 place = await places.wait()  # before any time limit begins
             try:
                 found = await self._calls[command.collection, command.method](*command.args, **command.kwargs)
-            except OperationFailure as error:
-                raise plain(error) from error.__cause__
+            except FAILURES as error:
+                raise plain(cleaned(error)) from error.__cause__
             finally:
                 places.give(place)
             places.answers += 1
@@ -328,8 +330,12 @@ class MockExecutor:
             return execute(command)
         own = getattr(self, f"_{command.method}", None)
         place = self.collection(command.collection) if command.collection else self.database
-        with self._atomic:
-            return (partial(own, place) if own else getattr(place, command.method))(*command.args, **command.kwargs)
+        try:
+            with self._atomic:
+                return (partial(own, place) if own else getattr(place, command.method))(*command.args, **command.kwargs)
+        except FAILURES as error:
+            cleaned(error)
+            raise
 
     async def asynchronously(self, command: Command[Any]) -> Any:
         """Async version of calling it. A query does not wait: there is nothing to wait for."""

@@ -1,7 +1,11 @@
 """URLs of stores: their schemes, what they name, and how to show them without secrets.
 
-Rule of this file: it reads and checks text, and opens nothing. ``mongodb+srv`` is not resolved here, nor is
-``django``, since what that names stands in Django's settings: ``conf`` makes the target of it.
+Rules of this file:
+
+* It reads and checks text, and opens nothing. ``mongodb+srv`` is not resolved here, nor is ``django``, since what that
+  names stands in Django's settings: ``conf`` makes the target of it.
+* Pages and mails about an error show the variables of every function that was running. So what goes from function to
+  function is ``Hidden`` or ``Options``, and an error is raised where the parts of a URL are out of reach.
 """
 
 from __future__ import annotations
@@ -10,9 +14,10 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Literal, TypeGuard
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, unquote_plus
 
 from pymongo.errors import ConfigurationError as DriverConfigurationError
 from pymongo.errors import PyMongoError
@@ -25,6 +30,7 @@ SCHEMES: Final = ("mongodb", "mongodb+srv", "embedded", "mongomock", "django")
 DEFAULT_DATABASE: Final = "goscope"
 _FORBIDDEN: Final = re.compile(r'[/\\. "$*<>:|?\0]')
 _ESCAPES: Final = "in a user name and a password : / ? # [ ] @ and % are written as %3A %2F %3F %23 %5B %5D %40 and %25"
+_BEGINS: Final = re.compile(r"[\w+]+://")
 _SECRET: Final = re.compile(r"(?i)([?&;][^=&;]*(?:password|passwd|secret|token|mechanismproperties)[^=&;]*=)[^&;]*")
 
 
@@ -41,6 +47,24 @@ def masked(url: object) -> str:
         rest = f"{user}:***@{rest}" if ":" in credentials else f"{user}@{rest}"
     shown = _SECRET.sub(r"\1***", f"{scheme}{mark}{rest}")
     return shown if len(shown) <= 200 else f"{shown[:197]}..."
+
+
+class Hidden(str):
+    """A text whose ``repr`` shows no password: a URL is masked, anything else is not shown at all."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(masked(str(self))) if _BEGINS.match(self) else repr("***")
+
+
+class Options(dict[str, Any]):
+    """Keyword arguments of a client, whose ``repr`` shows names only."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<options: {', '.join(sorted(map(str, self))) or 'none'}>"
 
 
 def without_secrets(text: str, url: str) -> str:
@@ -81,6 +105,27 @@ def parse(url: object, what: str = "URL", *, base: Path | None = None) -> Target
 
     Raises ``ConfigurationError``, which names the setting, the value (secrets masked) and what is allowed.
     """
+    found = _tried(url, what, base)
+    del url
+    if isinstance(found, ConfigurationError):
+        raise found
+    return found
+
+
+def _tried(url: object, what: str, base: Path | None) -> Target | ConfigurationError:
+    try:
+        return _parsed(url, what, base)
+    except ConfigurationError as error:
+        return bare(error)
+
+
+def bare(error: ConfigurationError) -> ConfigurationError:
+    """``error`` without the functions that it went through, which hold parts of a URL, and without what it hides."""
+    error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _parsed(url: object, what: str, base: Path | None) -> Target:
     shown = masked(url)
     if not isinstance(url, str):
         raise ConfigurationError(f"{what}={shown}: a URL (str) is needed, not {type(url).__name__}")
@@ -136,21 +181,66 @@ def django_names(url: str, what: str) -> tuple[str, str | None]:
 
 def entry_target(what: str, shown: str, given: Mapping[str, Any], database: str) -> Target:
     """The target of ``given``, the keyword arguments of a client with its ``host``, on ``database``."""
-    arguments = dict(given)
+    arguments = Options(given)
     host = arguments.pop("host", None) or "localhost"
     place = host if isinstance(host, str) else ",".join(map(str, host))
     query = place.partition("?")[2] if "://" in place else ""
     named = [name for name, _ in parse_qsl(query.replace(";", "&"), keep_blank_values=True)]
     options = frozenset(name.lower() for name in (*named, *arguments))
-    return Target("mongodb", place, _checked_database(database, what, shown), shown, options, arguments)
+    return Target("mongodb", Hidden(place), _checked_database(database, what, shown), shown, options, arguments)
+
+
+def given_options(target: Target, more: Mapping[str, Any]) -> dict[str, object]:
+    """The options by their lower-case names (``ssl`` is ``tls``): of the place, of its arguments, and ``more``, the
+    last of which holds."""
+    query = target.place.partition("?")[2] if "://" in target.place else ""
+    found: dict[str, object] = {}
+    for layer in (parse_qsl(query.replace(";", "&")), target.arguments.items(), more.items()):
+        for name, value in layer:
+            lower = name.lower()
+            if value is not None:
+                found["tls" if lower == "ssl" else lower] = value
+    return found
+
+
+UNVERIFIED: Final = ("tlsInsecure", "tlsAllowInvalidCertificates", "tlsAllowInvalidHostnames")
+_IMPLY_TLS: Final = ("tlscafile", "tlscrlfile", "tlscertificatekeyfile", "tlsdisableocspendpointcheck")
+
+
+def encrypted(target: Target, options: Mapping[str, object]) -> bool:
+    """Whether the connection is encrypted. ``options`` are ``given_options``. As for the driver, ``tls`` decides, and
+    where it is not said another option of TLS turns it on, and so does ``mongodb+srv``."""
+    if "tls" in options:
+        return _true(options["tls"])
+    implied = any(_true(options.get(name)) for name in (*_IMPLY_TLS, *map(str.lower, UNVERIFIED)))
+    return implied or target.place.startswith("mongodb+srv:")
+
+
+def unverified(options: Mapping[str, object]) -> list[str]:
+    """The options by which a server is not asked to prove who it is."""
+    return [name for name in UNVERIFIED if _true(options.get(name.lower()))]
+
+
+def _true(value: object) -> bool:
+    return value.lower() not in ("", "false") if isinstance(value, str) else bool(value)
+
+
+def names_user(place: str) -> bool:
+    """Whether a ``mongodb://`` URL has a user. An ``@`` in an option is none."""
+    return bool(place.partition("://")[2].partition("?")[0].partition("/")[0].rpartition("@")[0].partition(":")[0])
+
+
+def secrets_of(url: str) -> set[str]:
+    """The passwords and tokens in ``url``, as they are written and as they are."""
+    credentials = url.partition("://")[2].rpartition("@")[0]
+    found = {credentials.partition(":")[2]}
+    found |= {text.partition("=")[2] for text in re.split("[?&;]", url) if _SECRET.match(f"?{text}")}
+    return {text for one in found if one for text in (one, unquote(one), unquote_plus(one))}
 
 
 def commit_concern(target: Target) -> object:
     """The ``w`` that the place or its arguments give, as a number where it is one; ``None`` if they don't."""
-    given = {name.lower(): value for name, value in target.arguments.items()}.get("w")
-    if given is None and "://" in target.place:
-        named = parse_qsl(target.place.partition("?")[2].replace(";", "&"))
-        given = {name.lower(): value for name, value in named}.get("w")
+    given = given_options(target, {}).get("w")
     return int(given) if isinstance(given, str) and given.isdecimal() else given
 
 
@@ -175,7 +265,7 @@ def _server(url: str, place: str, query: str, what: str, shown: str) -> Target:
         raise ConfigurationError(f"{what}={shown!r}: mongodb+srv:// takes one name of a host, without a port")
     if url.startswith("mongodb://"):  # what stands behind mongodb+srv:// only a name server knows
         _ask_driver(url, query, what, shown)
-    return Target("mongodb", url, database, shown, frozenset(name.lower() for name, _ in given))
+    return Target("mongodb", Hidden(url), database, shown, frozenset(name.lower() for name, _ in given))
 
 
 def _ask_driver(url: str, query: str, what: str, shown: str) -> None:
@@ -195,12 +285,28 @@ def _ask_driver(url: str, query: str, what: str, shown: str) -> None:
 
 
 def is_local(url: str) -> bool:
-    """Whether every host of a ``mongodb://`` URL, or of a list of hosts, is this machine (a loopback address or a
-    socket)."""
-    if url.startswith("mongodb+srv://"):
+    """Whether every host of a ``mongodb://`` URL, or of a list of hosts, is this machine: ``localhost`` itself, a
+    loopback address or a socket."""
+    scheme, mark, rest = url.partition("://")
+    if mark and scheme != "mongodb":
         return False
-    hosts = url.removeprefix("mongodb://").partition("?")[0].rpartition("@")[2].partition("/")[0]
-    return all(
-        host.lower().startswith(("localhost", "127.", "[::1]", "::1", "%2f")) or host.endswith(".sock")
-        for host in hosts.split(",")
-    )
+    hosts = rest.partition("?")[0].partition("/")[0].rpartition("@")[2] if mark else url
+    return all(map(_is_here, hosts.split(",")))
+
+
+def _is_here(host: str) -> bool:
+    if host.lower().startswith("%2f") or host.endswith(".sock"):
+        return True
+    if host.startswith("["):
+        host, _, port = host[1:].partition("]")
+        if port and not port.startswith(":"):
+            return False
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:  # a name, and what that is only a name server knows
+        return False
+    return address.is_loopback or bool(address.version == 6 and address.ipv4_mapped and address.ipv4_mapped.is_loopback)

@@ -20,7 +20,7 @@ from pymongo.read_concern import ReadConcern
 
 from goscope_django.core.flow import Flow, call, invoke
 from goscope_django.exceptions import ConfigurationError, OutcomeUnknown, StaleFence
-from goscope_django.mongodb.document.failures import NO_TRANSACTIONS, WRITE_CONFLICT, means, translated
+from goscope_django.mongodb.document.failures import NO_TRANSACTIONS, WRITE_CONFLICT, cleaned, means, translated
 from goscope_django.mongodb.driver.execute import AsyncExecutor, SyncExecutor
 from goscope_django.mongodb.locks.flows import LEASE, LOCKS
 from goscope_django.mongodb.locks.provider import MongoDBLockHandle
@@ -104,13 +104,14 @@ class FencedTransaction:
                     raise
                 if attempt + 1 == _COMMITS:
                     raise OutcomeUnknown(
-                        f"lock {full!r}: whether the transaction was committed is unknown: {error}"
+                        f"lock {full!r}: whether the transaction was committed is unknown: {cleaned(error)}"
                     ) from error
             else:
                 return
 
     def _explained(self, error: PyMongoError, *, held: bool) -> Exception:
-        """What a failed commit means."""
+        """What a failed commit means. ``error``, which is chained, is cleaned of what it quotes."""
+        cleaned(error)
         if _has_no_transactions(error):
             return ConfigurationError(
                 "fenced_transaction: a standalone server has no transactions; a replica set is needed"

@@ -148,6 +148,20 @@ def test_the_end_of_a_versions_life_is_told(wire: int, day: date, told: bool) ->
         ("mongodb://u:p@db.example.net/x?tls=true", []),
         ("mongomock://", ["W032"]),
         ("embedded://data", ["W032"]),
+        ("mongodb://u:p@localhost.evil.com/x", ["W030"]),
+        ("mongodb://u:p@127.0.0.1.evil.com/x", ["W030"]),
+        ("mongodb://db.example.net/x?tls=true&appname=me@127.0.0.1", ["W031"]),
+        ("mongodb://localhost,db.example.net/x", ["W030", "W031"]),
+        ("mongodb://u:p@db.example.net/x?tls=false", ["W030"]),
+        ("mongodb://u:p@db.example.net/x?ssl=false", ["W030"]),
+        ("mongodb://u:p@db.example.net/x?SSL=true", []),
+        ("mongodb+srv://u:p@db.example.net/x", []),
+        ("mongodb+srv://u:p@db.example.net/x?tls=false", ["W030"]),
+        ("mongodb+srv://u:p@db.example.net/x?tlsInsecure=true", ["W034"]),
+        ("mongodb://u:p@db.example.net/x?tls=true&tlsAllowInvalidCertificates=true", ["W034"]),
+        ("mongodb://u:p@db.example.net/x?tlsallowinvalidhostnames=true", ["W034"]),
+        ("mongodb://u:p@db.example.net/x?tls=true&tlsInsecure=false", []),
+        ("mongodb://u:p@db.example.net/x?tlsCAFile=/ca.pem", []),
     ],
 )
 def test_security_is_checked_on_deployment(url: str, ids: list[str]) -> None:
@@ -212,3 +226,21 @@ class TestStandalone:
             assert adapter.idempotency.begin("i", 60_000).value == "done"
             adapter.checkpoint.save(Checkpoint("c", "t", 1, datetime.now(UTC)))
             assert adapter.checkpoint.load_latest("t") is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        ({"tls": True}, []),
+        ({"TLS": False}, ["W030"]),
+        ({"ssl": False}, ["W030"]),
+        ({"tlsInsecure": True}, ["W034"]),
+        ({"tls": True, "tlsAllowInvalidCertificates": True}, ["W034"]),
+        ({"tlsAllowInvalidHostnames": "true"}, ["W034"]),
+        ({"tlsAllowInvalidHostnames": False}, []),
+    ],
+)
+@pytest.mark.parametrize("url", ["mongodb://u:p@db.example.net/x?tls=true", "mongodb+srv://u:p@db.example.net/x"])
+def test_client_options_go_before_the_url(url: str, options: dict[str, object], ids: list[str]) -> None:
+    with override_settings(GOSCOPE={"TEST": {"URL": url}, "CLIENT_OPTIONS": options}):
+        assert [str(one.id) for one in checks.check_security()] == [f"goscope.{one}" for one in ids]

@@ -79,7 +79,8 @@ def test_rights_to_read_and_write_suffice(guarded: Guarded, drive: Drive) -> Non
         handle = drive(adapter.lock, "acquire", "k", 60_000)
         assert handle is not None and drive(handle, "release") is True
         assert drive(adapter.circuit_breaker, "record_failure", "c", 5) >= 1
-        assert checks.check_stores(databases=["default"]) == []
+        found = checks.check_stores(databases=["default"])
+        assert {one.id for one in found} <= {"goscope.W016"}, "the version's age has nothing to do with rights"
 
 
 def test_a_wrong_password_is_an_error_that_does_not_show_it(
@@ -87,7 +88,7 @@ def test_a_wrong_password_is_an_error_that_does_not_show_it(
 ) -> None:
     with caplog.at_level(logging.DEBUG), on_server(guarded.url(WRONG)):
         for subject, method, args in ((cache, "get", ("k",)), (runtime.adapter().lock, "acquire", ("k",))):
-            with pytest.raises(StoreError, match=r"(?i)authentication failed") as caught:
+            with pytest.raises(StoreError, match="refuses the user or the password") as caught:
                 drive(subject, method, *args)
             assert "hunter2" not in "".join(traceback.format_exception(caught.value))
         found = checks.check_stores(databases=["default"])
@@ -102,9 +103,9 @@ def test_missing_rights_are_an_error_that_says_so(
 ) -> None:
     with caplog.at_level(logging.DEBUG), on_server(guarded.url(RIGHT, "reader")):
         assert drive(cache, "get", "nothing") is None
-        with pytest.raises(StoreError, match="not authorized") as caught:
+        with pytest.raises(StoreError, match="lacks the right") as caught:
             drive(cache, "set", "k", 1)
-        with pytest.raises(StoreError, match="not authorized"):
+        with pytest.raises(StoreError, match="lacks the right"):
             drive(runtime.adapter().lock, "acquire", "k")
         assert "hunter2" not in "".join(traceback.format_exception(caught.value))
     assert "hunter2" not in caplog.text
@@ -131,5 +132,5 @@ def test_a_whole_process_with_a_wrong_password_shows_none(guarded: Guarded, tmp_
         env={"PYTHONPATH": str(Path(__file__).resolve().parents[3]), "PATH": ""},
     )
     assert done.returncode == 1
-    assert "StoreError" in done.stderr and "W010" in done.stderr
+    assert "CredentialsRefused" in done.stderr and "W010" in done.stderr
     assert "hunter2" not in done.stdout + done.stderr

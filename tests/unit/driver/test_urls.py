@@ -167,12 +167,22 @@ def test_where_a_server_is() -> None:
         "mongodb://127.0.0.1:1,[::1]:2/x",
         "mongodb://u:p@127.0.0.1/x",
         "mongodb://%2Ft/x",
+        "mongodb://LocalHost:27017/x",
+        "mongodb://[::ffff:127.0.0.1]:1/x",
+        "/tmp/mongodb-27017.sock",
     ):
         assert is_local(url)
     for url in (
         "mongodb://db.example.net/x",
         "mongodb://localhost,other/x",
         "mongodb+srv://localhost/x",
+        "mongodb://localhost.evil.com/x",
+        "mongodb://127.0.0.1.evil.com:1/x",
+        "mongodb://localhost@evil.com/x",
+        "mongodb://127.evil.com/x",
+        "mongodb://evil.com/x?appname=me@localhost",
+        "mongodb://evil.com/x@localhost",
+        "mongodb://[::1].evil.com/x",
         "embedded://x",
     ):
         assert not is_local(url)
