@@ -189,6 +189,7 @@ class DashboardAdmin(_Admin):
                 "title": f"{chosen.label}: {chosen.noun}",
                 "action": chosen,
                 "action_url": self._url("action", chosen.name),
+                "warning": chosen.warning(seen) if chosen.warning is not None else "",
                 "key": text.visible(seen.key, 1_000),
                 "mark": seen.mark,
                 "state_seen": text.visible(seen.state),

@@ -30,7 +30,8 @@ def cache_aliases() -> list[str]:
     return list(conf.our_caches())
 
 
-def _cache(alias: str) -> MongoDBCache:
+def cache_of(alias: str) -> MongoDBCache:
+    """The alias's cache, as ``strict`` makes it, once its server has answered. Raises ``NotFound``."""
     found = conf.our_caches()
     if alias not in found:
         known = ", ".join(sorted(found)) or "none"
@@ -57,12 +58,12 @@ def cache_keys(alias: str = "default", pattern: str = "*", version: int | None =
     """
     most = arguments.count(limit, "limit")
     with within(LONGEST):
-        return list(itertools.islice(_cache(alias).iter_keys(pattern, version=version), most))
+        return list(itertools.islice(cache_of(alias).iter_keys(pattern, version=version), most))
 
 
 def delete_cache_keys(alias: str, keys: Sequence[str], version: int | None = None) -> Done:
     """Delete these keys; ``count`` is how many there were. One command for each. Raises ``NotFound``."""
-    cache = _cache(alias)
+    cache = cache_of(alias)
     with within(LONGEST):
         count = sum(cache.delete(key, version=version) for key in keys)
     return Done(
@@ -79,7 +80,7 @@ def clear_cache(alias: str = "default", pattern: str | None = None, version: int
     All, and ``"prefix*"``, are one delete over a range of the index. ``count`` is how many were removed. Raises
     ``NotFound``.
     """
-    cache = _cache(alias)
+    cache = cache_of(alias)
     if pattern == "":
         raise InvalidValue("pattern='': a glob is needed; None clears all")
     if pattern is None:
