@@ -19,6 +19,7 @@ from django.core.handlers.exception import convert_exception_to_response
 from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.urls import Resolver404, resolve
 
 from goscope_django.core.flow import Flow, acarry_out, carry_out, invoke
 from goscope_django.exceptions import CircuitOpen, StoreError
@@ -28,6 +29,8 @@ from goscope_django.process import holder
 TITLE: Final = "Temporarily unavailable"
 RETRY_AFTER: Final = 5.0
 """Seconds after which a client may try again while the database can't be reached."""
+OWN_ANSWER: Final = "when_store_fails"
+"""The attribute of a view with its own answer to a ``StoreError``, which must need neither session nor user."""
 _NOTE: Final = "_goscope_store_error"
 
 logger = logging.getLogger("goscope.middleware")
@@ -57,9 +60,25 @@ def circuit_open_response(request: HttpRequest, error: CircuitOpen) -> HttpRespo
 def store_unavailable_response(request: HttpRequest, error: StoreError) -> HttpResponse:
     """The answer to a request that needed the database. What happened is logged, and left out here."""
     logger.error("%s %s: answered with 503: %s: %s", request.method, request.path, type(error).__name__, error)
-    response = _unavailable(request, "store-unavailable", "The database can't be reached.", RETRY_AFTER)
+    own = _own_answer(request)
+    if own is not None:
+        response = own(request, error)
+    else:
+        response = _unavailable(request, "store-unavailable", "The database can't be reached.", RETRY_AFTER)
     response._has_been_logged = True  # type: ignore[attr-defined]  # or Django would log it once more
     return response
+
+
+def _own_answer(request: HttpRequest) -> Callable[[HttpRequest, StoreError], HttpResponse] | None:
+    """What the view of this address answers then: its attribute ``when_store_fails``, if it has one."""
+    match = request.resolver_match
+    if match is None:  # a middleware failed before Django looked for the view
+        try:
+            match = resolve(request.path_info, getattr(request, "urlconf", None))
+        except Resolver404:
+            return None
+    found: Callable[[HttpRequest, StoreError], HttpResponse] | None = getattr(match.func, OWN_ANSWER, None)
+    return found
 
 
 class CircuitOpenMiddleware:

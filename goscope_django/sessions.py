@@ -8,12 +8,15 @@ is an error. Rules of this file:
 * What is stored is signed for its session. The store has a hash of a session's key, never the key: who can read the
   database, or lists the cache's keys, can't take over a session.
 * Each method is one round trip: a session is saved only where it still is, in one atomic step.
+* Each process remembers since when its sessions can't be read, for those who look into it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from django.contrib.sessions.backends.base import VALID_KEY_CHARS, CreateError, SessionBase, UpdateError
@@ -25,7 +28,7 @@ from django.utils.crypto import get_random_string
 from goscope_django import conf
 from goscope_django.cache import MongoDBCache
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
-from goscope_django.exceptions import ConfigurationError
+from goscope_django.exceptions import ConfigurationError, StoreError
 
 PREFIX: Final = "goscope.session:"
 """What the cache's keys of sessions begin with."""
@@ -55,7 +58,7 @@ class SessionStore(SessionBase):
 
     def _load(self) -> Flow[dict[str, Any]]:
         key = self.session_key
-        found = None if key is None else (yield from call(self._store.get, self._store.aget, _place(key)))
+        found = None if key is None else (yield from _asked(self._store.get, self._store.aget, _place(key)))
         data = None if key is None or found is None else self._opened(key, found)
         if data is None:
             self._session_key = None
@@ -84,7 +87,7 @@ class SessionStore(SessionBase):
         age = yield from call(self.get_expiry_age, self.aget_expiry_age)
         store = self._store
         if not (
-            yield from call(
+            yield from _asked(
                 *(store.set, store.aset),
                 *(_place(key), self._sealed(key, data), age),
                 nx=must_create,
@@ -119,11 +122,15 @@ class SessionStore(SessionBase):
 
     def exists(self, session_key: str | None) -> bool:
         """Whether there is a live session of this key."""
-        return bool(session_key) and self._store.has_key(_place(str(session_key)))
+        return carry_out(self._exists(session_key))
 
     async def aexists(self, session_key: str | None) -> bool:
         """Async version of ``exists``."""
-        return bool(session_key) and await self._store.ahas_key(_place(str(session_key)))
+        return await acarry_out(self._exists(session_key))
+
+    def _exists(self, session_key: str | None) -> Flow[bool]:
+        store = self._store
+        return bool(session_key) and (yield from _asked(store.has_key, store.ahas_key, _place(str(session_key))))
 
     def delete(self, session_key: str | None = None) -> None:
         """Remove the session of this key, or this one."""
@@ -136,7 +143,7 @@ class SessionStore(SessionBase):
     def _delete(self, session_key: str | None) -> Flow[None]:
         key = self.session_key if session_key is None else session_key
         if key:
-            yield from call(self._store.delete, self._store.adelete, _place(key))
+            yield from _asked(self._store.delete, self._store.adelete, _place(key))
 
     def flush(self) -> None:
         """Remove this session and forget its data. If it can't be removed nothing is forgotten: nobody is told that
@@ -180,6 +187,26 @@ class SessionStore(SessionBase):
 
 def _place(session_key: str) -> str:
     return PREFIX + hashlib.sha256(session_key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_since: datetime | None = None
+
+
+def _asked(plain: Callable[..., Any], twin: Callable[..., Any], *args: Any, **kwargs: Any) -> Flow[Any]:
+    global _since
+    try:
+        found = yield from call(plain, twin, *args, **kwargs)
+    except StoreError:
+        if _since is None:
+            _since = datetime.now(UTC)
+        raise
+    _since = None
+    return found
+
+
+def unreadable_since() -> datetime | None:
+    """When this process first failed to read or write a session, if it has not succeeded since. By its own clock."""
+    return _since
 
 
 def session_cache() -> MongoDBCache:

@@ -13,8 +13,8 @@ the others are still called.
 ``circuit_closed``             ``name``, ``reason`` (``probe`` or ``operator``)
 ``flight_taken_over``          ``key``: the leader of a flight died, and this process is the leader now
 ``idempotent_replayed``        ``key`` of the record
-``idempotent_lost``            ``key``, ``token``: the work was done, but its claim had ended or MongoDB could not be
-                               reached
+``idempotent_lost``            ``key``, ``token``: the work was done, but its claim ended before the result was
+                               recorded
 ``task_started``               ``task_id``, ``attempt``
 ``task_resumed``               ``task_id``, ``attempt``, ``sequence`` of the checkpoint it goes on from
 ``checkpoint_saved``           ``task_id``, ``sequence``, ``progress``

@@ -469,6 +469,14 @@ class MongoDBCache(BaseCache):
         """
         return self._keys.own_prefix(), self._keys.own_regex()
 
+    def stored_start(self, start: str, version: int | None = None) -> str:
+        """What the stored keys of this version begin with whose keys begin with ``start``.
+
+        Asks no server. Raises ``InvalidValue`` where a ``KEY_FUNCTION`` does not keep beginnings, and
+        ``ImproperlyConfigured`` if the settings can't be used.
+        """
+        return self._keys.base(version) + start
+
     def count_as(self, alias: str) -> None:
         """Count what this object does in the figures of ``alias``, for one that was not made by ``caches[alias]``."""
         self._figures = self._backing.figures = figures.alias(alias)

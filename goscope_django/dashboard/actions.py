@@ -30,6 +30,8 @@ class Action:
     consequence: str
     run: Callable[[Seen, str], Done]
     destroys: bool = False
+    warning: Callable[[Seen], str] | None = None
+    """What else is to be known of this very thing before it is confirmed."""
     reason: bool = False
     """Whether the operator can give a reason, which is kept in the circuit's history."""
 
@@ -118,6 +120,7 @@ _ALL: Final = (
             "All its entries are removed, of every version. What they held is computed again, by all processes at once."
         ),
         run=lambda seen, reason: operations.clear_cache(seen.key),
+        warning=lambda seen: operations.signed_out(seen.key),
         destroys=True,
     ),
 )

@@ -183,6 +183,7 @@ class Rows:
             "error": one.error,
             "degraded": one.degraded,
             "entries": text.NONE if entries is None else entries,
+            "sessions": None if one.sessions is None else text.number(one.sessions),
             "most": None if one.max_entries is None else text.number(one.max_entries),
             "figures": _figures(one.figures),
             "namespaces": [

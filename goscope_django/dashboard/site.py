@@ -5,6 +5,7 @@ Rules of this file:
 * Every view is wrapped by the site's ``admin_view`` (staff only, CSRF, ``no-store``), and asks for its permission
   before it does anything.
 * Only a confirmed POST writes anything.
+* While sessions can't be read nobody can be told apart. Then there is a page for everybody, made by ``away``.
 """
 
 from __future__ import annotations
@@ -27,11 +28,20 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_http_methods, require_safe
 
 from goscope_django import operations
-from goscope_django.dashboard import text
+from goscope_django.dashboard import away, text
 from goscope_django.dashboard.actions import ACTIONS, Action
 from goscope_django.dashboard.forms import LONGEST_LINK, Query, ReasonForm, Seen, SeenForm
 from goscope_django.dashboard.presenters import Presented
-from goscope_django.exceptions import GoscopeError, InvalidType, InvalidValue, NotFound, OutcomeUnknown, StateChanged
+from goscope_django.exceptions import (
+    GoscopeError,
+    InvalidType,
+    InvalidValue,
+    NotFound,
+    OutcomeUnknown,
+    StateChanged,
+    StoreError,
+)
+from goscope_django.middleware import OWN_ANSWER, store_unavailable_response
 from goscope_django.models import Dashboard
 from goscope_django.operations import State
 
@@ -75,9 +85,13 @@ class DashboardAdmin(_Admin):
         def wrap(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
             @functools.wraps(view)
             def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-                return self.admin_site.admin_view(view)(request, *args, **kwargs)
+                try:
+                    return self.admin_site.admin_view(view)(request, *args, **kwargs)
+                except StoreError as error:  # of the session: whoever asks can't be known
+                    return store_unavailable_response(request, error)
 
             wrapped.model_admin = self  # type: ignore[attr-defined]  # as Django's own views have it
+            setattr(wrapped, OWN_ANSWER, functools.partial(away.answer, self._url, as_data=view == self.state_view))
             return wrapped
 
         return [
@@ -175,6 +189,7 @@ class DashboardAdmin(_Admin):
                 "title": f"{chosen.label}: {chosen.noun}",
                 "action": chosen,
                 "action_url": self._url("action", chosen.name),
+                "warning": chosen.warning(seen) if chosen.warning is not None else "",
                 "key": text.visible(seen.key, 1_000),
                 "mark": seen.mark,
                 "state_seen": text.visible(seen.state),

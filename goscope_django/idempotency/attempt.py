@@ -6,6 +6,8 @@ Rules of this file:
 * With ``atomic=`` the result is stored in the transaction, and the claim's document is not: its renewal goes on until
   the transaction has ended.
 * The claim ends whatever happens: completed, given up, or by the end of its lease.
+* What could not be written because MongoDB can't be reached is tried again in the background until the lease ends.
+  Else work that is done would run again after an outage, or a key be blocked for the rest of its lease.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -26,6 +28,7 @@ from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out, last_call
 from goscope_django.exceptions import ClaimLost, ConfigurationError, StoreError
+from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY, claim_key
 from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
 from goscope_django.process import renewal
@@ -223,20 +226,73 @@ class Attempt:
     def entered(self) -> Flow[None]:
         """The transaction with the result is committed: remove the claim, or leave it to its lease."""
         self.stop()
+        entered = self._provider.entered
         try:
-            yield from last_call(self._provider.entered, self._provider.entered, self.name, self.token)
+            yield from last_call(entered, entered, self.name, self.token)
         except StoreError as error:
             logger.warning("the claim on %.200r, which is done, ends with its lease: %s", self.name, error)
+            yield from self._later(lambda: call(entered, entered, self.name, self.token))
 
     def abandon(self) -> Flow[None]:
-        """Give the claim up, so that a repeat runs at once; if MongoDB can't be reached, after the end of the lease."""
+        """Give the claim up, so that a repeat runs at once; if MongoDB can't be reached, as soon as it answers, or at
+        the end of the lease."""
         self.stop()
         try:
             yield from self._rollback()
-            provider = self._provider
-            yield from last_call(provider.abandon, provider.aabandon, self.name, self.token, claim=self._claim)
+            yield from last_call(*self._abandoning(), self.name, self.token, claim=self._claim)
         except StoreError as error:
             logger.warning("the claim on %.200r could not be given up and ends with its lease: %s", self.name, error)
+            yield from self._later(lambda: call(*self._abandoning(), self.name, self.token, claim=self._claim))
+
+    def _abandoning(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        return self._provider.abandon, self._provider.aabandon
+
+    def complete_later(self, value: Any) -> Flow[None]:
+        """After a ``complete`` that failed: store the result as soon as MongoDB answers. An event if the lease ends
+        before that, since a repeat runs then."""
+        provider, recorded = self._provider, False
+
+        def again() -> Flow[None]:
+            nonlocal recorded
+            recorded = yield from call(
+                provider.complete, provider.acomplete, self.name, self.token, value, claim=self._claim
+            )
+            if not recorded:  # unless an attempt whose answer did not arrive has stored it
+                recorded = yield from call(
+                    provider.completed, provider.acompleted, self.name, self.token, claim=self._claim
+                )
+
+        def over() -> None:
+            if recorded:
+                logger.info("the result of %.200r is recorded after all", self.name)
+            else:
+                runtime.emit("idempotent_lost", key=self.name, token=self.token)
+
+        yield from self._later(again, over)
+
+    def _later(self, again: Callable[[], Flow[Any]], over: Callable[[], None] | None = None) -> Flow[None]:
+        """Carry ``again`` out in the background until it does not raise, or the lease has ended; then call ``over``."""
+        kept = self._renewal
+        left = 0.0 if kept is None else kept.deadline - renewal.now()
+        if left <= 0:
+            if over is not None:
+                over()
+            return
+        end = time.monotonic() + left
+
+        def attempt() -> Flow[bool]:
+            with within(end - time.monotonic()):
+                yield from again()
+            return False
+
+        what = renewal.GivenBack(
+            self.name,
+            str(self.token),
+            max(1, int(left * 1_000)),
+            lambda: carry_out(attempt()),
+            lambda: acarry_out(attempt()),
+        )
+        yield from renewal.give_back_later(what, over)
 
 
 running: ContextVar[Attempt | None] = ContextVar("goscope_idempotent_attempt", default=None)

@@ -470,10 +470,14 @@ def _stored(attempt: Attempt, value: Any) -> Flow[bool]:
                 yield from attempt.abandon()
                 raise
             logger.error("the result of %.200r can't be kept: %s", attempt.name, told(error))
-            return (yield from attempt.complete({"dropped": type(error).__name__}))
+            value = {"dropped": type(error).__name__}
+            return (yield from attempt.complete(value))
     except StoreError as error:
-        logger.error("the result of %.200r was not recorded: %s", attempt.name, error)
-        runtime.emit("idempotent_lost", key=attempt.name, token=attempt.token)
+        logger.error("the result of %.200r is not recorded yet: %s", attempt.name, error)
+        if together:
+            runtime.emit("idempotent_lost", key=attempt.name, token=attempt.token)
+        else:
+            yield from attempt.complete_later(value)
         return False
 
 

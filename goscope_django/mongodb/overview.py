@@ -280,6 +280,12 @@ def cache_entries(clock: Clock, prefix: str, regex: str | None) -> Flow[tuple[in
     return min(found, MOST_ENTRIES), found > MOST_ENTRIES
 
 
+def live_entries(clock: Clock, prefix: str) -> Flow[int]:
+    """One command: the entries under ``prefix`` that have not expired, at most ``MOST_ENTRIES`` of them."""
+    test = {"key": prefix_range(prefix), "$expr": clock.live()}
+    return int((yield from ask(CACHE, "count_documents", test, limit=MOST_ENTRIES)))
+
+
 def cache_size(clock: Clock) -> Flow[int]:
     """One command: the server's estimate of the whole collection."""
     return int((yield from ask(CACHE, "estimated_document_count")))

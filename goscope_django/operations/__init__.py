@@ -33,6 +33,7 @@ from goscope_django.operations.actions import (
 )
 from goscope_django.operations.caches import cache_aliases, cache_keys, clear_cache, delete_cache_keys
 from goscope_django.operations.collect import astate, state
+from goscope_django.operations.kept_sessions import signed_out
 from goscope_django.operations.listing import (
     get_circuit,
     get_task,
@@ -110,5 +111,6 @@ __all__ = [
     "release_lock",
     "reset_circuit",
     "reset_task",
+    "signed_out",
     "state",
 ]

@@ -17,6 +17,7 @@ from goscope_django.mongodb.driver.execute import CACHE
 from goscope_django.mongodb.figures import OTHER, Hour
 from goscope_django.operations import convert
 from goscope_django.operations.caches import strict
+from goscope_django.operations.kept_sessions import stored_in
 from goscope_django.operations.place import TIME_LIMIT, Place, place
 from goscope_django.operations.servers import index_item
 from goscope_django.operations.values import Cache, CacheAlias, CacheFigures, IndexItem, NamespaceItem
@@ -35,6 +36,8 @@ class _Alias:
     error: str | None = None
     entries: int | None = None
     at_least: bool = False
+    stored: str | None = None
+    sessions: int | None = None
     indexes: tuple[IndexItem, ...] = ()
 
 
@@ -50,6 +53,7 @@ def _aliases(here: Place) -> list[_Alias]:
             location = entry.get("LOCATION", "")
             own = place(location, "CACHES LOCATION") if location else here
             one.where = here if own.connection is here.connection else own
+            one.stored = stored_in(cache, location)
         except GoscopeError as error:
             one.error = str(error)
     return found
@@ -58,6 +62,8 @@ def _aliases(here: Place) -> list[_Alias]:
 def _read(clock: Clock, one: _Alias, own: bool) -> Flow[None]:
     assert one.cache is not None
     one.entries, one.at_least = yield from overview.cache_entries(clock, *one.cache.stored_range())
+    if one.stored is not None:
+        one.sessions = yield from overview.live_entries(clock, one.stored)
     if own:
         one.indexes = tuple(map(index_item, (yield from indexes.check(clock, collection=CACHE))))
 
@@ -82,7 +88,7 @@ def _turns(here: Place, aliases: list[_Alias], lost: GoscopeError | None) -> Ite
 
 
 def read(here: Place, parts: Mapping[str, Any], lost: GoscopeError | None) -> Flow[Cache]:
-    """The section. One command for each alias, and two more for one with a store of its own."""
+    """The section. One command for each alias, one more where sessions are kept, two for a store of its own."""
     aliases = _aliases(here)
     for one, where, seconds in _turns(here, aliases, lost):
         try:
@@ -103,6 +109,7 @@ def _cache(here: Place, aliases: list[_Alias], parts: Mapping[str, Any]) -> Cach
             shown.append(
                 CacheAlias(alias=label, key_prefix="", figures=_of(known, name), namespaces=_namespaces(known, name))
             )
+    kept = [one.sessions for one in aliases if one.name == conf.session_cache_alias()]
     total: dict[str, int] = {}
     for counts in known.aliases.values() if known else ():
         for name, count in counts.items():
@@ -110,6 +117,7 @@ def _cache(here: Place, aliases: list[_Alias], parts: Mapping[str, Any]) -> Cach
     return Cache(
         error=entries.error if isinstance(entries, Cache) else None,
         entries=None if isinstance(entries, Cache) else entries,
+        sessions=next(iter(kept), None),
         figures=convert.cache_figures(total),
         aliases=tuple(shown),
     )
@@ -123,6 +131,7 @@ def _alias(here: Place, one: _Alias, hour: Hour | None) -> CacheAlias:
         url=one.where.shown if one.where is not None and one.where is not here else None,
         entries=one.entries,
         at_least=one.at_least,
+        sessions=one.sessions,
         max_entries=one.cache.options.max_entries if one.cache is not None else None,
         degraded=one.cache is not None and one.cache.degraded,
         figures=_of(hour, one.name),

@@ -31,7 +31,8 @@ def cache_aliases() -> list[str]:
     return list(conf.our_caches())
 
 
-def _cache(alias: str) -> MongoDBCache:
+def cache_of(alias: str) -> MongoDBCache:
+    """The alias's cache, as ``strict`` makes it, once its server has answered. Raises ``NotFound``."""
     found = conf.our_caches()
     if alias not in found:
         known = ", ".join(sorted(found)) or "none"
@@ -58,7 +59,7 @@ def cache_keys(alias: str = "default", pattern: str = "*", version: int | None =
     """
     most = arguments.count(limit, "limit")
     with within(LONGEST):
-        found = itertools.islice(_cache(alias).iter_keys(pattern, version=version), most)
+        found = itertools.islice(cache_of(alias).iter_keys(pattern, version=version), most)
         return [arguments.shown_key(key) for key in found]
 
 
@@ -68,7 +69,7 @@ def delete_cache_keys(alias: str, keys: Sequence[str], version: int | None = Non
     One command for each. A key of a session may be given as ``cache_keys`` shows it: that takes a walk through the keys
     that begin alike.
     """
-    cache = _cache(alias)
+    cache = cache_of(alias)
     with within(LONGEST):
         count = sum(cache.delete(_meant(cache, key, version), version=version) for key in keys)
     return Done(
@@ -93,7 +94,7 @@ def clear_cache(alias: str = "default", pattern: str | None = None, version: int
     All, and ``"prefix*"``, are one delete over a range of the index. ``count`` is how many were removed. Raises
     ``NotFound``.
     """
-    cache = _cache(alias)
+    cache = cache_of(alias)
     if pattern == "":
         raise InvalidValue("pattern='': a glob is needed; None clears all")
     if pattern is None:

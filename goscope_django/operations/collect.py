@@ -42,7 +42,8 @@ from goscope_django.operations.values import (
 )
 
 COMMANDS: Final = 30
-"""The most that a state costs without the caches. Each alias costs one more, and one with a store of its own three."""
+"""The most that a state costs without the caches. Each alias costs one more, one with a store of its own three, and
+one more where sessions are kept."""
 
 LARGEST: Final = 1_000
 """The most items that a page may have."""

@@ -297,6 +297,7 @@ class CacheAlias:
 
     ``entries`` counts what is stored under its prefix, also entries that have expired and are not removed yet. Counting
     stops at a fixed number; then ``at_least`` is true. ``url`` (masked) is given only if it has a store of its own.
+    ``sessions`` counts the live sessions that clearing it removes, up to that number; ``None`` if none are kept in it.
     ``degraded``: in this process it works without MongoDB at the moment.
     """
 
@@ -306,6 +307,7 @@ class CacheAlias:
     url: str | None = None
     entries: int | None = None
     at_least: bool = False
+    sessions: int | None = None
     max_entries: int | None = None
     degraded: bool = False
     figures: CacheFigures = field(default_factory=CacheFigures)
@@ -315,10 +317,12 @@ class CacheAlias:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
-    """All aliases that use our backend. ``entries`` is the server's estimate for the whole collection."""
+    """All aliases that use our backend. ``entries`` is the server's estimate for the whole collection, ``sessions`` the
+    number of live sessions (``None``: they are kept elsewhere, or could not be counted)."""
 
     error: str | None = None
     entries: int | None = None
+    sessions: int | None = None
     figures: CacheFigures = field(default_factory=CacheFigures)
     aliases: tuple[CacheAlias, ...] = ()
 

@@ -91,12 +91,13 @@ def akeep(
     return renewal
 
 
-def give_back_later(what: GivenBack) -> Flow[None]:
+def give_back_later(what: GivenBack, over: Callable[[], object] | None = None) -> Flow[None]:
     """Try in the background to give ``what`` back: first in half a second, then again and again until its lease ends.
 
-    In a task the running event loop does it, as long as it runs.
+    ``over`` is called when it is given back or its lease has ended. In a task the running event loop does it, as long
+    as it runs.
     """
-    kept: Renewal = yield from call(keep, akeep, what, time.monotonic())
+    kept: Renewal = yield from call(keep, akeep, what, time.monotonic(), over)
     kept.plan(_retry(kept))
 
 

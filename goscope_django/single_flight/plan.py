@@ -16,7 +16,7 @@ from django.db import connections
 
 from goscope_django import runtime
 from goscope_django.core.flow import Flow
-from goscope_django.exceptions import GoscopeError, StoreError, told
+from goscope_django.exceptions import StoreError, told
 from goscope_django.http import requests, responses
 from goscope_django.http.recording import Used
 from goscope_django.http.requests import Caller

@@ -67,6 +67,16 @@ assert SessionStore(session.session_key)["user"] == 1 and count_sessions() == 1
 SessionStore(session.session_key).flush()
 assert count_sessions() == 0
 """
+AFTER_OUTAGE = """
+from django.core.management import call_command
+from django.test import override_settings
+from goscope_django.conf import current
+call_command("check", "--fail-level", "WARNING")
+assert cache.get("figures", "not known") == "not known" and recount() == "counted"
+options = {"serverSelectionTimeoutMS": 100}
+with override_settings(GOSCOPE={"URL": "mongodb://127.0.0.1:9/x", "ON_ERROR": "ignore", "CLIENT_OPTIONS": options}):
+    assert cache.get("figures", "not known") == "not known" and recount() == "later"
+"""
 AFTER_NODE = """
 from goscope_django import runtime
 assert runtime.adapter().cache.get("greeting") == {"text": "hello"}
@@ -105,6 +115,7 @@ def project(folder: Path, document: str, mongo_url: str, after: str) -> subproce
         ("README.md", AFTER_README),
         ("docs/tutorial/first-steps.md", AFTER_TUTORIAL),
         ("docs/how-to/sessions.md", AFTER_SESSIONS),
+        ("docs/how-to/when-mongodb-is-down.md", AFTER_OUTAGE),
         ("docs/how-to/from-django-redis.md", ""),
         ("docs/how-to/from-redis-locks.md", ""),
         ("docs/how-to/from-node.md", AFTER_NODE),
@@ -197,6 +208,14 @@ def test_the_webhook_recipe_books_an_event_once(goscope: object) -> None:
     assert len(booked) == 1
     with pytest.raises(PermissionDenied):
         deliver("forged", 4)
+
+
+def test_the_page_on_outages_says_what_the_shop_is_tested_for() -> None:
+    from tests.fleet.test_shop_outage import DURING
+
+    rows = re.findall(r"^\|.*\| (`/[^|]*`) \| (\d+) \|$", read("docs/how-to/when-mongodb-is-down.md"), re.MULTILINE)
+    said = {path: int(status) for paths, status in rows for path in re.findall(r"`([^`]+)`", paths)}
+    assert said == {path.partition("?")[0]: status for path, status in DURING.items()}
 
 
 def test_the_reference_names_every_setting_with_its_default_and_every_check() -> None:

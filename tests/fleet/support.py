@@ -54,10 +54,15 @@ class Site:
     folder: Path
 
     def request(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        patience: float = 60,
     ) -> Answer:
-        """Send one request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        """Send one request on a connection of its own; after ``patience`` seconds it is broken off."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=patience)
         began = time.monotonic()
         try:
             connection.request(method, path, body, {"Connection": "close", **(headers or {})})
@@ -162,7 +167,7 @@ class Site:
 def gunicorn(
     mongo_url: str, folder: Path, *, workers: int = 4, threads: int = 64, preload: bool = False, **settings: Any
 ) -> Iterator[Site]:
-    """The site under gunicorn. ``settings`` are those of ``GOSCOPE``, and ``ATOMIC_REQUESTS``.
+    """The site under gunicorn. ``settings`` are keys of ``GOSCOPE``, ``ATOMIC_REQUESTS`` and ``SETTINGS`` (a module).
 
     Connections are not spread evenly: with fewer threads some requests would begin only when others have ended.
     """
@@ -187,7 +192,7 @@ def _running(
     port = _free_port()
     environment = {
         **os.environ,
-        "DJANGO_SETTINGS_MODULE": "tests.fleet.site.settings",
+        "DJANGO_SETTINGS_MODULE": settings.pop("SETTINGS", "tests.fleet.site.settings"),
         "SITE_FOLDER": str(folder),
         "SITE_MONGO": mongo_url,
         "SITE_ATOMIC_REQUESTS": "1" if settings.pop("ATOMIC_REQUESTS", False) else "0",

@@ -68,7 +68,10 @@ class Command(OperatorCommand):
 
     def _clear(self, *, alias: str, pattern: str | None, key_version: int | None, interactive: bool, **_: Any) -> None:
         what = "all entries" if pattern is None else f"the entries that match {pattern!r}"
-        self.confirm(f"Remove {what} of cache {alias!r}?", interactive=interactive)
+        warning = operations.signed_out(alias, pattern, key_version)
+        self.confirm(f"{warning} Remove {what} of cache {alias!r}?".strip(), interactive=interactive)
+        if warning and not interactive:
+            self.note(warning)
         self.done(operations.clear_cache(alias, pattern, key_version))
 
     def _stats(self, *, alias: str | None, **_: Any) -> None:

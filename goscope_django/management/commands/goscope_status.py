@@ -32,6 +32,7 @@ _PARTS = {
     "Flights": "flights",
     "Idempotency": "idempotency",
     "Cache": "cache",
+    "Sessions": "cache",
     "Last hour": "figures",
 }
 """The rows of the summary, and the part of the state that each shows."""
@@ -129,7 +130,7 @@ class Command(OperatorCommand):
         forced = f" ({circuits.forced} forced)" if circuits.forced else ""
         present = sum(one.state == "present" for one in state.server.indexes)
         totals = state.figures.totals
-        cache, indexes = state.cache.figures, len(state.server.indexes)
+        cache_section, cache, indexes = state.cache, state.cache.figures, len(state.server.indexes)
         rows = [
             ("Indexes", f"{present} of {indexes} as needed" if indexes else "not known"),
             ("Locks", f"{number(state.locks.total, at_least=state.locks.at_least)} held"),
@@ -143,6 +144,8 @@ class Command(OperatorCommand):
                 ", ".join(f"{number(totals.get(name, 0))} {name.replace('_', ' ')}" for name in self.happenings),
             ),
         ]
+        if cache_section.sessions is not None:
+            rows.insert(-1, ("Sessions", f"{number(cache_section.sessions)} live"))
         unread = {name: getattr(state, part).error is not None for name, part in _PARTS.items()}
         for name, text in rows:
             self.line(f"  {name:<12} {'not known' if unread[name] else text}")

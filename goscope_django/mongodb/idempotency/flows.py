@@ -312,6 +312,11 @@ class IdempotencyFlows:
             self._remember(full)
         return completed
 
+    def completed(self, clock: Clock, key: str, token: int, claim: str) -> Flow[bool]:
+        """One command: whether ``claim`` has stored the result that is there."""
+        ours = {"key": self.full(key), "token": token, "completedBy": claim}
+        return (yield from ask(IDEMPOTENCY, "confirm", ours)) is not None
+
     def _complete(
         self, clock: Clock, full: str, mine: dict[str, Any], ours: dict[str, Any], query: Query[Any]
     ) -> Flow[bool]:

@@ -82,6 +82,14 @@ class MongoDBIdempotencyProvider:
             self.flows.complete, arguments.key(key), self._token(token), value, self._ttl(ttl), None, claim
         )
 
+    def completed(self, key: str, token: int, *, claim: str) -> bool:
+        """Whether the result that is there was stored by ``claim`` with ``token``. One command."""
+        return self.store.run(self.flows.completed, arguments.key(key), self._token(token), claim)
+
+    async def acompleted(self, key: str, token: int, *, claim: str) -> bool:
+        """Async version of ``completed``."""
+        return await self.store.arun(self.flows.completed, arguments.key(key), self._token(token), claim)
+
     def abandon(self, key: str, token: int, *, claim: str | None = None) -> bool:
         """Give the claim up without a result; ``False`` unless ``token`` is the live claim's."""
         return self.store.run(self.flows.abandon, arguments.key(key), self._token(token), claim)

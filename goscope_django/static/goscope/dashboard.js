@@ -120,13 +120,13 @@
         live.replaceChildren();
         throw new Error("You no longer have the permission to see this page.");
       }
-      if (!response.ok) throw new Error(`The site answered with the error ${response.status}.`);
+      if (!response.ok && response.status !== 503) throw new Error(`The site answered with the error ${response.status}.`);
       const fresh = new DOMParser().parseFromString(await response.text(), "text/html").body;
       const state = fresh.querySelector("[data-reachable]");
-      if (!state) throw new Error("The site answered with another page.");
+      if (!state) throw new Error(response.ok ? "The site answered with another page." : `The site answered with the error ${response.status}.`);
       if (state.dataset.reachable === "no") {
         // The last good data stay; a page that never had any shows what is wrong.
-        if (good === null) show(fresh);
+        if (good === null && response.ok) show(fresh);
         throw new Error(`MongoDB can't be reached: ${state.dataset.error}`);
       }
       good = state.dataset.asOf;

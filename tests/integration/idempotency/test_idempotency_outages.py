@@ -19,7 +19,7 @@ from goscope_django.idempotency import idempotent
 from goscope_django.mongodb.driver import client as clients
 from goscope_django.mongodb.driver.execute import AsyncExecutor, SyncExecutor
 from goscope_django.process import outage
-from tests.support.mongod import replica_set
+from tests.support.mongod import ReplicaSet, replica_set
 
 NOWHERE = "mongodb://user:secret@127.0.0.1:1/t?appname=away"
 runs: list[str] = []
@@ -59,7 +59,21 @@ def interrupted(request: HttpRequest) -> HttpResponse:
     return HttpResponse("done")
 
 
+@idempotent()
+def shaken(request: HttpRequest) -> HttpResponse:
+    runs.append("shaken")
+    return HttpResponse("done", status=hook[0](request))
+
+
+@idempotent()
+async def ashaken(request: HttpRequest) -> HttpResponse:
+    runs.append("shaken")
+    return HttpResponse("done", status=hook[0](request))
+
+
 urlpatterns = [
+    path("sync/shaken/", shaken),
+    path("async/shaken/", ashaken),
     path("sync/strict/", strict),
     path("async/strict/", astrict),
     path("sync/lenient/", lenient),
@@ -168,6 +182,76 @@ def test_a_server_that_dies_while_the_work_runs() -> None:
             assert send("sync", "interrupted")["Idempotent-Replayed"] == "true"
             assert len(runs) == 2
             clients.connection(url).close()
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_what_an_outage_kept_from_being_recorded_is_recorded_when_it_ends(mode: str) -> None:
+    """The lease lasts 30 seconds: work that is done does not run again, and work that failed may run at once."""
+    lost: list[str] = []
+
+    def hear(sender: Any, key: str, **_: Any) -> None:
+        lost.append(key)
+
+    def sent(key: str, *, until: int) -> Any:
+        deadline = time.monotonic() + 20
+        while (found := send(mode, "shaken", key)).status_code != until:
+            assert found.status_code in (409, 503), found.content
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return found
+
+    with replica_set(members=1) as servers:
+        url = servers.uri.replace("/?", "/t?") + "&serverSelectionTimeoutMS=300&connectTimeoutMS=300"
+        with override_settings(GOSCOPE={"TEST": {"URL": url}}, ROOT_URLCONF=__name__):
+            runtime.adapter().ensure_indexes()
+            signals.idempotent_lost.connect(hear)
+            try:
+                statuses: dict[str, int] = {}
+
+                def kill(request: Any) -> int:
+                    if servers.pids:
+                        servers.kill_primary()
+                    return statuses[request.headers["Idempotency-Key"]]
+
+                for key, status in (("good", 200), ("bad", 500)):
+                    statuses[key] = status
+                    hook[:] = [kill]
+                    first = _through_an_outage(mode, key, servers)
+                    assert first.status_code == status
+                    hook[:] = [lambda request: 200]
+                    again = sent(key, until=200)
+                    if key == "good":
+                        assert first["Idempotent-Stored"] == "false" and again["Idempotent-Replayed"] == "true"
+                    else:
+                        assert "Idempotent-Replayed" not in again
+                assert len(runs) == 3 and lost == []
+            finally:
+                signals.idempotent_lost.disconnect(hear)
+                clients.connection(url).close()
+
+
+def _through_an_outage(mode: str, key: str, servers: ReplicaSet) -> Any:
+    """One request during which the server is killed; it is there again afterwards."""
+    (port,) = servers.ports
+    if mode == "sync":
+        found = send(mode, "shaken", key)
+        servers.resume(port)
+        servers.primary_port()
+        return found
+
+    async def through() -> Any:
+        client = AsyncClient(raise_request_exception=False)
+        headers = {"Idempotency-Key": key}
+        found = await client.post("/async/shaken/", "{}", "application/json", headers=headers)
+        servers.resume(port)
+        await asyncio.to_thread(servers.primary_port)
+        others = [one for one in asyncio.all_tasks() if one.get_name() == "goscope-release"]
+        if others:  # else it is done already
+            await asyncio.wait(others, timeout=20)
+        return found
+
+    return asyncio.run(through())
 
 
 @pytest.mark.real
