@@ -17,7 +17,7 @@ from django.core.management import call_command
 from goscope_django import operations, signals
 from goscope_django.core import arguments
 from goscope_django.exceptions import InvalidValue
-from goscope_django.mongodb.codec import RESERVED
+from goscope_django.mongodb.codec.plain import RESERVED
 from tests.support.commands import on_server
 
 SESSION = "k3jd02ldmcnbvhgfyturieowpqlaksjd"
@@ -65,6 +65,7 @@ def test_commands_show_hashes_and_take_them() -> None:
     for key in KEYS:
         cache.set(key, 1)
     cache.set("other", 1)
+    out = StringIO()
     for extra in ([], ["--json"]):
         out = StringIO()
         call_command("goscope_cache", "keys", *extra, stdout=out)
