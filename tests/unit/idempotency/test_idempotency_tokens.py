@@ -23,7 +23,10 @@ BEGAN = datetime.fromtimestamp(SECOND, UTC) + timedelta(milliseconds=250)
 class Server:
     """Lets a claim be made by a command that is answered ``steps`` writes after it began."""
 
-    def __init__(self, steps: int, *, lost: int = 0, unnumbered: int = 0, ended: bool = False) -> None:
+    def __init__(
+        self, steps: int, *, lost: int = 0, unnumbered: int = 0, ended: bool = False, stands: int = SECOND * TOKEN_STEPS
+    ) -> None:
+        self.stands = stands
         self.steps = steps
         self.lost = lost
         self.unnumbered = unnumbered
@@ -40,6 +43,8 @@ class Server:
             return None if self.ended else {"token": SECOND * TOKEN_STEPS + 9}
         if query.method == "delete_one":
             return None
+        if query.method == "confirm":
+            return {"token": self.stands}
         assert query.method == "upserted"
         if self.lost:
             self.lost -= 1
@@ -82,3 +87,9 @@ def test_a_claim_that_cannot_be_numbered_is_given_up() -> None:
     with pytest.raises(OutcomeUnknown, match="given up"):
         begun(server)
     assert server.methods[-1] == "delete_one" and server.sent[-1].args[0]["claim"]
+
+
+def test_a_claim_that_was_numbered_though_no_answer_came_is_started() -> None:
+    server = Server(9, unnumbered=2, stands=SECOND * TOKEN_STEPS + 12)
+    assert begun(server).token == SECOND * TOKEN_STEPS + 12
+    assert server.methods[-1] == "confirm"
