@@ -257,8 +257,6 @@ def _clean_failure(error: OperationFailure) -> None:
     error.args, error._message = (text,), text
     # The driver's property has no setter, and a copy would lose the traceback or chain the original.
     setattr(error, "_OperationFailure__details", kept if error.details is not None else None)  # noqa: B010
-    if isinstance(error, BulkWriteError):
-        error.details = kept
 
 
 def _sent_before(error: BaseException) -> bool:
