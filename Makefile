@@ -29,7 +29,6 @@ ON_MONGODB := tests/mongodb_backend $(wildcard tests/integration/sessions) tests
 	tests/integration/checkpoints/test_checkpoints_database.py tests/integration/checkpoints/test_checkpoints_exact.py \
 	tests/integration/settings/test_settings_django_url.py tests/integration/idempotency/test_idempotency_atomic.py \
 	tests/integration/idempotency/test_idempotency_atomic_unknown.py tests/fleet/test_exactly_once.py \
-	tests/demo/test_exactly_once_page.py \
 	tests/integration/idempotency/test_idempotency_commits.py tests/integration/idempotency/test_idempotency_rest.py \
 	tests/integration/idempotency/test_idempotency_views.py tests/integration/locks/test_locks_decorators.py \
 	tests/unit/single_flight/test_single_flight_transactions.py \
