@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from goscope_django import conf, sessions
+from goscope_django import conf
 from goscope_django.cache import MongoDBCache
 from goscope_django.core.flow import carry_out
 from goscope_django.exceptions import ConfigurationError, GoscopeError
@@ -19,11 +19,17 @@ from goscope_django.operations.caches import cache_of, strict
 from goscope_django.operations.place import ACTION_LIMIT, place
 from goscope_django.operations.wording import number
 
-STARTS: Final = {
-    sessions.__name__: sessions.PREFIX,
-    "django.contrib.sessions.backends.cache": "django.contrib.sessions.cache",
-}
-"""What the keys of sessions begin with, by ``SESSION_ENGINE``. Django's ``cached_db`` signs nobody out."""
+OURS: Final = "goscope_django.sessions"
+DJANGOS: Final = "django.contrib.sessions.backends.cache"
+
+
+def _start(engine: str) -> str | None:
+    """What the keys of sessions begin with under this ``SESSION_ENGINE``. Django's ``cached_db`` signs nobody out."""
+    if engine == OURS:
+        from goscope_django import sessions  # it loads Django's sessions, which a project may not have
+
+        return sessions.PREFIX
+    return "django.contrib.sessions.cache" if engine == DJANGOS else None
 
 
 def stored_in(cache: MongoDBCache, location: str) -> str | None:
@@ -31,7 +37,7 @@ def stored_in(cache: MongoDBCache, location: str) -> str | None:
 
     ``location`` is the cache's own. Asks no server. Raises ``InvalidValue`` where a ``KEY_FUNCTION`` leaves that open.
     """
-    start, entry = STARTS.get(conf.session_engine()), conf.our_caches().get(conf.session_cache_alias())
+    start, entry = _start(conf.session_engine()), conf.our_caches().get(conf.session_cache_alias())
     if start is None or entry is None:
         return None
     try:
