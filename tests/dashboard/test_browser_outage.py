@@ -5,11 +5,8 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
-from django.test import Client
 
 from goscope_django import runtime
 from tests.conftest import with_database
@@ -92,27 +89,3 @@ def test_an_error_of_the_site_is_told(operator: Operator, monkeypatch: pytest.Mo
             patched.setattr(site, "_state", broken)
             operator.until(lambda: "answered with the error 500" in operator.text("#goscope-warning"))
         operator.until(lambda: not operator.find("#goscope-warning").is_displayed())
-
-
-def test_sessions_that_cant_be_read_are_told_and_the_data_stay(operator: Operator, settings: Any) -> None:
-    """The sessions are in MongoDB as well: who refreshes can't be told, and is not signed out."""
-    settings.SESSION_ENGINE = "goscope_django.sessions"
-    settings.MIDDLEWARE = ["goscope_django.middleware.StoreUnavailableMiddleware", *settings.MIDDLEWARE]
-    brief = {"serverSelectionTimeoutMS": 100, "connectTimeoutMS": 100}
-    with on_server("mongomock://"):
-        client = Client()
-        client.force_login(User.objects.get())
-        operator.driver.add_cookie({"name": "sessionid", "value": client.cookies["sessionid"].value, "path": "/"})
-        assert runtime.adapter().lock.acquire("orders", ttl=600_000)
-        operator.open()
-        operator.row("locks", "orders")
-        with on_server("mongodb://127.0.0.1:9/away", client_options=brief):
-            operator.until(
-                lambda: "MongoDB can't be reached: sessions can't be read" in operator.text("#goscope-warning")
-            )
-            assert operator.row("locks", "orders").is_displayed()
-            operator.open(every=None)
-            assert "MongoDB can't be reached" in operator.text("h1")
-            assert "goscope_status" in operator.text("#goscope")
-        operator.open()
-        assert operator.row("locks", "orders").is_displayed()
