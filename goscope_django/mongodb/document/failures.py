@@ -274,8 +274,14 @@ def _sent_before(error: BaseException) -> bool:
     return answer
 
 
+class NoPlace(WaitQueueTimeoutError):
+    """No place in the pool came free, before the command was handed to the driver: nothing was sent."""
+
+
 def may_have_happened(error: PyMongoError) -> bool:
     """True if a write that failed with ``error`` may have been applied, or may still be."""
+    if isinstance(error, NoPlace):
+        return False
     if isinstance(error, WaitQueueTimeoutError):
         return _sent_before(error)
     if isinstance(error, (ServerSelectionTimeoutError, DuplicateKeyError)):

@@ -22,9 +22,8 @@ from collections import deque
 from typing import Any, Final
 from weakref import WeakSet
 
-from pymongo.errors import WaitQueueTimeoutError
-
 from goscope_django.core.forking import at_fork
+from goscope_django.mongodb.document.failures import NoPlace
 from goscope_django.mongodb.driver import limits
 
 Place = bool
@@ -51,8 +50,8 @@ class _Places:
         longest = float("inf") if self._longest is None else now + self._longest
         return min(longest, limits.end())
 
-    def _exhausted(self, since: float) -> WaitQueueTimeoutError:
-        return WaitQueueTimeoutError(
+    def _exhausted(self, since: float) -> NoPlace:
+        return NoPlace(
             f"the connections of this process's pool (maxPoolSize={self._size}) were all in use for "
             f"{time.monotonic() - since:.1f} s"
         )
@@ -74,7 +73,7 @@ class ThreadPlaces(_Places):
         self._waiting = 0
 
     def take(self) -> Place:
-        """Get a place, waiting if there is none. Raises ``WaitQueueTimeoutError``."""
+        """Get a place, waiting if there is none. Raises ``NoPlace``."""
         if self.most is None:
             return False
         try:
@@ -129,7 +128,7 @@ class TaskPlaces(_Places):
         return False if limits.urgent() else None
 
     async def wait(self) -> Place:
-        """Wait for a place. Raises ``WaitQueueTimeoutError``."""
+        """Wait for a place. Raises ``NoPlace``."""
         since, end = time.monotonic(), self._end()
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line.append(mine)
