@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ from django.views.decorators.http import require_POST
 
 from goscope_django import checks, conf
 from goscope_django.mongodb.driver import capabilities
+from tests.conftest import with_database
 from tests.support.documents import ROOT, blocks, read
 
 SETTINGS = """
@@ -99,7 +101,9 @@ def project(folder: Path, document: str, mongo_url: str, after: str) -> subproce
             script.append("from store.models import Item")
         else:
             script.append(f"exec(compile({code!r}, {document!r}, 'exec'))")
-    settings.append(f'INSTALLED_APPS = [*INSTALLED_APPS, "store"]\nGOSCOPE = {{"URL": {mongo_url!r}}}')
+    # A database of its own: two documents may use one key.
+    url = with_database(mongo_url, f"t_{hashlib.blake2s(str(folder).encode(), digest_size=8).hexdigest()}")
+    settings.append(f'INSTALLED_APPS = [*INSTALLED_APPS, "store"]\nGOSCOPE = {{"URL": {url!r}}}')
     (folder / "settings.py").write_text("\n".join(settings))
     (folder / "script.py").write_text("\n".join([*script, after]))
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}

@@ -51,7 +51,7 @@ def test_a_leader_that_is_killed_is_replaced_once_and_all_others_are_answered(si
 
 def test_a_failing_view_runs_once_and_all_fail_alike(site: Site) -> None:
     answers = site.concurrently(30, "/fails/")
-    assert [answer.status for answer in answers] == [403] * 30
+    assert [answer.status for answer in answers] == [404] * 30
     assert len(site.notes("fails")) == 1
 
 

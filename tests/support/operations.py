@@ -7,12 +7,10 @@ import gc
 import itertools
 import os
 import signal
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from goscope_django import operations, runtime
@@ -20,6 +18,7 @@ from goscope_django.core.flow import Flow, ask
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.operations import State
 from tests.support.commands import on_server
+from tests.support.freezing import freeze
 
 _numbers = itertools.count()
 
@@ -70,15 +69,8 @@ class Operators:
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """The process hangs: it takes connections, since the kernel does, and says nothing."""
-    os.kill(pid, signal.SIGSTOP)
     try:
-        deadline = time.monotonic() + 20
-        # The last of its threads may still answer for a moment.
-        while any(
-            one.read_text().rpartition(")")[2].split()[0] != "T" for one in Path(f"/proc/{pid}/task").glob("*/stat")
-        ):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        freeze(pid)
         yield
     finally:
         os.kill(pid, signal.SIGCONT)

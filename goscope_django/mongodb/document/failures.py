@@ -368,21 +368,37 @@ def translated(
     ``doubt``: an earlier command of the same operation has changed something, or may have. Then it is not true that
     nothing was changed.
     """
-    found = _translated(cleaned(error), query, database)
+    refused = _refuses_credentials(error)
+    found = _translated(cleaned(error), query, database, refused=refused)
     if doubt and isinstance(found, StoreUnavailable):
         return OutcomeUnknown(f"{found}; what was sent before it has changed something, or may have")
     return found
 
 
-def _translated(error: PyMongoError, query: Query[Any] | None, database: str) -> StoreError:
+_TOLD_CODE: Final = re.compile(r"\(code (\d+)\)|'code': (\d+)\b")
+
+
+def _refuses_credentials(error: PyMongoError) -> bool:
+    """Whether ``error``, not yet ``cleaned``, says that the user or the password is refused.
+
+    A server that refuses them while a connection is made is out of use for the driver. What comes next finds no server,
+    and of the reason there is only the text.
+    """
+    if isinstance(error, ServerSelectionTimeoutError):
+        told = {int(code) for found in _TOLD_CODE.findall(str(error)) for code in found if code}
+        return not told.isdisjoint(REFUSED_CREDENTIALS)
+    return means(error, REFUSED_CREDENTIALS)
+
+
+def _translated(error: PyMongoError, query: Query[Any] | None, database: str, *, refused: bool) -> StoreError:
     told = f"{query.collection}.{query.method}: " if query and query.collection else ""
     happened = may_have_happened(error)
     if isinstance(error, WaitQueueTimeoutError) and not happened:
         return PoolExhausted(f"{told}no connection of this process's own pool (maxPoolSize) came free: {_said(error)}")
+    if refused:
+        return CredentialsRefused(f"{told}the server refuses the user or the password ({type(error).__name__})")
     if isinstance(error, ServerSelectionTimeoutError) and not happened:
         return StoreUnavailable(f"{told}no server was reached: {_said(error)}")
-    if means(error, REFUSED_CREDENTIALS):
-        return CredentialsRefused(f"{told}the server refuses the user or the password ({type(error).__name__})")
     if means(error, MISSING_RIGHTS):
         # The server's own message quotes the command, and with it what was to be stored.
         return _missing(error, query, database)

@@ -32,7 +32,10 @@ _PR_SET_PDEATHSIG = 1
 _CHANGED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD", "SIGPIPE", "SIGXFSZ")  # here, or by Python itself
 
 UP, EXIT, CANNOT_RUN = b"up", b"exit", b"exec"
-"""What the script prints: the server accepts connections, or its exit code, or the ``errno`` why it can't be run."""
+"""What the script prints: the server accepts connections, or its exit code, or the ``errno`` why it can't be run.
+
+One line. Who can't run the server ends, too, so of what is told only the first line counts.
+"""
 
 
 def main() -> None:
@@ -60,7 +63,7 @@ def _what_comes_of_it(news: int, socket_path: bytes, deadline: float) -> bytes:
 
     while time.monotonic() < deadline:
         if select.select([news], [], [], 0.02)[0]:
-            return os.read(news, 100)
+            return os.read(news, 100).partition(b"\n")[0]
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(1.0)
             try:
@@ -107,13 +110,13 @@ class Keeper:
             try:
                 self._become_the_server(command, keeper)
             except OSError as error:
-                os.write(news, b"%s %d" % (CANNOT_RUN, error.errno or 0))
+                os.write(news, b"%s %d\n" % (CANNOT_RUN, error.errno or 0))
             finally:
                 os._exit(127)
         os.close(server_lock)
         code = self.keep()
         try:
-            os.write(news, b"%s %d" % (EXIT, code))
+            os.write(news, b"%s %d\n" % (EXIT, code))
         except BrokenPipeError:
             pass
 

@@ -8,8 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.urls import path
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.decorators import api_view, authentication_classes
@@ -50,7 +49,7 @@ async def slow_async(request: HttpRequest) -> HttpResponse:
 @single_flight(blocking_timeout=30)
 def fails(request: HttpRequest) -> HttpResponse:
     _work(request, "fails")
-    raise PermissionDenied("not you")
+    raise Http404("nothing here")
 
 
 @single_flight(blocking_timeout=30)

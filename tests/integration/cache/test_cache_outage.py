@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from goscope_django.exceptions import GoscopeError, OutcomeUnknown, StoreError, 
 from goscope_django.process import outage
 from goscope_django.testing.conformance.base import Drive
 from tests.support.commands import on_server
+from tests.support.freezing import freeze
 from tests.support.mongod import ReplicaSet, replica_set
 
 AWAY = "mongodb://user:hunter2@127.0.0.1:9/goscope"  # the port "discard", on which nobody listens
@@ -79,7 +79,7 @@ def url_of(server: ReplicaSet) -> str:
 
 def stop(server: ReplicaSet, port: int) -> None:
     """Stop the member, and wait until all of its threads have: until then it still answers."""
-    os.kill(server.pids[port], signal.SIGSTOP)
+    freeze(server.pids[port])
     os.waitpid(server.pids[port], os.WUNTRACED)
 
 

@@ -18,6 +18,7 @@ from goscope_django.core.flow import Flow, ask
 from goscope_django.exceptions import PoolExhausted, StoreUnavailable
 from goscope_django.mongodb.driver.limits import within
 from tests.support.commands import on_server
+from tests.support.freezing import freeze
 from tests.support.mongod import ReplicaSet, replica_set
 
 cache: Any = default_cache
@@ -134,7 +135,7 @@ def test_a_server_that_hangs_ends_the_wait(server: ReplicaSet, kind: str) -> Non
     port = server.ports[0]
     with on_server(url_of(server, "maxPoolSize=2&serverSelectionTimeoutMS=2000")):
         assert not cache.get("x")
-        os.kill(server.pids[port], signal.SIGSTOP)
+        freeze(server.pids[port])
         try:
             found = busy(kind, 6, 0)
         finally:

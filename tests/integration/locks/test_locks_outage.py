@@ -18,6 +18,7 @@ from goscope_django.exceptions import LockLost, StoreError
 from goscope_django.locks import lock
 from goscope_django.mongodb.embedded import Mongod
 from tests.support.commands import Recorder, on_server
+from tests.support.freezing import freeze
 from tests.support.locks import settings_for
 from tests.support.mongod import temporary_mongod
 
@@ -36,7 +37,7 @@ def url(server: Mongod) -> str:
 
 @contextmanager
 def hanging(server: Mongod) -> Iterator[None]:
-    os.kill(server.pid, signal.SIGSTOP)
+    freeze(server.pid)
     try:
         yield
     finally:
@@ -87,7 +88,7 @@ def test_l6_a_release_is_bounded_and_never_hides_the_error_of_the_block(server: 
         with hanging(server):
             os.kill(server.pid, signal.SIGCONT)
             with pytest.raises(KeyError), lock("stock", 2) as handle:
-                os.kill(server.pid, signal.SIGSTOP)
+                freeze(server.pid)
                 raise KeyError
         assert not handle.released
         with lock("stock"):  # it ended with its lease
@@ -99,7 +100,7 @@ def test_l6_a_release_that_failed_is_an_error_of_a_block_that_did_not(server: Mo
     with settings_for(url), hanging(server):
         os.kill(server.pid, signal.SIGCONT)
         with pytest.raises((StoreError, LockLost)), lock("stock", 3):
-            os.kill(server.pid, signal.SIGSTOP)
+            freeze(server.pid)
 
 
 @pytest.mark.real
