@@ -2,6 +2,7 @@
 #
 #   make demo [PORT=8000] [GOSCOPE_URL=mongodb://...]    a shop that uses every feature, on a private mongod or on yours
 #   make test [ARGS="-k lock"]                           all tests, with the python3 on PATH
+#   make test-long                                       with every input, not only some of each kind
 #   make test-mongodb [ARGS=...]                         the tests of projects whose own database is MongoDB
 #   make lint                                            ruff and mypy
 #   make test-matrix                                     the quick tests on every supported Python and Django
@@ -36,7 +37,7 @@ ON_MONGODB := tests/mongodb_backend $(wildcard tests/integration/sessions) tests
 TEST_EXTRAS := test,embedded,demo,health,prometheus
 PACKAGING := setup.py pyproject.toml goscope_django/__init__.py
 
-.PHONY: demo test test-mongodb lint format test-matrix bench soak clean help
+.PHONY: demo test test-long test-mongodb lint format test-matrix bench soak clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -67,6 +68,9 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --require-mongo $(ARGS)
+
+test-long: export GOSCOPE_LONG = 1
+test-long: test
 
 # An environment of its own, since django-mongodb-backend pins Django.
 test-mongodb: | $(PY_MONGODB)

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+import hypothesis
 import pytest
+
+from tests.support.long import LONG
 
 if TYPE_CHECKING:
     from goscope_django.mongodb.embedded import Mongod
@@ -27,6 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
+    # On a machine that is busy with other tests every draw may be slow.
+    hypothesis.settings.register_profile(
+        "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("tests")
     # A shell starts what it puts in the background with Ctrl-C ignored, and programs hand that on to those they start;
     # tests send it to theirs.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -37,6 +45,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not LONG and (left := [item for item in items if item.get_closest_marker("long")]):
+        left[0].config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     for item in items:
         if {"mongod", "mongo_url"}.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.real)

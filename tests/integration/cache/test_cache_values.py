@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from goscope_django.testing.conformance.base import Drive
 from tests.support.commands import on_server
+from tests.support.long import examples
 from tests.support.values import same, values, values_and_pickled
 
 pytestmark = [
@@ -22,7 +23,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:tests.support"),
 ]
 EXAMPLES = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(150),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 ODD_KEYS = [
     "$x",
@@ -76,7 +79,7 @@ def test_a_value_comes_back_as_it_was(value: Any) -> None:
     assert same(cache.get("value"), value)
 
 
-@settings(EXAMPLES, max_examples=60)
+@settings(EXAMPLES, max_examples=examples(60))
 @given(value=values_and_pickled)
 def test_it_comes_back_natively_asynchronously(value: Any, runner: asyncio.Runner) -> None:
     async def there_and_back() -> Any:
@@ -87,7 +90,7 @@ def test_it_comes_back_natively_asynchronously(value: Any, runner: asyncio.Runne
     assert same(cache.get("avalue"), value), "both colours read the same"
 
 
-@settings(EXAMPLES, max_examples=60)
+@settings(EXAMPLES, max_examples=examples(60))
 @given(value=values)
 def test_without_pickle_every_tagged_type_comes_back(value: Any, mongo_url: str) -> None:
     with on_server(mongo_url, caches={"default": {"OPTIONS": {"SERIALIZER": "bson"}}}):
@@ -99,7 +102,7 @@ def test_without_pickle_every_tagged_type_comes_back(value: Any, mongo_url: str)
         assert same(cache.get("bson"), value)
 
 
-@settings(EXAMPLES, max_examples=100)
+@settings(EXAMPLES, max_examples=examples(100))
 @given(names=st.lists(texts, min_size=1, max_size=6, unique=True))
 def test_any_text_is_a_key(names: list[str]) -> None:
     cache.clear()
@@ -133,7 +136,7 @@ def test_odd_keys(key: str, drive: Drive) -> None:
     assert drive(cache, "delete_pattern", f"{escaped}*") == 2
 
 
-@settings(EXAMPLES, max_examples=200)
+@settings(EXAMPLES, max_examples=examples(200))
 @given(names=st.lists(st.text("abc*?[]^-\\", max_size=4), max_size=12, unique=True), data=st.data())
 def test_patterns_match_as_fnmatch_does(names: list[str], data: st.DataObject) -> None:
     """Against a slow and obvious matcher, for patterns of ``*``, ``?`` and plain characters."""

@@ -17,6 +17,7 @@ import pytest
 
 from goscope_django.mongodb import MongoDBAdapter
 from goscope_django.mongodb.driver import client as clients
+from tests.support.long import also
 from tests.support.manage import ROOT, Ended, environment, manage, script, start
 from tests.support.mongod import process_exists
 
@@ -73,14 +74,14 @@ def test_status_is_a_probe(mongo_url: str, adapter: MongoDBAdapter) -> None:
     "arguments",
     [
         ("goscope_status",),
-        ("goscope_lock", "list"),
+        also(("goscope_lock", "list")),
         ("goscope_lock", "release", "k", "--no-input"),
-        ("goscope_circuit", "list"),
-        ("goscope_circuit", "reset", "c", "--no-input"),
-        ("goscope_checkpoint", "delete", "t", "--no-input"),
+        also(("goscope_circuit", "list")),
+        also(("goscope_circuit", "reset", "c", "--no-input")),
+        also(("goscope_checkpoint", "delete", "t", "--no-input")),
         ("goscope_cache", "clear", "--no-input"),
-        ("goscope_cache", "stats"),
-        ("goscope_indexes", "check"),
+        also(("goscope_cache", "stats")),
+        also(("goscope_indexes", "check")),
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
@@ -120,16 +121,16 @@ def test_settings_that_can_not_be_used_are_named(url: str, more: dict[str, Any],
     "arguments",
     [
         ("goscope_lock",),
-        ("goscope_lock", "bogus"),
-        ("goscope_lock", "list", "--limit", "0"),
+        also(("goscope_lock", "bogus")),
+        also(("goscope_lock", "list", "--limit", "0")),
         ("goscope_lock", "list", "--limit", f"{2**63}"),
-        ("goscope_lock", "release", "k", "--token", "x"),
+        also(("goscope_lock", "release", "k", "--token", "x")),
         ("goscope_lock", "release", "k", "--no-input", "--token", f"{2**63}"),
         ("goscope_checkpoint", "delete", "k", "--no-input", "--token", "9" * 5_000),
-        ("goscope_circuit", "reset", "k", "--no-input", "--generation", f"{2**63}"),
-        ("goscope_circuit", "list", "--state", "ajar"),
+        also(("goscope_circuit", "reset", "k", "--no-input", "--generation", f"{2**63}")),
+        also(("goscope_circuit", "list", "--state", "ajar")),
         ("goscope_status", "--watch", "0"),
-        ("goscope_status", "--watch", "1", "--json"),
+        also(("goscope_status", "--watch", "1", "--json")),
         ("goscope_cache", "keys", "--alias", "nix"),
         ("goscope_cache", "keys", "--limit", f"{2**63}"),
         ("goscope_mongod", "status"),
@@ -206,7 +207,7 @@ def test_on_a_terminal_it_asks_and_an_answer_other_than_yes_does_nothing(
     "arguments",
     [
         ("goscope_lock", "list", "--limit", "2000"),
-        ("goscope_cache", "keys"),
+        also(("goscope_cache", "keys")),
         ("goscope_status", "--watch", "0.2"),
     ],
     ids=" ".join,

@@ -31,6 +31,7 @@ from goscope_django.fencing import (
 )
 from goscope_django.locks import lock
 from tests.support.locks import expire, raw, settings_for, take_over
+from tests.support.long import examples
 from tests.support.mongod import temporary_mongod
 from tests.support.transactions import transaction
 
@@ -155,7 +156,7 @@ def test_upserts_that_race(mongo_url: str) -> None:
             assert things.find_one({"_id": round_}) == {"_id": round_, "by": 6, "_fence": 6}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 5), st.booleans(), st.booleans()), max_size=12))
 def test_it_behaves_like_the_model(writes: list[tuple[int, bool, bool]]) -> None:
     """The model: one number, the highest token seen, and the last write that was let through."""

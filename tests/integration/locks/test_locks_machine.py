@@ -13,6 +13,7 @@ from goscope_django.mongodb import MongoDBAdapter
 from goscope_django.mongodb.document import clock
 from goscope_django.mongodb.document.lease import renew_all
 from goscope_django.mongodb.locks.flows import LEASE, LOCKS
+from tests.support.long import examples
 
 KEYS = st.sampled_from(["a", "b"])
 OWNERS = st.sampled_from([None, "x", "y"])
@@ -134,4 +135,4 @@ class Locks(RuleBasedStateMachine):
 
 
 TestLocks = Locks.TestCase
-TestLocks.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestLocks.settings = settings(max_examples=examples(60), stateful_step_count=25, deadline=None)

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from goscope_django.cache.globs import Glob
+from tests.support.long import examples
 
 ALPHABET = "ab\n-"
 KEYS = st.text(ALPHABET, max_size=12)
@@ -29,7 +30,7 @@ def matches(pattern: list[str], key: str) -> bool:
 
 
 @given(PATTERNS, KEYS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @example(["*", "a", "b", "*", "a", "b"], "ab")
 @example(["*", "a", "?", "*", "a"], "aaa")
 @example(["a", "*", "*", "a"], "a")

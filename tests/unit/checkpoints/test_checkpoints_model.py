@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from goscope_django import checkpoints, runtime
 from goscope_django.checkpoints import Task, checkpointed, entry
 from goscope_django.exceptions import TaskAlreadyRunning, TaskCancelled, TaskExhausted, TaskLost
+from tests.support.long import examples
 from tests.support.tasks import collection, end_lease, head, own_store
 
 ATTEMPTS = 3
@@ -274,5 +275,5 @@ class TaskMachine(RuleBasedStateMachine):
 
 TestTask = TaskMachine.TestCase
 TestTask.settings = settings(
-    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(150), stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -22,6 +22,7 @@ from goscope_django.core.flow import carry_out
 from goscope_django.exceptions import CircuitOpen
 from goscope_django.mongodb.document.clock import LocalClock
 from tests.support.circuits import own_store
+from tests.support.long import examples
 
 START = datetime(2026, 1, 1)  # noqa: DTZ001  (mongomock compares naive ones)
 RESET, WINDOW, LEASE = 10_000, 60_000, 5_000
@@ -250,6 +251,6 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(100), stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")

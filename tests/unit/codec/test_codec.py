@@ -20,6 +20,7 @@ from goscope_django.mongodb.codec import CODEC_OPTIONS, FORMAT, Codec, TypeCodec
 from goscope_django.mongodb.codec.plain import MAX_DEPTH, RESERVED
 from goscope_django.mongodb.codec.types import BUILTIN_TYPES
 from tests.support.codec import KEY, envelope, reason, signing, wire, without_pickle
+from tests.support.long import examples
 from tests.support.values import (
     ODD_KEYS,
     Basket,
@@ -29,7 +30,7 @@ from tests.support.values import (
     values_and_pickled,
 )
 
-many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def round_trip(value: object, codec: Codec = signing) -> Any:
@@ -52,7 +53,7 @@ def test_every_value_comes_back_as_it_was(value: Any) -> None:
     assert same(round_trip(value), value)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values_and_pickled)
 def test_mongomock_gives_the_same(value: Any) -> None:
     # It stores Python objects, and takes hardly any codec option.
@@ -64,7 +65,7 @@ def test_mongomock_gives_the_same(value: Any) -> None:
     assert same(signing.decode(KEY, found["value"]), value)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values_and_pickled)
 def test_encoding_changes_nothing_in_the_value(value: Any) -> None:
     before = pickle.dumps(value)

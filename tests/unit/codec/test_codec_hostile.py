@@ -20,6 +20,7 @@ from goscope_django.exceptions import Undecodable
 from goscope_django.mongodb.codec import Codec, _signed
 from goscope_django.mongodb.codec.types import BUILTIN_TYPES
 from tests.support.codec import KEY, Bomb, HmacSigner, envelope, reason, signing, wire, without_pickle
+from tests.support.long import examples
 from tests.support.texts import texts
 from tests.support.values import (
     Colour,
@@ -55,7 +56,7 @@ def _documents(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(1500), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.recursive(bson_leaves, _documents, max_leaves=12))
 def test_any_document_gives_a_value_or_undecodable(stored: Any) -> None:
     for codec in (signing, without_pickle):
@@ -63,7 +64,7 @@ def test_any_document_gives_a_value_or_undecodable(stored: Any) -> None:
             codec.decode(KEY, wire(stored))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values_and_pickled, st.data())
 def test_a_value_with_one_part_replaced_gives_a_value_or_undecodable(value: Any, data: st.DataObject) -> None:
     stored = wire({"root": signing.encode(KEY, value)})

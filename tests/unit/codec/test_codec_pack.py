@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 
 from goscope_django.mongodb.codec.plain import MAX_DEPTH, RESERVED, packed
 from tests.support.codec import KEY, signing, wire
+from tests.support.long import examples
 from tests.support.values import same, values_and_pickled
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values_and_pickled)
 def test_packed_is_the_same_as_encoded(value: Any) -> None:
     """What ``pack`` encodes itself is just what ``encode`` would have left to the driver."""

@@ -38,6 +38,7 @@ from goscope_django.codec import RESPONSES, make_codec
 from goscope_django.exceptions import InvalidType, Undecodable
 from goscope_django.mongodb.codec import Codec
 from tests.support.codec import KEY, envelope, reason, wire
+from tests.support.long import examples
 from tests.support.values import Point, same, values, values_and_pickled
 
 codec = make_codec()
@@ -48,13 +49,13 @@ def round_trip(value: object, by: Codec = without_pickle) -> Any:
     return by.decode(KEY, wire(by.encode(KEY, value)))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values)
 def test_no_value_of_the_contract_needs_a_pickle(value: Any) -> None:
     assert same(round_trip(value), value)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values_and_pickled)
 def test_the_rest_is_pickled_and_signed_by_django(value: Any) -> None:
     assert same(round_trip(value, codec), value)

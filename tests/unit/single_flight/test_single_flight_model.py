@@ -25,6 +25,7 @@ from goscope_django.mongodb.single_flight.values import Entered, Terms
 from goscope_django.single_flight import group as single_flight_group
 from goscope_django.single_flight import single_flight
 from tests.support.flights import in_the_air
+from tests.support.long import examples
 
 TERMS = Terms(lease=1_000, linger=2_000, leader="me", limit=5.0)
 KEYS = st.sampled_from(["a", "b"])
@@ -169,7 +170,7 @@ class FlightMachine(RuleBasedStateMachine):
 
 
 TestFlights = FlightMachine.TestCase
-TestFlights.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestFlights.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
 
 
 # Nobody gets another's value
