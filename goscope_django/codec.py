@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator
 from functools import lru_cache
 from http.cookies import Morsel, SimpleCookie
 from typing import Any, Final
 
-from django.core import signing
 from django.http import (
     HttpResponse,
     HttpResponseBadRequest,
@@ -40,6 +38,7 @@ from django.template.response import SimpleTemplateResponse, TemplateResponse
 from django.utils.encoding import force_bytes
 from django.utils.safestring import SafeString
 
+from goscope_django import conf
 from goscope_django.exceptions import InvalidType
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.codec.types import BUILTIN_TYPES, UNKNOWN, Child, TypeCodec, damaged, need, need_list
@@ -91,25 +90,21 @@ class DjangoSigner:
 
     def sign(self, data: bytes) -> bytes:
         """The signature of ``data`` by the current ``SECRET_KEY``."""
-        return hmac.digest(next(_keys(self._salt)), data, "sha256")
+        return hmac.digest(_derived(self._salt, conf.secret()), data, "sha256")
 
     def verify(self, data: bytes, signature: bytes) -> bool:
         """Whether the current secret or a fallback made ``signature`` of ``data``; compares in constant time."""
-        return any(hmac.compare_digest(hmac.digest(key, data, "sha256"), signature) for key in _keys(self._salt))
-
-
-def _keys(salt: str) -> Iterator[bytes]:
-    """The derived keys, the current one first. Django's ``Signer`` says which secrets are in use."""
-    secrets = signing.Signer(salt=salt)
-    yield _derived(salt, force_bytes(secrets.key))
-    for fallback in secrets.fallback_keys:
-        if fallback:  # anybody could sign with an empty secret
-            yield _derived(salt, force_bytes(fallback))
+        if hmac.compare_digest(self.sign(data), signature):
+            return True
+        return any(
+            hmac.compare_digest(hmac.digest(_derived(self._salt, fallback), data, "sha256"), signature)
+            for fallback in conf.former_secrets()
+        )
 
 
 @lru_cache(maxsize=16)
-def _derived(salt: str, secret: bytes) -> bytes:
-    return hashlib.sha256(salt.encode() + secret).digest()
+def _derived(salt: str, secret: str | bytes) -> bytes:
+    return hashlib.sha256(salt.encode() + force_bytes(secret)).digest()
 
 
 # Responses

@@ -143,6 +143,17 @@ def session_cache_alias() -> str:
     return str(settings.SESSION_CACHE_ALIAS)
 
 
+def secret() -> str | bytes:
+    """``SECRET_KEY``. Raises ``ImproperlyConfigured`` if there is none."""
+    found: str | bytes = settings.SECRET_KEY
+    return found
+
+
+def former_secrets() -> list[str | bytes]:
+    """``SECRET_KEY_FALLBACKS``, those that say something: by an empty one anybody could sign."""
+    return [one for one in settings.SECRET_KEY_FALLBACKS if one]
+
+
 def middleware() -> list[str]:
     """The dotted names in ``MIDDLEWARE``."""
     return [str(one) for one in settings.MIDDLEWARE]

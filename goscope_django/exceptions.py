@@ -18,6 +18,7 @@ An error that its feature defines says where; the tree names it all the same::
     ├── StoreError                          the database could not do it; the driver's error is ``__cause__``
     │   ├── StoreUnavailable                nothing was sent, or nothing was changed: safe to try again
     │   │   ├── PoolExhausted               no connection of this process's own pool came free in time
+    │   │   ├── Contended                   others changed the same entry, again and again
     │   │   └── CredentialsRefused          user or password is wrong or missing: nothing can be asked
     │   ├── OutcomeUnknown                  it may have happened, and looking for it failed too
     │   ├── MissingRights                   the user may not do this; the message names the right and who grants it
@@ -116,6 +117,11 @@ class StoreUnavailable(StoreError):
 
 class PoolExhausted(StoreUnavailable):
     """No connection of this process's own pool (``maxPoolSize``) came free in time. It says nothing of the server."""
+
+
+class Contended(StoreUnavailable):
+    """Others changed the same entry each time between reading and writing; nothing was changed. It says nothing of the
+    server."""
 
 
 class CredentialsRefused(StoreUnavailable):

@@ -25,8 +25,9 @@ from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.crypto import get_random_string
 
-from goscope_django import conf
+from goscope_django import conf, runtime
 from goscope_django.cache import MongoDBCache
+from goscope_django.core.arguments import shown_key
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import ConfigurationError, StoreError
 
@@ -173,16 +174,18 @@ class SessionStore(SessionBase):
         return signing.dumps(data, salt=f"{_SALT}:{key}", serializer=self.serializer, compress=True)
 
     def _opened(self, key: str, stored: object) -> dict[str, Any] | None:
-        if isinstance(stored, str):
-            try:
-                data = signing.loads(stored, salt=f"{_SALT}:{key}", serializer=self.serializer)
-            except signing.BadSignature:
-                logging.getLogger("django.security.SuspiciousSession").warning("Session data corrupted")
-            except Exception:  # noqa: BLE001  signed, but of another serializer: an empty session, as in Django
-                return None
-            else:
-                return data if isinstance(data, dict) else None
-        return None
+        try:
+            if not isinstance(stored, str):
+                raise signing.BadSignature
+            data = signing.loads(stored, salt=f"{_SALT}:{key}", serializer=self.serializer)
+        except signing.BadSignature:
+            logging.getLogger("django.security.SuspiciousSession").warning("Session data corrupted")
+            message = "the session is not signed by us for this key"
+            runtime.emit("cache_entry_forged", key=shown_key(_place(key)), reason="forged", message=message)
+            return None
+        except Exception:  # noqa: BLE001  signed, but of another serializer: an empty session, as in Django
+            return None
+        return data if isinstance(data, dict) else None
 
 
 def _place(session_key: str) -> str:

@@ -57,7 +57,8 @@ class MongoDBCache(BaseCache):
 
     Django's cache API, sync and async, and what django-redis users know: ``set(nx=, xx=)``, ``ttl``, ``pttl``,
     ``expire``, ``expire_at``, ``persist``, ``keys``, ``iter_keys``, ``delete_pattern`` and ``lock``. ``OPTIONS``:
-    ``MAX_ENTRIES``, ``CULL_FREQUENCY``, ``SERIALIZER`` (``"bson"`` refuses pickle), ``ON_ERROR``.
+    ``MAX_ENTRIES``, ``CULL_FREQUENCY``, ``SERIALIZER`` (``"bson"`` refuses pickle), ``ON_ERROR``, ``SIGN`` (every value
+    is signed), ``COMPRESS`` (large ones are compressed).
 
     A ``timeout`` is seconds, a ``timedelta`` or ``None`` for never; zero and less delete. Expiry is judged by the
     server's clock. Every method raises ``InvalidType`` (a ``TypeError``) or ``InvalidValue`` (a ``ValueError``) for
@@ -77,7 +78,8 @@ class MongoDBCache(BaseCache):
         self._strict: MongoDBCache | None = None
         super().__init__({**params, "TIMEOUT": None, "OPTIONS": {}})
         self.default_timeout: Timeout = self.options.timeout
-        self._flows = CacheFlows(runtime.codec(pickle=self.options.pickle))
+        codec = runtime.codec(pickle=self.options.pickle)
+        self._flows = CacheFlows(codec, sign=self.options.sign, min_bytes=self.options.min_bytes)
         self._figures = figures.alias(alias_of(location, params))
         self._backing = Backing(self.options, fault, self.key_prefix, self._figures)
         self._keys = Keys(self, self._backing, default_function=self.options.default_key_function)
@@ -438,10 +440,11 @@ class MongoDBCache(BaseCache):
         return await self._backing.arun(0, self._flows.delete_range, self._keys.own_prefix(), self._keys.own_regex())
 
     def strict(self) -> MongoDBCache:
-        """This cache, but one that always asks the server and raises while it can't be reached."""
+        """This cache for sessions: it always asks the server and raises while it can't be reached. It stores what it is
+        given as it is: that is signed already, for the session's key, and compressed."""
         if self._strict is None:
             location, params = self._entry
-            options = {**(params.get("OPTIONS") or {}), "ON_ERROR": "raise"}
+            options = {**(params.get("OPTIONS") or {}), "ON_ERROR": "raise", "SIGN": False, "COMPRESS": None}
             self._strict = type(self)(location, {**params, "OPTIONS": options})
             self._strict.count_as(self._figures.name)
         return self._strict

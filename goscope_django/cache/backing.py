@@ -15,7 +15,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from goscope_django import conf, runtime
 from goscope_django.cache.options import CacheOptions
 from goscope_django.core.flow import Flow, call
-from goscope_django.exceptions import PoolExhausted, StoreError
+from goscope_django.exceptions import Contended, PoolExhausted, StoreError
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver.store import Store
 from goscope_django.process.counters import Alias
@@ -114,7 +114,7 @@ class Backing:
     def _failed(self, error: StoreError) -> None:
         """Raise the error, or take note of it where it is ignored."""
         self.figures.error()
-        if self._outage is None:
+        if self._outage is None or isinstance(error, Contended):  # the server is there, and so is the number
             raise error
         if not isinstance(error, PoolExhausted):  # which says nothing of the server: others go on using it
             self._outage.failed(error)

@@ -22,9 +22,10 @@ from goscope_django.mongodb.driver import urls
 Timeout = Any
 """Seconds (int or float), a timedelta, ``None`` for never, or Django's ``DEFAULT_TIMEOUT``. Zero and less delete."""
 
-OPTIONS: Final = ("TIMEOUT", "MAX_ENTRIES", "CULL_FREQUENCY", "SERIALIZER", "ON_ERROR")
+OPTIONS: Final = ("TIMEOUT", "MAX_ENTRIES", "CULL_FREQUENCY", "SERIALIZER", "ON_ERROR", "SIGN", "COMPRESS")
 SERIALIZERS: Final = ("auto", "bson")
 DEFAULT_CULL_FREQUENCY: Final = 3
+DEFAULT_MIN_BYTES: Final = 8_192
 INT64: Final = 2**63
 
 _ORDINARY_SECONDS: Final = 10**9
@@ -34,7 +35,10 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class CacheOptions:
-    """An entry of ``CACHES``, checked. ``timeout`` is in seconds; ``None`` means never."""
+    """An entry of ``CACHES``, checked. ``timeout`` is in seconds; ``None`` means never.
+
+    ``sign``: every value is signed. ``min_bytes``: values of so many bytes and more are compressed; ``None``: none are.
+    """
 
     location: str
     timeout: float | timedelta | None
@@ -43,6 +47,8 @@ class CacheOptions:
     pickle: bool
     on_error: conf.OnError | None
     default_key_function: bool
+    sign: bool
+    min_bytes: int | None
 
 
 def cache_options(location: object, params: Mapping[str, Any]) -> CacheOptions:
@@ -99,6 +105,9 @@ def _checked(location: object, params: Mapping[str, Any]) -> CacheOptions:
     on_error = options.get("ON_ERROR")
     if on_error is not None:
         conf.on_error(on_error, "CACHES OPTIONS['ON_ERROR']")
+    sign = options.get("SIGN", False)
+    if type(sign) is not bool:
+        raise ConfigurationError(f"CACHES OPTIONS['SIGN']={sign!r:.80}: True or False is allowed")
     function = params.get("KEY_FUNCTION")
     return CacheOptions(
         location=urls.Hidden(location),
@@ -108,7 +117,23 @@ def _checked(location: object, params: Mapping[str, Any]) -> CacheOptions:
         pickle=serializer != "bson",
         on_error=on_error,
         default_key_function=function in (None, default_key_func, "django.core.cache.backends.base.default_key_func"),
+        sign=sign,
+        min_bytes=_min_bytes(options.get("COMPRESS")),
     )
+
+
+def _min_bytes(compress: object) -> int | None:
+    """From how many bytes on ``OPTIONS["COMPRESS"]`` says that values are compressed; ``None``: never."""
+    if compress is None:
+        return None
+    name = "CACHES OPTIONS['COMPRESS']"
+    if not isinstance(compress, Mapping):
+        needed = f"a dict such as {{'MIN_BYTES': {DEFAULT_MIN_BYTES}}} (or None)"
+        raise ConfigurationError(conf.not_a_dict(compress, name, needed))
+    for one in compress:
+        if one != "MIN_BYTES":
+            raise ConfigurationError(f"{name}[{one!r:.80}] is unknown. {conf.suggestion(one, ('MIN_BYTES',))}")
+    return arguments.count(compress.get("MIN_BYTES", DEFAULT_MIN_BYTES), f"{name}['MIN_BYTES']")
 
 
 def _given(params: Mapping[str, Any], options: Mapping[str, Any], name: str, default: object) -> tuple[Any, str]:

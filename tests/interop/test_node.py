@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.cache import caches
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
 
@@ -18,6 +20,7 @@ from goscope_django.contracts import CircuitBreakerState, IdempotencyRecord, Loc
 from goscope_django.mongodb import MongoDBAdapter
 from tests.conftest import with_database
 from tests.interop.node import Node, NodeMissing, install
+from tests.support.commands import on_server
 
 pytestmark = pytest.mark.real
 
@@ -306,6 +309,34 @@ class TestCache:
         python.cache.set("price", ("a", {"tuple"}))
         node("cache.set", "price", "plain")
         assert python.cache.get("price") == "plain"
+
+    def test_what_is_signed_or_compressed_and_overwritten_by_node_is_never_mixed(
+        self, node: Node, db: Documents, mongo_url: str
+    ) -> None:
+        key = {"KEY_FUNCTION": "goscope_django.cache.plain_key"}
+        aliases: dict[str, dict[str, Any]] = {
+            "default": key,
+            "signed": {**key, "OPTIONS": {"SIGN": True}},
+            "compressed": {**key, "OPTIONS": {"COMPRESS": {"MIN_BYTES": 100}}},
+        }
+        large = {"rows": ["a row"] * 1_000}
+        with on_server(mongo_url, caches=aliases, KEY_PREFIX=PREFIX):
+            for alias, theirs in itertools.product(("signed", "compressed"), ("text", 7, {"a": [1]}, None)):
+                caches[alias].set("price", large, 60)
+                assert caches["default"].get("price") == large
+                assert node("cache.get", "price")["__goscope__"] == 1, "Node sees that it is not for it"
+                node("cache.set", "price", theirs, 60_000)
+                assert caches["default"].get("price", "a miss") == theirs
+                assert caches["compressed"].get("price", "a miss") == theirs
+                assert caches["signed"].get("price", "a miss") == "a miss"
+                assert not caches["signed"].touch("price", 60) and not caches["signed"].has_key("price")
+                assert caches["signed"].add("price", "ours")
+                assert caches["signed"].get("price") == caches["default"].get("price") == "ours"
+                assert db["go_goscope_cache"].count_documents({}) == 1
+            node("cache.set", "count", 5)
+            assert caches["default"].incr("count") == 6
+            with pytest.raises(ValueError, match="not found"):
+                caches["signed"].incr("count")
 
     def test_each_deletes_the_others(self, python: MongoDBAdapter, node: Node) -> None:
         node("cache.set", "by-node", 1)

@@ -3,7 +3,8 @@
 Run it as ``python -m tests.soak.planted --decoded 1000000 --planted 100000 --seed 1`` (``make soak``). Rules:
 
 * Everything follows from the seed: a fault is told with what repeats it.
-* A decoded value is a value or ``Undecodable``. A call returns, or raises what its documentation says.
+* A decoded value is a value or ``Undecodable``, and where every value is sealed one that was sealed. A call returns, or
+  raises what its documentation says.
 * Nothing may take longer than ``LONGEST`` seconds; where the interpreter itself hangs, its stacks are printed.
 """
 
@@ -36,9 +37,14 @@ MOST_FAULTS: Final = 20
 TAGS: Final = (
     *("tree", "pickle", "tuple", "set", "frozenset", "dict", "ordereddict", "son", "str", "int", "bytearray"),
     *("complex", "decimal", "uuid", "date", "timedelta", "datetime", "time", "enum", "int64", "datetimems", "binary"),
-    *("timestamp", "regex", "code", "dbref", "safestring", "response", "streaming", "nothing"),
+    *("timestamp", "regex", "code", "dbref", "safestring", "response", "streaming", "nothing", "sealed"),
 )
 PRIME: Final = 2**61 - 1
+BACKEND: Final = "goscope_django.cache.MongoDBCache"
+CACHES: Final = {
+    "default": {"BACKEND": BACKEND},
+    "signed": {"BACKEND": BACKEND, "OPTIONS": {"SIGN": True, "COMPRESS": {"MIN_BYTES": 10}}},
+}
 Call = Callable[[], object]
 
 
@@ -176,8 +182,12 @@ def decode(count: int, seed: int) -> Faults:
     from goscope_django.mongodb.codec import CODEC_OPTIONS
 
     faults, dice, codec = Faults(), random.Random(seed), make_codec().of("go_goscope_cache")
-    without = make_codec(pickle=False)
+    sealing = codec.sealing(every=True, min_bytes=64)
+    codecs = make_codec(pickle=False), codec, codec.sealing(), sealing
     stored = [wired({"value": codec.encode("k", one)}, CODEC_OPTIONS)["value"] for one in samples()]
+    sealed = [wired({"value": sealing.pack("k", one)}, CODEC_OPTIONS)["value"] for one in samples()]
+    genuine = {(one["v"], one["s"], one.get("z")) for one in sealed}
+    stored += sealed
     for number in range(count):
         if not number % 1_000:
             faulthandler.dump_traceback_later(6 * LONGEST, exit=True)
@@ -188,7 +198,10 @@ def decode(count: int, seed: int) -> Faults:
             continue
         shown, began = f"seed {seed}, number {number}: {value!r:.1200}", time.monotonic()
         try:
-            (codec if number % 4 else without).decode("k", value)
+            chosen = codecs[number % 4]
+            chosen.decode("k", value)
+            if chosen is sealing and (value["v"], value["s"], value.get("z")) not in genuine:
+                faults.add("decode", AssertionError("a value was read that nobody sealed"), shown)
         except Undecodable:
             pass
         except BaseException as error:
@@ -219,6 +232,7 @@ class Scene:
         self.database = runtime.connection().sync().database
         self.prefix = self.adapter.key_prefix
         self.cache: Any = caches["default"]
+        self.signed: Any = caches["signed"]
         self.now = dt.datetime.now(dt.UTC)
         self.checkpoint = Checkpoint
         self.documents: dict[str, list[dict[str, Any]]] = {}
@@ -238,6 +252,8 @@ class Scene:
             adapter.circuit_breaker.record_failure("k", 3)
         self.cache.set("k", {"a": (1, 2)}, 600)
         self.cache.set("n", 5, 600)
+        self.signed.set("signed", {"a": (1, 2)}, 600)
+        self.signed.set("signed-n", 5, 600)
         adapter.checkpoint.save(self.checkpoint("i", "c", 1, self.now, 5.0, {"a": (1,)}, 3.0))
         adapter.idempotency.set("k", {"result": 1})
         adapter.idempotency.begin("running", 600_000, "print", 600_000)
@@ -275,7 +291,7 @@ class Scene:
         from goscope_django.locks import lock
         from goscope_django.single_flight import single_flight
 
-        one, cache = self.adapter, self.cache
+        one, cache, signed = self.adapter, self.cache, self.signed
 
         def locked() -> None:
             with lock("k", 5, blocking=False):
@@ -314,6 +330,13 @@ class Scene:
             "cache.keys": lambda: cache.keys("*"),
             "cache.get_or_set": lambda: cache.get_or_set("k", 5),
             "cache.add": lambda: cache.add("k", 5),
+            "signed.get": lambda: expect(signed.get("signed"), None, {"a": (1, 2)}),
+            "signed.get_many": lambda: expect(signed.get_many(["signed"]), {}, {"signed": {"a": (1, 2)}}),
+            "signed.has_key": lambda: signed.has_key("signed"),
+            "signed.incr": lambda: expect(signed.incr("signed-n"), 6),
+            "signed.touch": lambda: signed.touch("signed"),
+            "signed.ttl": lambda: signed.ttl("signed"),
+            "signed.add": lambda: signed.add("signed", {"a": (1, 2)}),
             "checkpoint.load": lambda: one.checkpoint.load("i"),
             "checkpoint.load_latest": lambda: one.checkpoint.load_latest("c"),
             "checkpoint.list": lambda: one.checkpoint.list("c"),
@@ -381,6 +404,11 @@ def plain() -> int:
     return 1
 
 
+def expect(found: object, *allowed: object) -> None:
+    if found not in allowed:
+        raise AssertionError("a value was read that nobody signed")
+
+
 def state() -> None:
     """The dashboard's data: every section is read."""
     from goscope_django import operations
@@ -412,7 +440,7 @@ def plant(count: int, seed: int) -> Faults:
                 except GoscopeError:
                     pass
                 except BaseException as error:
-                    if not (name == "cache.incr" and isinstance(error, ValueError)):
+                    if not (name.endswith(".incr") and isinstance(error, ValueError)):
                         faults.add(name, error, f"seed {seed}, {there!r:.1400}")
                 if time.monotonic() - began > LONGEST:
                     faults.add(f"{name} takes long", TimeoutError(), there)
@@ -451,7 +479,7 @@ def configure(url: str) -> None:
         SECRET_KEY="soak-" + "s" * 50,
         INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "goscope_django"],
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-        CACHES={"default": {"BACKEND": "goscope_django.cache.MongoDBCache"}},
+        CACHES=CACHES,
         GOSCOPE={"URL": url, "FAIL_FAST": True},
     )
     django.setup()

@@ -11,8 +11,6 @@ from goscope_django.exceptions import Undecodable
 from goscope_django.mongodb.codec import Codec
 from tests.soak import planted
 
-CACHES = {"default": {"BACKEND": "goscope_django.cache.MongoDBCache"}}
-
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_mutated_values(seed: int) -> None:
@@ -21,7 +19,7 @@ def test_mutated_values(seed: int) -> None:
 
 
 def test_planted_documents(mongo_url: str) -> None:
-    with override_settings(GOSCOPE={"URL": mongo_url, "TEST": {"URL": mongo_url}}, CACHES=CACHES):
+    with override_settings(GOSCOPE={"URL": mongo_url, "TEST": {"URL": mongo_url}}, CACHES=planted.CACHES):
         faults = planted.plant(250, 1)
     assert not faults.found, str(faults)
 
@@ -37,7 +35,7 @@ def test_a_fault_is_found(monkeypatch: pytest.MonkeyPatch, mongo_url: str) -> No
 
     monkeypatch.setattr(Codec, "decode", broken)
     assert "decode: KeyError" in planted.decode(300, 1).found
-    with override_settings(GOSCOPE={"URL": mongo_url, "TEST": {"URL": mongo_url}}, CACHES=CACHES):
+    with override_settings(GOSCOPE={"URL": mongo_url, "TEST": {"URL": mongo_url}}, CACHES=planted.CACHES):
         assert planted.plant(250, 1).found
 
 

@@ -63,6 +63,17 @@ def increments(number: int, url: str, times: int) -> list[int]:
     return [store.run(flows.incr, "cache:counter", 1) or 0 for _ in range(times)]
 
 
+def signed_increments(number: int, url: str, times: int) -> list[int]:
+    """``increments`` of a number that is signed."""
+    from goscope_django.mongodb.cache.flows import CacheFlows
+    from goscope_django.mongodb.codec import Codec
+    from tests.support.codec import HmacSigner
+
+    store, flows = _adapter(url).store, CacheFlows(Codec(signer=HmacSigner()), sign=True)
+    store.run(flows.add, "cache:signed", 0, None)
+    return [store.run(flows.incr, "cache:signed", 1) or 0 for _ in range(times)]
+
+
 def critical_sections(number: int, url: str, key: str, folder: str, seconds: float) -> list[int]:
     """Fight for a lock and, with it, for a file that only its holder may have made; the tokens in order.
 

@@ -7,11 +7,15 @@ Rules of this file:
   entry, nor whether a process's clock is wrong.
 * Entries are found by ``key``, since those of Node have an ObjectId as ``_id``. Ours have the key as ``_id`` too, so
   two racing writers collide even where an index is missing.
+* A sealed value (see ``codec.sealed``) is one that the server can't look into. Where every value has to be sealed
+  (``OPTIONS["SIGN"]``), a live entry that is not counts as missing in every filter too. Whether a seal is genuine only
+  reading tells.
 * Many keys are selected by a range of the index. A regular expression only narrows such a range.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -20,13 +24,14 @@ import bson
 from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
 from goscope_django.core.arguments import MAX_KEY_BYTES, shown_key
-from goscope_django.core.flow import Emit, Flow, Query, ask, perform
-from goscope_django.exceptions import InvalidValue, Undecodable
+from goscope_django.core.flow import Emit, Flow, Pause, Query, ask, perform
+from goscope_django.exceptions import Contended, InvalidValue, Undecodable
 from goscope_django.mongodb.cache.time import stamped, stating, surely_reached
 from goscope_django.mongodb.codec import CODEC_OPTIONS, ENTRY_OPTIONS, Codec
-from goscope_django.mongodb.codec.plain import RESERVED
+from goscope_django.mongodb.codec.plain import INT64_MAX, INT64_MIN, RESERVED
+from goscope_django.mongodb.codec.sealed import SEALED, is_sealed
 from goscope_django.mongodb.document.clock import Clock
-from goscope_django.mongodb.document.expressions import instant, literal, named, prefix_range
+from goscope_django.mongodb.document.expressions import instant, literal, named, or_null, prefix_range
 from goscope_django.mongodb.document.failures import OVERFLOW, TYPE_MISMATCH, means, no_shard_key, too_large
 from goscope_django.mongodb.document.lease import by_id, upsert
 from goscope_django.mongodb.document.reading import NOT_A_LIST, named_by_text
@@ -45,6 +50,16 @@ BRIEF: Final = 60_000
 """Milliseconds. For an entry that lives shorter than this the server computes the expiry. An expiry that we compute
 from our estimate of the server's time counts from before the command is sent, and the command may have to wait for an
 election."""
+
+SWAPS: Final = 100
+"""Attempts to change a sealed number that others change at the same time: some seconds."""
+PAUSE: Final = 0.001
+"""Seconds, about, by which the pause between two of them grows."""
+LONGEST_PAUSE: Final = 0.05
+
+_SEALED: Final = {"$eq": [or_null("value.t"), SEALED]}
+"""True if the value looks like a sealed one."""
+_UNSEALED: Final = {"$ne": [or_null("value.t"), SEALED]}
 
 
 class _Missing:
@@ -72,18 +87,21 @@ NO_PAGE: Final = Page()
 class CacheFlows:
     """The operations on entries. ``ttl`` is in milliseconds, ``None`` means never."""
 
-    def __init__(self, codec: Codec) -> None:
-        self.codec = codec.of(CACHE)
+    def __init__(self, codec: Codec, *, sign: bool = False, min_bytes: int | None = None) -> None:
+        """``sign``: every value is sealed, and none is taken that is not. ``min_bytes``: larger ones are compressed."""
+        self.codec = codec.of(CACHE).sealing(every=sign, min_bytes=min_bytes)
+        self._bare = self.codec.bare
+        self._sealed_only = sign
 
     # A value without a server
 
     def frozen(self, key: str, value: object) -> bytes:
-        """``value`` as it would be stored, of which ``thawed`` makes as many copies as are wanted."""
-        return bson.encode({"value": self.codec.pack(key, value)}, codec_options=CODEC_OPTIONS)
+        """``value`` as it would be stored unsealed, of which ``thawed`` makes as many copies as are wanted."""
+        return bson.encode({"value": self._bare.pack(key, value)}, codec_options=CODEC_OPTIONS)
 
     def thawed(self, key: str, data: bytes) -> Any:
         """What reading it back gives."""
-        return self.codec.decode(key, bson.decode(data, ENTRY_OPTIONS)["value"])
+        return self._bare.decode(key, bson.decode(data, ENTRY_OPTIONS)["value"])
 
     # One entry
 
@@ -113,7 +131,7 @@ class CacheFlows:
     def add(self, clock: Clock, key: str, value: object, ttl: int | None) -> Flow[bool]:
         """Store the value unless there is a live entry; whether it was stored."""
         packed = self.codec.pack(key, value)
-        free = {"$or": [clock.new("updatedAt"), clock.passed()]}
+        free = {"$or": [clock.new("updatedAt"), clock.passed(), *([_UNSEALED] if self._sealed_only else [])]}
         change = clock.put(free, _named_entry(key, packed, _times(clock, ttl)))
         try:
             reply = yield from by_id(clock, ask(CACHE, "update", {"_id": key}, change, upsert=True))
@@ -131,7 +149,7 @@ class CacheFlows:
         packed = self.codec.pack(key, value)
         change = [{"$set": _entry(key, packed, _times(clock, ttl))}]
         try:
-            reply = yield from ask(CACHE, "update", _live(clock, key), change)
+            reply = yield from ask(CACHE, "update", self._live(clock, key), change)
         except (PyMongoError, DocumentTooLarge) as error:
             if not too_large(error):
                 raise
@@ -140,48 +158,86 @@ class CacheFlows:
         return bool(reply["n"])
 
     def incr(self, clock: Clock, key: str, delta: int) -> Flow[int | None]:
-        """The sum; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow."""
+        """The sum; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow.
+
+        Of a sealed value two commands, and two more for each writer who was faster; see ``_swap``.
+        """
+        if self._sealed_only:
+            return (yield from self._swap(clock, key, delta))
         update = {"$inc": {"value": delta}, "$currentDate": {"updatedAt": True}}
         whole = clock.whole_number("value")
         try:
             lately = clock.lately_live()
             if lately is None:
-                found = yield from stating(clock, "value", "modify", {**_live(clock, key), **whole}, update)
+                found = yield from stating(clock, "value", "modify", {**self._live(clock, key), **whole}, update)
             else:
                 # A counter's document is small: a projection would cost the server more than sending all of it.
                 found = yield Query(CACHE, "modify", {"key": key, **lately, **whole}, update)
         except OperationFailure as error:
-            if means(error, TYPE_MISMATCH):  # a list with a number in it, which a filter takes for a number
-                return None
+            # Not a number: a sealed value, or a list with a number in it, which a filter takes for a number.
+            if means(error, TYPE_MISMATCH):
+                return (yield from self._swap(clock, key, delta))
             if not means(error, OVERFLOW):
                 raise
-            raise InvalidValue(
-                f"cache key {shown_key(key)!r:.200}: the sum does not fit in 64 bits; the value is unchanged"
-            ) from error
+            raise _overflow(key) from error
         return None if found is None else int(found["value"])
+
+    def _swap(self, clock: Clock, key: str, delta: int) -> Flow[int | None]:
+        """``incr`` of a sealed value: read it, and write the sum where the same signature still stands.
+
+        Raises ``Contended`` if others were faster ``SWAPS`` times in a row.
+        """
+        for attempt in range(SWAPS):
+            if attempt:
+                yield from perform(Pause(random.uniform(0, min(LONGEST_PAUSE, PAUSE * attempt))))
+            found = yield from ask(CACHE, "newest", self._live(clock, key))
+            stored = None if found is None else found.get("value")
+            if not is_sealed(stored):
+                if found is not None and self._sealed_only:
+                    yield from _forged(key, Undecodable("forged", "a stored value is not signed"))
+                return None
+            try:
+                number = self.codec.decode(key, stored)
+            except Undecodable as error:
+                yield from _forged(key, error)
+                return None
+            if type(number) is not int or not INT64_MIN <= number <= INT64_MAX:
+                return None
+            total = number + delta
+            if not INT64_MIN <= total <= INT64_MAX:
+                raise _overflow(key)
+            test = {**self._live(clock, key), "value.s": stored["s"]}
+            change = {"value": literal(self.codec.pack(key, total)), "updatedAt": clock.now()}
+            reply = yield from ask(CACHE, "update", test, [{"$set": change}])
+            if reply["n"]:
+                return total
+        raise Contended(
+            f"cache key {shown_key(key)!r:.200}: {SWAPS} times in a row another writer was faster; nothing was changed"
+        )
 
     def touch(self, clock: Clock, key: str, ttl: int | None) -> Flow[bool]:
         """Give a live entry a new expiry; whether there was one."""
         update = [{"$set": {"expiresAt": None if ttl is None else clock.after(ttl)}}]
-        reply = yield from ask(CACHE, "update", _live(clock, key), update)
+        reply = yield from ask(CACHE, "update", self._live(clock, key), update)
         return bool(reply["n"])
 
     def expire_at(self, clock: Clock, key: str, when: datetime) -> Flow[bool]:
         """Let a live entry end at ``when`` by the server's clock; whether there was one. A past one ends it now."""
-        reply = yield from ask(CACHE, "update", _live(clock, key), [{"$set": {"expiresAt": literal(when)}}])
+        reply = yield from ask(CACHE, "update", self._live(clock, key), [{"$set": {"expiresAt": literal(when)}}])
         return bool(reply["n"])
 
     def delete(self, clock: Clock, key: str) -> Flow[bool]:
         """Remove a live entry; whether there was one. Dead ones are left to the TTL monitor: nothing reads them."""
         lately = clock.lately_live()
         if lately is None:
-            return (yield from stating(clock, "updatedAt", "take", _live(clock, key))) is not None
+            return (yield from stating(clock, "updatedAt", "take", {"key": key, "$expr": clock.live()})) is not None
         return bool((yield Query(CACHE, "delete", {"key": key, **lately})))
 
     def has(self, clock: Clock, key: str) -> Flow[bool]:
-        """Whether there is a live entry. Two commands for a value that may be unreadable, which counts as none."""
-        if clock.estimate is not None:  # mongomock can't look into a list with a number in it
-            found = yield from ask(CACHE, "point", _live(clock, key), {"_id": False, f"value.{RESERVED}": True})
+        """Whether there is a live entry. Two commands for a value that may be unreadable, which counts as none; one
+        where every value is sealed."""
+        if clock.estimate is not None and not self._sealed_only:  # mongomock can't look into a list with a number in it
+            found = yield from ask(CACHE, "point", self._live(clock, key), {"_id": False, f"value.{RESERVED}": True})
             if found is None or not isinstance(found.get("value"), dict) or not found["value"]:
                 return found is not None
         return (yield from self.get(clock, key)) is not MISSING
@@ -189,7 +245,7 @@ class CacheFlows:
     def remaining(self, clock: Clock, key: str) -> Flow[int | None]:
         """Milliseconds until the entry expires; ``None`` for never, 0 for no live entry."""
         fields = {"_id": False, "expiresAt": True, **clock.stamp()}
-        found = yield from ask(CACHE, "point", _live(clock, key), fields)
+        found = yield from ask(CACHE, "point", self._live(clock, key), fields)
         if found is None:
             return 0
         expires_at, now = instant(found.get("expiresAt")), instant(clock.read_stamp(found))
@@ -322,12 +378,12 @@ class CacheFlows:
                 removed += len(found)
         return removed
 
+    def _live(self, clock: Clock, key: str) -> dict[str, Any]:
+        live = clock.live()
+        return {"key": key, "$expr": {"$and": [live, _SEALED]} if self._sealed_only else live}
+
 
 # Reading
-
-
-def _live(clock: Clock, key: str) -> dict[str, Any]:
-    return {"key": key, "$expr": clock.live()}
 
 
 def _forged(key: str, error: Undecodable) -> Flow[Any]:
@@ -352,6 +408,10 @@ def _times(clock: Clock, ttl: int | None) -> dict[str, Any]:
 
 def _entry(key: str, packed: object, times: dict[str, Any]) -> dict[str, Any]:
     return {"key": literal(key), "value": literal(packed), **times}
+
+
+def _overflow(key: str) -> InvalidValue:
+    return InvalidValue(f"cache key {shown_key(key)!r:.200}: the sum does not fit in 64 bits; the value is unchanged")
 
 
 def _named_entry(key: str, packed: object, times: dict[str, Any]) -> dict[str, Any]:

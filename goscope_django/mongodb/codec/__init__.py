@@ -15,6 +15,7 @@ Rules of this package:
   root is the pickle, ``s`` its signature, the leaf an index. The signature covers format version, collection,
   full key and pickle, and is checked before the unpickler sees a byte. Without a signer nothing is pickled, and
   nothing unpickled.
+- The cache may *seal* its values, which signs and compresses all of one: see ``sealed``.
 - ``decode`` may be given anything that is stored: it returns a value or raises ``Undecodable``, nothing else.
 
 Identity is not kept: two references to one list come back as two lists, except among pickled leaves. A value that
@@ -27,15 +28,14 @@ import copy
 import pickle
 import struct
 from collections.abc import Sequence
-from datetime import UTC
-from typing import Any, Final, Protocol
-
-from bson.codec_options import CodecOptions, DatetimeConversion
+from typing import Any, Final
 
 from goscope_django.exceptions import InvalidType, InvalidValue, Undecodable
 from goscope_django.mongodb.codec.plain import (
     ATOMS,
     CHECKS,
+    CODEC_OPTIONS,
+    ENTRY_OPTIONS,
     MAX_DEPTH,
     READY,
     RESERVED,
@@ -47,6 +47,7 @@ from goscope_django.mongodb.codec.plain import (
     settled,
     surely_plain,
 )
+from goscope_django.mongodb.codec.sealed import SEALED, Seal, Signer, is_sealed
 from goscope_django.mongodb.codec.types import BUILTIN_TYPES, UNKNOWN, TypeCodec
 
 __all__ = ["BUILTIN_TYPES", "CODEC_OPTIONS", "ENTRY_OPTIONS", "MAX_DEPTH", "Codec", "Signer", "TypeCodec"]
@@ -56,38 +57,12 @@ FORMAT: Final = 1
 
 PICKLE_PROTOCOL: Final = 5
 
-CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
-    tz_aware=True,
-    tzinfo=UTC,
-    # One document with a date or a text that Python can't hold must not make a whole batch unreadable.
-    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
-    unicode_decode_error_handler="surrogateescape",
-)
-"""For all reads and writes. Int64 is left to ``Codec.decode``: a type registry would cost each command more."""
-
-ENTRY_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
-    datetime_conversion=CODEC_OPTIONS.datetime_conversion,
-    unicode_decode_error_handler=CODEC_OPTIONS.unicode_decode_error_handler,
-)
-"""For entries of the cache. Their own dates are only compared with each other, so they get no time zone: that would
-take longer than the rest of a small entry. The codec gives the dates inside a value their zone."""
-
-
-class Signer(Protocol):
-    """Signs and verifies bytes; ``verify`` compares in constant time and returns False rather than raise."""
-
-    def sign(self, data: bytes) -> bytes:
-        """The signature of ``data``."""
-
-    def verify(self, data: bytes, signature: bytes) -> bool:
-        """Whether ``signature`` is one of ``data``."""
-
 
 class Codec:
     """Encodes values for one kind of entry. Immutable, so one instance may serve all threads.
 
     ``signer`` and ``pickle=True`` together allow pickles. ``types`` are the tagged types; the first codec that
-    matches an exact type wins. Every collection has a codec of its own: see ``of``.
+    matches an exact type wins. Every collection has a codec of its own: see ``of``; one that seals is ``sealing``.
     """
 
     def __init__(
@@ -95,16 +70,49 @@ class Codec:
     ) -> None:
         self._pickles = _Pickles(signer, "") if pickle and signer is not None else None
         self._types = _Types(types)
+        self._signer = signer
+        self._seal: Seal | None = None
+        self._collection = ""
 
     def of(self, collection: str) -> Codec:
-        """The same codec for the values of ``collection``: what is pickled for one is refused in any other."""
+        """The same codec for the values of ``collection``: what is signed for one is refused in any other."""
         found = copy.copy(self)
+        found._collection = collection
         if self._pickles is not None:
             found._pickles = self._pickles.of(collection)
+        if self._seal is not None:
+            found._seal = self._seal.of(collection)
         return found
+
+    def sealing(self, *, every: bool = False, min_bytes: int | None = None) -> Codec:
+        """The same codec for entries of the cache, which may be sealed. It opens every sealed value.
+
+        ``every``: it seals all of them, and takes none that is not sealed. ``min_bytes``: it compresses (and so seals)
+        those of so many bytes and more. Without a signer it neither seals nor opens. Raises ``InvalidValue`` if it
+        would have to.
+        """
+        found = copy.copy(self)
+        if self._signer is not None:
+            found._seal = Seal(self._signer, self._collection, required=every, min_bytes=min_bytes)
+        elif every or min_bytes is not None:
+            raise InvalidValue("a codec without a signer can't seal values")
+        return found
+
+    @property
+    def bare(self) -> Codec:
+        """The same codec, which neither seals nor opens."""
+        found = copy.copy(self)
+        found._seal = None
+        return found
+
+    @property
+    def takes_sealed_only(self) -> bool:
+        """Whether what is not sealed is refused."""
+        return self._seal is not None and self._seal.required
 
     def encode(self, key: str, value: object) -> object:
         """``value`` as something that BSON stores without loss. ``key`` is the full stored key, for the signature.
+        Not sealed.
 
         A plain value is returned itself, not a copy. Raises ``InvalidType`` (a ``TypeError``) for a type that only
         a pickle could hold when pickles are not allowed, ``InvalidValue`` (a ``ValueError``) for one nested too
@@ -137,12 +145,20 @@ class Codec:
         return root
 
     def pack(self, key: str, value: object) -> object:
-        """``encode``, where a plain dict comes as its BSON, which the driver does not encode once more."""
-        if type(value) is dict:
-            data = packed(value)
-            if data is not None:
-                return data
-        return self.encode(key, value)
+        """``encode``, where a plain dict comes as its BSON, which the driver does not encode once more; sealed, if this
+        codec seals."""
+        found: object = packed(value) if type(value) is dict else None
+        if found is None:
+            found = self.encode(key, value)
+        seal = self._seal
+        return found if seal is None or not seal.closes else seal.closed(key, found)
+
+    def opened(self, key: str, stored: object) -> Any:
+        """What is in a sealed value, for ``decode`` of a ``bare`` codec; of one that is not sealed itself.
+
+        Raises ``Undecodable``. Without it ``decode`` opens by itself.
+        """
+        return stored if self._seal is None else self._seal.opened(key, stored)
 
     def decode(self, key: str, stored: object) -> object:
         """The value of which ``encode`` made ``stored``; for a foreign document what PyMongo makes of it.
@@ -151,6 +167,9 @@ class Codec:
         Raises only ``Undecodable``: ``forged`` (a signature is wrong, or of another key), ``damaged`` (the right
         format, but it can't be rebuilt), ``format`` (an unknown version or tag, or a pickle where none is allowed).
         """
+        seal = self._seal
+        if seal is not None and (seal.required or (type(stored) is dict and is_sealed(stored))):
+            stored = seal.opened(key, stored)
         kind = type(stored)
         if kind in READY and (kind is not str or encodable(stored)):  # type: ignore[arg-type]
             return stored
@@ -178,7 +197,7 @@ class _Types:
         self._by_type: dict[type, TypeCodec] = {}
         self._by_tag: dict[str, TypeCodec] = {}
         for codec in types:
-            if self._by_tag.setdefault(codec.tag, codec) is not codec or codec.tag in ("tree", "pickle"):
+            if self._by_tag.setdefault(codec.tag, codec) is not codec or codec.tag in ("tree", "pickle", SEALED):
                 raise InvalidValue(f"the tag {codec.tag!r} is taken; each TypeCodec needs its own")
             for kind in codec.types:
                 self._by_type.setdefault(kind, codec)

@@ -17,6 +17,7 @@ from typing import Any, Final
 import bson
 from bson.binary import Binary
 from bson.code import Code
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.decimal128 import Decimal128
 from bson.errors import InvalidDocument
 from bson.int64 import Int64
@@ -47,6 +48,22 @@ _MOST_AT_ONCE: Final = 2_000
 """Items of one level. A list that holds itself many times over has a million on the next."""
 
 _RESERVED_BYTES: Final = RESERVED.encode()
+
+CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
+    tz_aware=True,
+    tzinfo=UTC,
+    # One document with a date or a text that Python can't hold must not make a whole batch unreadable.
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="surrogateescape",
+)
+"""For all reads and writes. Int64 is left to ``Codec.decode``: a type registry would cost each command more."""
+
+ENTRY_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
+    datetime_conversion=CODEC_OPTIONS.datetime_conversion,
+    unicode_decode_error_handler=CODEC_OPTIONS.unicode_decode_error_handler,
+)
+"""For entries of the cache. Their own dates are only compared with each other, so they get no time zone: that would
+take longer than the rest of a small entry. The codec gives the dates inside a value their zone."""
 
 
 class TooDeep(Exception):

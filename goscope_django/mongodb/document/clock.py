@@ -112,7 +112,8 @@ class Clock:
         raise NotImplementedError
 
     def whole_number(self, field: str) -> dict[str, Any]:
-        """A filter for documents with an integer in ``field``. A server lets a list with one in it pass as well."""
+        """A filter for documents with an integer in ``field``, or with a document, which may be a sealed one. A server
+        lets a list with one in it pass as well."""
         raise NotImplementedError
 
     def new(self, *fields: str) -> Expression:
@@ -175,7 +176,7 @@ class ServerClock(Clock):
         return {field: {"$type": "date"}, "$expr": {"$lte": [f"${field}", "$$NOW"]}}
 
     def whole_number(self, field: str) -> dict[str, Any]:
-        return {field: {"$type": ["int", "long"]}}
+        return {field: {"$type": ["int", "long", "object"]}}
 
     def token(self) -> Expression:
         if self.cluster_time:
@@ -247,7 +248,7 @@ class LocalClock(Clock):
         return {field: {"$ne": None, "$lte": self.now()}}
 
     def whole_number(self, field: str) -> dict[str, Any]:
-        number = [{field: {"$type": "int"}}, {field: {"$type": "long"}}]  # it knows no list of types
+        number = [{field: {"$type": kind}} for kind in ("int", "long", "object")]  # it knows no list of types
         return {"$or": number, f"{field}.0": {"$exists": False}}
 
     def token(self) -> Expression:

@@ -92,7 +92,9 @@ T = TypeVar("T")
 Reply = Mapping[str, Any]
 Change = tuple[Mapping[str, Any], Any]
 
-DIRECT: Final = frozenset({"point", "many", "recent", "time", "update", "delete", "modify", "take", "upsert_many"})
+DIRECT: Final = frozenset(
+    {"point", "newest", "many", "recent", "time", "update", "delete", "modify", "take", "upsert_many"}
+)
 """The methods of ``Direct``, as a ``Query`` names them."""
 
 _FIRST_NUMBER: Final = 2**40
@@ -251,6 +253,11 @@ class Direct:
         if sort:
             command["sort"] = dict(sort)
         return self._read(command, row)
+
+    def newest(self, test: Mapping[str, Any]) -> Flow[Any]:
+        """One document or ``None``, from the primary: for who writes back what it makes of it."""
+        command = {**self._one(test), **self._read_concern}
+        return self._read(command, row, preference=ReadPreference.PRIMARY)
 
     def many(self, test: Mapping[str, Any], most: int) -> Flow[list[Any]]:
         """All documents that match; there must be no more than ``most``."""

@@ -36,6 +36,7 @@ from goscope_django.mongodb.document.failures import (
     LEAST_WIRE_VERSION,
     NOT_A_REPLICA_SET,
     READS,
+    TYPE_MISMATCH,
     cleaned,
     means,
     plain,
@@ -375,6 +376,9 @@ class MockExecutor:
     def _point(self, collection: Any, test: Any, projection: Any = None, sort: Any = None) -> Any:
         return collection.find_one(test, projection or None, sort=sort)
 
+    def _newest(self, collection: Any, test: Mapping[str, Any]) -> Any:
+        return collection.find_one(test)
+
     def _update(
         self, collection: Any, test: Mapping[str, Any], change: Any, *, upsert: bool = False
     ) -> Mapping[str, Any]:
@@ -386,7 +390,10 @@ class MockExecutor:
         return sum(int(collection.delete_one(test).deleted_count) for test in tests)
 
     def _modify(self, collection: Any, test: Mapping[str, Any], change: Any, fields: Any = None) -> Any:
-        return collection.find_one_and_update(test, change, fields, return_document=ReturnDocument.AFTER)
+        try:
+            return collection.find_one_and_update(test, change, fields, return_document=ReturnDocument.AFTER)
+        except TypeError as error:  # $inc of what is no number
+            raise OperationFailure(type(error).__name__, min(TYPE_MISMATCH)) from None
 
     def _upsert_many(self, collection: Any, changes: Sequence[tuple[Mapping[str, Any], Any]]) -> list[int]:
         collided = []

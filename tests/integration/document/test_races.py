@@ -49,6 +49,12 @@ def test_no_increment_is_lost(mongo_url: str, adapter: MongoDBAdapter) -> None:
 
 
 @pytest.mark.slow
+def test_no_signed_increment_is_lost(mongo_url: str, adapter: MongoDBAdapter) -> None:
+    sums = run_fleet("signed_increments", 4, mongo_url, 50)
+    assert sorted(itertools.chain(*sums)) == list(range(1, 201))
+
+
+@pytest.mark.slow
 def test_sixteen_processes_are_never_inside_at_once(mongo_url: str, indexes: str, tmp_path: Path) -> None:
     tokens = run_fleet("critical_sections", 16, mongo_url, "shared", str(tmp_path), 2.5)
     assert sum(map(len, tokens)) > 20, "some got in"

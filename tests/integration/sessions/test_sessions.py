@@ -20,7 +20,7 @@ from django.test import AsyncClient, Client, override_settings
 from django.urls import clear_url_caches, path
 from django.utils.decorators import async_only_middleware, sync_only_middleware
 
-from goscope_django import runtime, sessions
+from goscope_django import runtime, sessions, signals
 from goscope_django.cache import cache
 from goscope_django.checks import check_sessions
 from goscope_django.exceptions import StoreError, StoreUnavailable
@@ -144,11 +144,38 @@ def test_what_is_stored_is_signed_for_its_session_and_shows_no_key(
     assert mine not in str(list(collection.find({}))) and mine not in str(cache.keys("*"))
     places = [f"cache::1:{sessions._place(key)}" for key in (mine, other)]
     value = collection.find_one({"key": places[1]})["value"]
-    for forged in (value, value[:-2] + "xx", {"user": 2}, {"__goscope__": 1, "t": "pickle", "v": 0}, 7, None, "x"):
+    told: list[str] = []
+
+    def receive(key: str, **_: Any) -> None:
+        told.append(key)
+
+    signals.cache_entry_forged.connect(receive)
+    for forged in (value, value[:-2] + "xx", {"user": 2}, {"__goscope__": 1, "t": "pickle", "v": 0}, 7, "x"):
         collection.update_one({"key": places[0]}, {"$set": {"value": forged}})
         with caplog.at_level(logging.DEBUG):
             assert store("load", kind=kind, session=SessionStore(mine)) == {}
+    signals.cache_entry_forged.disconnect(receive)
+    assert len(told) == 6 and mine not in str(told), "each is counted"
     assert "corrupted" in caplog.text and mine not in caplog.text
+    collection.update_one({"key": places[0]}, {"$set": {"value": None}})
+    assert store("load", kind=kind, session=SessionStore(mine)) == {}
+
+
+@both
+@pytest.mark.parametrize("options", [{"SIGN": True}, {"COMPRESS": {"MIN_BYTES": 1}}, {"SIGN": True, "COMPRESS": {}}])
+def test_what_the_alias_says_of_signing_signs_nobody_out(mongo_url: str, kind: str, options: dict[str, Any]) -> None:
+    """Sessions are signed by themselves, for their key: an option may come or go while people are signed in."""
+    with override_settings(**OURS), on_server(mongo_url):
+        before = saved(user=1)
+        with on_server(mongo_url, caches={"default": {"OPTIONS": options}}):
+            assert store("load", kind=kind, session=SessionStore(before)) == {"user": 1}
+            assert store("exists", before, kind=kind)
+            during = saved(user=2)
+            session = SessionStore(before)
+            session["more"] = "x" * 20_000
+            store("save", kind=kind, session=session)
+        for key, user in ((before, 1), (during, 2)):
+            assert store("load", kind=kind, session=SessionStore(key))["user"] == user
 
 
 def test_a_former_secret_still_opens_sessions(server: None) -> None:
