@@ -2,7 +2,8 @@
 
 Rules of this file:
 
-* During an outage not every call tries the server and waits for a timeout: one caller tries now and then.
+* During an outage not every call tries the server and waits for a timeout: one caller tries now and then, the more
+  seldom the longer a try takes. Where the driver knows at once that there is no server, every few seconds.
 * The outage is told once when it begins and once when it ends.
 
 Users of django-redis have asked for this since 2018.
@@ -20,6 +21,10 @@ from goscope_django.core.forking import at_fork
 from goscope_django.exceptions import StoreError
 
 FIRST: Final = 1.0
+OFTEN: Final = 4.0
+"""Seconds between two tries that cost nothing, at most."""
+SHARE: Final = 4
+"""A pause is no longer than so many times as long as the try took, if that is more."""
 LONGEST: Final = 30.0
 _outages: dict[str, Outage] = {}
 
@@ -27,7 +32,7 @@ _outages: dict[str, Outage] = {}
 class Outage:
     """Whether one feature can reach MongoDB. All threads of a process share it."""
 
-    __slots__ = ("_lock", "_pause", "_trying", "_until", "away", "feature", "ignored")
+    __slots__ = ("_lock", "_pause", "_tried", "_trying", "_until", "away", "feature", "ignored")
 
     def __init__(self, feature: str) -> None:
         self.feature = feature
@@ -36,6 +41,7 @@ class Outage:
         """Calls that worked without the server, since the process began."""
         self._until = 0.0
         self._pause = FIRST
+        self._tried = 0.0
         self._trying = False
         self._lock = threading.Lock()
 
@@ -48,7 +54,7 @@ class Outage:
                 self.ignored += 1
                 return True
             if self.away:
-                self._trying, self._until = True, now + self._pause
+                self._trying, self._tried, self._until = True, now, now + self._pause
         return False
 
     def failed(self, error: StoreError) -> None:
@@ -57,8 +63,10 @@ class Outage:
             self.ignored += 1
             began, self.away = not self.away, True
             if began or self._trying:  # calls that began before the outage say nothing new
-                self._pause = FIRST if began else min(LONGEST, self._pause * 2)
-                self._until = time.monotonic() + self._pause
+                now = time.monotonic()
+                longest = FIRST if began else max(OFTEN, (now - self._tried) * SHARE)
+                self._pause = min(longest, LONGEST, self._pause * 2)
+                self._until = now + self._pause
                 self._trying = False
         logging.getLogger(f"goscope.{self.feature}").debug("without the server: %s", error)
         if began:

@@ -278,6 +278,10 @@ class NoPlace(WaitQueueTimeoutError):
     """No place in the pool came free, before the command was handed to the driver: nothing was sent."""
 
 
+class NoServer(ServerSelectionTimeoutError):
+    """The driver knows no server, and none was waited for: others have done so in vain. Nothing was sent."""
+
+
 def may_have_happened(error: PyMongoError) -> bool:
     """True if a write that failed with ``error`` may have been applied, or may still be."""
     if isinstance(error, NoPlace):
@@ -318,7 +322,7 @@ def numbers_refused(error: BaseException) -> bool:
     return means(error, NO_TRANSACTIONS) and "Transaction numbers" in str(error)
 
 
-def _said(error: PyMongoError) -> str:
+def said(error: PyMongoError) -> str:
     """The message of a cleaned error, in short."""
     # If no server is found, PyMongo says all that it knows. A reader needs only the host and the reason.
     text = str(error).partition(", full error")[0].partition(", Timeout: ")[0]
@@ -394,11 +398,11 @@ def _translated(error: PyMongoError, query: Query[Any] | None, database: str, *,
     told = f"{query.collection}.{query.method}: " if query and query.collection else ""
     happened = may_have_happened(error)
     if isinstance(error, WaitQueueTimeoutError) and not happened:
-        return PoolExhausted(f"{told}no connection of this process's own pool (maxPoolSize) came free: {_said(error)}")
+        return PoolExhausted(f"{told}no connection of this process's own pool (maxPoolSize) came free: {said(error)}")
     if refused:
         return CredentialsRefused(f"{told}the server refuses the user or the password ({type(error).__name__})")
     if isinstance(error, ServerSelectionTimeoutError) and not happened:
-        return StoreUnavailable(f"{told}no server was reached: {_said(error)}")
+        return StoreUnavailable(f"{told}no server was reached: {said(error)}")
     if means(error, MISSING_RIGHTS):
         # The server's own message quotes the command, and with it what was to be stored.
         return _missing(error, query, database)
@@ -411,9 +415,9 @@ def _translated(error: PyMongoError, query: Query[Any] | None, database: str, *,
     if isinstance(error, ConfigurationError):
         # Raised on use: a name that can't be resolved (mongodb+srv), or a server that is too old for the driver.
         if "wire version" in str(error):
-            return ServerNotSupported(f"{told}{_said(error)}")
-        return StoreUnavailable(f"{told}no server was reached: {_said(error)}")
-    text = f"{told or 'the server: '}{type(error).__name__}: {_said(error)}"
+            return ServerNotSupported(f"{told}{said(error)}")
+        return StoreUnavailable(f"{told}no server was reached: {said(error)}")
+    text = f"{told or 'the server: '}{type(error).__name__}: {said(error)}"
     if happened:
         reads = query is not None and query.method in READS
         return StoreUnavailable(text) if reads else OutcomeUnknown(text)

@@ -8,6 +8,7 @@ Rules of this file:
   the URL says. The cache's collection follows the URL.
 * A query has a place in the pool of connections before its time limit begins; see ``places``.
 * The driver's own retries stay on. ``direct`` says how the cache's commands go past them.
+* During an outage the first call waits for a server, the others don't; see ``reach``, which the store asks.
 * What the driver knows of the servers is looked at before the first write and after the first read. A server that is
   too old is refused by name, a standalone one gets its own kind of tokens. No command is sent for that.
 """
@@ -46,6 +47,7 @@ from goscope_django.mongodb.driver import sessions
 from goscope_django.mongodb.driver.direct import DIRECT, Direct, Sessions
 from goscope_django.mongodb.driver.limits import RANGE_LIMIT, time_limit
 from goscope_django.mongodb.driver.places import TaskPlaces, ThreadPlaces
+from goscope_django.mongodb.driver.reach import Reach
 
 CACHE = "go_goscope_cache"
 
@@ -75,8 +77,16 @@ class _Executor:
         self.database = database
         self.limit = time_limit(database) if limit is None else limit
         self.clock = ServerClock(reads_elsewhere=database.read_preference != ReadPreference.PRIMARY)
+        options = database.client.options
+        bounds = (options.server_selection_timeout, self.limit, options.timeout or self.limit)
+        self.reach = Reach(database.client, min(bounds), self._preference)
         self._sessions = Sessions(database.client)
         self._calls = _Calls(self._introduce)
+
+    def _preference(self, query: Query[Any]) -> Any:
+        """Which servers can answer ``query``, as a read preference."""
+        anywhere = query.collection in ("", CACHE) and query.method in READS
+        return self.database.read_preference if anywhere else ReadPreference.PRIMARY
 
     def collection(self, name: str) -> Any:
         """The driver's collection of that name, with the concerns that its kind has."""
@@ -320,6 +330,8 @@ def _unpacked(value: Any) -> Any:
 
 class MockExecutor:
     """Executes on mongomock, in this process, for sync and async. Its clock is this process's."""
+
+    reach: None = None
 
     def __init__(self, database: Any) -> None:
         self.database = database

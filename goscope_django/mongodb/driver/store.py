@@ -8,6 +8,7 @@ whole operation: not only its last command counts, but every one before it that 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -15,7 +16,7 @@ from pymongo.errors import PyMongoError
 
 from goscope_django.contracts import Event
 from goscope_django.core.flow import Command, Emit, Flow, Query, acarry_out, arun, carry_out, run
-from goscope_django.exceptions import ConfigurationError, StoreError
+from goscope_django.exceptions import ConfigurationError, CredentialsRefused, StoreError
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.failures import may_have_happened, translated, writes
 from goscope_django.mongodb.driver.execute import AsyncExecutor, MockExecutor, SyncExecutor
@@ -24,22 +25,42 @@ from goscope_django.mongodb.driver.execute import AsyncExecutor, MockExecutor, S
 class _Sent:
     """The queries of one operation: the last one, and all that succeeded or may have happened."""
 
-    __slots__ = ("done", "last")
+    __slots__ = ("_database", "_reach", "_since", "done", "last")
 
-    def __init__(self) -> None:
+    def __init__(self, executor: SyncExecutor | AsyncExecutor | MockExecutor) -> None:
         self.last: Query[Any] | None = None
         self.done: list[Query[Any]] = []
+        self._database: str = executor.database.name
+        self._reach = executor.reach
+        self._since = 0.0
 
     def send(self, query: Query[Any]) -> None:
         self.last = query
         self.done.append(query)
+        self._since = time.monotonic()
 
     def failed(self, error: PyMongoError) -> None:
         if not may_have_happened(error):
             self.done.pop()
 
-    def translated(self, error: PyMongoError, executor: SyncExecutor | AsyncExecutor | MockExecutor) -> StoreError:
-        return translated(error, self.last, database=executor.database.name, doubt=any(map(writes, self.done)))
+    def waits(self, query: Query[Any]) -> Flow[None] | None:
+        """What is to be run before ``query`` is sent: only where no server was reached lately, and before the first."""
+        if self._reach is None or not self._reach.away or self.last is not None:
+            return None
+        self.last = query
+        return self._reach.ask(query)
+
+    def ended(self) -> None:
+        """The operation succeeded."""
+        if self._reach is not None and self._reach.away and self.last is not None:
+            self._reach.worked()
+
+    def translated(self, error: PyMongoError) -> StoreError:
+        found = translated(error, self.last, database=self._database, doubt=any(map(writes, self.done)))
+        # To the driver a server that refuses the password is out of use, and the text says why: it is asked anew.
+        if self._reach is not None and self.last is not None and not isinstance(found, CredentialsRefused):
+            self._reach.failed(self.last, error, time.monotonic() - self._since)
+        return found
 
 
 P = ParamSpec("P")
@@ -98,10 +119,12 @@ class Store:
         Raises ``StoreUnavailable``, ``OutcomeUnknown`` or another ``StoreError``, the driver's error chained.
         """
         executor = self.executor()
-        sent = _Sent()
+        sent = _Sent(executor)
 
         def execute(command: Command[Any]) -> Any:
             if type(command) is Query:
+                if (look := sent.waits(command)) is not None:
+                    run(look, executor)
                 sent.send(command)
                 try:
                     return executor(command)
@@ -115,7 +138,8 @@ class Store:
         try:
             found = run(operation(executor.clock, *args, **kwargs), execute)
         except PyMongoError as error:
-            raise sent.translated(error, executor) from error
+            raise sent.translated(error) from error
+        sent.ended()
         if self._opening is not None:
             carry_out(self._opened())
         return found
@@ -124,10 +148,12 @@ class Store:
         """Async version of ``run``, in the running event loop and on no thread."""
         executor = self.aexecutor()
         perform = executor.asynchronously if isinstance(executor, MockExecutor) else executor
-        sent = _Sent()
+        sent = _Sent(executor)
 
         async def execute(command: Command[Any]) -> Any:
             if type(command) is Query:
+                if (look := sent.waits(command)) is not None:
+                    await arun(look, perform)
                 sent.send(command)
                 try:
                     return await perform(command)
@@ -141,7 +167,8 @@ class Store:
         try:
             found = await arun(operation(executor.clock, *args, **kwargs), execute)
         except PyMongoError as error:
-            raise sent.translated(error, executor) from error
+            raise sent.translated(error) from error
+        sent.ended()
         if self._opening is not None:
             await acarry_out(self._opened())
         return found

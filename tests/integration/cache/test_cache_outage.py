@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -156,9 +156,9 @@ def test_mistakes_are_not_ignored(drive: Drive, mongo_url: str) -> None:
 
 
 class Counting:
-    """A store's runs, counted."""
+    """A store's runs, counted. ``before`` is called before each."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None) -> None:
         from goscope_django.mongodb.driver.store import Store
 
         self.tries = 0
@@ -166,18 +166,27 @@ class Counting:
 
         def counted(store: Any, *args: Any, **kwargs: Any) -> Any:
             self.tries += 1
+            before()
             return run(store, *args, **kwargs)
 
         async def acounted(store: Any, *args: Any, **kwargs: Any) -> Any:
             self.tries += 1
+            before()
             return await arun(store, *args, **kwargs)
 
         monkeypatch.setattr(Store, "run", counted)
         monkeypatch.setattr(Store, "arun", acounted)
 
 
-def test_the_server_is_not_tried_at_every_call(drive: Drive, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    counting = Counting(monkeypatch)
+@pytest.mark.parametrize(
+    ("took", "expected"),
+    [(0.0, [1, 2, 4, 4, 4, 4, 4]), (5.0, [1, 2, 4, 8, 16, 20, 20]), (10.0, [1, 2, 4, 8, 16, 30, 30])],
+)
+def test_the_server_is_not_tried_at_every_call(
+    drive: Drive, clock: Clock, monkeypatch: pytest.MonkeyPatch, took: float, expected: list[float]
+) -> None:
+    """The less a try costs, the sooner there is the next one, but none are more than half a minute apart."""
+    counting = Counting(monkeypatch, lambda: setattr(clock, "now", clock.now + took))
     with on_server(AWAY, client_options=BRIEF, ON_ERROR="ignore"):
         for _ in range(20):
             drive(cache, "get", "k")
@@ -188,8 +197,8 @@ def test_the_server_is_not_tried_at_every_call(drive: Drive, clock: Clock, monke
             while counting.tries == len(pauses) + 1:
                 clock.now += 0.5
                 drive(cache, "get", "k")
-            pauses.append(clock.now - began)
-        assert pauses == [1, 2, 4, 8, 16, 30, 30], "ever more seldom, but never more than half a minute apart"
+            pauses.append(clock.now - began - took)
+        assert pauses == expected
 
 
 def test_when_the_pause_ends_one_of_many_threads_tries(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
