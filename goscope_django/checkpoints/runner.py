@@ -5,12 +5,14 @@ Rules of this file:
 * Whatever decides is a flow, written once for sync and async. One flow of a task runs at a time.
 * An error of the body is never hidden by one that comes up while its end is written.
 * A cancelled asyncio task writes the end of its task all the same.
+* An end that could not be written for want of the server is tried again in the background until the lease ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import logging
 import threading
@@ -32,6 +34,7 @@ from goscope_django.exceptions import ConfigurationError, OutcomeUnknown, StoreE
 from goscope_django.mongodb.checkpoints.tasks import LEASE, TASKS, TaskFlows, lost
 from goscope_django.mongodb.checkpoints.values import Ending, Run, Snapshot, Started
 from goscope_django.mongodb.driver.execute import SyncExecutor
+from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.driver.store import Store
 from goscope_django.process import renewal
 from goscope_django.process.backend_session import atomic, mongodb_session, require_store, store_database
@@ -302,27 +305,63 @@ class Runner:
             return
         snapshot = self.state.snapshot()
         try:
-            exact = self.state.exact
-            yield from self._ask(self._flows.finish, self.state.token, ending, snapshot, save=save, exact=exact)
+            yield from self._note(ending, error, snapshot, save=save)
         except (StoreError, TaskLost) as failure:
             if error is None:
                 raise
             logger.warning("task %r: that it is %s could not be noted: %s", self.state.id, ending.status, failure)
-            return
         except Exception as failure:
             # The state or the result can't be stored. Nothing was sent.
-            failed = self._ending(failure)
             with self._logged("its failure could not be noted"):
-                yield from self._ask(self._flows.finish, self.state.token, failed, snapshot, save=False)
-            self._tell(failed, failure)
+                yield from self._note(self._ending(failure), failure, snapshot, save=False)
             if error is None:
                 raise
-            return
+
+    def _note(self, ending: Ending, error: BaseException | None, snapshot: Snapshot, *, save: bool) -> Flow[None]:
+        """Write the end; if MongoDB can't be reached, as soon as it answers. Raises in any case what came up now."""
+        try:
+            yield from self._noted(ending, error, snapshot, save=save)
+        except StoreError:
+            yield from self._note_later(ending, error, snapshot, save=save)
+            raise
+
+    def _noted(self, ending: Ending, error: BaseException | None, snapshot: Snapshot, *, save: bool) -> Flow[None]:
+        exact = self.state.exact
+        yield from self._ask(self._flows.finish, self.state.token, ending, snapshot, save=save, exact=exact)
         if save:
             self.state.saved(snapshot)
             self._unpruned += 1
         self._tell(ending, error)
         yield from self._pruning()
+
+    def _note_later(self, ending: Ending, error: BaseException | None, snapshot: Snapshot, *, save: bool) -> Flow[None]:
+        """Write the end in the background, until that is done or the lease has ended."""
+        held = self.state.renewal
+        left = 0.0 if held is None else held.deadline - renewal.now()
+        if left <= 0:
+            return
+        # From here on the data are their owner's, who may change them.
+        ending, snapshot, end, over = *copy.deepcopy((ending, snapshot)), time.monotonic() + left, False
+
+        def attempt() -> Flow[bool]:
+            nonlocal over
+            try:
+                with within(end - time.monotonic()):
+                    yield from self._noted(ending, error, snapshot, save=save)
+            except TaskLost:
+                return False  # another runner has it
+            over = True
+            return False
+
+        def told() -> None:
+            if not over:
+                logger.warning("task %r: that it is %s was never noted", self.state.id, ending.status)
+
+        milliseconds = max(1, int(left * 1_000))
+        again = (lambda: carry_out(attempt()), lambda: acarry_out(attempt()))
+        yield from renewal.give_back_later(
+            renewal.GivenBack(self.state.id, self._run.claim, milliseconds, *again), told
+        )
 
     def _over(self, error: BaseException | None) -> bool:
         """Whether there is nothing to write any more. Raises ``TaskLost`` if the body did not notice its loss."""

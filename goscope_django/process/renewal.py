@@ -9,6 +9,7 @@ What could not be given back is tried again by another thread or task, so that n
   even if the renewer hangs or the server can't be reached: whoever asks looks at the clock.
 * A failed renewal is not yet a loss: it is tried again until the deadline, each attempt with a time limit of its own.
 * A renewal never shortens a lease, and it is stopped before its document is released.
+* What an event loop had to give back when it ended is given back by the process's thread, on the sync client.
 * A forked child has none of its parent's leases: they belong to the parent.
 * The clock goes on while the machine sleeps, and does not jump when somebody sets the time.
 
@@ -32,6 +33,7 @@ from weakref import WeakKeyDictionary
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.core.forking import at_fork
 from goscope_django.exceptions import GoscopeError
+from goscope_django.mongodb.driver import loops
 from goscope_django.process.kept_lease import Extendable, GivenBack, Lost, Renewable, Renewal, now
 
 __all__ = ["Extendable", "GivenBack", "Lost", "Renewable", "Renewal", "akeep", "give_back_later", "keep", "now"]
@@ -64,11 +66,7 @@ def keep(
     """
     renewal = _renewal(renewable, started, on_lost, renew)
     # A lock backend of the user's may hang for as long as it likes: it has a thread of its own.
-    lane = renewable.lane
-    thread = _threads.get(lane)
-    if thread is None:
-        thread = _threads.setdefault(lane, _Thread(lane))
-    thread.add(renewal)
+    _thread(renewable.lane).add(renewal)
     return renewal
 
 
@@ -94,8 +92,8 @@ def akeep(
 def give_back_later(what: GivenBack, over: Callable[[], object] | None = None) -> Flow[None]:
     """Try in the background to give ``what`` back: first in half a second, then again and again until its lease ends.
 
-    ``over`` is called when it is given back or its lease has ended. In a task the running event loop does it, as long
-    as it runs.
+    ``over`` is called when it is given back or its lease has ended. In a task the running event loop does it; when that
+    ends, the process's thread goes on.
     """
     kept: Renewal = yield from call(keep, akeep, what, time.monotonic(), over)
     kept.plan(_retry(kept))
@@ -307,13 +305,39 @@ class _Task:
                         async with asyncio.timeout(pause):
                             await self.wake.wait()
         finally:
-            for one in list(self.book.entries):
-                one.sending = False
+            self.hand_over()
             tasks = _tasks.get(self.loop, {})
             if tasks.get(self.lane) is self:
                 del tasks[self.lane]
                 if not tasks:
                     del _tasks[self.loop]
+
+    def hand_over(self) -> None:
+        """Nothing more is done here: what was to be given back is given to the process's thread."""
+        for one in list(self.book.entries):
+            one.sending = False
+            if self.lane == GivenBack.lane and one.active:
+                self.book.discard(one)
+                _thread(self.lane).add(one)
+
+    async def end(self) -> None:
+        """The loop ends."""
+        task = self.task
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        self.hand_over()  # a task that never began has not
+
+
+def _thread(lane: str) -> _Thread:
+    found = _threads.get(lane)
+    return found if found is not None else _threads.setdefault(lane, _Thread(lane))
+
+
+async def _loop_ends(*_: object) -> None:
+    found = _tasks.get(asyncio.get_running_loop(), {}).get(GivenBack.lane)
+    if found is not None:
+        await found.end()
 
 
 _threads: dict[str, _Thread] = {}
@@ -335,3 +359,4 @@ def _close() -> None:
 
 
 at_fork(child=_forget_parent)
+loops.on_loop_end(_loop_ends)

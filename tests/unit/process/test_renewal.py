@@ -15,9 +15,12 @@ from typing import Any, ClassVar
 
 import pytest
 
+from goscope_django import runtime
+from goscope_django.core.flow import acarry_out
 from goscope_django.exceptions import StoreUnavailable
 from goscope_django.process import renewal
 from goscope_django.process.renewal import Extendable, Renewal, akeep, keep
+from tests.support.commands import on_server
 
 LONG = 60_000
 
@@ -441,3 +444,55 @@ def test_failures_are_logged_loudly_once(caplog: pytest.LogCaptureFixture) -> No
     levels = [record.levelno for record in caplog.records if "could not be renewed" in record.message]
     assert levels.count(logging.WARNING) == 1
     assert len(levels) > 1
+
+
+class Gone:
+    """Something that can't be given back in an event loop, since none lasts that long, and can on a thread."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.given_back = threading.Event()
+
+    def give_back(self) -> bool:
+        self.given_back.set()
+        return False
+
+    async def agive_back(self) -> bool:
+        self.tries += 1
+        raise StoreUnavailable("away")
+
+    async def later(self) -> None:
+        what = renewal.GivenBack("k", "claim", LONG, self.give_back, self.agive_back)
+        await acarry_out(renewal.give_back_later(what))
+
+
+def test_what_a_loop_could_not_give_back_is_given_back_by_the_process() -> None:
+    gone = Gone()
+
+    async def scene() -> None:
+        await gone.later()
+        await auntil(lambda: gone.tries)
+
+    asyncio.run(scene())
+    assert gone.given_back.wait(20)
+
+
+def test_so_is_what_failed_while_the_loop_ended() -> None:
+    """A task that is cancelled at the end of ``asyncio.run`` may leave a block then, and fail to give its lock back."""
+    gone = Gone()
+
+    async def holds() -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await gone.later()
+
+    async def scene() -> None:
+        runtime.connection().asynchronous()  # as whoever holds a lock has it
+        scene.task = asyncio.create_task(holds())  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+
+    with on_server("mongodb://127.0.0.1:9/goscope"):
+        asyncio.run(scene())
+    assert gone.given_back.wait(20)
+    assert not gone.tries
