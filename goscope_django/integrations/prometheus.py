@@ -47,6 +47,10 @@ def families(state: State) -> Iterator[GaugeMetricFamily]:
     parts = ("server", *SECTIONS, "cache", "figures")
     up = {name: float(getattr(state, name).error is None) for name in parts}
     yield _labelled("section_up", "1 if this part could be read.", "section", up)
+    attention: dict[str, float] = {
+        kind: float(state.attention.by_kind.get(kind, 0)) for kind in operations.ATTENTION_KINDS
+    }
+    yield _labelled("attention", "What needs an operator, by kind, up to a hundred of each.", "kind", attention)
     yield from _server(state)
     if not state.locks.error:
         yield _gauge("locks_held", "Locks that are held now.", state.locks.total)

@@ -57,12 +57,25 @@ from goscope_django.operations.servers import (
     ping,
     probe,
 )
-from goscope_django.operations.values import SCHEMA_VERSION, SECTIONS, TASK_STATUSES, Done, State, plain
+from goscope_django.operations.values import (
+    ATTENTION_KINDS,
+    SCHEMA_VERSION,
+    SECTIONS,
+    TASK_STATUSES,
+    Attention,
+    AttentionItem,
+    Done,
+    State,
+    plain,
+)
 
 __all__ = [
+    "ATTENTION_KINDS",
     "SCHEMA_VERSION",
     "SECTIONS",
     "TASK_STATUSES",
+    "Attention",
+    "AttentionItem",
     "Done",
     "MongodStatus",
     "NotFound",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,12 +20,13 @@ from goscope_django.core import arguments
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import GoscopeError, InvalidValue, MissingRights, StoreError, StoreUnavailable
 from goscope_django.mongodb import figures as stats
-from goscope_django.mongodb import overview
+from goscope_django.mongodb import overview, trouble
 from goscope_django.mongodb.checkpoints.history import CheckpointFlows
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver import inspection
 from goscope_django.mongodb.driver.limits import within
 from goscope_django.operations import cache_section, convert
+from goscope_django.operations.attention import LONG_HELD, Trouble, attention
 from goscope_django.operations.place import TIME_LIMIT, Place, place
 from goscope_django.operations.values import (
     SECTIONS,
@@ -177,6 +178,27 @@ def _figures(clock: Clock, making: _Making) -> Flow[stats.Hour]:
     return (yield from stats.read(clock, making.here.prefix, making.moment))
 
 
+def _circuit_trouble(clock: Clock, making: _Making) -> Flow[Trouble]:
+    found = yield from trouble.circuits(clock, making.here.prefix)
+    return Trouble(circuits=tuple(convert.circuit(one, making.moment) for one in found))
+
+
+def _task_trouble(clock: Clock, making: _Making) -> Flow[Trouble]:
+    found = yield from trouble.tasks(clock, CheckpointFlows(making.here.prefix, runtime.codec()))
+    return Trouble(tasks=tuple(convert.task(one, making.moment) for one in found))
+
+
+def _lock_trouble(clock: Clock, making: _Making) -> Flow[Trouble]:
+    hour = making.parts["figures"]
+    keys = {one.key for one in hour.waits if one.kind == "lock"} if isinstance(hour, stats.Hour) else ()
+    waited = (yield from trouble.locks(clock, making.here.prefix, keys=keys)) if keys else []
+    held = yield from trouble.locks(clock, making.here.prefix, held_for=int(LONG_HELD * 1_000))
+    return Trouble(
+        waited=tuple(convert.lock(*one) for one in waited),
+        held=tuple(convert.lock(*one) for one in held),
+    )
+
+
 def _entries(clock: Clock, making: _Making) -> Flow[int]:
     return (yield from overview.cache_size(clock))
 
@@ -190,6 +212,9 @@ _PARTS: Final[Mapping[str, tuple[type[Any], Callable[[Clock, _Making], Flow[Any]
     "idempotency": (Idempotency, _idempotency),
     "figures": (Figures, _figures),
     "entries": (Cache, _entries),
+    "open circuits": (Trouble, _circuit_trouble),
+    "failed tasks": (Trouble, _task_trouble),
+    "waited locks": (Trouble, _lock_trouble),
 }
 """The parts in the order in which they are read: what holds the error where one can't be read, and who reads it."""
 
@@ -197,24 +222,31 @@ _PARTS: Final[Mapping[str, tuple[type[Any], Callable[[Clock, _Making], Flow[Any]
 def _finish(making: _Making, cache: Cache, began: float) -> State:
     parts, hour = making.parts, making.parts["figures"]
     figures = hour if isinstance(hour, Figures) else convert.figures(hour)
+    stuck: Trouble = parts["waited locks"]
     waits = (
-        Waits(error=hour.error) if isinstance(hour, Figures) else convert.waits(hour, parts["locks"], parts["flights"])
+        Waits(error=hour.error)
+        if isinstance(hour, Figures)
+        else convert.waits(hour, (*parts["locks"].items, *stuck.waited), parts["flights"])
     )
     server: Server = parts["server"]
     lost, settings = making.lost, conf.current()
+    hint = None if lost is None else convert.hint(making.here.connection.target.scheme, lost)
+    problems = tuple(convert.problems(making.here.shown, lost, server, cache, parts))
+    known = replace(stuck, circuits=parts["open circuits"].circuits, tasks=parts["failed tasks"].tasks)
     return State(
         generated_at=making.moment,
         took=time.monotonic() - began,
         reachable=lost is None,
         error=None if lost is None else str(lost),
-        hint=None if lost is None else convert.hint(making.here.connection.target.scheme, lost),
-        problems=tuple(convert.problems(making.here.shown, lost, server, cache, parts)),
+        hint=hint,
+        problems=tuple(one.text for one in problems),
         url=making.here.shown,
         chosen_by=settings.chosen_by,
         under_test=settings.testing,
         key_prefix=making.here.prefix,
         limit=making.limit,
         search=making.search,
+        attention=attention(known, problems, waits.items, figures, cache, making.moment, hint),
         server=server,
         locks=parts["locks"],
         circuits=parts["circuits"],

@@ -5,9 +5,9 @@ Rule of this file: pure functions of what was read and of the server's time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from goscope_django.circuits import CircuitInfo
 from goscope_django.contracts import IdempotencyInfo, LockInfo
@@ -21,6 +21,7 @@ from goscope_django.mongodb.overview import Page
 from goscope_django.mongodb.single_flight.values import FlightInfo
 from goscope_django.operations.servers import ENSURE, index_item
 from goscope_django.operations.values import (
+    AttentionKind,
     Cache,
     CacheFigures,
     CircuitItem,
@@ -96,7 +97,7 @@ def circuits(page: Page[CircuitInfo], now: datetime) -> Circuits:
 
 def circuit(one: CircuitInfo, now: datetime) -> CircuitItem:
     probes = tuple(ProbeItem(id=probe.id, seconds_left=until(probe.until, now) or 0.0) for probe in one.probes)
-    return copied(CircuitItem, one, probes=probes)
+    return copied(CircuitItem, one, probes=probes, open_for=since(one.opened_at, now))
 
 
 def tasks(page: Page[TaskInfo], now: datetime) -> Tasks:
@@ -143,8 +144,8 @@ def figures(hour: Hour) -> Figures:
     return Figures(minutes=hour.minutes, series=series, totals={name: sum(one) for name, one in series.items()})
 
 
-def waits(hour: Hour, held: Locks, flying: Flights) -> Waits:
-    holders = {("lock", one.key): one.owner for one in held.items}
+def waits(hour: Hour, held: Iterable[LockItem], flying: Flights) -> Waits:
+    holders = {("lock", one.key): one.owner for one in held}
     holders.update({("flight", one.key): one.leader for one in flying.items})
     items = (copied(WaitItem, one, held_by=holders.get((one.kind, one.key))) for one in hour.waits)
     return Waits(items=tuple(items))
@@ -174,38 +175,49 @@ def unusable(error: GoscopeError | None) -> str:
     return "refuses the user" if isinstance(error, CredentialsRefused) else "can't be reached"
 
 
-def index_problems(where: str, indexes: tuple[IndexItem, ...]) -> Iterator[str]:
+class Problem(NamedTuple):
+    """A sentence that says what is wrong and what to do about it. ``key`` is the alias or part that it is about."""
+
+    kind: AttentionKind
+    key: str
+    text: str
+
+
+def index_problems(where: str, indexes: tuple[IndexItem, ...]) -> Iterator[Problem]:
     """One sentence for all indexes that are missing, and one for each that differs."""
     missing = [f"{one.collection}.{one.name}" for one in indexes if one.state == "missing"]
     if missing:
         word = "index is" if len(missing) == 1 else "indexes are"
-        yield f"{where}: {len(missing)} {word} missing ({', '.join(missing)}). `{ENSURE}` makes what is missing."
+        text = f"{where}: {len(missing)} {word} missing ({', '.join(missing)}). `{ENSURE}` makes what is missing."
+        yield Problem("indexes", "", text)
     for one in indexes:
         if one.state == "different":
-            yield (
+            text = (
                 f"{where}: index {one.name} of {one.collection} differs: needed is {one.needed}, found is {one.found}. "
                 f"`{REPAIR}` replaces it."
             )
+            yield Problem("indexes", f"{one.collection}.{one.name}", text)
 
 
 def problems(
     url: str, lost: GoscopeError | None, server: Server, cache: Cache, parts: Mapping[str, Any]
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """What is wrong, each with what to do about it."""
     if lost is not None:
-        yield f"{url} {unusable(lost)}: {lost}"
+        yield Problem("unreachable", "", f"{url} {unusable(lost)}: {lost}")
         return
     yield from index_problems(url, server.indexes)
     for alias in cache.aliases:
         where = f"cache {alias.alias!r}" if alias.url is None else f"cache {alias.alias!r} ({alias.url})"
         yield from index_problems(where, alias.indexes)
         if alias.error is not None:
-            yield f"{where} can't be read: {alias.error}"
+            yield Problem("cache_unread", alias.alias, f"{where} can't be read: {alias.error}")
     for fault in server.faults:
-        yield f"{url}: {fault}"
+        yield Problem("server", "", f"{url}: {fault}")
     if server.clock_offset is not None and abs(server.clock_offset) > CLOCK_TOLERANCE:
-        yield f"This machine's clock differs from the server's by {server.clock_offset:.0f} seconds. Run NTP on both."
+        text = f"This machine's clock differs from the server's by {server.clock_offset:.0f} seconds. Run NTP on both."
+        yield Problem("clock", "", text)
     for name, part in parts.items():
         error = getattr(part, "error", None)
         if error is not None:
-            yield f"{name} could not be read: {error}"
+            yield Problem("unread", name, f"{name} could not be read: {error}")

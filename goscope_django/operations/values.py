@@ -3,6 +3,7 @@
 ::
 
     State
+    ├── attention    Attention     items: AttentionItem, what needs an operator, the most urgent first
     ├── server       Server        topology, version, members, clock, latency, indexes
     ├── locks        Locks         items: LockItem
     ├── circuits     Circuits      items: CircuitItem, by_state
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, get_args
 
 from goscope_django.circuits import CircuitOverride, CircuitTransition
 from goscope_django.mongodb.checkpoints.values import SEEN_AS
@@ -85,6 +86,7 @@ class CircuitItem:
     """A circuit.
 
     ``retry_after`` is 0 for an open one whose next call is a trial, ``None`` where there is nothing to wait for.
+    ``open_for`` is how long it has been open.
     ``generation`` grows with every change of the state: an action that names it is refused after the next change.
     """
 
@@ -94,6 +96,7 @@ class CircuitItem:
     generation: int
     retry_after: float | None
     opened_at: datetime | None
+    open_for: float | None
     last_failure_time: datetime | None
     last_success_time: datetime | None
     updated_at: datetime | None
@@ -350,6 +353,66 @@ class Figures:
     totals: dict[str, int] = field(default_factory=dict)
 
 
+AttentionKind = Literal[
+    "unreachable",
+    "server",
+    "indexes",
+    "clock",
+    "cache_unread",
+    "unread",
+    "circuit_open",
+    "circuit_forced",
+    "task_exhausted",
+    "task_failed",
+    "task_stalled",
+    "lock_waited",
+    "lock_held_long",
+    "lease_lost",
+    "forged",
+]
+ATTENTION_KINDS: Final[tuple[AttentionKind, ...]] = get_args(AttentionKind)
+"""Every ``kind`` of an ``AttentionItem``, the most urgent first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionItem:
+    """One thing that needs an operator: a ``sentence``, what to do about it (``action``), and the ``command`` to begin
+    with, if there is one.
+
+    ``target`` says what it is about, and with ``key`` where it is found: ``lock``, ``circuit``, ``task`` or ``cache``
+    of that name, ``figures`` (``key`` names the figure), or ``server``. ``seconds`` is for how long it has been so,
+    where that is known. ``token`` is the lock's or the task's, or the circuit's generation: an action that names it is
+    refused if the thing has changed since.
+    """
+
+    kind: AttentionKind
+    key: str
+    target: Literal["lock", "circuit", "task", "cache", "figures", "server"]
+    sentence: str
+    action: str
+    command: str | None = None
+    seconds: float | None = None
+    token: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """What needs an operator now, the most urgent kind first, and within a kind what has lasted longest.
+
+    It is of everything, whatever the state's ``search``, ``limit`` and ``cursors``. ``summary`` says it in one line,
+    also that nothing needs attention. ``by_kind`` counts the kinds that there are. Up to a hundred of each are counted,
+    and ``at_least`` is true where there are more; ``items`` has at most twenty of each. ``complete`` is false if
+    something could not be read: there is an item that says so.
+    """
+
+    summary: str
+    total: int = 0
+    at_least: bool = False
+    complete: bool = True
+    by_kind: dict[str, int] = field(default_factory=dict)
+    items: tuple[AttentionItem, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """Everything, as of ``generated_at`` by the server's clock (by this process's clock if ``reachable`` is false).
@@ -373,6 +436,7 @@ class State:
     key_prefix: str
     limit: int
     search: str = ""
+    attention: Attention
     server: Server
     locks: Locks
     circuits: Circuits

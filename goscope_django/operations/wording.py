@@ -47,3 +47,13 @@ def escaped(value: object) -> str:
     """``value`` on one line: control and format characters and lone surrogates as escapes."""
     text = str(value)
     return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """``text`` escaped, its end left out if it is longer than ``most``."""
+    return escaped(text if len(text) <= most else f"{text[: most - 1]}\u2026")
+
+
+def named(key: str) -> str:
+    """A key in a sentence: in quotes, shortened."""
+    return repr(key if len(key) <= 120 else f"{key[:119]}\u2026")

@@ -87,6 +87,7 @@ def test_four_faces_of_one_state(mongo_url: str) -> None:
     for name in data.keys() - {
         "generated_at",
         "took",
+        "attention",
         "server",
         "locks",
         "circuits",
@@ -100,6 +101,11 @@ def test_four_faces_of_one_state(mongo_url: str) -> None:
             if key != "items":
                 assert value == command[name][key], (name, key)
         assert [still(one) for one in data[name]["items"]] == [still(one) for one in command[name]["items"]]
+
+    assert steady(data["attention"]) == steady(command["attention"])
+    assert (
+        data["attention"]["by_kind"] == needs(samples) == {"circuit_open": 7, "circuit_forced": 1, "task_stalled": 16}
+    )
 
     assert page["tile.locks"] == data["locks"]["total"] == metric("locks_held") == 37
     assert page["tile.flights"] == data["flights"]["total"] == metric("flights") == 4
@@ -126,5 +132,17 @@ def test_four_faces_of_one_state(mongo_url: str) -> None:
 
 def still(item: dict[str, Any]) -> dict[str, Any]:
     """What of an item does not change by itself."""
-    moving = {"expires_in", "held_for", "retry_after", "heartbeat_age", "lease_left", "age", "probes"}
+    moving = {"expires_in", "held_for", "retry_after", "heartbeat_age", "lease_left", "age", "probes", "open_for"}
     return {name: value for name, value in item.items() if name not in moving}
+
+
+def steady(attention: dict[str, Any]) -> dict[str, Any]:
+    """What needs attention, without the time that has passed."""
+    return {**attention, "items": [{**one, "sentence": "", "seconds": 0} for one in attention["items"]]}
+
+
+def needs(samples: dict[Any, float]) -> dict[str, int]:
+    """What needs attention, as the metrics have it."""
+    found = {dict(labels)["kind"]: count for (name, labels), count in samples.items() if name == "goscope_attention"}
+    assert found.keys() == set(operations.ATTENTION_KINDS)
+    return {kind: int(count) for kind, count in found.items() if count}

@@ -12,6 +12,7 @@ from goscope_django import operations
 from goscope_django.management.output import (
     FAILED,
     UNKNOWN,
+    WIDTH,
     Error,
     OperatorCommand,
     duration,
@@ -68,7 +69,6 @@ class Command(OperatorCommand):
         else:
             self._show(state)
         self._judge(state)
-        self._warn(state)
 
     def _watch(self, limit: int, search: str, pause: float) -> None:
         redraw = self.stdout.isatty()
@@ -78,7 +78,6 @@ class Command(OperatorCommand):
                 if redraw:
                     self.stdout.write(CLEAR, ending="")
                 self._show(state)
-                self._warn(state)
                 self.line(f"{state.generated_at:%H:%M:%S} UTC, again every {pause:g} s. Ctrl-C ends.")
                 self.stdout.flush()
                 time.sleep(pause)
@@ -95,12 +94,27 @@ class Command(OperatorCommand):
         if state.server.error or state.server.faults or not state.server.indexes_ok or wrong or broken or failed:
             raise self.failed("\n".join(state.problems), FAILED)
 
-    def _warn(self, state: State) -> None:
-        """Print what is wrong. Where that decides the exit code, it is on stderr as well."""
-        for problem in state.problems if state.reachable else ():
-            self.line(f"! {escaped(problem)}", self.style.WARNING)
+    def _attention(self, state: State) -> None:
+        """Print what needs attention, the most urgent first, each with what to do about it."""
+        found = state.attention
+        well = not found.total and found.complete
+        self.line(found.summary, self.style.SUCCESS if well else self.style.ERROR)
+        for one in found.items:
+            self._wrapped(f"! {one.sentence}", self.style.WARNING)
+            self._wrapped(f"  {one.action}")
+            if one.command is not None:  # whole, since it is there to be copied
+                self.line(f"    {escaped(one.command)}", self.style.MIGRATE_LABEL)
+        hidden = sum(found.by_kind.values()) - len(found.items)
+        if hidden > 0:
+            self.line(f"  and {number(hidden, at_least=found.at_least)} more")
+        self.line()
+
+    def _wrapped(self, text: str, style: Any = None) -> None:
+        for part in textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False):
+            self.line(part, style)
 
     def _show(self, state: State) -> None:
+        self._attention(state)
         server = state.server
         self.line(escaped(state.url), self.style.MIGRATE_HEADING)
         if not state.reachable:

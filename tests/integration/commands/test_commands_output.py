@@ -92,7 +92,7 @@ def test_json_is_one_document_with_a_version(arguments: tuple[str, ...]) -> None
 def test_status_shows_what_the_state_has() -> None:
     everything()
     found, state = data("goscope_status"), operations.state(limit=10).as_json()
-    moving = {"generated_at", "took", "server", "figures", "waits"}
+    moving = {"generated_at", "took", "attention", "server", "figures", "waits"}
     for name in ("locks", "circuits", "tasks", "flights", "idempotency", "cache"):
         assert still(found[name]) == still(state[name])
     assert set(found) == set(state) and moving < set(found)
@@ -105,7 +105,7 @@ def test_status_shows_what_the_state_has() -> None:
 
 def still(section: dict[str, Any]) -> Any:
     """A section without what moves with time."""
-    moving = ("expires_in", "held_for", "retry_after", "heartbeat_age", "lease_left", "age")
+    moving = ("expires_in", "held_for", "retry_after", "heartbeat_age", "lease_left", "age", "open_for")
     items = section.get("items", ())
     return {**section, "items": [{name: v for name, v in one.items() if name not in moving} for one in items]}
 

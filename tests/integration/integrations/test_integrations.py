@@ -184,6 +184,8 @@ def numbers(state: dict[str, Any]) -> dict[tuple[str, ...], float]:
         ("goscope_idempotency_records", "completed"): state["idempotency"]["completed"],
         ("goscope_index_problems",): sum(one["state"] != "present" for one in state["server"]["indexes"]),
     }
+    for kind in operations.ATTENTION_KINDS:
+        found["goscope_attention", kind] = state["attention"]["by_kind"].get(kind, 0)
     for name, value in state["circuits"]["by_state"].items():
         found["goscope_circuits", name] = value
     for name, value in state["tasks"]["by_status"].items():

@@ -16,9 +16,10 @@ from django.test import override_settings
 from goscope_django import figures, operations, runtime
 from goscope_django.checkpoints import checkpointed
 from goscope_django.circuits import CircuitBreaker
+from goscope_django.contracts import Event
 from goscope_django.exceptions import InvalidType, InvalidValue
 from goscope_django.locks import lock
-from goscope_django.mongodb import overview
+from goscope_django.mongodb import overview, trouble
 from goscope_django.operations.collect import COMMANDS
 from goscope_django.operations.values import State
 from goscope_django.process import counters
@@ -127,6 +128,72 @@ def test_tasks_whose_worker_is_gone_are_marked(store: str, by: Operators) -> Non
         "running": 2,
         "exhausted": 1,
     }
+
+
+def test_what_needs_attention_is_found_whatever_is_on_the_page(store: str, by: Operators) -> None:
+    assert by.see().attention.summary == "Nothing needs attention."
+    prefix = runtime.adapter().key_prefix
+    fill(locks=12, circuits=9, tasks=9)  # of the circuits and tasks some are in order
+    query(
+        "go_goscope_tasks",
+        "update_one",
+        {"_id": f"{prefix}t0001"},
+        {"$set": {"status": "failed", "error": "ValueError: no"}},
+    )
+    query(
+        "go_goscope_tasks",
+        "update_one",
+        {"_id": f"{prefix}t0003"},
+        {"$set": {"status": "completed", "leaseUntil": soon(-9)}},
+    )
+    operations.close_circuit("c0000", reason="by hand")
+    query("go_goscope_locks", "update_one", {"key": f"{prefix}lock:l00002"}, {"$set": {"createdAt": soon(-7_200)}})
+    query(
+        "go_goscope_locks",
+        "update_one",
+        {"key": f"{prefix}lock:l00003"},
+        {"$set": {"createdAt": soon(-7_200), "expiresAt": soon(-1)}},
+    )
+    query("go_goscope_locks", "update_one", {"key": f"{prefix}lock:l00004"}, {"$unset": {"createdAt": True}})
+    waiting = [("lock", "l00008", 3, 12.0), ("lock", "l00006", 1, 0.1), ("lock", "gone", 1, 50.0)]
+    counters.forget()
+    counters.announce(told := lambda: waiting)
+    try:
+        counters.count("locks_contended")
+        counters.observe(Event("lock_lost", {"key": "l00000"}))
+        figures.flush()
+    finally:
+        counters._waiting.remove(told)
+    state = by.see(limit=1, search="nothing like it")
+    assert not errors(state) and state.locks.total == 0
+    assert [(one.kind, one.key) for one in state.attention.items] == [
+        *(("circuit_open", name) for name in ("c0001", "c0004", "c0007")),
+        ("circuit_forced", "c0000"),
+        ("task_failed", "t0001"),
+        *(("task_stalled", name) for name in ("t0000", "t0002", "t0004", "t0006", "t0008")),
+        ("lock_waited", "l00008"),
+        ("lock_held_long", "l00002"),
+        ("lease_lost", "locks_lost"),
+    ]
+    assert (state.attention.total, state.attention.at_least, state.attention.complete) == (13, False, True)
+    assert "worker-1" in state.attention.items[-3].sentence
+    assert {one.key: one.held_by for one in state.waits.items}["l00008"] == "worker-1"
+    assert "secret" not in json.dumps(state.as_json())
+
+
+@pytest.mark.parametrize("reader", ["circuits", "tasks", "locks"])
+def test_attention_that_is_not_known_is_not_called_none(
+    reader: str, store: str, by: Operators, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise ValueError("not a number")
+
+    monkeypatch.setattr(trouble, reader, fails)
+    state = by.see()
+    assert not state.attention.complete
+    (item,) = state.attention.items
+    assert item.kind == "unread" and "not a number" in item.sentence
+    assert state.problems == (item.sentence,)
 
 
 @pytest.mark.parametrize("name", PAGED)
@@ -300,6 +367,8 @@ def test_a_server_that_is_away_leaves_a_state_that_says_so(by: Operators) -> Non
     assert set(errors(state)) == set(SECTIONS)
     assert state.cache.aliases[0].error is not None
     assert "can't be reached" in state.problems[0]
+    assert [one.kind for one in state.attention.items] == ["unreachable"]
+    assert not state.attention.complete and state.attention.items[0].action == state.hint
     assert json.dumps(state.as_json())
 
 
