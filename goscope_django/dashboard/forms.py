@@ -7,13 +7,13 @@ in a path slashes and dots would have a meaning.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from django import forms
 from django.http import HttpRequest, QueryDict
 
-from goscope_django.operations import SECTIONS
+from goscope_django.operations import SECTION_ORDERS, SECTION_STATES, SECTIONS
 
 PAGE: Final = 25
 LARGEST: Final = 200
@@ -29,11 +29,13 @@ def text_of(params: QueryDict, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What part of the state to show."""
+    """What part of the state to show. In an address ``locks.state`` and ``locks.sort`` stand beside the cursors."""
 
     search: str = ""
     limit: int = PAGE
     cursors: dict[str, str] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    orders: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: HttpRequest) -> Self:
@@ -50,19 +52,46 @@ class Query:
             search=text_of(params, "q"),
             limit=min(max(1, limit), LARGEST),
             cursors={name: text_of(params, name) for name in SECTIONS if name in params},  # "" is a key, too
+            states={
+                name: state for name, known in SECTION_STATES.items() if (state := params.get(f"{name}.state")) in known
+            },
+            orders={
+                name: order
+                for name, known in SECTION_ORDERS.items()
+                if (order := params.get(f"{name}.sort") or "").removeprefix("-") in known and order != known[0]
+            },
         )
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """As names and values."""
+        found = [("q", self.search)] if self.search else []
+        found += [("limit", str(self.limit))] if self.limit != PAGE else []
+        found += [(f"{name}.state", state) for name, state in self.states.items()]
+        found += [(f"{name}.sort", order) for name, order in self.orders.items()]
+        return found + list(self.cursors.items())
 
     def encoded(self, **changed: str | None) -> str:
         """As a query string, with the cursors ``changed``."""
+        cursors = {name: cursor for name, cursor in {**self.cursors, **changed}.items() if cursor is not None}
         params = QueryDict(mutable=True)
-        if self.search:
-            params["q"] = self.search
-        if self.limit != PAGE:
-            params["limit"] = str(self.limit)
-        for name, cursor in {**self.cursors, **changed}.items():
-            if cursor is not None:
-                params[name] = cursor
+        for name, value in replace(self, cursors=cursors).pairs():
+            params[name] = value
         return params.urlencode()
+
+    def searching(self) -> Self:
+        """The same states and orders on the first pages, without the search: what a new search goes along with."""
+        return replace(self, search="", cursors={})
+
+    def of_section(self, name: str, *, state: str | None = None, order: str | None = None) -> Self:
+        """The first page of a section in another state or order (``""``: all, and by key); ``None`` leaves it."""
+        states, orders = dict(self.states), dict(self.orders)
+        for kept, value in ((states, state), (orders, order)):
+            if value:
+                kept[name] = value
+            elif value is not None:
+                kept.pop(name, None)
+        cursors = {one: cursor for one, cursor in self.cursors.items() if one != name}
+        return replace(self, states=states, orders=orders, cursors=cursors)
 
 
 @dataclass(frozen=True, slots=True)

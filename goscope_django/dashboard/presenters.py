@@ -11,6 +11,7 @@ from typing import Any
 
 from goscope_django.dashboard import text
 from goscope_django.dashboard.actions import ACTIONS
+from goscope_django.dashboard.finding import Finding, finding, words
 from goscope_django.dashboard.forms import LONGEST_LINK, Query
 from goscope_django.dashboard.rows import Rows
 from goscope_django.dashboard.sparklines import Sparkline, sparkline
@@ -20,10 +21,11 @@ from goscope_django.operations import SECTIONS, State
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paging:
     """The links below a table. ``first`` and ``next`` are query strings, ``None`` where there is no such page. With
-    ``long`` the next one is too long for an address, and is posted."""
+    ``long`` the next one is too long for an address, and is posted. ``matching`` is given where it is not ``total``."""
 
     shown: int
     total: str
+    matching: str | None
     first: str | None
     next: str | None
     long: bool
@@ -72,6 +74,8 @@ class Presented:
             "server": self._server(),
             "may": {one.noun: True for one in ACTIONS.values() if one.permission in self.allowed},
             "paging": {name: self._paging(name) for name in SECTIONS},
+            "finding": (parts := {name: finding(name, self.query) for name in SECTIONS}),
+            "counted": {name: list(self._counted(name, parts[name])) for name in SECTIONS},
         }
 
     def _empty(self) -> bool:
@@ -87,6 +91,29 @@ class Presented:
             and not state.cache.entries
         )
 
+    def _counted(self, name: str, parts: Finding) -> Iterator[dict[str, Any]]:
+        """How many there are in each state, with a link that shows those alone."""
+        state = self.state
+        waited = {one.key for one in state.waits.items if one.kind == "lock"}
+        counts: dict[str, dict[str, int]] = {
+            "locks": {"waited": len(waited)} if waited else {},
+            "circuits": {**state.circuits.by_state, "forced": state.circuits.forced},
+            "tasks": state.tasks.by_status,
+            "flights": {},
+            "idempotency": {
+                "in_progress": state.idempotency.in_progress,
+                "completed": state.idempotency.completed,
+            },
+        }
+        for one, count in counts[name].items():
+            yield {
+                "name": one,
+                "words": words(one),
+                "count": count,
+                "link": parts.links[one],
+                "kind": "status" if name == "tasks" else "state",
+            }
+
     def _line(self, name: str, label: str) -> Sparkline | None:
         return sparkline(label, self.state.figures.series.get(name, ()))
 
@@ -96,6 +123,7 @@ class Presented:
         return Paging(
             shown=len(part.items),
             total=text.number(part.total, at_least=part.at_least),
+            matching=None if part.matching == part.total else text.number(part.matching),
             first=self.query.encoded(**{name: None}) if name in self.query.cursors else None,
             next=following,
             long=following is not None and len(following) > LONGEST_LINK,

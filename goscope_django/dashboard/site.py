@@ -260,4 +260,6 @@ def _may(request: HttpRequest, permission: str) -> bool:
 
 
 def _state(query: Query) -> State:
-    return operations.state(limit=query.limit, cursors=query.cursors, search=query.search)
+    return operations.state(
+        limit=query.limit, cursors=query.cursors, search=query.search, states=query.states, orders=query.orders
+    )

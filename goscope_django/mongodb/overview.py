@@ -1,15 +1,15 @@
 """What operators see: pages of locks, circuits, tasks, flights and records, and how many there are of each.
 
 Rules of this file: it only reads, and never a user's value. Pages and counts have limits, and each takes a bounded
-number of commands. A search finds text in the key (or the owner), without regard to case, among all documents of the
-prefix and no others.
+number of commands. A search finds text in the key, the owner or the name of the state, without regard to case, among
+all documents of the prefix and no others. What is counted as ``total``, and by state, is everything all the same;
+``matching`` counts what was found.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -30,9 +30,10 @@ from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant, prefix_range
 from goscope_django.mongodb.document.failures import translated
-from goscope_django.mongodb.document.reading import NOT_A_LIST, whole, whole_or_none
+from goscope_django.mongodb.document.reading import NOT_A_LIST, number, text, whole, whole_or_none
 from goscope_django.mongodb.driver.execute import CACHE
 from goscope_django.mongodb.driver.inspection import ping
+from goscope_django.mongodb.finding import Wanted, anywhere, containing, says, sorted_by, states_named
 from goscope_django.mongodb.idempotency.flows import IDEMPOTENCY, claim_key, idempotency_info
 from goscope_django.mongodb.locks.flows import LOCKS, lock_info
 from goscope_django.mongodb.single_flight.flows import FLIGHTS, flight_info
@@ -51,65 +52,111 @@ MOST_ENTRIES: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some of ``total`` things (``at_least``: there are more). ``next`` is the cursor of the next page."""
+    """Some of the ``matching`` things, of ``total`` in all (``at_least``: there are more). ``next`` is the next page's
+    cursor."""
 
     items: tuple[T, ...]
     total: int
     at_least: bool
     next: str | None
     now: datetime | None
+    matching: int
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def _containing(prefix: str, search: str) -> dict[str, str]:
-    """A test for stored keys with ``search`` after ``prefix``. NUL is left out: no regex can hold it."""
-    text = re.escape(search.replace("\0", ""))
-    return {"$regex": f"^{re.escape(prefix)}.*{text}", "$options": "is"}
-
-
-def _selected(name: str, prefix: str, after: str | None, search: str, *also: str) -> dict[str, Any]:
-    test: dict[str, Any] = {name: prefix_range(prefix, None if after is None else prefix + after)}
+def _selected(name: str, prefix: str, after: str | None = None, *, down: bool = False) -> dict[str, Any]:
+    test: dict[str, Any] = {name: prefix_range(prefix, None if after is None or down else prefix + after)}
+    if after is not None and down:
+        test[name]["$lt"] = prefix + after
     if name != "_id":
         test[f"{name}.0"] = NOT_A_LIST  # a list would be found by any of its texts, and has no place in the order
-    if search:
-        anywhere = {"$regex": re.escape(search.replace("\0", "")), "$options": "i"}
-        test["$or"] = [{name: _containing(prefix, search)}, *({field: anywhere} for field in also)]
     return test
 
 
 @dataclass(frozen=True, slots=True)
 class _Listing(Generic[T]):
-    """How one kind of document is listed: ``test(after)`` is its filter, ``name`` the field by which it is ordered."""
+    """How one kind of document is listed: ``name`` is the field by which it is ordered, ``also`` are further filters.
+
+    ``owner`` is the field with the holder, ``columns`` are the fields of the other orders (``-``: the older the more),
+    ``waiting`` the keys for which somebody waits whom the search names.
+    """
 
     collection: str
     name: str
     prefix: str
-    test: Callable[[str | None], dict[str, Any]]
+    also: Mapping[str, Any]
     fields: dict[str, Any]
     read: Callable[[dict[str, Any], datetime], T]
+    owner: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    waiting: tuple[str, ...] = ()
 
-    def page(self, clock: Clock, limit: int, after: str | None, *, counted: bool = True) -> Flow[Page[T]]:
-        """The page behind ``after``, and if ``counted`` how many there are in all. Two commands at most."""
-        fields = {self.name: True, **self.fields, **clock.stamp()}
-        found = yield from ask(
-            self.collection,
-            "find",
-            self.test(after),
-            fields,
-            sort=[(self.name, 1)],
-            limit=limit + 1,
-            batch_size=limit + 2,
+    def test(self, search: str = "", after: str | None = None, *, down: bool = False) -> dict[str, Any]:
+        """The filter of all, or of those that match."""
+        test = {**_selected(self.name, self.prefix, after, down=down), **self.also}
+        if search:
+            test["$or"] = [{self.name: containing(self.prefix, search)}]
+            if self.owner is not None:
+                test["$or"].append({self.owner: anywhere(search)})
+            if self.waiting:
+                test["$or"].append({self.name: {"$in": [self.prefix + key for key in self.waiting]}})
+        return test
+
+    def page(self, clock: Clock, wanted: Wanted, *, counted: bool = True) -> Flow[Page[T]]:
+        """The page, and if ``counted`` how many there are in all. Three commands at most."""
+        by_key = wanted.column not in self.columns
+        found = yield from self.rows(
+            clock,
+            self.test(wanted.search, wanted.after if by_key else None, down=wanted.down),
+            self.order(wanted),
+            skip=0 if by_key else wanted.place,
+            limit=wanted.limit + 1,
         )
+        items, now = self.items(clock, found[: wanted.limit])
+        if by_key:
+            more = len(found) > wanted.limit
+            following = found[wanted.limit - 1][self.name][len(self.prefix) :] if more else None
+        else:
+            following = wanted.following(len(found))
+        total = matching = len(items)
+        if counted:
+            whole_page = following is None and wanted.after is None
+            if not whole_page:
+                matching = yield from self.count(wanted.search)
+            total = matching if not wanted.search else (yield from self.count())
+        return Page(tuple(items), min(total, MOST), total > MOST, following, now, min(matching, MOST))
+
+    def rows(
+        self, clock: Clock, test: dict[str, Any], order: list[tuple[str, int]], *, skip: int = 0, limit: int
+    ) -> Flow[list[dict[str, Any]]]:
+        """Documents. One command."""
+        fields = {self.name: True, **self.fields, **clock.stamp()}
+        found: list[dict[str, Any]] = yield from ask(
+            self.collection, "find", test, fields, sort=order, skip=skip, limit=limit, batch_size=limit + 1
+        )
+        return found
+
+    def items(self, clock: Clock, found: Iterable[dict[str, Any]]) -> tuple[list[T], datetime | None]:
+        """What the documents say, and the server's time."""
         items, now = [], None
-        for document in found[:limit]:
+        for document in found:
             now = instant(clock.read_stamp(document))
             assert now is not None
             items.append(self.read(document, now))
-        cursor = found[limit - 1][self.name][len(self.prefix) :] if len(found) > limit else None
-        total = len(items)
-        if counted and (cursor is not None or after is not None):
-            total = int((yield from ask(self.collection, "count_documents", self.test(None), limit=MOST + 1)))
-        return Page(tuple(items), min(total, MOST), total > MOST, cursor, now)
+        return items, now
+
+    def count(self, search: str = "") -> Flow[int]:
+        """How many there are, up to ``MOST`` + 1. One command."""
+        found = yield from ask(self.collection, "count_documents", self.test(search), limit=MOST + 1)
+        return int(found)
+
+    def order(self, wanted: Wanted) -> list[tuple[str, int]]:
+        """How the server sorts."""
+        named = self.columns.get(wanted.column)
+        if named is None:
+            return [(self.name, -1 if wanted.down else 1)]
+        reversed_ = named.startswith("-") != wanted.down
+        return [(named.removeprefix("-"), -1 if reversed_ else 1), (self.name, 1)]
 
 
 def attempt(read: Callable[[], Flow[T]]) -> Flow[T | StoreError]:
@@ -127,55 +174,212 @@ def server_time(clock: Clock) -> Flow[tuple[datetime, float]]:
     return instant(hello.get("localTime")) or datetime.now(UTC), latency
 
 
-def locks(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[LockInfo]]:
-    """Held locks, by key. Two commands at most."""
-    full = f"{prefix}lock:"
+def locks(
+    clock: Clock, prefix: str, wanted: Wanted, waiters: Mapping[str, int] | None = None, named: tuple[str, ...] = ()
+) -> Flow[Page[LockInfo]]:
+    """Held locks. Three commands at most, four by ``waiters``.
 
-    def test(behind: str | None) -> dict[str, Any]:
-        return {**_selected("key", full, behind, search, "owner"), "$expr": clock.live()}
+    ``waiters`` says how many wait for which key, as far as processes have reported it. ``named`` are the keys for which
+    a process waits that the search names.
+    """
+    full = f"{prefix}lock:"
 
     def read(document: dict[str, Any], now: datetime) -> LockInfo:
         return lock_info(document, full)
 
     fields = dict.fromkeys(("owner", "token", "createdAt", "expiresAt"), True)
-    return (yield from _Listing(LOCKS, "key", full, test, fields, read).page(clock, limit, after))
+    columns = {"owner": "owner", "token": "token", "held": "-createdAt", "left": "expiresAt"}
+    live = {"$expr": clock.live()}
+    listing = _Listing(LOCKS, "key", full, live, fields, read, "owner", columns, named)
+    if wanted.state == "waited" or wanted.column == "waiters":
+        return (yield from _waited(clock, listing, wanted, dict(waiters or {})))
+    return (yield from listing.page(clock, wanted))
 
 
-def flights(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[FlightInfo]]:
-    """Running flights, by key. Two commands at most."""
+def _waited(clock: Clock, listing: _Listing[LockInfo], wanted: Wanted, waiters: dict[str, int]) -> Flow[Page[LockInfo]]:
+    """The page of locks that somebody waits for, the most first or last, and of the others. Four commands at most."""
+    keys = [listing.prefix + key for key in waiters]
+    test = listing.test(wanted.search)
+    held: list[LockInfo] = []
+    rest: list[LockInfo] = []
+    now: datetime | None = None
+    if keys:
+        chosen = {"$and": [test, {"key": {"$in": keys}}]}
+        found = yield from listing.rows(clock, chosen, [("key", 1)], limit=len(keys) + 1)
+        held, now = listing.items(clock, found)
+    if wanted.column == "waiters":
+        held = sorted_by(held, lambda one: waiters[one.key], down=wanted.down)
+    else:
+        held = _in_order(held, wanted)
+    matching = yield from listing.count(wanted.search)
+    total = matching if not wanted.search else (yield from listing.count())
+    if wanted.state == "waited":
+        matching = len(held)
+    else:
+        others = max(0, matching - len(held))
+        before = 0 if wanted.down else others  # upwards those for which nobody waits come first
+        first = max(0, wanted.place - (len(held) if wanted.down else 0))
+        here = held[wanted.place :] if wanted.down else []
+        room = wanted.limit + 1 - len(here[: wanted.limit + 1])
+        if room and first < others:
+            unwaited = {"$and": [test, {"key": {"$nin": keys}}]}
+            found = yield from listing.rows(clock, unwaited, [("key", 1)], skip=first, limit=room)
+            rest, now = listing.items(clock, found)
+        held = here + rest if wanted.down else rest + held[max(0, wanted.place - before) :]
+        shown = held[: wanted.limit]
+        following = wanted.following(len(held))
+        return Page(tuple(shown), min(total, MOST), total > MOST, following, now, min(matching, MOST))
+    page = held[wanted.place : wanted.place + wanted.limit]
+    following = wanted.following(len(held) - wanted.place)
+    return Page(tuple(page), min(total, MOST), total > MOST, following, now, matching)
+
+
+def _in_order(held: list[LockInfo], wanted: Wanted) -> list[LockInfo]:
+    by: Mapping[str, Callable[[LockInfo], Any]] = {
+        "owner": lambda one: one.owner,
+        "token": lambda one: one.token,
+        "held": lambda one: None if one.created_at is None else -one.created_at.timestamp(),
+        "left": lambda one: one.expires_at,
+    }
+    return sorted_by(held, by.get(wanted.column, lambda one: one.key), down=wanted.down)
+
+
+def flights(clock: Clock, prefix: str, wanted: Wanted, named: tuple[str, ...] = ()) -> Flow[Page[FlightInfo]]:
+    """Running flights. Three commands at most. ``named`` are the keys for which a process waits that the search
+    names."""
     full = f"{prefix}flight:"
-
-    def test(behind: str | None) -> dict[str, Any]:
-        return {**_selected("_id", full, behind, search, "leader"), "claim": {"$ne": None}, "$expr": clock.live()}
 
     def read(document: dict[str, Any], now: datetime) -> FlightInfo:
         return flight_info(document, full)
 
     fields = dict.fromkeys(("leader", "token", "startedAt", "expiresAt"), True)
-    return (yield from _Listing(FLIGHTS, "_id", full, test, fields, read).page(clock, limit, after))
+    columns = {"leader": "leader", "token": "token", "age": "-startedAt", "left": "expiresAt"}
+    running = {"claim": {"$ne": None}, "$expr": clock.live()}
+    listing = _Listing(FLIGHTS, "_id", full, running, fields, read, "leader", columns, named)
+    return (yield from listing.page(clock, wanted))
 
 
-def circuits(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[CircuitInfo]]:
-    """Circuits, by name, and how many are in which state (``forced``: under an override). Two commands."""
-    full = f"{prefix}circuit:"
+@dataclass(frozen=True, slots=True)
+class _Heads(Generic[T]):
+    """Things whose state is no field but follows from some: circuits and tasks. All are read as far as counting needs
+    (``MOST_STATES`` of them), and so found and sorted here, where the state is known.
 
-    def test(behind: str | None) -> dict[str, Any]:
-        return _selected("key", full, behind, search)
+    Beyond that number only the order of the keys and a search in the keys reach every thing.
+    """
+
+    listing: _Listing[T]
+    fields: dict[str, Any]
+    states: Callable[[dict[str, Any]], tuple[str, ...]]
+    section: str
+    texts: Callable[[dict[str, Any]], tuple[str | None, ...]]
+    columns: Mapping[str, Callable[[dict[str, Any]], Any]]
+
+    def page(self, clock: Clock, wanted: Wanted, full: Callable[[list[str]], Flow[list[T]]]) -> Flow[Page[T]]:
+        """The page; ``full`` reads things by their stored keys, in that order. Four commands at most."""
+        name, prefix = self.listing.name, self.listing.prefix
+        fields = {name: True, **self.fields, **clock.stamp()}
+        heads: list[dict[str, Any]] = yield from ask(
+            self.listing.collection,
+            "find",
+            self.listing.test(),
+            fields,
+            sort=[(name, 1)],
+            limit=MOST_STATES + 1,
+            batch_size=MOST_STATES + 2,
+        )
+        many = len(heads) > MOST_STATES
+        heads = heads[:MOST_STATES]
+        counts: dict[str, int] = {}
+        for head in heads:
+            for state in self.states(head):
+                counts[state] = counts.get(state, 0) + 1
+        now = instant(clock.read_stamp(heads[0])) if heads else None
+        if many and not wanted.state and wanted.column not in self.columns:
+            page = yield from self.listing.page(clock, wanted, counted=False)
+            matching = len(heads) if not wanted.search else (yield from self.listing.count(wanted.search))
+            items = yield from full([prefix + self.key(one) for one in page.items])
+            return Page(tuple(items), len(heads), True, page.next, now, matching, counts)
+        chosen = [head for head in heads if self._matches(head, wanted)]
+        matching = len(chosen)
+        column = self.columns.get(wanted.column)
+        if column is not None:
+            chosen = sorted_by(chosen, column, down=wanted.down)[wanted.place :]
+            following = wanted.following(len(chosen))
+        else:
+            chosen = self._behind(chosen, wanted)
+            following = chosen[wanted.limit - 1][name][len(prefix) :] if len(chosen) > wanted.limit else None
+        items = yield from full([head[name] for head in chosen[: wanted.limit]])
+        return Page(tuple(items), len(heads), many, following, now, matching, counts)
+
+    def _behind(self, chosen: list[dict[str, Any]], wanted: Wanted) -> list[dict[str, Any]]:
+        name, cursor = self.listing.name, wanted.after
+        if wanted.down:
+            chosen.reverse()
+        if cursor is None:
+            return chosen
+        last = self.listing.prefix + cursor
+        return [head for head in chosen if (head[name] < last if wanted.down else head[name] > last)]
+
+    def _matches(self, head: dict[str, Any], wanted: Wanted) -> bool:
+        states = self.states(head)
+        if wanted.state and wanted.state not in states:
+            return False
+        if not wanted.search:
+            return True
+        key = head[self.listing.name][len(self.listing.prefix) :]
+        return says(wanted.search, key, *self.texts(head)) or any(
+            one in states for one in states_named(self.section, wanted.search)
+        )
+
+    @staticmethod
+    def key(one: Any) -> str:
+        """The key of a thing."""
+        found: str = one.name if isinstance(one, CircuitInfo) else one.task_id
+        return found
+
+
+def circuits(clock: Clock, prefix: str, wanted: Wanted) -> Flow[Page[CircuitInfo]]:
+    """Circuits, and how many are in which state (``forced``: under an override). Four commands at most."""
+    start = f"{prefix}circuit:"
 
     def read(document: dict[str, Any], now: datetime) -> CircuitInfo:
-        return circuit_info(document["key"][len(full) :], document, now)
+        return circuit_info(document["key"][len(start) :], document, now)
 
-    listing = _Listing(CIRCUITS, "key", full, test, dict(FIELDS), read)
-    page = yield from listing.page(clock, limit, after, counted=False)
-    counts = {"closed": 0, "open": 0, "half-open": 0, "forced": 0}
-    fields = {"_id": True, "state": True, "override": True}
-    found = yield from ask(CIRCUITS, "find", test(None), fields, limit=MOST_STATES + 1, batch_size=MOST_STATES + 2)
-    for document in found[:MOST_STATES]:
-        override = override_of(document)
-        counts["forced"] += override is not None
-        counts[override.state if override else state_of(document)] += 1
-    total = min(len(found), MOST_STATES)
-    return Page(page.items, total, len(found) > MOST_STATES, page.next, page.now, counts)
+    def states(head: dict[str, Any]) -> tuple[str, ...]:
+        override = override_of(head)
+        return (state_of(head),) if override is None else (override.state, "forced")
+
+    def retry(head: dict[str, Any]) -> float | None:
+        moment = instant(clock.read_stamp(head))
+        assert moment is not None
+        return read(head, moment).retry_after
+
+    listing = _Listing(CIRCUITS, "key", start, {}, dict(FIELDS), read)
+
+    def full(keys: list[str]) -> Flow[list[CircuitInfo]]:
+        if not keys:
+            return []
+        found = yield from listing.rows(clock, {"key": {"$in": keys}}, [("key", 1)], limit=len(keys))
+        return _as_asked(keys, start, listing.items(clock, found)[0])
+
+    fields = dict.fromkeys(("state", "override", "failureCount", "updatedAt"), True)
+    if wanted.column == "next":
+        fields |= dict.fromkeys(("openedAt", "resetTimeout", "lastFailureTime"), True)
+    columns: Mapping[str, Callable[[dict[str, Any]], Any]] = {
+        "state": lambda head: states(head)[0],
+        "failures": lambda head: whole(head.get("failureCount")),
+        "next": retry,
+        "changed": lambda head: instant(head.get("updatedAt")),
+    }
+    heads = _Heads(listing, fields, states, "circuits", lambda head: (), columns)
+    page = yield from heads.page(clock, wanted, full)
+    return replace(page, counts={**dict.fromkeys(("closed", "open", "half-open", "forced"), 0), **page.counts})
+
+
+def _as_asked(keys: list[str], prefix: str, found: Iterable[Any]) -> list[Any]:
+    """The things in the order of their stored ``keys``; one that has gone meanwhile is left out."""
+    there = {prefix + _Heads.key(one): one for one in found}
+    return [there[key] for key in keys if key in there]
 
 
 def circuit(clock: Clock, prefix: str, name: str) -> Flow[tuple[CircuitInfo, datetime] | None]:
@@ -192,23 +396,45 @@ class TaskPages:
         self._prefix = history.prefix
         self._tasks = TaskQueryFlows(history)
 
-    def page(self, clock: Clock, limit: int, after: str | None, search: str) -> Flow[Page[TaskInfo]]:
-        """Tasks by id, and how many are in which status. Two commands."""
+    def page(self, clock: Clock, wanted: Wanted) -> Flow[Page[TaskInfo]]:
+        """Tasks, and how many are in which status. Four commands at most."""
+        live = {"$expr": clock.live()}
 
-        def test(behind: str | None) -> dict[str, Any]:
-            return {**_selected("_id", self._prefix, behind, search, "owner"), "$expr": clock.live()}
+        def seen(head: dict[str, Any]) -> str:
+            return _seen_as(head, instant(clock.read_stamp(head)))
 
-        found: list[TaskInfo] = yield from self._tasks.find(clock, test(after), limit + 1)
-        counts = dict.fromkeys(SEEN_AS, 0)
-        fields = {"status": True, "leaseUntil": True, "tries": True, "maxAttempts": True, **clock.stamp()}
-        heads = yield from ask(TASKS, "find", test(None), fields, limit=MOST_STATES + 1, batch_size=MOST_STATES + 2)
-        now = None
-        for head in heads[:MOST_STATES]:
-            now = instant(clock.read_stamp(head))
-            counts[_seen_as(head, now)] += 1
-        cursor = found[limit - 1].task_id if len(found) > limit else None
-        total = min(len(heads), MOST_STATES)
-        return Page(tuple(found[:limit]), total, len(heads) > MOST_STATES, cursor, now, counts)
+        def running(name: str) -> Callable[[dict[str, Any]], Any]:
+            return lambda head: number(head.get(name)) if seen(head) in ("running", "stalled") else None
+
+        def heard(head: dict[str, Any]) -> float | None:
+            moment = instant(head.get("heartbeatAt"))
+            return -moment.timestamp() if moment is not None and seen(head) in ("running", "stalled") else None
+
+        def full(keys: list[str]) -> Flow[list[TaskInfo]]:
+            if not keys:
+                return []
+            found = yield from self._tasks.find(clock, {"_id": {"$in": keys}}, len(keys))
+            return _as_asked(keys, self._prefix, found)
+
+        def read(document: dict[str, Any], now: datetime) -> TaskInfo:
+            return self._tasks.info(clock, document)
+
+        columns: Mapping[str, Callable[[dict[str, Any]], Any]] = {
+            "status": seen,
+            "progress": lambda head: number(head.get("progress")),
+            "rate": running("rate"),
+            "left": running("estimatedTimeRemaining"),
+            "owner": lambda head: text(head.get("owner")),
+            "heard": heard,
+        }
+        listing = _Listing(TASKS, "_id", self._prefix, live, {"_id": True}, read, "owner")
+        names = {"owner", "status", "leaseUntil", "tries", "maxAttempts", "heartbeatAt"}
+        names |= {"rate", "estimatedTimeRemaining", "progress"}
+        fields = dict.fromkeys(sorted(names), True)
+        owner: Callable[[dict[str, Any]], tuple[str | None]] = lambda head: (text(head.get("owner")),)  # noqa: E731
+        heads = _Heads(listing, fields, lambda head: (seen(head),), "tasks", owner, columns)
+        page = yield from heads.page(clock, wanted, full)
+        return replace(page, counts={**dict.fromkeys(SEEN_AS, 0), **page.counts})
 
     def show(self, clock: Clock, task_id: str) -> Flow[tuple[TaskInfo, datetime] | None]:
         """A task and the server's time. Two commands."""
@@ -237,38 +463,66 @@ def checkpoints(clock: Clock, prefix: str, task_id: str, limit: int) -> Flow[lis
     return (yield from history.readable(task_id, found))
 
 
-def idempotency(clock: Clock, prefix: str, limit: int, after: str | None, search: str) -> Flow[Page[IdempotencyInfo]]:
-    """Claims, then results, by key, and how many of each. Four commands at most. A cursor says which kind it is in."""
-    kinds = (("in_progress", claim_key(prefix), {"$ne": None}), ("completed", prefix, None))
-    fields = {"claim": True, "token": True, "updatedAt": True, "expiresAt": True}
+def idempotency(clock: Clock, prefix: str, wanted: Wanted) -> Flow[Page[IdempotencyInfo]]:
+    """Claims, then results, by key or in another order, and how many of each. Six commands at most.
+
+    A cursor in the order of the keys says which kind it is in.
+    """
+    fields = dict.fromkeys(("claim", "token", "updatedAt", "expiresAt", "holder"), True)
+    columns = {"token": "token", "age": "-updatedAt", "left": "expiresAt"}
 
     def read(document: dict[str, Any], now: datetime) -> IdempotencyInfo:
         return idempotency_info(document, prefix)
 
-    where, _, behind = (after or "in_progress:").partition(":")
-    items: list[IdempotencyInfo] = []
-    counts, following, now = {}, None, None
-    for kind, full, claim in kinds:
+    def listing(start: str, claim: Any) -> _Listing[IdempotencyInfo]:
+        also = {"claim": claim, "$expr": clock.live()}
+        return _Listing(IDEMPOTENCY, "key", start, also, fields, read, "holder", columns)
 
-        def test(start: str | None, full: str = full, claim: Any = claim) -> dict[str, Any]:
-            return {**_selected("key", full, start, search), "claim": claim, "$expr": clock.live()}
-
-        counts[kind] = int((yield from ask(IDEMPOTENCY, "count_documents", test(None), limit=MOST + 1)))
-        left = limit - len(items)
-        if following is not None or (kind == "in_progress" and where == "completed"):
-            continue
-        if left <= 0:
-            following = f"{kind}:" if counts[kind] else None
-            continue
-        start = behind if where == kind and behind else None
-        listing = _Listing(IDEMPOTENCY, "key", full, test, fields, read)
-        page = yield from listing.page(clock, left, start, counted=False)
-        items += page.items
-        now = now or page.now
-        following = None if page.next is None else f"{kind}:{page.next}"
-    total = sum(counts.values())
+    kinds = {"in_progress": listing(claim_key(prefix), {"$ne": None}), "completed": listing(prefix, None)}
+    counts, matching = {}, {}
+    meant = states_named("idempotency", wanted.search)
+    for kind, one in kinds.items():
+        counts[kind] = yield from one.count()
+        matching[kind] = counts[kind]
+        if wanted.state not in ("", kind):
+            matching[kind] = 0
+        elif wanted.search and kind not in meant:
+            matching[kind] = yield from one.count(wanted.search)
+    total, found = sum(counts.values()), sum(matching.values())
     most = any(one > MOST for one in counts.values())
-    return Page(tuple(items), total, most, following, now, counts)
+    by_key = wanted.column not in columns
+    among = {
+        kind: (one, "" if kind in meant else wanted.search)
+        for kind, one in kinds.items()
+        if wanted.state in ("", kind) and matching[kind]
+    }
+    items: list[IdempotencyInfo] = []
+    following, now = None, None
+    if not by_key and among:
+        (first, _), *_ = among.values()
+        test = {"$or": [one.test(search) for one, search in among.values()]}
+        order = first.order(wanted)
+        rows = yield from first.rows(clock, test, order, skip=wanted.place, limit=wanted.limit + 1)
+        items, now = first.items(clock, rows[: wanted.limit])
+        following = wanted.following(len(rows))
+    elif by_key:
+        where, _, behind = (wanted.after or ":").partition(":")
+        names = list(among)[::-1] if wanted.down else list(among)
+        keys = replace(wanted, order=wanted.order if wanted.column == "key" else "")
+        for kind in names[names.index(where) :] if where in names else names:
+            one, search = among[kind]
+            left = wanted.limit - len(items)
+            if left <= 0:
+                following = f"{kind}:"
+                break
+            start = behind if kind == where and behind else None
+            page = yield from one.page(clock, replace(keys, limit=left, after=start, search=search), counted=False)
+            items += page.items
+            now = now or page.now
+            if page.next is not None:
+                following = f"{kind}:{page.next}"
+                break
+    return Page(tuple(items), total, most, following, now, found, counts)
 
 
 def cache_entries(clock: Clock, prefix: str, regex: str | None) -> Flow[tuple[int, bool]]:

@@ -60,6 +60,8 @@ from goscope_django.operations.servers import (
 from goscope_django.operations.values import (
     ATTENTION_KINDS,
     SCHEMA_VERSION,
+    SECTION_ORDERS,
+    SECTION_STATES,
     SECTIONS,
     TASK_STATUSES,
     Attention,
@@ -73,6 +75,8 @@ __all__ = [
     "ATTENTION_KINDS",
     "SCHEMA_VERSION",
     "SECTIONS",
+    "SECTION_ORDERS",
+    "SECTION_STATES",
     "TASK_STATUSES",
     "Attention",
     "AttentionItem",

@@ -25,10 +25,13 @@ from goscope_django.mongodb.checkpoints.history import CheckpointFlows
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver import inspection
 from goscope_django.mongodb.driver.limits import within
+from goscope_django.mongodb.finding import Wanted, says, usual
 from goscope_django.operations import cache_section, convert
 from goscope_django.operations.attention import LONG_HELD, Trouble, attention
 from goscope_django.operations.place import TIME_LIMIT, Place, place
 from goscope_django.operations.values import (
+    SECTION_ORDERS,
+    SECTION_STATES,
     SECTIONS,
     Cache,
     Circuits,
@@ -42,7 +45,7 @@ from goscope_django.operations.values import (
     Waits,
 )
 
-COMMANDS: Final = 30
+COMMANDS: Final = 40
 """The most that a state costs without the caches. Each alias costs one more, one with a store of its own three, and
 one more where sessions are kept."""
 
@@ -50,24 +53,47 @@ LARGEST: Final = 1_000
 """The most items that a page may have."""
 
 
-def state(*, limit: int = 50, cursors: Mapping[str, str | None] | None = None, search: str = "") -> State:
+def state(
+    *,
+    limit: int = 50,
+    cursors: Mapping[str, str | None] | None = None,
+    search: str = "",
+    states: Mapping[str, str] | None = None,
+    orders: Mapping[str, str] | None = None,
+) -> State:
     """What there is now, within about ``TIME_LIMIT`` seconds whatever happens to the server. Writes nothing.
 
     ``limit`` (1 to 1,000) bounds the items of each section. ``cursors`` are ``next`` values by section, for the pages
-    to show. ``search`` is text that keys, names and owners must contain, in any case of letters. Never raises for a
-    server; raises ``ImproperlyConfigured`` for settings, and ``InvalidValue`` or ``InvalidType`` for arguments, that
-    can't be used.
+    to show. ``search`` is text that keys, names, owners or states must contain, in any case of letters. ``states`` and
+    ``orders`` are, by section, one of its ``SECTION_STATES`` to be shown alone and one of its ``SECTION_ORDERS``
+    (``"-held"``: downwards). Totals are of everything all the same. A cursor is for the order that it came with.
+
+    Never raises for a server; raises ``ImproperlyConfigured`` for settings, and ``InvalidValue`` or ``InvalidType`` for
+    arguments, that can't be used.
     """
-    return carry_out(_state(limit, cursors, search))
+    return carry_out(_state(limit, cursors, search, states, orders))
 
 
-async def astate(*, limit: int = 50, cursors: Mapping[str, str | None] | None = None, search: str = "") -> State:
+async def astate(
+    *,
+    limit: int = 50,
+    cursors: Mapping[str, str | None] | None = None,
+    search: str = "",
+    states: Mapping[str, str] | None = None,
+    orders: Mapping[str, str] | None = None,
+) -> State:
     """Async version of ``state``."""
-    return await acarry_out(_state(limit, cursors, search))
+    return await acarry_out(_state(limit, cursors, search, states, orders))
 
 
-def _state(limit: int, cursors: Mapping[str, str | None] | None, search: str) -> Flow[State]:
-    began, making = time.monotonic(), _begin(limit, cursors, search)
+def _state(
+    limit: int,
+    cursors: Mapping[str, str | None] | None,
+    search: str,
+    states: Mapping[str, str] | None,
+    orders: Mapping[str, str] | None,
+) -> Flow[State]:
+    began, making = time.monotonic(), _begin(limit, cursors, search, states, orders)
     with within(TIME_LIMIT):
         try:
             yield from call(making.here.store.run, making.here.store.arun, _collect, making)
@@ -87,6 +113,8 @@ class _Making:
     limit: int
     search: str
     cursors: Mapping[str, str | None]
+    states: Mapping[str, str]
+    orders: Mapping[str, str]
     parts: dict[str, Any] = field(default_factory=dict)
     now: datetime | None = None
     lost: GoscopeError | None = None
@@ -96,20 +124,52 @@ class _Making:
         """The server's time, as far as it is known."""
         return self.now or datetime.now(UTC)
 
-    def page(self, name: str) -> tuple[str, int, str | None, str]:
-        """The arguments of the flow that reads the page of a section."""
-        return self.here.prefix, self.limit, self.cursors.get(name), self.search
+    def page(self, name: str) -> Wanted:
+        """What page of a section is to be read."""
+        order = usual(self.orders.get(name, ""), SECTION_ORDERS[name])
+        return Wanted(self.limit, self.cursors.get(name), self.search, self.states.get(name, ""), order)
+
+    @property
+    def hour(self) -> stats.Hour | None:
+        """The figures, if they could be read. They are read before whatever needs them."""
+        found = self.parts.get("figures")
+        return found if isinstance(found, stats.Hour) else None
+
+    def waiting(self, kind: str) -> tuple[dict[str, int], tuple[str, ...]]:
+        """How many wait for which key, and the keys that a process waits for which the search names."""
+        found = convert.waiting(self.hour, kind)
+        named = [key for key, one in found.items() if self.search and says(self.search, *one.processes)]
+        return {key: one.count for key, one in found.items()}, tuple(named)
 
 
-def _begin(limit: int, cursors: Mapping[str, str | None] | None, search: str) -> _Making:
+def _begin(
+    limit: int,
+    cursors: Mapping[str, str | None] | None,
+    search: str,
+    states: Mapping[str, str] | None,
+    orders: Mapping[str, str] | None,
+) -> _Making:
     size = min(arguments.count(limit, "limit"), LARGEST)
     given = dict(cursors or {})
     for name, cursor in given.items():
-        if name not in SECTIONS:
-            raise InvalidValue(f"cursors: {name!r} is no section with pages: {', '.join(SECTIONS)}")
+        _section(name, "cursors")
         if cursor is not None:
             arguments.key(cursor, f"cursors[{name!r}]")
-    return _Making(place(), size, arguments.key(search, "search"), given)
+    _known(states, "states", SECTION_STATES)
+    _known(orders, "orders", {name: (*all_, *(f"-{one}" for one in all_)) for name, all_ in SECTION_ORDERS.items()})
+    return _Making(place(), size, arguments.key(search, "search"), given, dict(states or {}), dict(orders or {}))
+
+
+def _section(name: str, what: str) -> None:
+    if name not in SECTIONS:
+        raise InvalidValue(f"{what}: {name!r} is no section with pages: {', '.join(SECTIONS)}")
+
+
+def _known(given: Mapping[str, str] | None, what: str, allowed: Mapping[str, tuple[str, ...]]) -> None:
+    for name, value in (given or {}).items():
+        _section(name, what)
+        if value not in ("", *allowed[name]):
+            raise InvalidValue(f"{what}[{name!r}]={value!r}: one of {', '.join(allowed[name]) or 'none'} is needed")
 
 
 def _collect(clock: Clock, making: _Making) -> Flow[None]:
@@ -153,25 +213,29 @@ def _server(clock: Clock, making: _Making) -> Flow[Server]:
 
 
 def _locks(clock: Clock, making: _Making) -> Flow[Locks]:
-    return convert.locks((yield from overview.locks(clock, *making.page("locks"))), making.moment)
+    page = yield from overview.locks(clock, making.here.prefix, making.page("locks"), *making.waiting("lock"))
+    return convert.locks(page, making.moment, making.hour)
 
 
 def _circuits(clock: Clock, making: _Making) -> Flow[Circuits]:
-    return convert.circuits((yield from overview.circuits(clock, *making.page("circuits"))), making.moment)
+    page = yield from overview.circuits(clock, making.here.prefix, making.page("circuits"))
+    return convert.circuits(page, making.moment)
 
 
 def _tasks(clock: Clock, making: _Making) -> Flow[Tasks]:
-    prefix, limit, after, search = making.page("tasks")
-    flows = overview.TaskPages(CheckpointFlows(prefix, runtime.codec()))
-    return convert.tasks((yield from flows.page(clock, limit, after, search)), making.moment)
+    flows = overview.TaskPages(CheckpointFlows(making.here.prefix, runtime.codec()))
+    return convert.tasks((yield from flows.page(clock, making.page("tasks"))), making.moment)
 
 
 def _flights(clock: Clock, making: _Making) -> Flow[Flights]:
-    return convert.flights((yield from overview.flights(clock, *making.page("flights"))), making.moment)
+    named = making.waiting("flight")[1]
+    page = yield from overview.flights(clock, making.here.prefix, making.page("flights"), named)
+    return convert.flights(page, making.moment)
 
 
 def _idempotency(clock: Clock, making: _Making) -> Flow[Idempotency]:
-    return convert.idempotency((yield from overview.idempotency(clock, *making.page("idempotency"))), making.moment)
+    page = yield from overview.idempotency(clock, making.here.prefix, making.page("idempotency"))
+    return convert.idempotency(page, making.moment)
 
 
 def _figures(clock: Clock, making: _Making) -> Flow[stats.Hour]:
@@ -205,12 +269,12 @@ def _entries(clock: Clock, making: _Making) -> Flow[int]:
 
 _PARTS: Final[Mapping[str, tuple[type[Any], Callable[[Clock, _Making], Flow[Any]]]]] = {
     "server": (Server, _server),
+    "figures": (Figures, _figures),
     "locks": (Locks, _locks),
     "circuits": (Circuits, _circuits),
     "tasks": (Tasks, _tasks),
     "flights": (Flights, _flights),
     "idempotency": (Idempotency, _idempotency),
-    "figures": (Figures, _figures),
     "entries": (Cache, _entries),
     "open circuits": (Trouble, _circuit_trouble),
     "failed tasks": (Trouble, _task_trouble),
@@ -247,6 +311,8 @@ def _finish(making: _Making, cache: Cache, began: float) -> State:
         limit=making.limit,
         search=making.search,
         attention=attention(known, problems, waits.items, figures, cache, making.moment, hint),
+        states={name: state for name, state in making.states.items() if state},
+        orders={name: order for name, order in making.orders.items() if order},
         server=server,
         locks=parts["locks"],
         circuits=parts["circuits"],

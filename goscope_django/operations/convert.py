@@ -6,6 +6,7 @@ Rule of this file: pure functions of what was read and of the server's time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -82,12 +83,46 @@ def _section(kind: type[S], page: Page[T], item: Callable[[T, datetime], object]
     return copied(kind, page, items=items, **more)
 
 
-def locks(page: Page[LockInfo], now: datetime) -> Locks:
-    return _section(Locks, page, lock, now)
+def locks(page: Page[LockInfo], now: datetime, hour: Hour | None = None) -> Locks:
+    waited = waiting(hour, "lock")
+
+    def item(one: LockInfo, moment: datetime) -> LockItem:
+        return lock(one, moment, waited.get(one.key))
+
+    return _section(Locks, page, item, now)
 
 
-def lock(one: LockInfo, now: datetime) -> LockItem:
-    return copied(LockItem, one, expires_in=until(one.expires_at, now), held_for=since(one.created_at, now))
+def lock(one: LockInfo, now: datetime, waited: Waiting | None = None) -> LockItem:
+    count, longest = (0, None) if waited is None else (waited.count, waited.longest)
+    return copied(
+        LockItem,
+        one,
+        expires_in=until(one.expires_at, now),
+        held_for=since(one.created_at, now),
+        waiters=count,
+        longest_wait=longest,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many wait for one thing, the first of them for ``longest`` seconds, and in which processes."""
+
+    count: int
+    longest: float
+    processes: tuple[str, ...]
+
+
+def waiting(hour: Hour | None, kind: str) -> dict[str, Waiting]:
+    """By key: who waits for things of this kind, as far as processes have reported it."""
+    found: dict[str, Waiting] = {}
+    for one in hour.waits if hour is not None else ():
+        if one.kind == kind:
+            so_far = found.get(one.key, Waiting(0, 0.0, ()))
+            found[one.key] = Waiting(
+                so_far.count + one.count, max(so_far.longest, one.longest), (*so_far.processes, one.process)
+            )
+    return found
 
 
 def circuits(page: Page[CircuitInfo], now: datetime) -> Circuits:

@@ -1,6 +1,6 @@
 """One kind of thing at a time: pages of locks, circuits and tasks, and one of them in full.
 
-Rule of this file: each function reads only, within ``ACTION_LIMIT``, with two commands at most, beside the one that
+Rule of this file: each function reads only, within ``ACTION_LIMIT``, with four commands at most, beside the one that
 makes sure that the server answers.
 """
 
@@ -13,6 +13,7 @@ from goscope_django.core import arguments
 from goscope_django.exceptions import NotFound
 from goscope_django.mongodb import overview
 from goscope_django.mongodb.checkpoints.history import CheckpointFlows
+from goscope_django.mongodb.finding import Wanted
 from goscope_django.operations import convert
 from goscope_django.operations.place import Place, place
 from goscope_django.operations.values import CheckpointItem, CircuitItem, Circuits, Locks, TaskItem, Tasks, copied
@@ -22,14 +23,14 @@ def list_locks(limit: int = 100, after: str | None = None, search: str = "") -> 
     """Held locks by key: at most ``limit``, behind the key ``after``, whose key or owner contains ``search``. Raises
     ``StoreError``."""
     here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
-    return convert.locks(here.run(overview.locks, here.prefix, most, after, text), _now())
+    return convert.locks(here.run(overview.locks, here.prefix, Wanted(most, after, text)), _now())
 
 
 def list_circuits(limit: int = 100, after: str | None = None, search: str = "") -> Circuits:
     """Circuits by name: at most ``limit``, behind the name ``after``, whose name contains ``search``. Raises
     ``StoreError``."""
     here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
-    return convert.circuits(here.run(overview.circuits, here.prefix, most, after, text), _now())
+    return convert.circuits(here.run(overview.circuits, here.prefix, Wanted(most, after, text)), _now())
 
 
 def get_circuit(name: str) -> CircuitItem:
@@ -45,7 +46,7 @@ def list_tasks(limit: int = 100, after: str | None = None, search: str = "") -> 
     """Tasks by id: at most ``limit``, behind the id ``after``, whose id or owner contains ``search``. Raises
     ``StoreError``."""
     here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
-    return convert.tasks(here.run(_tasks(here).page, most, after, text), _now())
+    return convert.tasks(here.run(_tasks(here).page, Wanted(most, after, text)), _now())
 
 
 def get_task(task_id: str) -> TaskItem:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, get_arg
 
 from goscope_django.circuits import CircuitOverride, CircuitTransition
 from goscope_django.mongodb.checkpoints.values import SEEN_AS
+from goscope_django.mongodb.finding import ORDERS, STATES
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -43,6 +44,12 @@ SCHEMA_VERSION: Final = 1
 
 SECTIONS: Final = ("locks", "circuits", "tasks", "flights", "idempotency")
 """The sections that have pages. Their names are the keys of ``cursors``."""
+
+SECTION_STATES: Final = STATES
+"""By section: the states by which it can be filtered."""
+
+SECTION_ORDERS: Final = ORDERS
+"""By section: the columns by which it can be sorted, the usual one first. ``-`` before it sorts downwards."""
 
 TASK_STATUSES: Final = SEEN_AS
 """Every ``status`` of a ``TaskItem``."""
@@ -62,7 +69,8 @@ class IndexItem:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockItem:
     """A held lock. ``token`` is ``None`` for a lock of Node; ``expires_at`` and ``expires_in`` are for one that never
-    ends."""
+    ends. ``waiters`` wait for it, as far as processes have reported it, the first of them for ``longest_wait``
+    seconds."""
 
     key: str
     owner: str
@@ -71,6 +79,8 @@ class LockItem:
     expires_at: datetime | None
     expires_in: float | None
     held_for: float | None
+    waiters: int = 0
+    longest_wait: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,12 +259,13 @@ class Server:
 class Section(Generic[T]):
     """One page of one kind of thing.
 
-    ``total`` counts all that match, not just this page; where ``at_least`` is true there are more still. ``next`` is
-    the cursor of the next page, ``None`` on the last one.
+    ``total`` counts all that there are, ``matching`` those that match search and state; where ``at_least`` is true
+    there are more still. ``next`` is the cursor of the next page, ``None`` on the last one.
     """
 
     error: str | None = None
     total: int = 0
+    matching: int = 0
     at_least: bool = False
     items: tuple[T, ...] = ()
     next: str | None = None
@@ -418,9 +429,9 @@ class State:
     """Everything, as of ``generated_at`` by the server's clock (by this process's clock if ``reachable`` is false).
 
     ``error`` says why the server could not be reached, and ``hint`` what to do about it. ``problems`` are sentences:
-    what is wrong, and the command that repairs it. ``took`` is how many seconds it took to make the state. ``limit``
-    and ``search`` are what was asked for. ``chosen_by`` names the setting that ``url`` comes from, ``under_test`` says
-    whether a test environment runs in this process.
+    what is wrong, and the command that repairs it. ``took`` is how many seconds it took to make the state. ``limit``,
+    ``search``, ``states`` and ``orders`` (by section) are what was asked for. ``chosen_by`` names the setting that
+    ``url`` comes from, ``under_test`` says whether a test environment runs in this process.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -436,6 +447,8 @@ class State:
     key_prefix: str
     limit: int
     search: str = ""
+    states: dict[str, str] = field(default_factory=dict)
+    orders: dict[str, str] = field(default_factory=dict)
     attention: Attention
     server: Server
     locks: Locks

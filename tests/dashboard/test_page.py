@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from collections.abc import Iterator
@@ -72,13 +73,14 @@ def test_ten_thousand_locks_have_pages(operator: Client, mongo_url: str) -> None
     with own_store(mongo_url):
         fill(locks=10_000)
         page = operator.get(PAGE).content.decode()
-        assert f"{PAGE_SIZE} of 10,000 shown" in page
+        assert f"Showing {PAGE_SIZE} of 10,000<" in page
         assert page.count("act/release_lock/") == PAGE_SIZE
         page = operator.get(PAGE, {"locks": "l09990"}).content.decode()
         assert "l09991" in page and "l09999" in page and "l09990" not in page.replace("locks=l09990", "")
         assert "First page" in page and "Next page" not in page
         page = operator.get(PAGE, {"q": "l0999"}).content.decode()
         assert page.count("act/release_lock/") == 10
+        assert "Showing 10 of 10 that match, 10,000 in all" in page
 
 
 def test_the_first_page_explains_how_to_begin(operator: Client, mongo_url: str) -> None:
@@ -183,7 +185,15 @@ def test_numbers_for_machines_stay_plain(operator: Client, mongo_url: str) -> No
 def test_query_strings_survive_a_round_trip() -> None:
     from django.http import QueryDict
 
-    for encoded in ("", "q=a%26b%3Dc", "limit=50", "q=x&limit=7&locks=a%00b&tasks=", "circuits=%E2%80%AE"):
+    for encoded in (
+        "locks.sort=-held&tasks.sort=rate",
+        "q=x&circuits.state=open&tasks.state=stalled&locks.sort=-waiters&locks=25",
+        "",
+        "q=a%26b%3Dc",
+        "limit=50",
+        "q=x&limit=7&locks=a%00b&tasks=",
+        "circuits=%E2%80%AE",
+    ):
         found = Query.parse(QueryDict(encoded))
         assert Query.parse(QueryDict(found.encoded())) == found
         assert found.encoded() == encoded
@@ -247,10 +257,50 @@ def test_breadcrumbs_are_what_the_admins_styles_are_for(operator: Client, mongo_
             assert page.context["title"] in crumbs
 
 
-def test_a_search_says_that_its_counts_are_of_what_matches(operator: Client, mongo_url: str) -> None:
+def test_a_search_leaves_the_counts_as_they_are(operator: Client, mongo_url: str) -> None:
     with own_store(mongo_url):
-        fill(locks=12)
-        assert "only where they match" not in operator.get(PAGE).content.decode()
+        fill(locks=12, circuits=6)
+        assert "Only what matches" not in operator.get(PAGE).content.decode()
         for url in (PAGE, LIVE):
             page = operator.get(url, {"q": "l0001\u202e"}).content.decode()
-            assert r"only where they match <bdi>l0001\u202e</bdi>" in page
+            assert r"Only what matches <bdi>l0001\u202e</bdi>" in page
+            page = operator.get(url, {"q": "l00007"}).content.decode()
+            assert 'value="12">12</data>' in page and "12 held" in page
+            assert "Showing 1 of 1 that match, 12 in all" in page
+            assert "Nothing here matches the search." in page  # of circuits
+
+
+def rows(page: str, section: str) -> list[str]:
+    """The names in a section's table."""
+    part = page.partition(f'id="section-{section}"')[2].partition("</section>")[0]
+    return re.findall(r'<th scope="row">.*?<bdi>(.*?)</bdi>', part)
+
+
+def test_sorted_by_a_column_and_filtered_by_a_state(operator: Client, mongo_url: str) -> None:
+    """By links in the headings and by the form below them; both are kept by search, pages, refresh and actions."""
+    with own_store(mongo_url):
+        fill(locks=30, circuits=6, tasks=8)
+        page = operator.get(PAGE).content.decode()
+        assert 'aria-sort="ascending"' in page and 'aria-sort="descending"' not in page
+        link = html.unescape(re.findall(r'<a href="([^"]*)" class="goscope-sort">Token</a>', page)[0])
+        assert link == f"{PAGE}?locks.sort=token#locks"
+        found = operator.get(link).content.decode()
+        assert 'aria-sort="ascending"><a href="/admin/goscope/dashboard/?locks.sort=-token#locks"' in found
+        assert 'data-query="locks.sort=token"' in found
+        query = {"locks.sort": "-token", "circuits.state": "open", "tasks.state": "stalled", "tasks.sort": "-progress"}
+        for url in (PAGE, LIVE):
+            found = operator.get(url, query).content.decode()
+            assert rows(found, "locks")[:2] == ["l00029", "l00028"]
+            assert rows(found, "circuits") == ["c0001", "c0004"]
+            assert rows(found, "tasks") == ["t0006", "t0004", "t0002", "t0000"]
+            assert "Showing 2 of 2 that match, 6 in all" in found
+            assert '<option value="open" selected>' in found and '<option value="-token" selected>' in found
+            (forward,) = re.findall(r'<a href="([^"]*)#locks">Next page</a>', found)
+        found = operator.get(html.unescape(forward)).content.decode()
+        assert rows(found, "locks") == ["l00004", "l00003", "l00002", "l00001", "l00000"]
+        assert rows(found, "circuits") == ["c0001", "c0004"]
+        # What the search's form and the section's form send along.
+        hidden = dict(re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', found))
+        assert hidden["locks.sort"] == "-token" and hidden["tasks.state"] == "stalled" and hidden["locks"] == "25"
+        assert operator.get(STATE, query).json()["orders"] == {"locks": "-token", "tasks": "-progress"}
+        assert operator.get(STATE, {"locks.sort": "nonsense", "circuits.state": "x"}).json()["orders"] == {}

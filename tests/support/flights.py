@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from goscope_django.mongodb import overview
+from goscope_django.mongodb.finding import Wanted
 from goscope_django.mongodb.single_flight.provider import MongoDBFlightProvider
 from goscope_django.mongodb.single_flight.values import FlightInfo
 from goscope_django.single_flight import group as single_flight_group
@@ -23,7 +24,7 @@ def in_the_air(
     """The flights that somebody leads, by key; ``run`` runs a flow of the store where it is not ``store.run``."""
     provider = provider or flights()
     run = run or provider.store.run
-    return list(run(overview.flights, provider.stored("").removesuffix("flight:"), limit, None, "").items)
+    return list(run(overview.flights, provider.stored("").removesuffix("flight:"), Wanted(limit)).items)
 
 
 def waiting() -> int:

@@ -55,9 +55,10 @@ class TaskQueryFlows:
             pipeline.append({"$addFields": clock.stamp()})
         pipeline.append({"$project": _HIDDEN})
         found = yield from ask(TASKS, "aggregate", pipeline)
-        return [self._info(clock, one) for one in found]
+        return [self.info(clock, one) for one in found]
 
-    def _info(self, clock: Clock, head: dict[str, Any]) -> TaskInfo:
+    def info(self, clock: Clock, head: dict[str, Any]) -> TaskInfo:
+        """What an operator sees of a head that was read with ``Clock.stamp``."""
         status = status_of(head)
         running = status == "running"
         full, tries, most = head["_id"], whole(head.get("tries")), whole_or_none(head.get("maxAttempts"))
