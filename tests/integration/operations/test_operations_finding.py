@@ -133,8 +133,8 @@ def test_a_state_shows_its_own_and_leaves_the_totals(name: str, store: str) -> N
         assert operations.state(states={"tasks": "stalled"}).tasks.by_status == before.tasks.by_status
         assert before.tasks.by_status["stalled"] and before.tasks.by_status["failed"] == 1
     if name == "circuits":
-        found = operations.state(states={"circuits": "forced"}).circuits
-        assert (found.by_state, found.forced) == (before.circuits.by_state, 1)
+        circuits = operations.state(states={"circuits": "forced"}).circuits
+        assert (circuits.by_state, circuits.forced) == (before.circuits.by_state, 1)
 
 
 def test_a_search_knows_states(store: str) -> None:
@@ -201,7 +201,7 @@ def test_what_makes_no_sense_is_refused(store: str) -> None:
         {"orders": {"caches": "key"}},
     ):
         with pytest.raises(InvalidValue):
-            operations.state(**wrong)  # type: ignore[arg-type]
+            operations.state(**wrong)
     fill(locks=3)
     for cursor in ("x", "-1", "9" * 30, "²"):
         found = operations.state(limit=2, orders={"locks": "-held"}, cursors={"locks": cursor}).locks
