@@ -201,7 +201,7 @@ def test_what_makes_no_sense_is_refused(store: str) -> None:
         {"orders": {"caches": "key"}},
     ):
         with pytest.raises(InvalidValue):
-            operations.state(**wrong)
+            operations.state(**wrong)  # type: ignore[arg-type]
     fill(locks=3)
     for cursor in ("x", "-1", "9" * 30, "²"):
         found = operations.state(limit=2, orders={"locks": "-held"}, cursors={"locks": cursor}).locks
@@ -224,7 +224,7 @@ def test_it_costs_a_bounded_number_of_commands(mongo_url: str) -> None:
                 {"states": {"locks": "waited", "circuits": "open", "tasks": "stalled", "idempotency": "completed"}},
             ):
                 recorder.clear()
-                operations.state(limit=3, orders=orders, **asked)  # type: ignore[arg-type]
+                operations.state(limit=3, orders=orders, **asked)
                 most = max(most, len(recorder.names))
         assert most <= COMMANDS + 1  # one for the cache alias
 
