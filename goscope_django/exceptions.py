@@ -90,8 +90,8 @@ class InvalidValue(GoscopeError, ValueError):
 class DispatchRefused(InvalidValue):
     """What the database says is to be dispatched for a task is not ours, or can't be followed here. Nothing was sent.
 
-    ``reason`` is one word: ``none`` (there is no message), ``forged`` (we have not signed it) or ``unknown`` (what it
-    names is not registered in this process).
+    ``reason`` is one word: ``none`` (there is no message), ``forged`` (we have not signed it), ``unknown`` (what it
+    names is not registered in this process) or ``failed`` (an operator ran it again, and its dispatcher raised).
     """
 
     def __init__(self, message: str = "", reason: str = "") -> None:

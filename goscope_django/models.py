@@ -26,6 +26,7 @@ class Dashboard(models.Model):
             ("release_lock", "Can release locks"),
             ("change_circuit", "Can open, close and reset circuits"),
             ("delete_checkpoint", "Can cancel, reset and delete tasks and their checkpoints"),
+            ("delete_idempotency", "Can delete idempotency records"),
             ("clear_cache", "Can clear caches"),
         ]
 

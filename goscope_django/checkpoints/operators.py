@@ -156,6 +156,68 @@ async def aresume_stalled(
     return await acarry_out(_resume(dispatch, pattern, limit, again_after))
 
 
+_dispatchers: list[Callable[[TaskInfo], object]] = []
+
+
+def register_dispatcher(dispatch: Callable[[TaskInfo], object]) -> None:
+    """Let operators run a stalled task again: the dashboard's *Run again* and ``run_again`` call ``dispatch(info)``.
+
+    For ``AppConfig.ready()``; ours are ``integrations.celery.dispatch`` and ``integrations.tasks.dispatch``. With
+    several the next one is asked where one raises ``DispatchRefused``. Again does no harm. Raises ``InvalidType`` for
+    what can't be called, and for a coroutine function. Sends nothing.
+    """
+    if not callable(dispatch) or inspect.iscoroutinefunction(dispatch):
+        raise InvalidType("dispatch: a plain function of one argument, a TaskInfo, is needed")
+    if dispatch not in _dispatchers:
+        _dispatchers.append(dispatch)
+
+
+def can_run_again() -> bool:
+    """Whether a dispatcher is registered in this process. Sends nothing."""
+    return bool(_dispatchers)
+
+
+def run_again(task_id: str, *, expected_token: int | None = None, again_after: float | timedelta = AGAIN_AFTER) -> bool:
+    """Dispatch a stalled task by the registered dispatchers, wherever one of them can start it.
+
+    ``False`` if it is not stalled, has no attempt left, was dispatched less than ``again_after`` seconds ago, or its
+    last run is not the one with ``expected_token``: of several callers only one dispatches it. Raises
+    ``DispatchRefused`` if no dispatcher takes it, also where none is registered, and what a dispatcher raises; it may
+    then be tried at once. Two commands, three where it fails.
+    """
+    return carry_out(_run_again(task_id, expected_token, again_after))
+
+
+async def arun_again(
+    task_id: str, *, expected_token: int | None = None, again_after: float | timedelta = AGAIN_AFTER
+) -> bool:
+    """Async version of ``run_again``."""
+    return await acarry_out(_run_again(task_id, expected_token, again_after))
+
+
+def _run_again(task_id: str, expected_token: int | None, again_after: float | timedelta) -> Flow[bool]:
+    wait, token = arguments.duration_milliseconds(again_after, "again_after"), _token(expected_token)
+    info: TaskInfo | None = yield from _of_one(TaskQueryFlows.get, task_id)
+    if info is None or not info.stalled or info.exhausted or token not in (None, info.token):
+        return False
+    if not (yield from _ask(TaskQueryFlows.claim_dispatch, info, wait)):
+        return False
+    refused = DispatchRefused(f"task {task_id!r:.200}: no dispatcher is registered in this process", "unknown")
+    for dispatch in tuple(_dispatchers):
+        try:
+            yield from invoke(dispatch, info)
+        except DispatchRefused as error:
+            refused = error
+        except BaseException:
+            yield from _ask(TaskQueryFlows.undo_dispatch, info)
+            raise
+        else:
+            return True
+    yield from _ask(TaskQueryFlows.undo_dispatch, info)
+    runtime.emit("task_refused", task_id=info.task_id, reason=refused.reason)
+    raise refused
+
+
 def cleanup_tasks() -> int:
     """Remove what finished tasks saved, once their retention is over; returns how many states. For daily use."""
     return carry_out(_ask(TaskQueryFlows.orphans))

@@ -25,7 +25,7 @@ class Action:
     name: str
     label: str
     permission: str
-    noun: Literal["lock", "circuit", "task", "cache"]
+    noun: Literal["lock", "circuit", "task", "idempotency", "cache"]
     question: str
     consequence: str
     run: Callable[[Seen, str], Done]
@@ -34,6 +34,8 @@ class Action:
     """What else is to be known of this very thing before it is confirmed."""
     reason: bool = False
     """Whether the operator can give a reason, which is kept in the circuit's history."""
+    together: str = ""
+    """What is asked about several at once, after their number; empty where that can't be done."""
 
 
 _ALL: Final = (
@@ -51,6 +53,7 @@ _ALL: Final = (
             seen.key, seen.mark, seen.owner if seen.mark is None else None
         ),
         destroys=True,
+        together="locks: take them away from their holders?",
     ),
     Action(
         name="open_circuit",
@@ -60,6 +63,7 @@ _ALL: Final = (
         question="Force this circuit open?",
         consequence="Every process refuses calls through it, from about a second from now until it is reset.",
         run=lambda seen, reason: operations.open_circuit(seen.key, seen.mark, reason),
+        together="circuits: force them open?",
         reason=True,
     ),
     Action(
@@ -70,6 +74,7 @@ _ALL: Final = (
         question="Force this circuit closed?",
         consequence="Every process lets all calls through, however many fail, until it is reset.",
         run=lambda seen, reason: operations.close_circuit(seen.key, seen.mark, reason),
+        together="circuits: force them closed?",
         reason=True,
     ),
     Action(
@@ -80,7 +85,21 @@ _ALL: Final = (
         question="Reset this circuit?",
         consequence="It is closed, its failures are forgotten, and nothing forces it any longer.",
         run=lambda seen, reason: operations.reset_circuit(seen.key, seen.mark, reason),
+        together="circuits: reset them?",
         reason=True,
+    ),
+    Action(
+        name="run_task_again",
+        label="Run again",
+        permission="delete_checkpoint",
+        noun="task",
+        question="Run this task again?",
+        consequence=(
+            "It is dispatched as it was stored and signed, and goes on where it stopped. Only a stalled task is: one "
+            "that runs, or that was dispatched in the last minutes, is left as it is."
+        ),
+        run=lambda seen, reason: operations.run_task_again(seen.key, seen.mark),
+        together="tasks: run them again?",
     ),
     Action(
         name="cancel_task",
@@ -90,6 +109,7 @@ _ALL: Final = (
         question="Cancel this task?",
         consequence="Its runner stops at its next save. It does not start again until it is reset; its state is kept.",
         run=lambda seen, reason: operations.cancel_task(seen.key, seen.mark),
+        together="tasks: cancel them?",
     ),
     Action(
         name="reset_task",
@@ -99,6 +119,7 @@ _ALL: Final = (
         question="Let this task be started again?",
         consequence="Its next run goes on where it stopped, with its attempts counted from the beginning.",
         run=lambda seen, reason: operations.reset_task(seen.key, seen.mark),
+        together="tasks: let them be started again?",
     ),
     Action(
         name="delete_checkpoint",  # as the permission; the address stays what it was
@@ -108,6 +129,21 @@ _ALL: Final = (
         question="Delete this task and all its checkpoints?",
         consequence="What it saved is gone, and its next run begins from the beginning. This can't be undone.",
         run=lambda seen, reason: operations.delete_task(seen.key, seen.mark),
+        together="tasks: delete them and all their checkpoints?",
+        destroys=True,
+    ),
+    Action(
+        name="delete_idempotency",
+        label="Delete",
+        permission="delete_idempotency",
+        noun="idempotency",
+        question="Delete this idempotency record?",
+        consequence=(
+            "A repeat of its request runs again: whatever it did (a payment, an order) is then done twice. A worker "
+            "that runs it now goes on, but can no longer store its answer."
+        ),
+        run=lambda seen, reason: operations.delete_idempotency(seen.key, seen.mark),
+        together="idempotency records: delete them?",
         destroys=True,
     ),
     Action(

@@ -125,6 +125,17 @@ class Seen:
         return cls(key, mark, owner, state)
 
 
+def selected(data: QueryDict, noun: str) -> list[Seen]:
+    """The things of a kind that the operator ticked, at most ``LARGEST``. Raises ``ValueError`` for what makes no
+    sense."""
+    begin = f"{noun}:"
+    try:
+        found = [Seen.parse(one.removeprefix(begin)) for one in data.getlist("selected") if one.startswith(begin)]
+    except RecursionError:
+        raise ValueError("this is no selection") from None
+    return list(dict.fromkeys(found))[:LARGEST]
+
+
 class SeenField(forms.CharField):
     """A ``Seen`` as the form's hidden field."""
 

@@ -5,7 +5,7 @@ Rule of this file: nothing is read or counted here. A number on the page is a nu
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from goscope_django.dashboard import text
 from goscope_django.dashboard.actions import ACTIONS
 from goscope_django.dashboard.finding import Finding, finding, words
 from goscope_django.dashboard.forms import LONGEST_LINK, Query
-from goscope_django.dashboard.rows import Rows
+from goscope_django.dashboard.rows import PLURALS, Rows
 from goscope_django.dashboard.sparklines import Sparkline, sparkline
 from goscope_django.operations import SECTIONS, State
 
@@ -46,17 +46,15 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presented:
-    """Makes the page's context. ``allowed`` are the permissions (codenames) that the user has, ``urls`` the addresses
-    of the actions."""
+    """Makes the page's context. ``rows`` knows what the user may do, and where."""
 
     state: State
     query: Query
-    allowed: Collection[str]
-    urls: Mapping[str, str]
+    rows: Rows
 
     def context(self) -> dict[str, Any]:
         """Everything that the templates need."""
-        state, rows = self.state, Rows(self.allowed, self.urls)
+        state, rows = self.state, self.rows
         return {
             "state": state,
             "as_of": text.moment(state.generated_at, zone=True),
@@ -68,11 +66,12 @@ class Presented:
             "tasks": [rows.task(one) for one in state.tasks.items],
             "flights": [rows.flight(one) for one in state.flights.items],
             "records": [rows.record(one) for one in state.idempotency.items],
-            "waits": [rows.wait(one) for one in state.waits.items],
+            "waits": [rows.wait(one) for one in sorted(state.waits.items, key=lambda one: -one.longest)],
             "caches": [rows.cache(one) for one in state.cache.aliases],
             "lines": list(self._lines()),
             "server": self._server(),
-            "may": {one.noun: True for one in ACTIONS.values() if one.permission in self.allowed},
+            "may": {one.noun: True for one in ACTIONS.values() if one.permission in rows.allowed},
+            "bulk": {noun: rows.bulk(noun) for noun in PLURALS},
             "paging": {name: self._paging(name) for name in SECTIONS},
             "finding": (parts := {name: finding(name, self.query) for name in SECTIONS}),
             "counted": {name: list(self._counted(name, parts[name])) for name in SECTIONS},

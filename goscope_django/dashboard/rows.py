@@ -5,13 +5,15 @@ Rules of this file: what a user chose goes through ``text.visible``, and a butto
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from goscope_django.dashboard import text
+from goscope_django import checkpoints
+from goscope_django.dashboard import addresses, text
 from goscope_django.dashboard.actions import ACTIONS
-from goscope_django.dashboard.forms import Seen
+from goscope_django.dashboard.forms import Query, Seen
 from goscope_django.operations.values import (
     CacheAlias,
     CacheFigures,
@@ -22,6 +24,8 @@ from goscope_django.operations.values import (
     TaskItem,
     WaitItem,
 )
+
+PLURALS: Final = {"lock": "locks", "circuit": "circuits", "task": "tasks", "idempotency": "idempotency records"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +43,26 @@ class Button:
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Makes rows for a user who has the permissions ``allowed`` (codenames). ``urls`` are the addresses of the
-    actions."""
+    actions, ``page_url`` that of the dashboard."""
 
     allowed: Collection[str]
     urls: Mapping[str, str]
+    page_url: str
+
+    def item(self, kind: str, key: str) -> dict[str, Any]:
+        """Where the page of this very thing is: a ``link``, or what is posted for it where its key is too long."""
+        segment = addresses.encoded(key)
+        if segment is None:
+            return {"link": None, "post": json.dumps([kind, key])}
+        return {"link": f"{self.page_url}{kind}/{segment}/", "post": ""}
+
+    def search(self, what: str) -> str:
+        """The address of the dashboard with this search."""
+        return f"{self.page_url}?{Query(search=what).encoded()}"
+
+    def _held_by(self, owner: str | None) -> dict[str, Any]:
+        process = text.process_of(owner)
+        return {"process": None if process is None else self.search(process)}
 
     def _button(self, action: str, shown: str, seen: Seen) -> Iterator[Button]:
         one = ACTIONS[action]
@@ -55,13 +75,40 @@ class Rows:
                 destroys=one.destroys,
             )
 
+    def _pick(self, noun: str, shown: str, seen: Seen) -> dict[str, str] | None:
+        """The box that selects the row, if the user may do anything to several at once."""
+        if any(one.noun == noun and one.together and one.permission in self.allowed for one in ACTIONS.values()):
+            return {"value": f"{noun}:{seen.encoded()}", "name": f"Select {noun} {shown}"}
+        return None
+
+    def bulk(self, noun: str) -> list[Button]:
+        """The buttons that act on what is selected of a kind."""
+        return [
+            Button(
+                url=self.urls[name],
+                label=f"{one.label} selected",
+                name=f"{one.label}: selected {PLURALS[noun]}",
+                seen="",
+                destroys=one.destroys,
+            )
+            for name, one in ACTIONS.items()
+            if one.noun == noun and one.together and one.permission in self.allowed and self._offered(name)
+        ]
+
+    @staticmethod
+    def _offered(action: str) -> bool:
+        """Whether this process can do it: *Run again* needs a dispatcher."""
+        return action != "run_task_again" or checkpoints.can_run_again()
+
     def lock(self, one: LockItem) -> dict[str, Any]:
         shown = text.visible(one.key)
         seen = Seen(one.key, one.token, one.owner, f"held by {one.owner}")
         return {
             "id": text.mark("lock", one.key),
             "key": shown,
+            "item": self.item("lock", one.key),
             "owner": text.visible(one.owner),
+            **self._held_by(one.owner),
             "token": one.token,
             "waiters": one.waiters,
             "longest": text.duration(one.longest_wait),
@@ -70,6 +117,7 @@ class Rows:
             "left": one.expires_in,
             "left_text": "never" if one.expires_in is None else text.duration(one.expires_in),
             "buttons": list(self._button("release_lock", shown, seen)),
+            "pick": self._pick("lock", shown, seen),
         }
 
     def circuit(self, one: CircuitItem) -> dict[str, Any]:
@@ -82,6 +130,7 @@ class Rows:
         return {
             "id": text.mark("circuit", one.name),
             "name": shown,
+            "item": self.item("circuit", one.name),
             "state": one.state,
             "failures": one.failure_count,
             "changed": text.moment(one.updated_at),
@@ -109,18 +158,22 @@ class Rows:
                 for move in reversed(one.history)
             ],
             "buttons": [button for name in names for button in self._button(name, shown, seen)],
+            "pick": self._pick("circuit", shown, seen),
         }
 
     def task(self, one: TaskItem) -> dict[str, Any]:
         shown, running = text.visible(one.task_id), one.status in ("running", "stalled")
         seen = Seen(one.task_id, one.token, one.owner, f"{one.status}, attempt {one.attempt}")
-        names = ["cancel_task"] if one.status not in ("completed", "cancelled") and not one.cancel_requested else []
-        names += ["delete_checkpoint"] if one.status != "running" else []
+        names = ["run_task_again"] if one.status == "stalled" and self._offered("run_task_again") else []
         names += ["reset_task"] if one.status in ("cancelled", "failed", "exhausted") else []
+        names += ["cancel_task"] if one.status not in ("completed", "cancelled") and not one.cancel_requested else []
+        names += ["delete_checkpoint"] if one.status != "running" else []
         done = "" if one.done is None else f"{one.done:,}" + ("" if one.total is None else f" of {one.total:,}")
         return {
             "id": text.mark("task", one.task_id),
             "name": shown,
+            "item": self.item("task", one.task_id),
+            **self._held_by(one.owner),
             "status": one.status,
             "bad": one.status in ("stalled", "failed", "exhausted"),
             "owner": text.visible(one.owner) if one.owner else text.NONE,
@@ -136,6 +189,7 @@ class Rows:
             "stopping": one.cancel_requested and one.status == "running",
             "failure": text.visible(one.failure, 400) if one.failure else "",
             "buttons": [button for name in names for button in self._button(name, shown, seen)],
+            "pick": self._pick("task", shown, seen),
         }
 
     def flight(self, one: FlightItem) -> dict[str, Any]:
@@ -143,6 +197,7 @@ class Rows:
             "id": text.mark("flight", one.key),
             "key": text.visible(one.key),
             "leader": text.visible(one.leader),
+            **self._held_by(one.leader),
             "token": one.token,
             "age": one.age,
             "age_text": text.duration(one.age),
@@ -151,15 +206,21 @@ class Rows:
         }
 
     def record(self, one: IdempotencyItem) -> dict[str, Any]:
+        shown = text.visible(one.key)
+        seen = Seen(one.key, one.token, None, one.state.replace("_", " "))
         return {
             "id": text.mark("record", one.key),
-            "key": text.visible(one.key),
+            "key": shown,
+            "item": self.item("idempotency", one.key),
+            "holder": text.visible(one.holder) if one.holder else text.NONE,
             "state": one.state.replace("_", " "),
             "token": one.token,
             "age": one.age,
             "age_text": text.duration(one.age),
             "left": one.expires_in,
             "left_text": "never" if one.expires_in is None else text.duration(one.expires_in),
+            "buttons": list(self._button("delete_idempotency", shown, seen)),
+            "pick": self._pick("idempotency", shown, seen),
         }
 
     def wait(self, one: WaitItem) -> dict[str, Any]:
@@ -167,7 +228,9 @@ class Rows:
             "id": text.mark("wait", one.kind, one.key, one.process),
             "kind": one.kind,
             "key": text.visible(one.key),
+            "item": self.item(one.kind, one.key) if one.kind in addresses.NOUNS else None,
             "process": text.visible(one.process),
+            "process_url": self.search(one.process),
             "count": one.count,
             "longest": text.duration(one.longest),
             "held_by": text.visible(one.held_by) if one.held_by is not None else text.NONE,
@@ -181,6 +244,7 @@ class Rows:
         return {
             "id": text.mark("cache", one.alias),
             "alias": shown,
+            "item": self.item("cache", one.alias),
             "prefix": text.visible(one.key_prefix),
             "url": one.url,
             "error": one.error,

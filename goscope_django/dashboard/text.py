@@ -7,6 +7,7 @@ HTML.
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import datetime
 from typing import Final
 
@@ -14,7 +15,9 @@ from django.utils import formats, timezone
 
 from goscope_django.operations.wording import PAGE, escaped, number
 
-__all__ = ["NONE", "duration", "mark", "moment", "number", "percent", "size", "visible"]
+__all__ = ["NONE", "duration", "mark", "moment", "number", "percent", "process_of", "size", "visible"]
+
+_PROCESS: Final = re.compile(r"([^\s,:]{1,100}:[0-9]{1,10})(?=,|$)")
 
 LONGEST: Final = 160
 """Characters of a key that are shown."""
@@ -36,6 +39,12 @@ def mark(*parts: object) -> str:
     """An id for an element of the page, the same for the same thing at every refresh."""
     joined = "\0".join(str(part) for part in parts)
     return "g" + hashlib.blake2s(joined.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def process_of(holder: str | None) -> str | None:
+    """``host:pid`` at the beginning of a holder's description; ``None`` where there is none."""
+    found = _PROCESS.match(holder or "")
+    return found[1] if found else None
 
 
 def size(value: int) -> str:

@@ -382,6 +382,14 @@ def _as_asked(keys: list[str], prefix: str, found: Iterable[Any]) -> list[Any]:
     return [there[key] for key in keys if key in there]
 
 
+def lock(clock: Clock, prefix: str, key: str) -> Flow[tuple[LockInfo, datetime] | None]:
+    """A held lock and the server's time. One command."""
+    fields = {**dict.fromkeys(("key", "owner", "token", "createdAt", "expiresAt"), True), **clock.stamp()}
+    found = yield from ask(LOCKS, "find_one", {"key": f"{prefix}lock:{key}", "$expr": clock.live()}, fields)
+    now = instant(clock.read_stamp(found)) if found else None
+    return None if now is None else (lock_info(found, f"{prefix}lock:"), now)
+
+
 def circuit(clock: Clock, prefix: str, name: str) -> Flow[tuple[CircuitInfo, datetime] | None]:
     """A circuit and the server's time. One command."""
     found = yield from ask(CIRCUITS, "find_one", {"key": f"{prefix}circuit:{name}"}, {**FIELDS, **clock.stamp()})
@@ -523,6 +531,19 @@ def idempotency(clock: Clock, prefix: str, wanted: Wanted) -> Flow[Page[Idempote
                 following = f"{kind}:{page.next}"
                 break
     return Page(tuple(items), total, most, following, now, found, counts)
+
+
+def record(clock: Clock, prefix: str, key: str) -> Flow[tuple[IdempotencyInfo, datetime] | None]:
+    """A live result, or else the claim, and the server's time. One command."""
+    fields = dict.fromkeys(("key", "claim", "token", "updatedAt", "expiresAt", "holder"), True)
+    keys = [prefix + key, claim_key(prefix + key)]
+    test = {"key": {"$in": keys}, "$expr": clock.live()}
+    found = yield from ask(IDEMPOTENCY, "find", test, {**fields, **clock.stamp()}, limit=2, batch_size=3)
+    for document in sorted(found, key=lambda one: one.get("claim") is not None):
+        now = instant(clock.read_stamp(document))
+        if now is not None:
+            return idempotency_info(document, prefix), now
+    return None
 
 
 def cache_entries(clock: Clock, prefix: str, regex: str | None) -> Flow[tuple[int, bool]]:

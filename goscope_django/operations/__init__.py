@@ -21,6 +21,7 @@ from goscope_django.operations.actions import (
     arelease_lock,
     areset_circuit,
     areset_task,
+    arun_task_again,
     cancel_task,
     cleanup_checkpoints,
     close_circuit,
@@ -30,9 +31,11 @@ from goscope_django.operations.actions import (
     release_lock,
     reset_circuit,
     reset_task,
+    run_task_again,
 )
 from goscope_django.operations.caches import cache_aliases, cache_keys, clear_cache, delete_cache_keys
 from goscope_django.operations.collect import astate, state
+from goscope_django.operations.details import Details, adetails, details
 from goscope_django.operations.kept_sessions import signed_out
 from goscope_django.operations.listing import (
     get_circuit,
@@ -80,6 +83,7 @@ __all__ = [
     "TASK_STATUSES",
     "Attention",
     "AttentionItem",
+    "Details",
     "Done",
     "MongodStatus",
     "NotFound",
@@ -92,12 +96,14 @@ __all__ = [
     "aclose_circuit",
     "adelete_idempotency",
     "adelete_task",
+    "adetails",
     "aopen_circuit",
     "aping",
     "aprobe",
     "arelease_lock",
     "areset_circuit",
     "areset_task",
+    "arun_task_again",
     "astate",
     "cache_aliases",
     "cache_keys",
@@ -109,6 +115,7 @@ __all__ = [
     "delete_cache_keys",
     "delete_idempotency",
     "delete_task",
+    "details",
     "ensure_indexes",
     "get_circuit",
     "get_task",
@@ -128,6 +135,7 @@ __all__ = [
     "release_lock",
     "reset_circuit",
     "reset_task",
+    "run_task_again",
     "signed_out",
     "state",
 ]

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from goscope_django import circuits, runtime
+from goscope_django import checkpoints, circuits, runtime
 from goscope_django.core import arguments
 from goscope_django.core.flow import Flow, acarry_out, ask, call, carry_out
-from goscope_django.exceptions import NotFound, StateChanged
+from goscope_django.exceptions import DispatchRefused, GoscopeError, NotFound, StateChanged
 from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, CheckpointFlows
 from goscope_django.mongodb.checkpoints.queries import TaskQueryFlows
 from goscope_django.mongodb.document.clock import Clock
@@ -213,6 +213,47 @@ def _change_task(
         )
 
     return (yield from here.act(operation))
+
+
+def run_task_again(task_id: str, token: int | None = None) -> Done:
+    """Dispatch a stalled task by the dispatchers that ``checkpoints.register_dispatcher`` knows.
+
+    With ``token`` only if its last run is still that one. Four commands at most. Raises ``NotFound``, ``StateChanged``
+    (it is not stalled, or was dispatched in the last minutes) and ``DispatchRefused``; ``DispatchRefused`` too if a
+    dispatcher fails, chained to what it raised.
+    """
+    return carry_out(_run_task_again(task_id, token))
+
+
+async def arun_task_again(task_id: str, token: int | None = None) -> Done:
+    """Async version of ``run_task_again``."""
+    return await acarry_out(_run_task_again(task_id, token))
+
+
+def _run_task_again(task_id: str, token: int | None) -> Flow[Done]:
+    _mark(token)
+    yield from place().reach()
+    with within(ACTION_LIMIT):
+        try:
+            done = yield from call(checkpoints.run_again, checkpoints.arun_again, task_id, expected_token=token)
+        except GoscopeError:
+            raise
+        except Exception as error:
+            kind = type(error).__name__
+            message = f"task {task_id!r:.200} could not be dispatched: its dispatcher raised {kind}"
+            raise DispatchRefused(message, "failed") from error
+        if done:
+            message = f"Task {task_id!r} was dispatched: it goes on where it stopped, as soon as a worker takes it."
+            return Done(action="run_task_again", target=task_id, count=1, message=message)
+        now = yield from call(checkpoints.get_task, checkpoints.aget_task, task_id)
+    if now is None:
+        raise _no_task(task_id)
+    if now.stalled and not now.exhausted and token in (None, now.token):
+        raise StateChanged(
+            f"task {task_id!r} was dispatched in the last minutes, and has not started yet", target=task_id
+        )
+    seen = "exhausted" if now.exhausted else "stalled" if now.stalled else now.status
+    raise StateChanged(f"task {task_id!r} was not dispatched: it is {seen} with token {now.token} now", target=task_id)
 
 
 def cleanup_checkpoints(task_id: str, keep: int) -> Done:

@@ -87,9 +87,10 @@ def _turns(here: Place, aliases: list[_Alias], lost: GoscopeError | None) -> Ite
         yield one, where, TIME_LIMIT if where is here else TIME_LIMIT / (1 + others)
 
 
-def read(here: Place, parts: Mapping[str, Any], lost: GoscopeError | None) -> Flow[Cache]:
-    """The section. One command for each alias, one more where sessions are kept, two for a store of its own."""
-    aliases = _aliases(here)
+def read(here: Place, parts: Mapping[str, Any], lost: GoscopeError | None, *, only: str | None = None) -> Flow[Cache]:
+    """The section, or one alias of it. One command for each alias, one more where sessions are kept, two for a store of
+    its own."""
+    aliases = [one for one in _aliases(here) if only in (None, one.name)]
     for one, where, seconds in _turns(here, aliases, lost):
         try:
             yield from where.ask(seconds, _read, one, where is not here)

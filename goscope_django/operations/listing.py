@@ -46,13 +46,13 @@ def list_tasks(limit: int = 100, after: str | None = None, search: str = "") -> 
     """Tasks by id: at most ``limit``, behind the id ``after``, whose id or owner contains ``search``. Raises
     ``StoreError``."""
     here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
-    return convert.tasks(here.run(_tasks(here).page, Wanted(most, after, text)), _now())
+    return convert.tasks(here.run(task_pages(here).page, Wanted(most, after, text)), _now())
 
 
 def get_task(task_id: str) -> TaskItem:
     """The task. Raises ``NotFound`` and ``StoreError``."""
     here = place()
-    found = here.run(_tasks(here).show, arguments.key(task_id, "task_id"))
+    found = here.run(task_pages(here).show, arguments.key(task_id, "task_id"))
     if found is None:
         raise NotFound(f"task {task_id!r} does not exist", target=task_id)
     return convert.task(*found)
@@ -65,7 +65,8 @@ def list_checkpoints(task_id: str, limit: int = 100) -> tuple[CheckpointItem, ..
     return tuple(copied(CheckpointItem, one) for one in found)
 
 
-def _tasks(here: Place) -> overview.TaskPages:
+def task_pages(here: Place) -> overview.TaskPages:
+    """The flows that read tasks."""
     return overview.TaskPages(CheckpointFlows(here.prefix, runtime.codec()))
 
 

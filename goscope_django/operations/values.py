@@ -164,7 +164,8 @@ class IdempotencyItem:
     """A live claim (``in_progress``) or result (``completed``), without what is stored.
 
     ``age`` is the time since it was claimed or stored, ``expires_in`` the time until the claim's lease ends or the
-    result is forgotten. ``token`` is ``None`` for a result of Node.
+    result is forgotten. ``token`` is ``None`` for a result of Node. ``holder`` says who made the claim, if that is
+    known.
     """
 
     key: str
@@ -174,6 +175,7 @@ class IdempotencyItem:
     expires_at: datetime | None
     age: float | None
     expires_in: float | None
+    holder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

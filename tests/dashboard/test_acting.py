@@ -47,7 +47,7 @@ def test_a_lock_is_released(operator: Client) -> None:
     # The log's own link leads back to the thing.
     found = operator.get(str(entry.get_admin_url()))
     assert found.status_code == 302
-    assert found.headers["Location"] == f"{PAGE}?q=orders#locks"
+    assert found.headers["Location"] == f"{PAGE}lock/orders/"
 
 
 def test_a_lock_that_somebody_else_holds_by_now_is_left_alone(operator: Client) -> None:

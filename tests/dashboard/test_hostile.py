@@ -15,6 +15,7 @@ from django.test import Client
 from goscope_django import operations, runtime
 from goscope_django.checkpoints import checkpointed
 from goscope_django.circuits import CircuitBreaker
+from goscope_django.dashboard import docs
 from goscope_django.dashboard.forms import Seen
 from tests.support.commands import on_server
 from tests.support.dashboard import LIVE, PAGE, STATE, browser_of, circuit_seen, lock_seen, posted, task_seen, told
@@ -82,6 +83,8 @@ def assert_clean(page: str) -> Elements:
         if tag == "script":
             assert attrs["src"].startswith("/static/"), attrs
         for name in ("src", "href", "action", "formaction"):
+            if tag == "a" and attrs.get("href", "").startswith(docs.HOME):
+                continue  # a link to follow; nothing is loaded from there
             assert not attrs.get(name, "").startswith(("http:", "https:", "//", "javascript:", "data:")), (tag, attrs)
     for hidden in "\0\u202e\u2066\u200b\ufeff":
         assert hidden not in page
@@ -107,7 +110,7 @@ def test_a_lock_of_any_name_is_shown_and_released(operator: Client, kind: str) -
     assert_clean(operator.get("/admin/").content.decode())
     found = operator.get(str(entry.get_admin_url()))
     assert found.status_code == 302
-    assert urlsplit(found.headers["Location"]).path == PAGE
+    assert urlsplit(found.headers["Location"]).path.startswith(PAGE)
 
 
 def fail(name: str) -> None:

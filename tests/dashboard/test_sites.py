@@ -155,7 +155,9 @@ client = visitor()
 assert not [name for name in connection.introspection.table_names() if "goscope" in name or "dashboard" in name]
 from django.contrib.auth.models import Permission
 found = Permission.objects.filter(content_type__app_label="goscope").values_list("codename", flat=True)
-assert set(found) == {"view_dashboard", "release_lock", "change_circuit", "delete_checkpoint", "clear_cache"}, found
+assert set(found) == {
+    "view_dashboard", "release_lock", "change_circuit", "delete_checkpoint", "delete_idempotency", "clear_cache"
+}, found
 from goscope_django.models import Dashboard
 from django.db.models import CharField
 assert type(Dashboard._meta.pk) is CharField

@@ -34,7 +34,8 @@ from tests.support.dashboard import (
 from tests.support.operations import fill, own_store
 
 pytestmark = [pytest.mark.django_db]
-LOOKING = (PAGE, LIVE, STATE, f"{PAGE}lock_3Aorders/change/")
+ITEMS = ("lock/l00001", "circuit/c0001", "task/t0000", "idempotency/i0000", "cache/default")
+LOOKING = (PAGE, LIVE, STATE, *(f"{PAGE}{one}/" for one in ITEMS), f"{PAGE}lock_3Aorders/change/")
 
 
 @pytest.fixture
@@ -49,9 +50,13 @@ def sent(mongo_url: str) -> Iterator[Recorder]:
 
 def seen_by(noun: str) -> Seen:
     """Something of the kind that is there."""
-    return {"lock": Seen("l00001", 2), "circuit": Seen("c0001", 1), "task": Seen("t0000", 1), "cache": Seen("default")}[
-        noun
-    ]
+    return {
+        "lock": Seen("l00001", 2),
+        "circuit": Seen("c0001", 1),
+        "task": Seen("t0000", 1),
+        "idempotency": Seen("i0001", 2),
+        "cache": Seen("default"),
+    }[noun]
 
 
 def people() -> list[tuple[str, User | None, set[str]]]:
@@ -74,6 +79,8 @@ def test_the_walk_covers_every_address() -> None:
         "state.json",
         "live/",
         "act/<slug:action>/",
+        "item/",
+        r"^(?P<noun>lock|circuit|task|idempotency|cache)/(?P<segment>[\s\S]+)/$",
         "<path:object_id>/change/",
     ]
 
@@ -169,8 +176,8 @@ def test_what_does_not_say_what_to_act_on_is_refused(seen: str, method: str) -> 
 
 def test_buttons_are_those_that_one_may_press(mongo_url: str) -> None:
     with own_store(mongo_url):
-        fill(locks=1, circuits=1, tasks=2)
-        for allowed in ((), ("release_lock",), ("change_circuit",), ("delete_checkpoint",), ("clear_cache",)):
+        fill(locks=1, circuits=1, tasks=2, records=1)
+        for allowed in ((), *((one,) for one in PERMISSIONS if one != "view_dashboard")):
             client = browser_of(user("view_dashboard", *allowed, name=f"u{allowed}"))
             page = client.get(PAGE).content.decode()
             offered = {one.permission for name, one in ACTIONS.items() if f'formaction="{action_url(name)}"' in page}

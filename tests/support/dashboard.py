@@ -15,7 +15,14 @@ from tests.support.operations import query
 PAGE = "/admin/goscope/dashboard/"
 LIVE = f"{PAGE}live/"
 STATE = f"{PAGE}state.json"
-PERMISSIONS = ("view_dashboard", "release_lock", "change_circuit", "delete_checkpoint", "clear_cache")
+PERMISSIONS = (
+    "view_dashboard",
+    "release_lock",
+    "change_circuit",
+    "delete_checkpoint",
+    "delete_idempotency",
+    "clear_cache",
+)
 WRITES = frozenset(
     {"insert", "update", "delete", "findAndModify", "create", "createIndexes", "drop", "dropIndexes", "bulkWrite"}
 )
