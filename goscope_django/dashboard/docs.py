@@ -21,6 +21,11 @@ PAGES: Final = {
 """By what is explained: the page, from ``HOME``."""
 
 
+def runbook(kind: str) -> str:
+    """The address of the section that says what to do about a kind of thing that needs attention."""
+    return f"{HOME}how-to/runbook.md#{kind.replace('_', '-')}"
+
+
 def page(what: str) -> str:
     """The address of the page that explains it."""
     return HOME + PAGES[what]

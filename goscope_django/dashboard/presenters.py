@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from goscope_django.dashboard import text
 from goscope_django.dashboard.actions import ACTIONS
@@ -16,6 +16,9 @@ from goscope_django.dashboard.forms import LONGEST_LINK, Query
 from goscope_django.dashboard.rows import PLURALS, Rows
 from goscope_django.dashboard.sparklines import Sparkline, sparkline
 from goscope_django.operations import SECTIONS, State
+
+AT_ONCE: Final = 8
+"""Things that need attention and are shown at once; the others are folded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,7 @@ class Presented:
             "as_of": text.moment(state.generated_at, zone=True),
             "searched": text.visible(state.search),
             "empty": self._empty(),
+            "attention": self._attention(),
             "tiles": list(self._tiles()),
             "locks": [rows.lock(one) for one in state.locks.items],
             "circuits": [rows.circuit(one) for one in state.circuits.items],
@@ -89,6 +93,10 @@ class Presented:
             and not any(state.figures.totals.values())
             and not state.cache.entries
         )
+
+    def _attention(self) -> dict[str, Any]:
+        found = [self.rows.attention(one) for one in self.state.attention.items]
+        return {"summary": self.state.attention.summary, "items": found[:AT_ONCE], "more": found[AT_ONCE:]}
 
     def _counted(self, name: str, parts: Finding) -> Iterator[dict[str, Any]]:
         """How many there are in each state, with a link that shows those alone."""

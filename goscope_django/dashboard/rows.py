@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from goscope_django import checkpoints
-from goscope_django.dashboard import addresses, text
+from goscope_django.dashboard import addresses, docs, text
 from goscope_django.dashboard.actions import ACTIONS
 from goscope_django.dashboard.forms import Query, Seen
 from goscope_django.operations.values import (
+    AttentionItem,
     CacheAlias,
     CacheFigures,
     CircuitItem,
@@ -24,6 +25,21 @@ from goscope_django.operations.values import (
     TaskItem,
     WaitItem,
 )
+
+LONGEST_COMMAND: Final = 200
+"""Characters of a command that is shown."""
+
+_CURES: Final[Mapping[str, tuple[str, ...]]] = {
+    "circuit_open": ("close_circuit", "open_circuit"),
+    "circuit_forced": ("reset_circuit",),
+    "task_exhausted": ("reset_task",),
+    "task_failed": ("reset_task",),
+    "task_stalled": ("run_task_again", "cancel_task"),
+    "lock_waited": ("release_lock",),
+    "lock_held_long": ("release_lock",),
+}
+"""What can be done at once about each kind of thing that needs attention. A lock of Node's has no token by which it
+could be judged: it is released on its own page, where its holder is seen."""
 
 PLURALS: Final = {"lock": "locks", "circuit": "circuits", "task": "tasks", "idempotency": "idempotency records"}
 
@@ -99,6 +115,23 @@ class Rows:
     def _offered(action: str) -> bool:
         """Whether this process can do it: *Run again* needs a dispatcher."""
         return action != "run_task_again" or checkpoints.can_run_again()
+
+    def attention(self, one: AttentionItem) -> dict[str, Any]:
+        """One thing that needs an operator, with what can be done about it at once."""
+        link = f"#{one.target}" if one.target in ("figures", "server") else self.item(one.target, one.key)["link"]
+        shown, state = text.visible(one.key), one.kind.partition("_")[2].replace("_", " ")
+        seen = Seen(one.key, one.token, None, state)
+        names = [name for name in _CURES.get(one.kind, ()) if one.token is not None and self._offered(name)]
+        return {
+            "id": text.mark("attention", one.kind, one.target, one.key),
+            "link": link or f"#{one.target}s",
+            "sentence": text.visible(one.sentence, 600),
+            "action": one.action,
+            "command": one.command if one.command is None or len(one.command) < LONGEST_COMMAND else None,
+            "words": one.kind.replace("_", " "),
+            "docs": docs.runbook(one.kind),
+            "buttons": [button for name in names for button in self._button(name, shown, seen)],
+        }
 
     def lock(self, one: LockItem) -> dict[str, Any]:
         shown = text.visible(one.key)

@@ -164,7 +164,7 @@ def test_a_missing_index_is_told_with_the_command_that_makes_it(operator: Client
         query("go_goscope_locks", "drop_index", "key_1")
         try:
             page = operator.get(PAGE).content.decode()
-            assert "Problems" in page
+            assert "1 thing needs attention: 1 index problem." in page
             assert "manage.py goscope_indexes ensure" in page
             assert "1 wrong" in page
         finally:

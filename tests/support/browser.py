@@ -171,9 +171,18 @@ class Operator:
         """Click the button with this accessible name; if it leads to another page, wait for that."""
         for button in self.every("button"):
             if label in (button.get_attribute("aria-label"), button.text):
+                self.unfold(button)
                 self.follow(button) if button.get_attribute("type") == "submit" else button.click()
                 return
         raise NoSuchElementException(label)
+
+    def unfold(self, element: WebElement) -> None:
+        """Open the menus and details that it is in, as somebody would who looks for it."""
+        self.run(
+            "for (let one = arguments[0].closest('details'); one; one = one.parentElement.closest('details'))"
+            "  if (!one.open) one.querySelector('summary').click()",
+            element,
+        )
 
     def follow(self, element: WebElement) -> None:
         """Click what leads to another page, and wait for it."""

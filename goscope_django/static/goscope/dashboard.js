@@ -26,7 +26,10 @@
     if (old.nodeType !== Node.ELEMENT_NODE) { if (old.data !== fresh.data) old.data = fresh.data; return; }
     for (const { name, value } of fresh.attributes) {
       if (keeps(old, name)) continue;
-      if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+      if (old.getAttribute(name) === value) continue;
+      old.setAttribute(name, value);
+      // What was ticked is no longer what is there: it must be looked at again.
+      if (name === "value" && old.type === "checkbox") old.checked = false;
     }
     for (const { name } of [...old.attributes]) {
       if (!fresh.hasAttribute(name) && !keeps(old, name)) old.removeAttribute(name);
@@ -35,7 +38,9 @@
   }
 
   // What the operator opened stays open.
-  function keeps(element, name) { return name === "open" && element.nodeName === "DETAILS"; }
+  function keeps(element, name) {
+    return (name === "open" && element.nodeName === "DETAILS") || (name === "hidden" && element.classList.contains("goscope-all"));
+  }
 
   function mergeChildren(old, fresh) {
     const known = new Map([...old.children].filter((one) => one.id).map((one) => [one.id, one]));
@@ -88,7 +93,7 @@
       const text = duration(seconds);
       if (one.textContent !== text) one.textContent = text;
     }
-    for (const one of live.querySelectorAll(".goscope-ticks")) one.hidden = false;
+    for (const one of live.querySelectorAll(".goscope-ticks, .goscope-all")) one.hidden = false;
   }
 
   // Refreshing
@@ -99,6 +104,26 @@
     clearTimeout(timer);
     if (!paused && !document.hidden && !leaving) timer = setTimeout(refresh, wait() * 1000);
   }
+
+  // Selecting all, and menus of which one is open
+
+  live.addEventListener("change", (event) => {
+    const table = event.target.closest("table");
+    if (!table || event.target.type !== "checkbox") return;
+    const boxes = [...table.querySelectorAll("tbody .goscope-pick input")], all = table.querySelector(".goscope-all");
+    if (event.target === all) for (const one of boxes) one.checked = all.checked;
+    else all.checked = boxes.every((one) => one.checked);
+  });
+  function closeMenus(but) {
+    for (const one of live.querySelectorAll(".goscope-menu[open]")) if (one !== but) one.open = false;
+  }
+  document.addEventListener("click", (event) => closeMenus(event.target.closest(".goscope-menu")));
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    const open = document.activeElement && document.activeElement.closest(".goscope-menu[open]");
+    closeMenus(null);
+    if (open) open.querySelector("summary").focus();
+  });
 
   function request(signal) {
     const query = root.dataset.query, options = { credentials: "same-origin", redirect: "manual", cache: "no-store", signal };
