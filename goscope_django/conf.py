@@ -45,7 +45,11 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "TEST": {"URL": "mongomock://"},
     "CREDENTIAL_HEADERS": [],
     "DESCRIBE_HOLDERS": True,
+    "FIGURES_PER_NAME": 0,
 }
+MOST_NAMES: Final = 100
+"""The most that ``FIGURES_PER_NAME`` may be: what is kept of names is a document an hour, and labels in Prometheus."""
+
 TEST_KEYS: Final = ("URL", "KEY_PREFIX")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CHANGING: Final = re.compile(r"signature|timestamp|nonce|csrf|xsrf|idempotency|request-?id", re.IGNORECASE)
@@ -79,6 +83,7 @@ class Settings:
     testing: bool
     describe_holders: bool = True
     credential_headers: tuple[str, ...] = ()
+    figures_per_name: int = 0
 
     @property
     def chosen_by(self) -> str:
@@ -247,6 +252,11 @@ def _headers(value: object, what: str) -> None:
             )
 
 
+def _names_counted(value: object, what: str) -> None:
+    if arguments.count(value, what, least=0) > MOST_NAMES:
+        raise ConfigurationError(f"{what}={value!r:.80}: at most {MOST_NAMES}")
+
+
 def _dotted(value: object, what: str) -> None:
     if not isinstance(value, str) or "." not in value:
         raise ConfigurationError(f"{what}={value!r:.80}: the dotted path of a class (str) is needed")
@@ -353,6 +363,7 @@ _CHECKS: Final[Mapping[str, Callable[[object, str], None]]] = {
     "TEST": _test,
     "CREDENTIAL_HEADERS": _headers,
     "DESCRIBE_HOLDERS": _is(bool, "True or False"),
+    "FIGURES_PER_NAME": _names_counted,
 }
 
 
@@ -482,6 +493,7 @@ def _read(given: Any, prefix: str | None) -> Settings | BadSettings:
         testing=prefix is not None,
         credential_headers=tuple(sorted(name.upper().replace("-", "_") for name in merged["CREDENTIAL_HEADERS"])),
         describe_holders=merged["DESCRIBE_HOLDERS"],
+        figures_per_name=merged["FIGURES_PER_NAME"],
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -23,6 +23,7 @@ from goscope_django.core import arguments
 from goscope_django.exceptions import InvalidType, InvalidValue, TaskCancelled
 from goscope_django.mongodb.checkpoints.tasks import lost
 from goscope_django.mongodb.checkpoints.values import Run, Snapshot, Started
+from goscope_django.process import counters
 from goscope_django.process.renewal import Renewal, now
 from goscope_django.process.transactions import after_commit, in_transaction
 
@@ -66,6 +67,8 @@ class TaskState:
         self._before: dict[str, tuple[int, Any, bool]] | None = None
         self._waiting: list[list[Any]] = []
         self._next = started.sequence
+        # Of a state that says ``done`` itself and not by its loops, the first save of a resumed run is where it begins.
+        self._counted: int | None = _items(started.places, None if started.resumed else 0)
         self._moment, self._moment_at = started.moment, now()
 
     # What it knows
@@ -224,6 +227,10 @@ class TaskState:
     def saved(self, snapshot: Snapshot) -> None:
         """``snapshot`` was saved. Places that it left out because of a transaction still have to be."""
         self.sequence = snapshot.sequence
+        items = _items(snapshot.places, snapshot.done)
+        if items is not None and self._counted is not None and items > self._counted:
+            counters.count("task_items", items - self._counted)
+        self._counted = items
         self.dirty = self.dirty and list(snapshot.places) != self.places(uncommitted=True)
 
     def places(self, *, uncommitted: bool = False) -> list[Mapping[str, Any]]:
@@ -272,3 +279,8 @@ class TaskState:
     def _percent(self) -> None:
         if self.total is not None and self.done is not None:
             self.progress = 100.0 if self.total <= 0 else min(100.0, math.floor(self.done * 10_000 / self.total) / 100)
+
+
+def _items(places: Sequence[Mapping[str, Any]], done: int | None) -> int | None:
+    """How many items are done: those of all loops, or what the body says where it has none."""
+    return sum(Place.of(one).done for one in places) if places else done

@@ -21,6 +21,7 @@ from goscope_django.core.arguments import Duration
 from goscope_django.core.colours import finished
 from goscope_django.core.flow import Flow, acarry_out, carry_out
 from goscope_django.exceptions import CircuitOpen, InvalidType, InvalidValue
+from goscope_django.process.counters import CALLS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -121,10 +122,10 @@ class CircuitBreaker:
         if now >= snap.closed_until:
             try:
                 snap = self._enter()
-            except CircuitOpen:
-                if self._fallback is None:
-                    raise
-                return cast("T", self._fallback(*args, **kwargs))
+            except CircuitOpen as refused:
+                return cast("T", self._instead(refused, *args, **kwargs))
+        else:
+            view.row[CALLS] += 1
         try:
             result = fn(*args, **kwargs)
         except BaseException as error:
@@ -144,11 +145,11 @@ class CircuitBreaker:
         if now >= snap.closed_until:
             try:
                 snap = await self._aenter()
-            except CircuitOpen:
-                if self._fallback is None:
-                    raise
-                instead = self._fallback(*args, **kwargs)
+            except CircuitOpen as refused:
+                instead = self._instead(refused, *args, **kwargs)
                 return cast("T", await instead if isinstance(instead, Awaitable) else instead)
+        else:
+            view.row[CALLS] += 1
         try:
             result = await fn(*args, **kwargs)
         except GeneratorExit:
@@ -159,6 +160,12 @@ class CircuitBreaker:
         if self._view.snap.failures or snap.probe is not None:
             await self._aleave(snap, "success")
         return result
+
+    def _instead(self, refused: CircuitOpen, /, *args: Any, **kwargs: Any) -> Any:
+        """What the fallback gives for a call that was refused."""
+        if self._fallback is None:
+            raise refused
+        return self._fallback(*args, **kwargs)
 
     async def _awaited(self, snap: Snapshot, result: Awaitable[T]) -> T:
         try:
@@ -222,7 +229,10 @@ class CircuitBreaker:
         view = self._view
         view.used = now = monotonic()
         snap = view.snap
-        return snap if now < snap.closed_until else None
+        if now >= snap.closed_until:
+            return None
+        view.row[CALLS] += 1
+        return snap
 
     def _end(self, error: BaseException | None) -> tuple[Snapshot, Outcome] | None:
         """What to report of the innermost block of this breaker; ``None`` if that is nothing."""

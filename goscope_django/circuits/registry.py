@@ -106,9 +106,10 @@ class Registry:
                 continue
             left = remaining(snap, options, now)
             if left is None:
+                self._count(view)
                 return snap
             if left > 0 or refused > 1:
-                counters.count("circuit_rejections")
+                counters.circuits.add(name, counters.REJECTIONS)
                 raise CircuitOpen(
                     f"circuit {name!r} is {'forced open' if snap.forced else snap.state}: "
                     f"try again in {max(left, 0.05):.1f} seconds",
@@ -117,8 +118,14 @@ class Registry:
                 )
             granted = yield from self._probing(view, options)
             if granted is not None:
+                self._count(view)
                 return granted
             refused += 1
+
+    def _count(self, view: View) -> None:
+        """Count a call, and let those after it, which don't come here, be counted in the same row."""
+        view.row = counters.circuits.row(view.name)
+        counters.circuits.add(view.name, counters.CALLS)
 
     def _probing(self, view: View, options: Options) -> Flow[Snapshot | None]:
         """Ask for a probe. ``None`` if it was not granted; the view then says why."""
@@ -144,6 +151,8 @@ class Registry:
     def leaving(self, name: str, entered: Snapshot, outcome: Outcome, options: Options) -> Flow[None]:
         """Report how a call ended that ran under ``entered``."""
         view = self.view(name)
+        if outcome == "failure":
+            counters.circuits.add(name, counters.FAILURES)
         if entered.forced or (outcome == "ignored" and entered.probe is None):
             return
         if self.degraded or entered.local is not None:

@@ -183,10 +183,13 @@ class Turn:
 
 
 class View:
-    """A circuit in use in this process. ``used`` is when a call last went through (monotonic), ``turn`` whose it is to
-    read this circuit alone, ``known_until`` until when such a reading is enough."""
+    """A circuit in use in this process.
 
-    __slots__ = ("known_until", "local", "name", "snap", "turn", "used")
+    ``used`` is when a call last went through (monotonic), ``turn`` whose it is to read this circuit alone,
+    ``known_until`` until when such a reading is enough, ``row`` where its calls are counted.
+    """
+
+    __slots__ = ("known_until", "local", "name", "row", "snap", "turn", "used")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -195,6 +198,7 @@ class View:
         self.turn = Turn()
         self.known_until = NEVER
         self.local: LocalCircuit | None = None
+        self.row = [0]  # nobody's, until the first call was let in
 
 
 class LocalCircuit:

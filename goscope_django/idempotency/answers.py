@@ -63,6 +63,7 @@ def kept_if_any(response: Any) -> dict[str, Any] | None:
 def answer(name: str, claim: IdempotencyClaim) -> Any:
     """What a repeat of a request gets: a response, or the result of which a framework makes one."""
     if claim.outcome == "mismatch":
+        counters.count("idempotent_mismatches")
         detail = "This Idempotency-Key was used before with another request. Use a new key for a new request."
         return problem(422, "idempotency-key-reused", "Idempotency-Key is already used", detail)
     if claim.outcome == "in_progress":
@@ -99,6 +100,7 @@ def undone() -> HttpResponse:
 def result_of(name: str, key: str, claim: IdempotencyClaim) -> Any:
     """What a repeat of a call returns or raises."""
     if claim.outcome == "mismatch":
+        counters.count("idempotent_mismatches")
         raise IdempotencyMismatch(f"idempotency key {key!r:.200} was used before with other arguments", key=key)
     if claim.outcome == "in_progress":
         counters.count("idempotent_conflicts")

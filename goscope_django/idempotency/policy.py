@@ -50,7 +50,7 @@ from goscope_django.idempotency.attempt import Attempt, logger, running
 from goscope_django.mongodb.document.failures import of_the_driver
 from goscope_django.mongodb.driver.commits import is_transient
 from goscope_django.mongodb.idempotency.provider import MongoDBIdempotencyProvider
-from goscope_django.process import holder, transactions
+from goscope_django.process import counters, holder, transactions
 from goscope_django.process.backend_session import atomic, mongodb_session, require_store
 from goscope_django.process.outage import outage
 
@@ -303,6 +303,7 @@ class Policy:
             return claim
         attempt = Attempt(provider, name, key, claim, lease, atomic=self.atomic)
         yield from attempt.keep(started)
+        counters.count("idempotent_run")
         return attempt
 
     def _claim(

@@ -7,13 +7,16 @@ or, where the project has a registry and an endpoint already, ``register()`` onc
 Rules of this file:
 
 * Everything is read from MongoDB at each scrape. So all processes answer alike, and it is enough to scrape one.
-* Figures of the last hour are gauges, since they rise and fall.
+* Counters and histograms are of the whole fleet since counting began, by what MongoDB has. Figures of the last hour are
+  gauges, since they rise and fall.
 * Keys, names and owners are no labels, since their number is not bounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import Final
 
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
@@ -22,11 +25,26 @@ from django.views.decorators.http import require_safe
 from goscope_django import operations
 from goscope_django.integrations import needed
 from goscope_django.operations import SECTIONS, State
+from goscope_django.operations.values import Timing
 
 with needed("prometheus-client", "goscope-django[prometheus]"):
     from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
-    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
     from prometheus_client.registry import Collector
+
+UNITS: Final[Mapping[str, tuple[str, int]]] = {
+    "flights_saved_ms": ("flights_saved_seconds", 1_000),
+    "cache_bytes_read": ("cache_read_bytes", 1),
+    "cache_bytes_written": ("cache_written_bytes", 1),
+}
+"""Figures with a unit: their names as metrics, and by what they are divided."""
+
+TIMES: Final[Mapping[str, tuple[str, str]]] = {
+    "lock_wait": ("lock_wait_seconds", "How long callers waited for a lock; those that had it at once are not in it."),
+    "lock_held": ("lock_held_seconds", "How long locks were held."),
+    "flight_time": ("flight_seconds", "How long the function of a flight ran."),
+}
+"""Timings: their names as metrics, and what they are."""
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -40,7 +58,7 @@ def _labelled(name: str, text: str, label: str, values: Mapping[str, float]) -> 
     return family
 
 
-def families(state: State) -> Iterator[GaugeMetricFamily]:
+def families(state: State) -> Iterator[Metric]:
     """The metrics of a state. A section that could not be read has none, and ``goscope_section_up`` says so."""
     yield _gauge("up", "1 if the MongoDB server was reached.", float(state.reachable))
     yield _gauge("state_seconds", "How long it took to read all of this.", state.took)
@@ -68,9 +86,28 @@ def families(state: State) -> Iterator[GaugeMetricFamily]:
     if not state.figures.error:
         text = "How often something happened in the last hour, in the whole fleet."
         yield _labelled("last_hour", text, "what", state.figures.totals)
+        yield from _sums(state)
 
 
-def _server(state: State) -> Iterator[GaugeMetricFamily]:
+def _sums(state: State) -> Iterator[Metric]:
+    sums, bounds = state.figures.sums, state.figures.bounds
+    for name, value in sums.totals.items():
+        named, scale = UNITS.get(name, (name, 1))
+        text = f"{name.replace('_', ' ').capitalize()}, in the whole fleet since counting began."
+        yield CounterMetricFamily(f"goscope_{named}", text, value=value / scale)
+    for name, timing in sums.timings.items():
+        family = HistogramMetricFamily(f"goscope_{TIMES[name][0]}", TIMES[name][1])
+        family.add_metric([], _buckets(bounds, timing), timing.seconds)
+        yield family
+
+
+def _buckets(bounds: Iterable[float], timing: Timing) -> list[tuple[str, float]]:
+    """Each bound, and how many did not exceed it."""
+    names = [*(repr(float(bound)) for bound in bounds), "+Inf"]
+    return list(zip(names, accumulate(timing.buckets), strict=True))
+
+
+def _server(state: State) -> Iterator[Metric]:
     server = state.server
     if server.error:
         return
@@ -86,7 +123,7 @@ def _server(state: State) -> Iterator[GaugeMetricFamily]:
         )
 
 
-def _caches(state: State) -> Iterator[GaugeMetricFamily]:
+def _caches(state: State) -> Iterator[Metric]:
     aliases = state.cache.aliases
     entries = {one.alias: float(one.entries) for one in aliases if one.entries is not None}
     yield _labelled("cache_entries", "Entries that are counted, up to 10,000 of an alias.", "alias", entries)
@@ -105,11 +142,11 @@ def _caches(state: State) -> Iterator[GaugeMetricFamily]:
 class GoscopeCollector(Collector):
     """Reads the state at each scrape: at most 2.5 seconds, and a bounded number of commands."""
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         """The metrics as of now."""
         return families(operations.state(limit=1))
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
+    def describe(self) -> Iterable[Metric]:
         """Nothing, since registering must not read anything."""
         return ()
 

@@ -32,6 +32,7 @@ from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import LockLost
 from goscope_django.locks import waiting
 from goscope_django.locks.backends import limited, renews_together
+from goscope_django.process import counters
 from goscope_django.process.kept_lease import Extendable, GivenBack, Lost, Renewable, Renewal, now
 from goscope_django.process.renewal import give_back_later
 
@@ -65,6 +66,7 @@ class HeldLock:
         "_renewal",
         "_start",
         "_state",
+        "_taken",
     )
 
     def __init__(
@@ -100,6 +102,7 @@ class HeldLock:
 
         self._renewal = keep(_renewable(backend, inner, milliseconds), started, lost, renew=auto_extend)
         self._start = (self._renewal.deadline, inner.expires_at)
+        self._taken = now()
         waiting.held(place, self)
 
     def __repr__(self) -> str:
@@ -204,6 +207,7 @@ class HeldLock:
 
     def _was_lost(self) -> None:
         waiting.left(self._place, self, free=False)
+        self._count_hold()
         runtime.emit("lock_lost", key=self.key, owner=self.owner, token=self.token)
         self._tell()
 
@@ -291,7 +295,11 @@ class HeldLock:
     def _is_over(self) -> None:
         waiting.left(self._place, self, free=self._state == "released")
         if self._state == "released":
+            self._count_hold()
             runtime.emit("lock_released", key=self.key, owner=self.owner, token=self.token)
+
+    def _count_hold(self) -> None:
+        counters.locks.note(self.key, counters.HELD, now() - self._taken)
 
     def _begins_release(self) -> bool:
         """``False`` if the lock is gone, or another thread or task is releasing it."""

@@ -163,7 +163,7 @@ class Lock:
             place, waiter, self.patience, attempt, lambda: self._standing(store), before_waiting
         )
         if handle is None:
-            counters.count("locks_not_acquired")
+            counters.locks.add(self.key, counters.NOT_ACQUIRED)
             waited = f" after {self.patience:g} s" if self.patience else ""
             raise LockNotAcquired(f"lock {self.key!r}: somebody else holds it{waited}", key=self.key)
         return handle

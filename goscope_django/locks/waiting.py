@@ -69,7 +69,8 @@ def contend(
         if found is not None or seconds <= 0:
             return found
     before_waiting()
-    counters.count("locks_contended")
+    key, began = _key(place), now()
+    counters.locks.add(key, counters.CONTENDED)
     _join(place, waiter)
     try:
         while True:
@@ -98,6 +99,7 @@ def contend(
             yield from invoke(waiter.wait, pause)
     finally:
         _leave(place, waiter)
+        counters.locks.note(key, counters.WAIT, now() - began)
 
 
 class Waiter(Protocol):
@@ -216,8 +218,12 @@ def waits() -> list[Wait]:
     """What callers of this process wait for, and since when: for the figures."""
     with _lock:
         lines = [(place, len(line.waiters), line.since) for place, line in _lines.items()]
-    # The key is the last part of the place; see ``Lock.where``.
-    return [("lock", str(place[-1]), count, now() - since) for place, count, since in lines if isinstance(place, tuple)]
+    return [("lock", _key(place), count, now() - since) for place, count, since in lines]
+
+
+def _key(place: Hashable) -> str:
+    """The key of the lock at ``place``: the last part of it; see ``Lock.where``."""
+    return str(place[-1] if isinstance(place, tuple) else place)
 
 
 def _join(place: Hashable, waiter: Waiter) -> None:

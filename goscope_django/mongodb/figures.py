@@ -1,9 +1,15 @@
-"""Figures for operators, in ``go_goscope_stats``: a document for each minute and one for the names of each hour.
+"""Figures for operators, in ``go_goscope_stats``: by the minute, by the hour, and in all.
 
-``<prefix>minute:2026-11-24T21:05`` is counted up by all processes alike, one ``$inc`` for each batch. Names (cache
-aliases, key namespaces) are users' text and can't be field names: ``<prefix>names:2026-11-24T21`` gives each of them a
-number, for an hour, up to a limit. Names without a number are still in the sums. So the size of both documents is
-bounded for the whole fleet, however many processes there are and whatever keys they use.
+All processes add to the same few documents, each batch by one command, which no other comes between in a document:
+
+* ``<prefix>minute:2026-11-24T21:05`` is kept for two hours. It alone has the cache's counters by alias and namespace.
+* ``<prefix>hour:2026-11-24T21`` is kept for a day and has the sums: what its minutes have together.
+* ``<prefix>totals`` has the sums since it was made, which only grow. It goes after a month without a count.
+* ``<prefix>names:2026-11-24T21``: names (cache aliases, key namespaces) are users' text and can't be field names. This
+  gives each of them a number, for an hour, up to a limit. Names without a number are still in the sums.
+* ``<prefix>named:2026-11-24T21`` has the counters of single locks and circuits, if ``FIGURES_PER_NAME`` asks for them.
+
+So the size of everything is bounded for the whole fleet, however many processes there are and whatever keys they use.
 
 Rule of this file: counts may be lost (with a process that is killed), but are never added twice: if an outcome is
 unknown, the batch counts as sent.
@@ -17,8 +23,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pymongo import ReturnDocument
+from pymongo.errors import BulkWriteError, PyMongoError
 
+from goscope_django.core import histogram
 from goscope_django.core.flow import Flow, Query, ask
+from goscope_django.exceptions import OutcomeUnknown
 from goscope_django.mongodb.document import reading
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant, literal
@@ -26,7 +35,10 @@ from goscope_django.mongodb.document.lease import new_claim, timed, upsert
 
 STATS: Final = "go_goscope_stats"
 MINUTES: Final = 60
+HOURS: Final = 24
 KEPT: Final = timedelta(hours=2)
+KEPT_HOURS: Final = timedelta(hours=HOURS + 2)
+KEPT_TOTALS: Final = timedelta(days=31)
 MAX_ALIASES: Final = 16
 MAX_NAMESPACES: Final = 48
 """Of an hour, in the whole fleet."""
@@ -34,11 +46,56 @@ MAX_NAMESPACES: Final = 48
 MAX_PROCESSES: Final = 50
 """Processes whose waits are read of a minute, at most."""
 
+BUSY: Final = 10
+"""A lock or circuit that was used so often in one batch may have one of the last places for names."""
+
 CACHE_COUNTERS: Final = ("hits", "misses", "sets", "deletes", "errors", "forged", "bytes_read", "bytes_written")
 _CODES: Final = "hmsdefrw"
 OTHER: Final = "(other)"
 
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What is counted of one kind of thing: in a row of numbers first the counters, then the histograms.
+
+    ``series`` are the names that the counters have in the state's figures.
+    """
+
+    kind: str
+    counters: tuple[str, ...]
+    series: tuple[str, ...]
+    histograms: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row has."""
+        return len(self.counters) + histogram.WIDTH * len(self.histograms)
+
+    def start(self, name: str) -> int:
+        """Where the histogram ``name`` begins in a row."""
+        return len(self.counters) + histogram.WIDTH * self.histograms.index(name)
+
+
+LOCK: Final = Layout(
+    "lock",
+    ("acquired", "contended", "not_acquired", "lost"),
+    ("locks_acquired", "locks_contended", "locks_not_acquired", "locks_lost"),
+    ("lock_wait", "lock_held"),
+)
+CIRCUIT: Final = Layout(
+    "circuit",
+    ("calls", "failures", "rejections", "opened"),
+    ("circuit_calls", "circuit_failures", "circuit_rejections", "circuits_opened"),
+    (),
+)
+FLIGHT: Final = Layout("flight", (), (), ("flight_time",))
+LAYOUTS: Final = (LOCK, CIRCUIT, FLIGHT)
+NAMED: Final = (LOCK, CIRCUIT)
+HISTOGRAMS: Final = tuple(name for layout in LAYOUTS for name in layout.histograms)
+
+_COLLISIONS: Final = 5
 Pair = tuple[str, str]
+Change = tuple[Mapping[str, Any], Mapping[str, Any]]
 Wait = tuple[str, str, int, float]
 """Kind, key, how many, and since how many seconds the first."""
 
@@ -70,6 +127,29 @@ class Batch:
     pairs: Mapping[Pair, Sequence[int]]
     events: Mapping[str, int]
     waits: Sequence[Wait] = ()
+    boards: Mapping[Layout, Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    """Rows of things that are counted by name, or under ``OTHER``."""
+
+    names: int = 0
+    """How many names of each kind may be kept apart."""
+
+    def sums(self) -> dict[str, int]:
+        """The sums of everything, by field."""
+        found = {f"e.{name}": count for name, count in self.events.items()}
+        for layout, rows in self.boards.items():
+            row = [sum(column) for column in zip(*rows.values(), strict=True)]
+            for name, count in zip(layout.series, row, strict=False):
+                found[f"e.{name}"] = found.get(f"e.{name}", 0) + count
+            for name in layout.histograms:
+                begin = layout.start(name)
+                for position in range(histogram.WIDTH):
+                    found[f"h.{name}.{position}"] = row[begin + position]
+        return {name: count for name, count in found.items() if count}
+
+    def of_caches(self) -> dict[str, int]:
+        """The sums of the caches, by field."""
+        sums = [sum(column) for column in zip(*self.aliases.values(), strict=True)]
+        return {f"e.cache_{name}": count for name, count in zip(CACHE_COUNTERS, sums, strict=False) if count}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +165,42 @@ class WaitSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """What was counted in a stretch of time, in equal parts. ``moments`` are their beginnings, the current one last.
+
+    Each of ``series`` has a number, and each of ``histograms`` a row of ``histogram.WIDTH`` numbers, for each part.
+    """
+
+    moments: tuple[datetime, ...]
+    series: dict[str, tuple[int, ...]]
+    histograms: dict[str, tuple[tuple[int, ...], ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Hour:
-    """The last hour: 60 minutes, the current one last."""
+    """The last hour by the minute (``minutes``, ``series``, ``histograms``), the last day by the hour, and the sums
+    since ``totals`` began (``None``: nothing was ever counted)."""
 
     minutes: tuple[datetime, ...]
     series: dict[str, tuple[int, ...]]
     aliases: dict[str, dict[str, int]]
     pairs: dict[Pair, dict[str, int]]
     waits: tuple[WaitSeen, ...]
+    histograms: dict[str, tuple[tuple[int, ...], ...]]
+    day: Counted
+    totals: Counted | None
 
 
 def _minute_id(prefix: str, minute: datetime) -> str:
     return f"{prefix}minute:{minute:%Y-%m-%dT%H:%M}"
+
+
+def _hour_id(prefix: str, hour: datetime) -> str:
+    return f"{prefix}hour:{hour:%Y-%m-%dT%H}"
+
+
+def _totals_id(prefix: str) -> str:
+    return f"{prefix}totals"
 
 
 def _names_id(prefix: str, hour: datetime) -> str:
@@ -155,18 +259,44 @@ def add(clock: Clock, prefix: str, batch: Batch, slots: Slots, moment: datetime)
         if _hour(now) != slots.hour:  # this process's clock is off, or the hour has just changed
             now = yield from _register(clock, prefix, _hour(now), batch, slots)
         moment = now
-    minute = moment.replace(second=0, microsecond=0)
-    update: dict[str, Any] = {"$setOnInsert": {"at": minute, "expiresAt": minute + KEPT}}
-    counts = dict(_increments(batch, slots))
-    if counts:
-        update["$inc"] = counts
+    yield from _send(list(_changes(prefix, batch, slots, moment)))
+    return now
+
+
+def _changes(prefix: str, batch: Batch, slots: Slots, moment: datetime) -> Iterable[Change]:
+    """What is to be added to which document."""
+    minute, hour = moment.replace(second=0, microsecond=0), _hour(moment)
+    sums, of_caches = batch.sums(), batch.of_caches()
+    by_minute: dict[str, Any] = {"$setOnInsert": {"at": minute, "expiresAt": minute + KEPT}}
+    if counts := {**dict(_increments(batch, slots)), **sums}:
+        by_minute["$inc"] = counts
     if batch.waits:
         told = [[kind, key, count, round(longest, 3)] for kind, key, count, longest in batch.waits]
-        update["$set"] = {f"w.{batch.process}": {"at": moment, "waits": told}}
-    yield from upsert(
-        clock, lambda: Query(STATS, "update_one", {"_id": _minute_id(prefix, minute)}, update, upsert=True)
-    )
-    return now
+        by_minute["$set"] = {f"w.{batch.process}": {"at": moment, "waits": told}}
+    yield {"_id": _minute_id(prefix, minute)}, by_minute
+    if counts := {**sums, **of_caches}:
+        by_hour = {"$setOnInsert": {"at": hour, "expiresAt": hour + KEPT_HOURS}, "$inc": counts}
+        yield {"_id": _hour_id(prefix, hour)}, by_hour
+        kept = {"expiresAt": moment + KEPT_TOTALS}
+        yield {"_id": _totals_id(prefix)}, {"$setOnInsert": {"at": moment}, "$max": kept, "$inc": counts}
+
+
+def _send(changes: list[Change]) -> Flow[None]:
+    """One command, and one more where another process made one of the documents at the same moment."""
+    left = changes
+    for _ in range(_COLLISIONS):
+        try:
+            collided = yield from ask(STATS, "upsert_many", left)
+        except BulkWriteError as error:
+            raise OutcomeUnknown("some of the figures may be added, and others not") from error
+        except PyMongoError as error:
+            if left is changes:
+                raise
+            raise OutcomeUnknown("some of the figures are added, and others may not be") from error
+        left = [left[position] for position in collided]
+        if not left:
+            return
+    raise OutcomeUnknown("some of the figures are not added: their documents can't be made")
 
 
 def _increments(batch: Batch, slots: Slots) -> Iterable[tuple[str, int]]:
@@ -181,9 +311,6 @@ def _increments(batch: Batch, slots: Slots) -> Iterable[tuple[str, int]]:
     for pair, counts in batch.pairs.items():
         if pair in slots.pairs:
             yield from _fields(f"n.{slots.book}.{slots.pairs[pair]}", counts)
-    for name, count in batch.events.items():
-        if count:
-            yield f"e.{name}", count
 
 
 def _fields(start: str, counts: Sequence[int]) -> Iterable[tuple[str, int]]:
@@ -191,20 +318,23 @@ def _fields(start: str, counts: Sequence[int]) -> Iterable[tuple[str, int]]:
 
 
 def read(clock: Clock, prefix: str, now: datetime) -> Flow[Hour]:
-    """One command: the hour before ``now``."""
+    """One command: the hour and the day before ``now``, and the sums."""
     last = now.replace(second=0, microsecond=0)
     minutes = tuple(last - timedelta(minutes=back) for back in range(MINUTES - 1, -1, -1))
-    hours = sorted({_hour(minute) for minute in minutes})
-    ids = [_minute_id(prefix, one) for one in minutes] + [_names_id(prefix, one) for one in hours]
+    hours = tuple(_hour(last) - timedelta(hours=back) for back in range(HOURS - 1, -1, -1))
+    numbered = sorted({_hour(minute) for minute in minutes})
+    ids = [_minute_id(prefix, one) for one in minutes] + [_names_id(prefix, one) for one in numbered]
+    ids += [_hour_id(prefix, one) for one in hours] + [_totals_id(prefix)]
     found = yield from ask(STATS, "find", {"_id": {"$in": ids}}, batch_size=len(ids) + 1)
     documents = {one["_id"]: one for one in found}
-    names = {hour: documents.get(_names_id(prefix, hour), {}) for hour in hours}
-    series: dict[str, list[int]] = {}
+    names = {hour: documents.get(_names_id(prefix, hour), {}) for hour in numbered}
+    by_minute = [documents.get(_minute_id(prefix, minute), {}) for minute in minutes]
+    counted = _counted(minutes, by_minute)
+    series = {name: list(counts) for name, counts in counted.series.items()}
     aliases: dict[str, dict[str, int]] = {}
     pairs: dict[Pair, dict[str, int]] = {}
     for position, minute in enumerate(minutes):
-        document = documents.get(_minute_id(prefix, minute), {})
-        known = names[_hour(minute)]
+        document, known = by_minute[position], names[_hour(minute)]
         for book, number, counts in _table(document, "a"):
             alias = _named(known, "aliases", book, number)
             _sum(aliases.setdefault(OTHER if alias is None else str(alias), {}), counts)
@@ -214,10 +344,38 @@ def read(clock: Clock, prefix: str, now: datetime) -> Flow[Hour]:
             pair = _named(known, "pairs", book, number)
             if isinstance(pair, list) and len(pair) == 2:
                 _sum(pairs.setdefault((str(pair[0]), str(pair[1])), {}), counts)
+    totals = documents.get(_totals_id(prefix))
+    since = None if totals is None else instant(totals.get("at"))
+    return Hour(
+        minutes,
+        {name: tuple(counts) for name, counts in series.items()},
+        aliases,
+        pairs,
+        _waits(by_minute[-2:], now),
+        counted.histograms,
+        _counted(hours, [documents.get(_hour_id(prefix, hour), {}) for hour in hours]),
+        None if totals is None or since is None else _counted((since,), [totals]),
+    )
+
+
+def _counted(moments: tuple[datetime, ...], documents: Sequence[Mapping[str, Any]]) -> Counted:
+    series: dict[str, list[int]] = {}
+    histograms: dict[str, list[tuple[int, ...]]] = {}
+    for position, document in enumerate(documents):
         for name, count in reading.document(document.get("e")).items():
-            series.setdefault(name, [0] * MINUTES)[position] += reading.whole(count)
-    waits = _waits([documents.get(_minute_id(prefix, one), {}) for one in minutes[-2:]], now)
-    return Hour(minutes, {name: tuple(counts) for name, counts in series.items()}, aliases, pairs, waits)
+            series.setdefault(name, [0] * len(moments))[position] += reading.whole(count)
+        for name, counts in reading.document(document.get("h")).items():
+            row = tuple(max(0, reading.whole(reading.document(counts).get(str(one)))) for one in _POSITIONS)
+            histograms.setdefault(name, [_NOTHING] * len(moments))[position] = row
+    return Counted(
+        moments,
+        {name: tuple(counts) for name, counts in series.items()},
+        {name: tuple(rows) for name, rows in histograms.items()},
+    )
+
+
+_POSITIONS: Final = range(histogram.WIDTH)
+_NOTHING: Final = (0,) * histogram.WIDTH
 
 
 def _table(document: Mapping[str, Any], name: str) -> Iterable[tuple[str, str, dict[str, int]]]:

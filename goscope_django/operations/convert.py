@@ -5,19 +5,20 @@ Rule of this file: pure functions of what was read and of the server's time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
 from goscope_django.circuits import CircuitInfo
 from goscope_django.contracts import IdempotencyInfo, LockInfo
+from goscope_django.core import histogram
 from goscope_django.exceptions import CredentialsRefused, GoscopeError, MissingRights
 from goscope_django.figures import SERIES
 from goscope_django.mongodb.checkpoints.values import TaskInfo
 from goscope_django.mongodb.document.indexes import REPAIR
 from goscope_django.mongodb.driver.inspection import ServerView
-from goscope_django.mongodb.figures import Hour
+from goscope_django.mongodb.figures import HISTOGRAMS, Counted, Hour
 from goscope_django.mongodb.overview import Page
 from goscope_django.mongodb.single_flight.values import FlightInfo
 from goscope_django.operations.servers import ENSURE, index_item
@@ -27,6 +28,7 @@ from goscope_django.operations.values import (
     CacheFigures,
     CircuitItem,
     Circuits,
+    DayFigures,
     Figures,
     FlightItem,
     Flights,
@@ -38,8 +40,10 @@ from goscope_django.operations.values import (
     ProbeItem,
     Section,
     Server,
+    SumFigures,
     TaskItem,
     Tasks,
+    Timing,
     WaitItem,
     Waits,
     copied,
@@ -174,9 +178,45 @@ def cache_figures(counts: Mapping[str, int]) -> CacheFigures:
 
 
 def figures(hour: Hour) -> Figures:
-    none = (0,) * len(hour.minutes)
-    series = {name: hour.series.get(name, none) for name in SERIES}
-    return Figures(minutes=hour.minutes, series=series, totals={name: sum(one) for name, one in series.items()})
+    last, day, ever = Counted(hour.minutes, hour.series, hour.histograms), hour.day, hour.totals
+    ever = ever or Counted((), {}, {})
+    return Figures(
+        minutes=hour.minutes,
+        **_of(last),
+        bounds=histogram.BOUNDS,
+        day=DayFigures(hours=day.moments, **_of(day)),
+        sums=SumFigures(since=ever.moments[0] if ever.moments else None, **_of(ever, series=False)),
+    )
+
+
+def _of(counted: Counted, *, series: bool = True) -> dict[str, Any]:
+    """The fields of figures that ``counted`` fills."""
+    none = (0,) * len(counted.moments)
+    every = {name: counted.series.get(name, none) for name in SERIES}
+    found: dict[str, Any] = {
+        "totals": {name: sum(one) for name, one in every.items()},
+        "timings": {name: _timing(counted.histograms.get(name, ()), parts=series) for name in HISTOGRAMS},
+    }
+    return {**found, "series": every} if series else found
+
+
+def _timing(rows: Sequence[Sequence[int]], *, parts: bool) -> Timing:
+    whole = [sum(column) for column in zip(*rows, strict=True)] or [0] * histogram.WIDTH
+    found = Timing(
+        count=sum(whole[: histogram.BUCKETS]),
+        seconds=whole[histogram.BUCKETS] / 1e6,
+        p50=histogram.quantile(whole, 0.5),
+        p95=histogram.quantile(whole, 0.95),
+        buckets=tuple(whole[: histogram.BUCKETS]),
+    )
+    if not parts:
+        return found
+    return replace(
+        found,
+        counts=tuple(sum(row[: histogram.BUCKETS]) for row in rows),
+        p50s=tuple(histogram.quantile(row, 0.5) for row in rows),
+        p95s=tuple(histogram.quantile(row, 0.95) for row in rows),
+    )
 
 
 def waits(hour: Hour, held: Iterable[LockItem], flying: Flights) -> Waits:

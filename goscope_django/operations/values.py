@@ -12,7 +12,7 @@
     ├── idempotency  Idempotency   items: IdempotencyItem, in_progress, completed
     ├── cache        Cache         aliases: CacheAlias, each with its namespaces
     ├── waits        Waits         items: WaitItem
-    └── figures      Figures       the last hour by the minute
+    └── figures      Figures       the last hour by the minute, the last day by the hour, and the sums
 
 Rules of this file:
 
@@ -352,18 +352,62 @@ class Waits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long something took: how often it was measured, the sum in seconds, and the seconds that a half and 95 of a
+    hundred did not exceed (``None``: it was not measured).
+
+    ``buckets`` counts what took at most ``Figures.bounds`` and longer than the bound before; the last one what took
+    longer than all bounds. ``counts``, ``p50s`` and ``p95s`` are the same for each minute or hour.
+    """
+
+    count: int = 0
+    seconds: float = 0.0
+    p50: float | None = None
+    p95: float | None = None
+    buckets: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+    p50s: tuple[float | None, ...] = ()
+    p95s: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayFigures:
+    """The same as ``Figures`` for the last day: ``hours`` are the beginnings of 24 hours, the current one last."""
+
+    hours: tuple[datetime, ...] = ()
+    series: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
+    timings: dict[str, Timing] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumFigures:
+    """The same for all that was counted ``since`` (``None``: nothing was). They only grow."""
+
+    since: datetime | None = None
+    totals: dict[str, int] = field(default_factory=dict)
+    timings: dict[str, Timing] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """The last hour of the whole fleet, by the minute, up to about ten seconds ago.
 
     ``minutes`` are the beginnings of 60 minutes, the current one last. Each of ``series`` has one number for each
     minute, and ``totals`` has their sums. The names are those of ``goscope_django.figures.SERIES``: ``cache_hits``,
-    ``locks_acquired`` and so on.
+    ``locks_acquired`` and so on. ``timings`` has how long callers waited for a lock (``lock_wait``; those that did not
+    have to wait are not in it), how long locks were held (``lock_held``) and how long flights took (``flight_time``).
+    ``day`` and ``sums`` have the same for the last day by the hour, and since counting began.
     """
 
     error: str | None = None
     minutes: tuple[datetime, ...] = ()
     series: dict[str, tuple[int, ...]] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
+    bounds: tuple[float, ...] = ()
+    timings: dict[str, Timing] = field(default_factory=dict)
+    day: DayFigures = field(default_factory=DayFigures)
+    sums: SumFigures = field(default_factory=SumFigures)
 
 
 AttentionKind = Literal[

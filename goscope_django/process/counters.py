@@ -1,4 +1,4 @@
-"""What a process counts: cache operations by alias and namespace, and events by name. ``figures`` sends the counts.
+"""What a process counts: cache operations, events, and how long things took. ``figures`` sends the counts.
 
 Rules of this file:
 
@@ -9,6 +9,7 @@ Rules of this file:
   That is enough for figures.
 * An alias has at most ``MAX_ROWS`` namespaces; the rest is counted together. A namespace without a key for an hour is
   removed.
+* Locks and circuits are counted by name only where ``FIGURES_PER_NAME`` says so. Else one row has all of them.
 """
 
 from __future__ import annotations
@@ -22,23 +23,38 @@ from typing import Any, Final
 
 from goscope_django import conf
 from goscope_django.contracts import Event
+from goscope_django.core import histogram
 from goscope_django.mongodb import figures as stats
-from goscope_django.mongodb.figures import Batch, Wait
+from goscope_django.mongodb.figures import Batch, Layout, Wait
 
 MAX_ROWS: Final = 64
 LONGEST_NAME: Final = 64
 IDLE: Final = 3_600.0
 MAX_WAITS: Final = 5
+MAX_NAMES: Final = 512
+"""Names of locks, and of circuits, that a process counts apart."""
+
+IDLE_NAME: Final = 120.0
+"""Seconds after which such a name makes room. Longer than a circuit is remembered without a call."""
 
 HITS, MISSES, SETS, DELETES, ERRORS, FORGED, READ, WRITTEN = range(len(stats.CACHE_COUNTERS))
 NONE: Final = "(none)"
 _DJANGO: Final = ("django.contrib.sessions", "views.decorators.cache", "template.cache")
 """Django's own keys have no colon. What follows these beginnings is a hash, or a session's key, which is secret."""
 
+ACQUIRED, CONTENDED, NOT_ACQUIRED, LOST, WAIT, HELD = (
+    *range(len(stats.LOCK.counters)),
+    *(stats.LOCK.start(name) for name in stats.LOCK.histograms),
+)
+"""Where these stand in a row of ``locks``."""
+
+CALLS, FAILURES, REJECTIONS, OPENED = range(len(stats.CIRCUIT.counters))
+"""Where these stand in a row of ``circuits``."""
+
+TIME: Final = stats.FLIGHT.start("flight_time")
+"""Where this begins in a row of ``flights``."""
+
 EVENTS: Final[Mapping[str, str]] = {
-    "lock_acquired": "locks_acquired",
-    "lock_lost": "locks_lost",
-    "circuit_opened": "circuits_opened",
     "flight_taken_over": "flights_taken_over",
     "idempotent_replayed": "idempotent_replayed",
     "idempotent_lost": "idempotent_lost",
@@ -54,20 +70,25 @@ EVENTS: Final[Mapping[str, str]] = {
 """The counters of events."""
 
 COUNTED: Final = (
-    "locks_contended",
-    "locks_not_acquired",
-    "circuit_rejections",
     "flights_led",
     "flights_joined",
     "flights_bypassed",
     "flights_saved_ms",
     "flights_unshared",
+    "idempotent_run",
     "idempotent_conflicts",
+    "idempotent_mismatches",
+    "task_items",
 )
-"""The counters that ``count`` adds to. ``locks_contended``: acquisitions that had to wait. ``flights_saved_ms``: how
-long the flights took that were joined. ``flights_unshared``: those whose outcome was for its leader alone."""
+"""The counters that ``count`` adds to. ``flights_saved_ms``: how long the flights took that were joined.
+``flights_unshared``: those whose outcome was for its leader alone. ``task_items``: items that tasks saved as done."""
 
-SERIES: Final = (*(f"cache_{name}" for name in stats.CACHE_COUNTERS), *EVENTS.values(), *COUNTED)
+SERIES: Final = (
+    *(f"cache_{name}" for name in stats.CACHE_COUNTERS),
+    *(name for layout in stats.LAYOUTS for name in layout.series),
+    *EVENTS.values(),
+    *COUNTED,
+)
 """All names of the state's ``figures``."""
 
 
@@ -84,16 +105,67 @@ class Bell:
 bell = Bell()
 
 
-class Alias:
-    """The counters of one cache alias, by the namespace of the key: the part before its first colon."""
+class Rows:
+    """Counters by name, ``width`` numbers each, of at most ``most`` names. One that is idle for long makes room."""
 
-    __slots__ = ("name", "rows", "sent", "used")
+    __slots__ = ("_idle", "_most", "_width", "rows", "sent", "used")
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, width: int, most: int, idle: float) -> None:
+        self._width = width
+        self._most = most
+        self._idle = idle
         self.rows: dict[str, list[int]] = {}
         self.sent: dict[str, list[int]] = {}
         self.used: dict[str, float] = {}
+
+    def named(self, name: str) -> list[int]:
+        """The counters for ``name``, or those for all names for which there is no room."""
+        return self.rows.get(name) or self._made(name)
+
+    def _made(self, name: str) -> list[int]:
+        with _guard:
+            if len(name) > LONGEST_NAME or (len(self.rows) >= self._most and name not in self.rows):
+                name = stats.OTHER
+            found = self.rows.get(name)
+            if found is None:
+                self.sent[name] = [0] * self._width
+                found = self.rows[name] = [0] * self._width
+            return found
+
+    def unsent(self) -> dict[str, list[int]]:
+        """What was counted and not sent, by namespace."""
+        found = {}
+        for name, row in list(self.rows.items()):
+            counts = [now - sent for now, sent in zip(list(row), self.sent[name], strict=True)]
+            if any(counts):
+                found[name] = counts
+        return found
+
+    def settle(self, sent: Mapping[str, list[int]], now: float) -> None:
+        """Note what was sent, and remove names that were not used for long."""
+        for name, counts in sent.items():
+            self.sent[name] = [one + more for one, more in zip(self.sent[name], counts, strict=True)]
+            self.used[name] = now
+        for name, used in list(self.used.items()):
+            # A thread that still has this row had an interval to add to it before this last look.
+            if now - used > self._idle and self.rows[name] == self.sent[name]:
+                with _guard:
+                    del self.rows[name], self.sent[name], self.used[name]
+
+    def forget(self) -> None:
+        """Take everything as sent."""
+        for name, row in list(self.rows.items()):
+            self.sent[name] = list(row)
+
+
+class Alias(Rows):
+    """The counters of one cache alias, by the namespace of the key: the part before its first colon."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__(len(stats.CACHE_COUNTERS), MAX_ROWS, IDLE)
+        self.name = name
 
     def row(self, key: Any) -> list[int]:
         """The counters for ``key``."""
@@ -102,7 +174,7 @@ class Alias:
         name, colon, _ = key.partition(":")
         if not colon:
             name = next(one for one in _DJANGO if key.startswith(one)) if key.startswith(_DJANGO) else NONE
-        return self.rows.get(name) or self._row(name)
+        return self.rows.get(name) or self._made(name)
 
     def add(self, key: Any, what: int) -> None:
         """Count one."""
@@ -159,45 +231,48 @@ class Alias:
         """Count an operation that failed, or was left out, because MongoDB can't be reached."""
         self.add("", ERRORS)
 
-    def _row(self, name: str) -> list[int]:
-        with _guard:
-            if len(name) > LONGEST_NAME or (len(self.rows) >= MAX_ROWS and name not in self.rows):
-                name = stats.OTHER
-            found = self.rows.get(name)
-            if found is None:
-                self.sent[name] = [0] * len(stats.CACHE_COUNTERS)
-                found = self.rows[name] = [0] * len(stats.CACHE_COUNTERS)
-            return found
 
-    def unsent(self) -> dict[str, list[int]]:
-        """What was counted and not sent, by namespace."""
-        found = {}
-        for name, row in list(self.rows.items()):
-            counts = [now - sent for now, sent in zip(list(row), self.sent[name], strict=True)]
-            if any(counts):
-                found[name] = counts
-        return found
+class Board(Rows):
+    """The counters and histograms of one kind of thing, as its ``layout`` says; by name if ``names`` are asked for."""
 
-    def settle(self, sent: Mapping[str, list[int]], now: float) -> None:
-        """Note what was sent, and remove names that were not used for long."""
-        for name, counts in sent.items():
-            self.sent[name] = [one + more for one, more in zip(self.sent[name], counts, strict=True)]
-            self.used[name] = now
-        for name, used in list(self.used.items()):
-            # A thread that still has this row had an interval to add to it before this last look.
-            if now - used > IDLE and not any(a - b for a, b in zip(self.rows[name], self.sent[name], strict=True)):
-                with _guard:
-                    del self.rows[name], self.sent[name], self.used[name]
+    __slots__ = ("_by_name", "layout")
 
-    def forget(self) -> None:
-        """Take everything as sent."""
-        for name, row in list(self.rows.items()):
-            self.sent[name] = list(row)
+    def __init__(self, layout: Layout, *, by_name: bool) -> None:
+        super().__init__(layout.width, MAX_NAMES, IDLE_NAME)
+        self.layout = layout
+        self._by_name = by_name
+
+    def row(self, name: str) -> list[int]:
+        """The counters for ``name``; without ``FIGURES_PER_NAME`` those for all."""
+        return self.named(name if self._by_name and conf.current().figures_per_name else stats.OTHER)
+
+    def add(self, name: str, what: int) -> None:
+        """Count one."""
+        self.row(name)[what] += 1
+        if not bell.awake:
+            bell.ring()
+
+    def note(self, name: str, histogram_at: int, seconds: float) -> None:
+        """Count a duration."""
+        histogram.note(self.row(name), histogram_at, seconds)
+        if not bell.awake:
+            bell.ring()
 
 
 _guard = threading.Lock()
 _aliases: dict[str, Alias] = {}
-_events: dict[str, int] = dict.fromkeys((*EVENTS.values(), *COUNTED), 0)
+locks: Final = Board(stats.LOCK, by_name=True)
+circuits: Final = Board(stats.CIRCUIT, by_name=True)
+flights: Final = Board(stats.FLIGHT, by_name=False)
+BOARDS: Final = (locks, circuits, flights)
+_OF_EVENTS: Final[Mapping[str, tuple[Board, int, str]]] = {
+    "lock_acquired": (locks, ACQUIRED, "key"),
+    "lock_lost": (locks, LOST, "key"),
+    "circuit_opened": (circuits, OPENED, "name"),
+}
+"""Events that a board counts: where, and which detail of the event is the name."""
+
+_events: dict[str, int] = dict.fromkeys(SERIES[len(stats.CACHE_COUNTERS) :], 0)
 _events_sent: dict[str, int] = dict(_events)
 _waiting: list[Callable[[], Iterable[Wait]]] = []
 _process = secrets.token_hex(4)
@@ -210,7 +285,7 @@ def alias(name: str) -> Alias:
 
 
 def count(name: str, by: int = 1) -> None:
-    """Add ``by`` to one of ``COUNTED``."""
+    """Add ``by`` to one of ``COUNTED``, or of the series of a board."""
     _events[name] += by
     if not bell.awake:
         bell.ring()
@@ -224,8 +299,11 @@ def announce(waits: Callable[[], Iterable[Wait]]) -> None:
 
 def observe(event: Event) -> None:
     """Count an event, if it is one that is counted."""
-    name = EVENTS.get(event.name)
-    if name is not None:
+    name, of_board = EVENTS.get(event.name), _OF_EVENTS.get(event.name)
+    if of_board is not None:
+        board, what, detail = of_board
+        board.add(str(event.details.get(detail)), what)
+    elif name is not None:
         count(name)
     elif event.name == "cache_entry_forged":
         of, key = _owner_of(str(event.details.get("key")))
@@ -257,12 +335,13 @@ class Counted:
 
     def __init__(self) -> None:
         self.rows = {one.name: found for one in list(_aliases.values()) if (found := one.unsent())}
+        self.boards = {board: found for board in BOARDS if (found := board.unsent())}
         events = {name: number - _events_sent[name] for name, number in list(_events.items())}
         self.events = {name: number for name, number in events.items() if number}
         self.waits = waits()
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.events or self.waits)
+        return bool(self.rows or self.boards or self.events or self.waits)
 
     def batch(self) -> Batch:
         aliases = {
@@ -274,10 +353,13 @@ class Counted:
             for space, counts in rows.items()
             if space != stats.OTHER
         }
-        return Batch(_process, aliases, pairs, self.events, self.waits)
+        boards = {board.layout: rows for board, rows in self.boards.items()}
+        return Batch(_process, aliases, pairs, self.events, self.waits, boards, conf.current().figures_per_name)
 
     def settle(self) -> None:
         now = time.monotonic()
+        for board, rows in self.boards.items():
+            board.settle(rows, now)
         for name, rows in self.rows.items():
             _aliases[name].settle(rows, now)
         for name, number in self.events.items():
@@ -286,7 +368,7 @@ class Counted:
 
 def forget() -> None:
     """Drop what was counted and not sent."""
-    for one in list(_aliases.values()):
+    for one in (*_aliases.values(), *BOARDS):
         one.forget()
     _events_sent.update(_events)
 

@@ -208,6 +208,7 @@ class Plan:
     def land(self, result: Any, used: Used | None, took: float) -> Flow[Landed]:
         """A flow: the outcome of a call that returned ``result``."""
         _took[self.name] = took
+        counters.flights.note(self.name, counters.TIME, took)
         try:
             if used is None or self.caller is None:
                 return Landed("value", self._stored(result), took)
@@ -251,6 +252,7 @@ class Plan:
     def failed(self, error: Exception, used: Used | None, took: float) -> Flow[Landed]:
         """A flow: the outcome of a call that raised ``error``."""
         counters.count("flights_led")
+        counters.flights.note(self.name, counters.TIME, took)
         if used is None or self.caller is None:
             return Landed("error", errors.pack(error), took)
         why = responses.why_bound(self.request, self.caller, used)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from django.core.management import call_command
 from django.test import RequestFactory, override_settings
 
 from goscope_django import figures, operations
+from goscope_django.locks import lock
 from goscope_django.operations import State
 from goscope_django.process import counters
 from tests.support.manage import script
@@ -168,6 +170,9 @@ def busy(request: pytest.FixtureRequest) -> Iterator[None]:
         cache.set_many({f"user:{n}": n for n in range(6)})
         cache.get_many(["user:1", "user:2", "cart:1"])
         figures.count("flights_led", 3)
+        figures.count("flights_saved_ms", 1_500)
+        with lock("held"):
+            pass
         assert figures.flush()
         yield
     counters.forget()
@@ -192,6 +197,16 @@ def numbers(state: dict[str, Any]) -> dict[tuple[str, ...], float]:
         found["goscope_tasks", name] = value
     for name, value in state["figures"]["totals"].items():
         found["goscope_last_hour", name] = value
+    for name, value in state["figures"]["sums"]["totals"].items():
+        named, scale = prometheus.UNITS.get(name, (name, 1))
+        found[f"goscope_{named}_total",] = value / scale
+    for name, timing in state["figures"]["sums"]["timings"].items():
+        named = prometheus.TIMES[name][0]
+        found[f"goscope_{named}_count",] = timing["count"]
+        found[f"goscope_{named}_sum",] = timing["seconds"]
+        ends = [*(str(float(bound)) for bound in state["figures"]["bounds"]), "+Inf"]
+        for end, value in zip(ends, itertools.accumulate(timing["buckets"]), strict=True):
+            found[f"goscope_{named}_bucket", end] = value
     for alias in state["cache"]["aliases"]:
         found["goscope_cache_entries", alias["alias"]] = alias["entries"]
         for name, value in alias["figures"].items():
@@ -213,7 +228,9 @@ def test_state_command_and_metrics_show_the_same_numbers(busy: None) -> None:
     assert from_state["goscope_circuits", "open"] == 4
     assert from_state["goscope_tasks", "stalled"] == 4
     assert from_state["goscope_flights",] == 5
-    assert from_state["goscope_last_hour", "flights_led"] == 3
+    assert from_state["goscope_last_hour", "flights_led"] == from_state["goscope_flights_led_total",] == 3
+    assert from_state["goscope_flights_saved_seconds_total",] == 1.5
+    assert from_state["goscope_lock_held_seconds_bucket", "+Inf"] == from_state["goscope_lock_held_seconds_count",] == 1
     assert from_state["goscope_cache_last_hour", "default", "hits"] == 2
     assert from_state["goscope_cache_last_hour", "default", "misses"] == 1
     # Nothing is in the metrics that the state does not have, but what is measured anew each time.

@@ -7,12 +7,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 
+from goscope_django import figures, runtime
+from goscope_django.locks import lock
 from goscope_django.mongodb import MongoDBAdapter
 from goscope_django.mongodb import figures as stats
 from goscope_django.mongodb.driver import client as clients
 from goscope_django.mongodb.figures import Hour
+from tests.support.commands import Recorder
 from tests.support.manage import Ended, script, start_script
+from tests.support.operations import own_store
 
 PRELUDE = """
 import threading, time
@@ -204,7 +209,8 @@ for number in range(300):
     found = hour(url)
     assert found.aliases["default"] == {"misses": 1_200}
     assert {name: counts["misses"] for (_, name), counts in found.pairs.items()} == {f"n{n}": 240 for n in range(5)}
-    assert sum(found.series["flights_led"]) == 1_200
+    assert found.totals is not None
+    assert [sum(one.series["flights_led"]) for one in (found, found.day, found.totals)] == [1_200] * 3
 
 
 def test_a_clock_that_is_wrong_changes_nothing(url: str) -> None:
@@ -265,3 +271,42 @@ cache.get("user:1")
 """
     run(url, text)
     assert hour(url).aliases["default"] == {"misses": 1}
+
+
+def test_a_batch_is_one_command_whatever_is_in_it(mongo_url: str) -> None:
+    recorder = Recorder()
+    with own_store(mongo_url, CLIENT_OPTIONS={"event_listeners": [recorder]}):
+        cache.set("user:1", 1)
+        with lock("k"):
+            pass
+        assert figures.flush()  # registers the names of the hour
+        recorder.clear()
+        cache.get("user:1")
+        with lock("k"):
+            pass
+        sent = len(recorder.names)
+        assert figures.flush()
+        assert recorder.names[sent:] == ["update"]
+        (command,) = recorder.commands[sent:]
+        start = len(runtime.adapter().key_prefix)
+        kinds = [one["q"]["_id"][start:].partition(":")[0] for one in command["updates"]]
+        assert kinds == ["minute", "hour", "totals"]
+        recorder.clear()
+        found = runtime.adapter().store.run(stats.read, runtime.adapter().key_prefix, datetime.now(UTC))
+        assert recorder.names == ["find"]
+        assert found.totals is not None and found.totals.series["locks_acquired"] == (2,)
+
+
+def test_a_killed_process_loses_what_it_had_not_sent_and_nothing_else(url: str) -> None:
+    text = """
+import os, signal
+figures.count("flights_led", 2)
+assert figures.flush()
+figures.count("flights_led", 40)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert script(url, PRELUDE + text).code == -9
+    run(url, "cache.get('user:1'); figures.count('flights_led', 3)")
+    found = hour(url)
+    assert found.totals is not None
+    assert [sum(one.series["flights_led"]) for one in (found, found.day, found.totals)] == [5, 5, 5]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,9 +15,21 @@ from django.core.cache import cache, caches
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
+from pymongo.errors import BulkWriteError
 
 from goscope_django import figures, runtime
-from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable
+from goscope_django.checkpoints import checkpointed
+from goscope_django.circuits import CircuitBreaker
+from goscope_django.core import histogram
+from goscope_django.decorators import idempotent, single_flight
+from goscope_django.exceptions import (
+    CircuitOpen,
+    IdempotencyMismatch,
+    LockNotAcquired,
+    OutcomeUnknown,
+    StoreUnavailable,
+)
+from goscope_django.locks import lock, waiting
 from goscope_django.mongodb import figures as stats
 from goscope_django.mongodb.driver.store import Store
 from goscope_django.mongodb.figures import OTHER, Batch, Hour, Slots
@@ -204,6 +219,146 @@ def test_events_are_counted_by_name() -> None:
     assert sum(found.series["flights_led"]) == 4
 
 
+# How long things took, and what the features count
+
+
+def totals() -> dict[str, int]:
+    """The sums since counting began, if there is anything."""
+    found = hour().totals
+    return {} if found is None else {name: sum(counts) for name, counts in found.series.items()}
+
+
+def measured(name: str) -> int:
+    """How many durations were counted, by the minute, by the hour and in all: the same number."""
+    found = hour()
+    assert found.totals is not None
+    counts = {
+        sum(sum(row[: histogram.BUCKETS]) for row in rows.get(name, ()))
+        for rows in (found.histograms, found.day.histograms, found.totals.histograms)
+    }
+    (number,) = counts
+    return number
+
+
+def test_locks_count_how_long_they_were_waited_for_and_held() -> None:
+    with lock("free"):
+        pass
+    held, waits = lock("busy").acquire(), threading.Thread(target=lambda: lock("busy").acquire().release())
+    waits.start()
+    while not waiting.waits():
+        time.sleep(0.001)
+    held.release()
+    waits.join()
+    with lock("busy"), pytest.raises(LockNotAcquired):
+        lock("busy", blocking=False).acquire()
+    assert figures.flush()
+    assert (measured("lock_held"), measured("lock_wait")) == (4, 1)
+    wanted = {"locks_acquired": 4, "locks_contended": 1, "locks_not_acquired": 1}
+    assert {name: count for name, count in totals().items() if name.startswith("locks")} == wanted
+
+
+async def test_locks_count_the_same_asynchronously() -> None:
+    held = await lock("busy").aacquire()
+    with pytest.raises(LockNotAcquired):
+        await lock("busy", blocking_timeout=0.01).aacquire()
+    await held.arelease()
+    assert await figures.aflush()
+    assert (measured("lock_held"), measured("lock_wait")) == (1, 1)
+
+
+def test_a_lock_that_was_lost_was_held_until_then() -> None:
+    handle = lock("k").acquire()
+    runtime.adapter().lock.force_release("k")
+    assert not handle.release()
+    assert figures.flush()
+    assert (measured("lock_held"), totals()["locks_lost"]) == (1, 1)
+
+
+def test_circuits_count_every_call_whichever_way_it_is_made() -> None:
+    breaker = CircuitBreaker("counted", failure_threshold=2)
+
+    async def nothing() -> None:
+        pass
+
+    @breaker
+    def decorated() -> None:
+        pass
+
+    def fail() -> None:
+        raise ConnectionError
+
+    for _ in range(3):
+        breaker.call(lambda: None)
+        decorated()
+        with breaker:
+            pass
+        asyncio.run(breaker.acall(nothing))
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            breaker.call(fail)
+    for _ in range(3):
+        with pytest.raises(CircuitOpen):
+            breaker.call(fail)
+    assert figures.flush()
+    found = {name: count for name, count in totals().items() if name.startswith("circuit")}
+    assert found == {"circuit_calls": 14, "circuit_failures": 2, "circuits_opened": 1, "circuit_rejections": 3}
+
+
+def test_flights_count_how_long_their_function_ran() -> None:
+    @single_flight(key=lambda: "k", name="figures.flight")
+    def fine() -> int:
+        return 1
+
+    @single_flight(key=lambda: "k", name="figures.failing")
+    def failing() -> int:
+        raise ConnectionError
+
+    assert fine() == 1
+    with pytest.raises(ConnectionError):
+        failing()
+    assert figures.flush()
+    assert (measured("flight_time"), totals()["flights_led"]) == (2, 2)
+
+
+def test_idempotent_calls_are_counted_by_what_became_of_them() -> None:
+    @idempotent(key="k", name="figures.idempotent", fingerprint=True)
+    def pay(amount: int) -> int:
+        return amount
+
+    assert (pay(1), pay(1)) == (1, 1)
+    with pytest.raises(IdempotencyMismatch):
+        pay(2)
+    assert figures.flush()
+    found = totals()
+    assert (found["idempotent_run"], found["idempotent_replayed"], found["idempotent_mismatches"]) == (1, 1, 1)
+
+
+def test_tasks_count_items_as_they_are_saved_and_never_twice() -> None:
+    def run(stop: int) -> None:
+        with suppress(ConnectionError), checkpointed("figures.task") as task:
+            for item in task.track(range(10)):
+                if item == stop:
+                    raise ConnectionError
+
+    run(7)
+    assert figures.flush()
+    assert totals()["task_items"] == 7
+    run(99)
+    assert figures.flush()
+    assert totals()["task_items"] == 10
+
+
+def test_the_items_of_a_task_that_counts_them_itself() -> None:
+    for start in (0, 30):
+        with suppress(ConnectionError), checkpointed("figures.counts") as task:
+            task.save(done=start + 10)
+            task.save(done=start + 20)
+            raise ConnectionError
+    assert figures.flush()
+    # Where a resumed run begins is not known before its first save.
+    assert totals()["task_items"] == 20 + 10
+
+
 # Sending
 
 
@@ -313,6 +468,91 @@ def test_an_hour_is_read_by_the_minute_and_no_further() -> None:
     assert (hits[-1], hits[-2], hits[0]) == (1, 2, 60)
     assert sum(hits) == 63
     assert found.pairs["a", "x"]["hits"] == 63
+
+
+def test_a_day_is_read_by_the_hour_and_the_sums_have_everything() -> None:
+    adapter, slots = runtime.adapter(), Slots()
+    now = datetime.now(UTC)
+    row = [2, *[0] * (stats.LOCK.width - 1)]
+
+    def sent(clock: Any, changes: Any) -> Any:
+        return stats._send(changes)
+
+    histogram.note(row, stats.LOCK.start("lock_held"), 0.3)
+    for back in (0, 1, 23, 24):
+        # Mongomock removes what has expired at once, as it is stored.
+        one = Batch("p", {"a": [3, *[0] * 7]}, {}, {"flights_led": 5}, boards={stats.LOCK: {OTHER: row}})
+        moment = now - timedelta(hours=back)
+        changes = list(stats._changes(adapter.key_prefix, one, slots, moment))
+        adapter.store.run(sent, changes)
+    found = adapter.store.run(stats.read, adapter.key_prefix, now)
+    assert len(found.day.moments) == 24
+    assert found.day.moments[-1] == stats._hour(now)
+    for name, each in (("flights_led", 5), ("locks_acquired", 2), ("cache_hits", 3)):
+        assert [at for at, count in enumerate(found.day.series[name]) if count] == [0, 22, 23], name
+        assert set(found.day.series[name]) == {0, each}
+        assert found.totals is not None
+        assert found.totals.series[name] == (4 * each,)
+    assert [sum(one[: histogram.BUCKETS]) for one in found.day.histograms["lock_held"]] == [1, *[0] * 21, 1, 1]
+    # The minutes have the cache's counts by alias alone: they are not counted twice.
+    assert sum(found.series["cache_hits"]) == 3
+
+
+def test_a_batch_of_which_a_part_is_refused_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other parts of it may be there."""
+    figures.count("flights_led")
+    from goscope_django.mongodb.driver.execute import MockExecutor
+
+    send = MockExecutor._upsert_many
+
+    def refuse(self: Any, collection: Any, changes: Any) -> Any:
+        send(self, collection, changes[:1])
+        raise BulkWriteError({"writeErrors": [{"index": 1, "code": 17419, "errmsg": "too large"}]})
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MockExecutor, "_upsert_many", refuse)
+        figures.flush()
+    assert figures.flush()
+    assert sum(hour().series["flights_led"]) == 1
+    assert totals() == {}
+
+
+def test_documents_that_two_processes_make_at_once_get_both_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from goscope_django.mongodb.driver.execute import MockExecutor
+
+    send = MockExecutor._upsert_many
+    sent: list[int] = []
+
+    def collide(self: Any, collection: Any, changes: Any) -> Any:
+        sent.append(len(changes))
+        if len(sent) > 1:
+            return send(self, collection, changes)
+        assert send(self, collection, changes[:1]) == []
+        return list(range(1, len(changes)))
+
+    monkeypatch.setattr(MockExecutor, "_upsert_many", collide)
+    figures.count("flights_led")
+    assert figures.flush()
+    assert sent == [3, 2]
+    assert (sum(hour().series["flights_led"]), totals()["flights_led"]) == (1, 1)
+
+
+def test_damaged_documents_are_read_as_nothing() -> None:
+    adapter, now = runtime.adapter(), datetime.now(UTC)
+
+    def damage(clock: Any) -> Any:
+        from goscope_django.core.flow import ask
+
+        for name in ("totals", f"hour:{now:%Y-%m-%dT%H}", f"minute:{now:%Y-%m-%dT%H:%M}"):
+            odd = {"e": {"flights_led": "many", "x": 2**63 - 1}, "h": {"lock_wait": [1, 2], "odd": {"0": -5, "99": 1}}}
+            test = {"_id": f"{adapter.key_prefix}{name}"}
+            yield from ask(stats.STATS, "update_one", test, {"$set": {**odd, "at": "yesterday"}}, upsert=True)
+
+    adapter.store.run(damage)
+    found = hour()
+    assert found.totals is None
+    assert set(found.day.series["flights_led"]) == {0}
+    assert all(count == 0 for rows in found.histograms.values() for row in rows for count in row)
 
 
 def test_what_a_process_waits_for_goes_along() -> None:
