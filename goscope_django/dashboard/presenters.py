@@ -13,6 +13,7 @@ from goscope_django.dashboard import text
 from goscope_django.dashboard.actions import ACTIONS
 from goscope_django.dashboard.finding import Finding, finding, words
 from goscope_django.dashboard.forms import LONGEST_LINK, Query
+from goscope_django.dashboard.graphs import graphs
 from goscope_django.dashboard.rows import PLURALS, Rows
 from goscope_django.dashboard.sparklines import Sparkline, sparkline
 from goscope_django.operations import SECTIONS, State
@@ -73,6 +74,7 @@ class Presented:
             "waits": [rows.wait(one) for one in sorted(state.waits.items, key=lambda one: -one.longest)],
             "caches": [rows.cache(one) for one in state.cache.aliases],
             "lines": list(self._lines()),
+            "graphs": graphs(state.figures, state.generated_at),
             "server": self._server(),
             "may": {one.noun: True for one in ACTIONS.values() if one.permission in rows.allowed},
             "bulk": {noun: rows.bulk(noun) for noun in PLURALS},

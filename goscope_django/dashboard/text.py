@@ -15,7 +15,7 @@ from django.utils import formats, timezone
 
 from goscope_django.operations.wording import PAGE, escaped, number
 
-__all__ = ["NONE", "duration", "mark", "moment", "number", "percent", "process_of", "size", "visible"]
+__all__ = ["NONE", "duration", "mark", "minute", "moment", "number", "percent", "process_of", "size", "visible"]
 
 _PROCESS: Final = re.compile(r"([^\s,:]{1,100}:[0-9]{1,10})(?=,|$)")
 
@@ -57,15 +57,23 @@ def size(value: int) -> str:
     return f"{amount:.1f} TB"
 
 
+def minute(value: datetime) -> str:
+    """The time of day of an instant in the project's time zone, to the minute."""
+    return _local(value).strftime("%H:%M")
+
+
 def moment(value: datetime | None, *, zone: bool = False) -> str:
     """An instant in the project's time zone: the time alone if it is of today, with the zone's name if ``zone``."""
     if value is None:
         return NONE
-    here = timezone.get_current_timezone()
-    now = datetime.now(here)  # Django's own functions for this want USE_TZ
-    try:
-        local = value.astimezone(here)
-    except OverflowError:  # the first and the last day of the calendar, in a zone that is on another one
-        local = value
+    now = datetime.now(timezone.get_current_timezone())  # Django's own functions for this want USE_TZ
+    local = _local(value)
     clock = local.strftime("%H:%M:%S %Z" if zone else "%H:%M:%S")
     return clock if local.date() == now.date() else f"{formats.date_format(local, 'SHORT_DATE_FORMAT')} {clock}"
+
+
+def _local(value: datetime) -> datetime:
+    try:
+        return value.astimezone(timezone.get_current_timezone())
+    except OverflowError:  # the first and the last day of the calendar, in a zone that is on another one
+        return value
