@@ -149,13 +149,50 @@ def _drawn(stretch: _Stretch) -> list[str]:
     return [mark_safe(charts.figure(one)) for one in sorted(every, key=lambda one: one.empty)]  # noqa: S308
 
 
+def named(figures: Figures) -> list[dict[str, Any]]:
+    """The tables of single locks and circuits, the hour that runs first."""
+
+    def took(timing: Timing) -> str:
+        if timing.p50 is None:
+            return text.NONE
+        return f"{charts.shown(timing.p50, 'seconds')} / {charts.shown(timing.p95, 'seconds')}"
+
+    return [
+        {
+            "id": text.mark("named", hour.hour),
+            "since": text.minute(hour.hour),
+            "locks": [
+                {
+                    "id": text.mark("named-lock", hour.hour, one.name),
+                    "name": text.visible(one.name),
+                    "counts": [text.number(n) for n in (one.acquired, one.contended, one.not_acquired, one.lost)],
+                    "wait": took(one.wait),
+                    "held": took(one.held),
+                }
+                for one in hour.locks
+            ],
+            "circuits": [
+                {
+                    "id": text.mark("named-circuit", hour.hour, one.name),
+                    "name": text.visible(one.name),
+                    "counts": [text.number(n) for n in (one.calls, one.failures, one.rejections, one.opened)],
+                }
+                for one in hour.circuits
+            ],
+        }
+        for hour in reversed(figures.names)
+    ]
+
+
 def graphs(figures: Figures, now: datetime) -> dict[str, Any]:
-    """The figures of ``graphs.html``: ``hour`` and ``day``, or nothing if they could not be read."""
+    """What ``graphs.html`` shows: drawings of ``hour`` and ``day``, and tables of ``names``. Empty if the figures could
+    not be read."""
     if figures.error is not None or not figures.minutes:
         return {}
     day: DayFigures = figures.day
     minute, hour = timedelta(minutes=1).total_seconds(), timedelta(hours=1).total_seconds()
     return {
         "hour": _drawn(_stretch("hour", "a minute", figures.minutes, minute, now, figures)),
+        "names": named(figures),
         "day": _drawn(_stretch("day", "an hour", day.hours, hour, now, day)),
     }

@@ -9,12 +9,14 @@ Rules of this file:
 * Everything is read from MongoDB at each scrape. So all processes answer alike, and it is enough to scrape one.
 * Counters and histograms are of the whole fleet since counting began, by what MongoDB has. Figures of the last hour are
   gauges, since they rise and fall.
-* Keys, names and owners are no labels, since their number is not bounded.
+* Keys, names and owners are no labels, since their number is not bounded: but the names of the few locks and circuits
+  that ``FIGURES_PER_NAME`` allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from itertools import accumulate
 from typing import Final
 
@@ -87,6 +89,7 @@ def families(state: State) -> Iterator[Metric]:
         text = "How often something happened in the last hour, in the whole fleet."
         yield _labelled("last_hour", text, "what", state.figures.totals)
         yield from _sums(state)
+        yield from _names(state)
 
 
 def _sums(state: State) -> Iterator[Metric]:
@@ -99,6 +102,29 @@ def _sums(state: State) -> Iterator[Metric]:
         family = HistogramMetricFamily(f"goscope_{TIMES[name][0]}", TIMES[name][1])
         family.add_metric([], _buckets(bounds, timing), timing.seconds)
         yield family
+
+
+def _names(state: State) -> Iterator[Metric]:
+    """The counters of the hour that runs. They begin anew with each hour, which ``rate()`` takes for a restart."""
+    hours = [one for one in state.figures.names if one.hour <= state.generated_at < one.hour + timedelta(hours=1)]
+    for hour in hours:
+        for kind, items, counters in (
+            ("lock", hour.locks, ("acquired", "contended", "not_acquired", "lost")),
+            ("circuit", hour.circuits, ("calls", "failures", "rejections", "opened")),
+        ):
+            for counter in counters:
+                text = f"{counter.replace('_', ' ').capitalize()}, by {kind}, since the full hour."
+                family = CounterMetricFamily(f"goscope_named_{kind}_{counter}", text, labels=[kind])
+                for one in items:
+                    family.add_metric([one.name], getattr(one, counter))
+                yield family
+        for name in ("wait", "held"):
+            text = f"{TIMES[f'lock_{name}'][1][:-1]}, by lock, since the full hour."
+            histogram = HistogramMetricFamily(f"goscope_named_lock_{name}_seconds", text, labels=["lock"])
+            for lock in hour.locks:
+                timing: Timing = getattr(lock, name)
+                histogram.add_metric([lock.name], _buckets(state.figures.bounds, timing), timing.seconds)
+            yield histogram
 
 
 def _buckets(bounds: Iterable[float], timing: Timing) -> list[tuple[str, float]]:

@@ -110,12 +110,39 @@ class Slots:
     aliases: dict[str, int] = field(default_factory=dict)
     pairs: dict[Pair, int] = field(default_factory=dict)
     full: bool = False
+    named: Named | None = None
 
     def lack(self, batch: Batch) -> bool:
         """Whether there are names in ``batch`` that may still get a number."""
         if any(name not in self.aliases for name in batch.aliases) and len(self.aliases) < MAX_ALIASES:
             return True
         return not self.full and any(pair not in self.pairs for pair in batch.pairs)
+
+
+@dataclass(slots=True)
+class Named:
+    """The same for the names of locks and circuits, by kind and name."""
+
+    hour: datetime
+    book: str
+    numbers: dict[Pair, int]
+
+    def wanted(self, batch: Batch, layout: Layout) -> tuple[list[str], list[str]]:
+        """The names of a kind that may still get a number, the most active first, and those of them that are busy.
+
+        A quarter of all places is for busy ones, so that many names that are used once take no place from them.
+        """
+        rows = batch.boards.get(layout, {})
+        activity = {name: sum(row[: len(layout.counters)]) for name, row in rows.items() if name != OTHER}
+        new = [name for name in activity if (layout.kind, name) not in self.numbers]
+        new.sort(key=lambda name: (-activity[name], name))
+        taken = sum(kind == layout.kind for kind, _ in self.numbers)
+        busy = [name for name in new if activity[name] >= BUSY] if taken < batch.names else []
+        return new[: batch.names] if taken < batch.ordinary else [], busy[: batch.names]
+
+    def lack(self, batch: Batch) -> bool:
+        """Whether there are names in ``batch`` that may still get a number."""
+        return any(any(self.wanted(batch, layout)) for layout in NAMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +159,11 @@ class Batch:
 
     names: int = 0
     """How many names of each kind may be kept apart."""
+
+    @property
+    def ordinary(self) -> int:
+        """How many of them need not be busy."""
+        return self.names - self.names // 4
 
     def sums(self) -> dict[str, int]:
         """The sums of everything, by field."""
@@ -178,8 +210,9 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """The last hour by the minute (``minutes``, ``series``, ``histograms``), the last day by the hour, and the sums
-    since ``totals`` began (``None``: nothing was ever counted)."""
+    """The last hour by the minute (``minutes``, ``series``, ``histograms``), the last day by the hour, the sums since
+    ``totals`` began (``None``: nothing was ever counted), and of the hours that it lies in what was counted by name:
+    rows by kind and name."""
 
     minutes: tuple[datetime, ...]
     series: dict[str, tuple[int, ...]]
@@ -189,6 +222,7 @@ class Hour:
     histograms: dict[str, tuple[tuple[int, ...], ...]]
     day: Counted
     totals: Counted | None
+    named: dict[datetime, dict[str, dict[str, tuple[int, ...]]]]
 
 
 def _minute_id(prefix: str, minute: datetime) -> str:
@@ -207,16 +241,21 @@ def _names_id(prefix: str, hour: datetime) -> str:
     return f"{prefix}names:{hour:%Y-%m-%dT%H}"
 
 
+def _named_id(prefix: str, hour: datetime) -> str:
+    return f"{prefix}named:{hour:%Y-%m-%dT%H}"
+
+
 def _hour(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
 def _appended(name: str, new: list[Any], most: int) -> Any:
     """The array in ``name`` with those of ``new`` that are not in it, up to ``most`` in all; what is there keeps its
-    place."""
+    place, however much that is."""
     there = {"$ifNull": [f"${name}", []]}
     unknown = {"$filter": {"input": literal(new), "as": "x", "cond": {"$cond": [{"$in": ["$$x", there]}, False, True]}}}
-    return {"$slice": [{"$concatArrays": [there, unknown]}, most]}
+    more = {"$slice": [{"$concatArrays": [there, unknown]}, most]}
+    return {"$cond": [{"$gte": [{"$size": there}, most]}, there, more]}
 
 
 def _register(clock: Clock, prefix: str, hour: datetime, batch: Batch, slots: Slots) -> Flow[datetime]:
@@ -250,15 +289,44 @@ def _register(clock: Clock, prefix: str, hour: datetime, batch: Batch, slots: Sl
     return now
 
 
+def _register_named(clock: Clock, prefix: str, hour: datetime, batch: Batch, slots: Slots) -> Flow[None]:
+    """One command: get numbers for the batch's names of locks and circuits in ``hour``."""
+    known = slots.named if slots.named is not None and slots.named.hour == hour else Named(hour, "", {})
+    wanted = {layout.kind: known.wanted(batch, layout) for layout in NAMED}
+
+    def query() -> Query[Any]:
+        ordinary = {kind: _appended(kind, found[0], batch.ordinary) for kind, found in wanted.items()}
+        busy = {kind: _appended(kind, found[1], batch.names) for kind, found in wanted.items()}
+        kept = {"book": {"$ifNull": ["$book", new_claim()[:6]]}, "expiresAt": hour + KEPT + timedelta(hours=1)}
+        return Query(
+            STATS,
+            "find_one_and_update",
+            {"_id": _named_id(prefix, hour)},
+            [{"$set": {**kept, **busy}}, {"$set": ordinary}],
+            projection={"book": True, **dict.fromkeys(wanted, True)},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
+
+    found = yield from upsert(clock, query)
+    numbers = {(kind, name): number for kind in wanted for number, name in enumerate(found[kind])}
+    slots.named = Named(hour, found["book"], numbers)
+
+
 def add(clock: Clock, prefix: str, batch: Batch, slots: Slots, moment: datetime) -> Flow[datetime | None]:
     """Add ``batch`` to the minute of ``moment`` (the server's time, as far as known). One command, and one more in
-    each hour and for names that are new to this process. The server's time, where it was told."""
+    each hour and for names that are new to this process (two, where locks and circuits are counted by name). The
+    server's time, where it was told."""
     now: datetime | None = None
     if slots.hour != _hour(moment) or slots.lack(batch):
         now = yield from _register(clock, prefix, _hour(moment), batch, slots)
         if _hour(now) != slots.hour:  # this process's clock is off, or the hour has just changed
             now = yield from _register(clock, prefix, _hour(now), batch, slots)
         moment = now
+    if batch.names and any(layout in batch.boards for layout in NAMED):
+        hour = _hour(moment)
+        if slots.named is None or slots.named.hour != hour or slots.named.lack(batch):
+            yield from _register_named(clock, prefix, hour, batch, slots)
     yield from _send(list(_changes(prefix, batch, slots, moment)))
     return now
 
@@ -279,6 +347,27 @@ def _changes(prefix: str, batch: Batch, slots: Slots, moment: datetime) -> Itera
         yield {"_id": _hour_id(prefix, hour)}, by_hour
         kept = {"expiresAt": moment + KEPT_TOTALS}
         yield {"_id": _totals_id(prefix)}, {"$setOnInsert": {"at": moment}, "$max": kept, "$inc": counts}
+    named = slots.named
+    if batch.names and named is not None and (counts := dict(_by_name(batch, named))):
+        kept = {"expiresAt": hour + KEPT + timedelta(hours=1)}
+        yield {"_id": _named_id(prefix, named.hour)}, {"$setOnInsert": kept, "$inc": counts}
+
+
+def _by_name(batch: Batch, named: Named) -> Iterable[tuple[str, int]]:
+    """What to add to the counters of names, by field; ``x`` stands for all names without a number."""
+    for layout in NAMED:
+        beyond = [0] * layout.width
+        for name, row in batch.boards.get(layout, {}).items():
+            number = named.numbers.get((layout.kind, name))
+            if number is None:
+                beyond = [one + more for one, more in zip(beyond, row, strict=True)]
+            else:
+                yield from _row_fields(f"p.{named.book}.{layout.kind}.{number}", row)
+        yield from _row_fields(f"p.{named.book}.{layout.kind}.x", beyond)
+
+
+def _row_fields(start: str, row: Sequence[int]) -> Iterable[tuple[str, int]]:
+    return [(f"{start}.{position}", count) for position, count in enumerate(row) if count]
 
 
 def _send(changes: list[Change]) -> Flow[None]:
@@ -325,6 +414,7 @@ def read(clock: Clock, prefix: str, now: datetime) -> Flow[Hour]:
     numbered = sorted({_hour(minute) for minute in minutes})
     ids = [_minute_id(prefix, one) for one in minutes] + [_names_id(prefix, one) for one in numbered]
     ids += [_hour_id(prefix, one) for one in hours] + [_totals_id(prefix)]
+    ids += [_named_id(prefix, one) for one in numbered]
     found = yield from ask(STATS, "find", {"_id": {"$in": ids}}, batch_size=len(ids) + 1)
     documents = {one["_id"]: one for one in found}
     names = {hour: documents.get(_names_id(prefix, hour), {}) for hour in numbered}
@@ -355,7 +445,23 @@ def read(clock: Clock, prefix: str, now: datetime) -> Flow[Hour]:
         counted.histograms,
         _counted(hours, [documents.get(_hour_id(prefix, hour), {}) for hour in hours]),
         None if totals is None or since is None else _counted((since,), [totals]),
+        {one: rows for one in numbered if (rows := _rows_by_name(documents.get(_named_id(prefix, one), {})))},
     )
+
+
+def _rows_by_name(document: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Rows by kind and name, as ``_by_name`` stored them; empty if there are none."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for book, kinds in reading.document(document.get("p")).items():
+        for layout in NAMED:
+            rows = found.setdefault(layout.kind, {})
+            for number, counts in reading.document(reading.document(kinds).get(layout.kind)).items():
+                given = _named(document, layout.kind, book, number)
+                name = OTHER if not isinstance(given, str) else given
+                held = reading.document(counts)
+                more = [max(0, reading.whole(held.get(str(position)))) for position in range(layout.width)]
+                rows[name] = tuple(a + b for a, b in zip(rows.get(name, (0,) * layout.width), more, strict=True))
+    return found
 
 
 def _counted(moments: tuple[datetime, ...], documents: Sequence[Mapping[str, Any]]) -> Counted:

@@ -18,7 +18,7 @@ from goscope_django.figures import SERIES
 from goscope_django.mongodb.checkpoints.values import TaskInfo
 from goscope_django.mongodb.document.indexes import REPAIR
 from goscope_django.mongodb.driver.inspection import ServerView
-from goscope_django.mongodb.figures import HISTOGRAMS, Counted, Hour
+from goscope_django.mongodb.figures import CIRCUIT, HISTOGRAMS, LOCK, OTHER, Counted, Hour, Layout
 from goscope_django.mongodb.overview import Page
 from goscope_django.mongodb.single_flight.values import FlightInfo
 from goscope_django.operations.servers import ENSURE, index_item
@@ -26,6 +26,7 @@ from goscope_django.operations.values import (
     AttentionKind,
     Cache,
     CacheFigures,
+    CircuitFigures,
     CircuitItem,
     Circuits,
     DayFigures,
@@ -35,8 +36,10 @@ from goscope_django.operations.values import (
     Idempotency,
     IdempotencyItem,
     IndexItem,
+    LockFigures,
     LockItem,
     Locks,
+    NameFigures,
     ProbeItem,
     Section,
     Server,
@@ -186,7 +189,33 @@ def figures(hour: Hour) -> Figures:
         bounds=histogram.BOUNDS,
         day=DayFigures(hours=day.moments, **_of(day)),
         sums=SumFigures(since=ever.moments[0] if ever.moments else None, **_of(ever, series=False)),
+        names=tuple(_names(began, kinds) for began, kinds in sorted(hour.named.items())),
     )
+
+
+def _names(began: datetime, kinds: Mapping[str, Mapping[str, Sequence[int]]]) -> NameFigures:
+    return NameFigures(
+        hour=began,
+        locks=tuple(
+            LockFigures(
+                name=name,
+                **dict(zip(LOCK.counters, row, strict=False)),
+                wait=_timing([row[LOCK.start("lock_wait") :][: histogram.WIDTH]], parts=False),
+                held=_timing([row[LOCK.start("lock_held") :][: histogram.WIDTH]], parts=False),
+            )
+            for name, row in _busiest(LOCK, kinds)
+        ),
+        circuits=tuple(
+            CircuitFigures(name=name, **dict(zip(CIRCUIT.counters, row, strict=False)))
+            for name, row in _busiest(CIRCUIT, kinds)
+        ),
+    )
+
+
+def _busiest(layout: Layout, kinds: Mapping[str, Mapping[str, Sequence[int]]]) -> list[tuple[str, Sequence[int]]]:
+    """The rows of a kind, the most active first, those of all other names last."""
+    rows = kinds.get(layout.kind, {})
+    return sorted(rows.items(), key=lambda one: (one[0] == OTHER, -sum(one[1][: len(layout.counters)]), one[0]))
 
 
 def _of(counted: Counted, *, series: bool = True) -> dict[str, Any]:

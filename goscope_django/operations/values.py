@@ -390,6 +390,39 @@ class SumFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LockFigures:
+    """What was counted of one lock. ``(other)`` are all locks for which there was no room."""
+
+    name: str
+    acquired: int
+    contended: int
+    not_acquired: int
+    lost: int
+    wait: Timing
+    held: Timing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitFigures:
+    """What was counted of one circuit. ``(other)`` are all circuits for which there was no room."""
+
+    name: str
+    calls: int
+    failures: int
+    rejections: int
+    opened: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameFigures:
+    """The counters of single locks and circuits in the hour that began at ``hour``, the most active first."""
+
+    hour: datetime
+    locks: tuple[LockFigures, ...] = ()
+    circuits: tuple[CircuitFigures, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """The last hour of the whole fleet, by the minute, up to about ten seconds ago.
 
@@ -397,7 +430,8 @@ class Figures:
     minute, and ``totals`` has their sums. The names are those of ``goscope_django.figures.SERIES``: ``cache_hits``,
     ``locks_acquired`` and so on. ``timings`` has how long callers waited for a lock (``lock_wait``; those that did not
     have to wait are not in it), how long locks were held (``lock_held``) and how long flights took (``flight_time``).
-    ``day`` and ``sums`` have the same for the last day by the hour, and since counting began.
+    ``day`` and ``sums`` have the same for the last day by the hour, and since counting began. ``names`` are the hour
+    before and the one that runs, with what was counted by name there (``FIGURES_PER_NAME``).
     """
 
     error: str | None = None
@@ -408,6 +442,7 @@ class Figures:
     timings: dict[str, Timing] = field(default_factory=dict)
     day: DayFigures = field(default_factory=DayFigures)
     sums: SumFigures = field(default_factory=SumFigures)
+    names: tuple[NameFigures, ...] = ()
 
 
 AttentionKind = Literal[

@@ -34,6 +34,9 @@ MAX_WAITS: Final = 5
 MAX_NAMES: Final = 512
 """Names of locks, and of circuits, that a process counts apart."""
 
+LONGEST_KEY: Final = 200
+"""Characters of such a name; longer ones are counted together."""
+
 IDLE_NAME: Final = 120.0
 """Seconds after which such a name makes room. Longer than a circuit is remembered without a call."""
 
@@ -108,10 +111,11 @@ bell = Bell()
 class Rows:
     """Counters by name, ``width`` numbers each, of at most ``most`` names. One that is idle for long makes room."""
 
-    __slots__ = ("_idle", "_most", "_width", "rows", "sent", "used")
+    __slots__ = ("_idle", "_longest", "_most", "_width", "rows", "sent", "used")
 
-    def __init__(self, width: int, most: int, idle: float) -> None:
+    def __init__(self, width: int, most: int, longest: int, idle: float) -> None:
         self._width = width
+        self._longest = longest
         self._most = most
         self._idle = idle
         self.rows: dict[str, list[int]] = {}
@@ -124,7 +128,7 @@ class Rows:
 
     def _made(self, name: str) -> list[int]:
         with _guard:
-            if len(name) > LONGEST_NAME or (len(self.rows) >= self._most and name not in self.rows):
+            if len(name) > self._longest or (len(self.rows) >= self._most and name not in self.rows):
                 name = stats.OTHER
             found = self.rows.get(name)
             if found is None:
@@ -164,7 +168,7 @@ class Alias(Rows):
     __slots__ = ("name",)
 
     def __init__(self, name: str) -> None:
-        super().__init__(len(stats.CACHE_COUNTERS), MAX_ROWS, IDLE)
+        super().__init__(len(stats.CACHE_COUNTERS), MAX_ROWS, LONGEST_NAME, IDLE)
         self.name = name
 
     def row(self, key: Any) -> list[int]:
@@ -238,7 +242,7 @@ class Board(Rows):
     __slots__ = ("_by_name", "layout")
 
     def __init__(self, layout: Layout, *, by_name: bool) -> None:
-        super().__init__(layout.width, MAX_NAMES, IDLE_NAME)
+        super().__init__(layout.width, MAX_NAMES, LONGEST_KEY, IDLE_NAME)
         self.layout = layout
         self._by_name = by_name
 

@@ -11,15 +11,16 @@ from typing import get_args
 from xml.etree import ElementTree as ET
 
 import pytest
+from django.template.loader import render_to_string
 from hypothesis import given
 from hypothesis import strategies as st
 
 from goscope_django.core import histogram
 from goscope_django.dashboard import charts
 from goscope_django.dashboard.charts import HEIGHT, WIDTH, Chart, Line, Unit, Value, shown, ticks
-from goscope_django.dashboard.graphs import graphs
+from goscope_django.dashboard.graphs import graphs, named
 from goscope_django.figures import SERIES
-from goscope_django.mongodb.figures import HISTOGRAMS, Counted, Hour
+from goscope_django.mongodb.figures import HISTOGRAMS, LOCK, OTHER, Counted, Hour
 from goscope_django.operations import convert
 from goscope_django.operations.values import Figures
 
@@ -183,13 +184,13 @@ def figures_of(now: datetime, count: int) -> Figures:
         return dict.fromkeys(SERIES, (count,) * number), dict.fromkeys(HISTOGRAMS, (tuple(row),) * number)
 
     hour, day = every(60), every(24)
-    return convert.figures(Hour(minutes, hour[0], {}, {}, (), hour[1], Counted(hours, *day), None))
+    return convert.figures(Hour(minutes, hour[0], {}, {}, (), hour[1], Counted(hours, *day), None, {}))
 
 
 def test_every_feature_has_its_graphs_of_the_hour_and_of_the_day() -> None:
     now = datetime(2026, 11, 24, 21, 5, tzinfo=UTC)
     found = graphs(figures_of(now, 6), now + timedelta(seconds=30))
-    assert {name: len(every) for name, every in found.items()} == {"hour": 12, "day": 12}
+    assert {name: len(every) for name, every in found.items()} == {"hour": 12, "day": 12, "names": 0}
     ids = [parsed(one).attrib["id"] for every in found.values() for one in every]
     assert len(ids) == len(set(ids)) == 24
     for one in found["hour"]:
@@ -208,6 +209,27 @@ def test_without_counts_there_are_no_drawings_and_without_figures_nothing() -> N
     now = datetime(2026, 11, 24, 21, 5, tzinfo=UTC)
     assert all("<svg" not in one for every in graphs(figures_of(now, 0), now).values() for one in every)
     assert graphs(Figures(error="it can't be read"), now) == {}
+
+
+def test_names_are_shown_as_text_the_hour_that_runs_first() -> None:
+    now = datetime(2026, 11, 24, 21, tzinfo=UTC)
+    row = [3, 2, 1, 0, *[0] * (LOCK.width - 4)]
+    histogram.note(row, LOCK.start("lock_wait"), 0.7)
+    rows: dict[str, tuple[int, ...]] = {"<b>\0": tuple(row), OTHER: (9, *[0] * (LOCK.width - 1))}
+    kinds: dict[str, dict[str, tuple[int, ...]]] = {"lock": rows, "circuit": {"bank": (5, 4, 3, 2)}}
+    hour = Hour((now,), {}, {}, {}, (), {}, Counted((), {}, {}), None, {now: kinds, now - timedelta(hours=1): {}})
+    found = named(convert.figures(hour))
+    assert [one["since"] for one in found] == ["21:00", "20:00"]
+    assert [(one["name"], one["counts"]) for one in found[0]["locks"]] == [
+        ("<b>\\x00", ["3", "2", "1", "0"]),
+        (OTHER, ["9", "0", "0", "0"]),
+    ]
+    assert found[0]["locks"][0]["wait"] == "750 ms / 975 ms"
+    assert found[0]["locks"][0]["held"] == "–"
+    assert [(one["name"], one["counts"]) for one in found[0]["circuits"]] == [("bank", ["5", "4", "3", "2"])]
+    page = render_to_string("goscope/graphs.html", {"state": {"figures": {}}, "graphs": {"names": found}})
+    assert "&lt;b&gt;" in page and "<b>" not in page
+    assert "Single circuits since 21:00" in page and "since 20:00" not in page
 
 
 def test_a_page_of_graphs_stays_small() -> None:

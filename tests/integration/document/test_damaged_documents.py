@@ -365,8 +365,17 @@ def test_figures(settings_url: str, database: Any) -> None:
     assert {"a", "n"} <= set().union(*documents)
     now = datetime.now(UTC)
     odd = ({"b": {"c": {"h": "x"}}}, {"p": {"at": now, "waits": [[1], ["k", "k", "many", "long"]]}}, [[1]], "text", 5)
+    with lock("k"):
+        pass
+    assert figures.flush()
+    documents = list(collection.find())
+    assert {"e", "h", "at"} <= set().union(*documents)
+    counted = ("e", "h", "at")
+    of_kinds = {"minute": ("a", "n", "w", *counted), "hour": counted, "totals": counted}
+    of_kinds["names"] = ("aliases", "pairs", "book")
     for document in documents:
-        for field in ("a", "e", "n", "w", "aliases", "pairs", "book", "at"):
+        (kind,) = [one for one in of_kinds if one in document["_id"]]
+        for field in of_kinds[kind]:
             for junk in (*FEW, *odd):
                 collection.replace_one({"_id": document["_id"]}, {**document, field: junk})
                 state = operations.state()

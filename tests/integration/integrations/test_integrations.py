@@ -15,6 +15,7 @@ from django.core.management import call_command
 from django.test import RequestFactory, override_settings
 
 from goscope_django import figures, operations
+from goscope_django.circuits import CircuitBreaker
 from goscope_django.locks import lock
 from goscope_django.operations import State
 from goscope_django.process import counters
@@ -26,6 +27,7 @@ health = pytest.importorskip("goscope_django.integrations.health")
 prometheus = pytest.importorskip("goscope_django.integrations.prometheus")
 parser = pytest.importorskip("prometheus_client.parser")
 
+HOSTILE = 'a"} 1\n# HELP x\\'
 AWAY = {"TEST": {"URL": "mongodb://me:secret@127.0.0.1:1/x"}}
 
 
@@ -164,18 +166,53 @@ for name in ("health", "prometheus"):
 def busy(request: pytest.FixtureRequest) -> Iterator[None]:
     """A store with some of everything."""
     counters.forget()
-    with own_store("mongomock://" if request.param == "mongomock" else request.getfixturevalue("mongo_url")):
+    url = "mongomock://" if request.param == "mongomock" else request.getfixturevalue("mongo_url")
+    with own_store(url, FIGURES_PER_NAME=2):
         fill(locks=23, circuits=9, tasks=8, flights=5, records=7)
         operations.open_circuit("c0000")
         cache.set_many({f"user:{n}": n for n in range(6)})
         cache.get_many(["user:1", "user:2", "cart:1"])
         figures.count("flights_led", 3)
         figures.count("flights_saved_ms", 1_500)
-        with lock("held"):
-            pass
+        for key in ("held", "held", HOSTILE, "rare", "seldom"):
+            with lock(key):
+                pass
+        CircuitBreaker("bank").call(lambda: None)
         assert figures.flush()
         yield
     counters.forget()
+
+
+def of_timing(named: str, timing: dict[str, Any], bounds: list[float], *labels: str) -> dict[tuple[str, ...], float]:
+    """The samples of a histogram."""
+    ends = [*(str(float(bound)) for bound in bounds), "+Inf"]
+    found: dict[tuple[str, ...], float] = {(f"{named}_count", *labels): timing["count"]}
+    found[f"{named}_sum", *labels] = timing["seconds"]
+    for end, count in zip(ends, itertools.accumulate(timing["buckets"]), strict=True):
+        found[f"{named}_bucket", end, *labels] = count
+    return found
+
+
+def of_figures(state: dict[str, Any]) -> dict[tuple[str, ...], float]:
+    """What the sums have, and of what was counted by name the hour that runs."""
+    figures = state["figures"]
+    found: dict[tuple[str, ...], float] = {}
+    for name, value in figures["sums"]["totals"].items():
+        named, scale = prometheus.UNITS.get(name, (name, 1))
+        found[f"goscope_{named}_total",] = value / scale
+    for name, timing in figures["sums"]["timings"].items():
+        found.update(of_timing(f"goscope_{prometheus.TIMES[name][0]}", timing, figures["bounds"]))
+    for hour in figures["names"]:
+        running = hour["hour"][:13] == state["generated_at"][:13]
+        for kind in ("lock", "circuit") if running else ():
+            for one in hour[f"{kind}s"]:
+                for what, value in one.items():
+                    if isinstance(value, int):
+                        found[f"goscope_named_{kind}_{what}_total", one["name"]] = value
+                    elif isinstance(value, dict):
+                        named = f"goscope_named_lock_{what}_seconds"
+                        found.update(of_timing(named, value, figures["bounds"], one["name"]))
+    return found
 
 
 def numbers(state: dict[str, Any]) -> dict[tuple[str, ...], float]:
@@ -197,16 +234,7 @@ def numbers(state: dict[str, Any]) -> dict[tuple[str, ...], float]:
         found["goscope_tasks", name] = value
     for name, value in state["figures"]["totals"].items():
         found["goscope_last_hour", name] = value
-    for name, value in state["figures"]["sums"]["totals"].items():
-        named, scale = prometheus.UNITS.get(name, (name, 1))
-        found[f"goscope_{named}_total",] = value / scale
-    for name, timing in state["figures"]["sums"]["timings"].items():
-        named = prometheus.TIMES[name][0]
-        found[f"goscope_{named}_count",] = timing["count"]
-        found[f"goscope_{named}_sum",] = timing["seconds"]
-        ends = [*(str(float(bound)) for bound in state["figures"]["bounds"]), "+Inf"]
-        for end, value in zip(ends, itertools.accumulate(timing["buckets"]), strict=True):
-            found[f"goscope_{named}_bucket", end] = value
+    found.update(of_figures(state))
     for alias in state["cache"]["aliases"]:
         found["goscope_cache_entries", alias["alias"]] = alias["entries"]
         for name, value in alias["figures"].items():
@@ -230,7 +258,11 @@ def test_state_command_and_metrics_show_the_same_numbers(busy: None) -> None:
     assert from_state["goscope_flights",] == 5
     assert from_state["goscope_last_hour", "flights_led"] == from_state["goscope_flights_led_total",] == 3
     assert from_state["goscope_flights_saved_seconds_total",] == 1.5
-    assert from_state["goscope_lock_held_seconds_bucket", "+Inf"] == from_state["goscope_lock_held_seconds_count",] == 1
+    assert from_state["goscope_lock_held_seconds_bucket", "+Inf"] == from_state["goscope_lock_held_seconds_count",] == 5
+    named = {name[1]: n for name, n in from_state.items() if name[0] == "goscope_named_lock_acquired_total"}
+    if named:  # else an hour has just begun
+        assert named == {"held": 2, HOSTILE: 1, "(other)": 2}
+        assert from_state["goscope_named_circuit_calls_total", "bank"] == 1
     assert from_state["goscope_cache_last_hour", "default", "hits"] == 2
     assert from_state["goscope_cache_last_hour", "default", "misses"] == 1
     # Nothing is in the metrics that the state does not have, but what is measured anew each time.

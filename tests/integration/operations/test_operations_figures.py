@@ -297,6 +297,20 @@ def test_a_batch_is_one_command_whatever_is_in_it(mongo_url: str) -> None:
         assert found.totals is not None and found.totals.series["locks_acquired"] == (2,)
 
 
+def test_with_names_it_is_still_one_command(mongo_url: str) -> None:
+    recorder = Recorder()
+    with own_store(mongo_url, FIGURES_PER_NAME=3, CLIENT_OPTIONS={"event_listeners": [recorder]}):
+        for expected in (["findAndModify", "findAndModify", "update"], ["update"]):
+            with lock("k"):
+                pass
+            sent = len(recorder.names)
+            assert figures.flush()
+            told = recorder.names[sent:]
+            assert told == expected or len(told) == 3  # an hour has just begun
+        found = runtime.adapter().store.run(stats.read, runtime.adapter().key_prefix, datetime.now(UTC))
+        assert sum(kinds["lock"]["k"][0] for kinds in found.named.values()) == 2
+
+
 def test_a_killed_process_loses_what_it_had_not_sent_and_nothing_else(url: str) -> None:
     text = """
 import os, signal

@@ -498,6 +498,113 @@ def test_a_day_is_read_by_the_hour_and_the_sums_have_everything() -> None:
     assert sum(found.series["cache_hits"]) == 3
 
 
+# By name
+
+
+def by_name(count: int) -> Any:
+    return override_settings(GOSCOPE={"FIGURES_PER_NAME": count})
+
+
+def named(kind: str = "lock") -> dict[str, tuple[int, ...]]:
+    """The first counters of what was counted by name in the last hours."""
+    found: dict[str, tuple[int, ...]] = {}
+    for kinds in hour().named.values():
+        for name, row in kinds.get(kind, {}).items():
+            found[name] = tuple(a + b for a, b in zip(found.get(name, (0, 0, 0, 0)), row[:4], strict=True))
+    return found
+
+
+def test_single_names_are_counted_only_where_that_is_asked_for() -> None:
+    CircuitBreaker("figures.named").call(lambda: None)
+    with lock("a"):
+        pass
+    assert figures.flush()
+    assert hour().named == {}
+    with by_name(5):
+        for _ in range(3):
+            CircuitBreaker("figures.named").call(lambda: None)
+        with lock("a"), lock("b.$c"):
+            pass
+        assert figures.flush()
+        assert named() == {"a": (1, 0, 0, 0), "b.$c": (1, 0, 0, 0)}
+        assert named("circuit") == {"figures.named": (3, 0, 0, 0)}
+        (kinds,) = hour().named.values()
+        held = kinds["lock"]["a"][stats.LOCK.start("lock_held") :][: histogram.WIDTH]
+        assert sum(held[: histogram.BUCKETS]) == 1
+    assert totals()["locks_acquired"] == 3
+
+
+def test_the_most_active_names_have_the_places_and_the_rest_is_counted_together() -> None:
+    with by_name(4):
+        for number in range(40):
+            for _ in range(1 + 3 * (number in (7, 21, 35))):
+                counters.locks.add(f"k{number}", counters.ACQUIRED)
+        assert figures.flush()
+        assert named() == {"k7": (4, 0, 0, 0), "k21": (4, 0, 0, 0), "k35": (4, 0, 0, 0), OTHER: (37, 0, 0, 0)}
+        # The last place is for one that is busy, and for the first of those.
+        for name in ("rare", "busy", "late"):
+            for _ in range(1 if name == "rare" else stats.BUSY):
+                counters.locks.add(name, counters.ACQUIRED)
+        counters.locks.add("k7", counters.ACQUIRED)
+        assert figures.flush()
+        found = named()
+        assert (found["k7"][0], found["busy"][0], found[OTHER][0]) == (5, stats.BUSY, 37 + 1 + stats.BUSY)
+        assert len(found) == 5
+
+
+def test_a_fleet_has_no_more_names_than_one_process_and_all_that_was_counted() -> None:
+    adapter, now = runtime.adapter(), datetime.now(UTC)
+    one = (1, *[0] * (stats.LOCK.width - 1))
+    for process in range(30):
+        boards = {stats.LOCK: {f"p{process}n{number}": one for number in range(7)}}
+        adapter.store.run(stats.add, adapter.key_prefix, Batch("p", {}, {}, {}, boards=boards, names=8), Slots(), now)
+    found = named()
+    assert len(found) == 6 + 1
+    assert sum(row[0] for row in found.values()) == 30 * 7
+
+
+def test_names_are_looked_up_once_and_not_with_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[int] = []
+    register = stats._register_named
+
+    def counted(*args: Any) -> Any:
+        registered.append(1)
+        return register(*args)
+
+    monkeypatch.setattr(stats, "_register_named", counted)
+    with by_name(1):
+        for _ in range(5):
+            counters.locks.add("a", counters.ACQUIRED)
+            counters.locks.add("b", counters.ACQUIRED)
+            assert figures.flush()
+        assert named() == {"a": (5, 0, 0, 0), OTHER: (5, 0, 0, 0)}
+    assert sum(registered) <= 2  # an hour may end meanwhile
+
+
+def test_a_name_that_is_gone_from_the_store_is_not_taken_for_another() -> None:
+    with by_name(3):
+        counters.locks.add("mine", counters.ACQUIRED)
+        assert figures.flush()
+        runtime.adapter().store.run(lambda clock: stats_cleared())
+        counters.locks.add("mine", counters.ACQUIRED)
+        assert figures.flush()
+        assert named() == {OTHER: (1, 0, 0, 0)}
+
+
+def test_what_is_not_used_makes_room_for_other_names_in_a_process() -> None:
+    board = counters.Board(stats.LOCK, by_name=True)
+    with by_name(3):
+        for number in range(counters.MAX_NAMES):
+            board.add(f"k{number}", counters.ACQUIRED)
+        board.add("x" * (counters.LONGEST_KEY + 1), counters.ACQUIRED)
+        assert board.row("late") is board.row(OTHER)
+        board.settle(board.unsent(), 0.0)
+        board.add("k1", counters.ACQUIRED)
+        board.settle(board.unsent(), counters.IDLE_NAME + 1)
+        assert set(board.rows) == {"k1"}
+        assert board.row("late") is not board.row(OTHER)
+
+
 def test_a_batch_of_which_a_part_is_refused_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other parts of it may be there."""
     figures.count("flights_led")

@@ -45,6 +45,16 @@ def test_a_fault_is_improperly_configured_and_ours() -> None:
     assert isinstance(caught.value, GoscopeError)
 
 
+@pytest.mark.parametrize("value", [-1, 101, True, 1.5, "5", None])
+def test_the_number_of_names_that_are_counted_is_bounded(value: object) -> None:
+    with override_settings(GOSCOPE={"FIGURES_PER_NAME": value}):
+        (fault,) = conf.faults()
+        assert fault.key == "FIGURES_PER_NAME" and repr(value) in fault.message
+    for allowed in (0, conf.MOST_NAMES):
+        with override_settings(GOSCOPE={"FIGURES_PER_NAME": allowed}):
+            assert conf.current().figures_per_name == allowed
+
+
 def test_suggestions() -> None:
     assert conf.suggestion("b_", ("AA", "BB", "B")) == "Did you mean 'B'? Allowed are AA, BB, B."
     assert conf.suggestion("zzz", ("A", "B")) == "Allowed are A, B."
