@@ -55,7 +55,7 @@ SWAPS: Final = 100
 """Attempts to change a sealed number that others change at the same time: some seconds."""
 PAUSE: Final = 0.001
 """Seconds, about, by which the pause between two of them grows."""
-LONGEST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 0.1
 
 _SEALED: Final = {"$eq": [or_null("value.t"), SEALED]}
 """True if the value looks like a sealed one."""
@@ -243,11 +243,20 @@ class CacheFlows:
         return (yield from self.get(clock, key)) is not MISSING
 
     def remaining(self, clock: Clock, key: str) -> Flow[int | None]:
-        """Milliseconds until the entry expires; ``None`` for never, 0 for no live entry."""
-        fields = {"_id": False, "expiresAt": True, **clock.stamp()}
+        """Milliseconds until the entry expires; ``None`` for never, 0 for no live entry.
+
+        Where every value is sealed it is read as well, to see whether it is genuine.
+        """
+        fields = {"_id": False, "expiresAt": True, **clock.stamp(), **({"value": True} if self._sealed_only else {})}
         found = yield from ask(CACHE, "point", self._live(clock, key), fields)
         if found is None:
             return 0
+        if self._sealed_only:
+            try:
+                self.codec.opened(key, found.get("value"))
+            except Undecodable as error:
+                yield from _forged(key, error)
+                return 0
         expires_at, now = instant(found.get("expiresAt")), instant(clock.read_stamp(found))
         if expires_at is None or now is None:
             return None

@@ -180,6 +180,7 @@ def test_a_signed_entry_can_not_be_moved_or_changed(alias: str, drive: Drive, to
             plant({**stored, name: bytes([stored[name][0] ^ 1]) + stored[name][1:]})
             assert drive(subject, "get", "k", "a miss") == "a miss"
             assert drive(subject, "has_key", "k") is False
+            assert drive(subject, "ttl", "k") == 0
             assert drive(caches["plain"], "get", "k", "a miss") == "a miss", "verified where it need not be signed"
             with pytest.raises(ValueError, match="not found"):
                 drive(subject, "incr", "k")
