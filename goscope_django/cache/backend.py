@@ -446,6 +446,7 @@ class MongoDBCache(BaseCache):
             location, params = self._entry
             options = {**(params.get("OPTIONS") or {}), "ON_ERROR": "raise", "SIGN": False, "COMPRESS": None}
             self._strict = type(self)(location, {**params, "OPTIONS": options})
+            self._strict._backing.insists = True
             self._strict.count_as(self._figures.name)
         return self._strict
 

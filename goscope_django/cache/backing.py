@@ -5,6 +5,7 @@ Rules of this file:
 * Settings are looked at when a key is made (``resolve``), so that ``override_settings`` works; ``run`` uses what was
   found then.
 * While MongoDB can't be reached an operation raises, or with ``ON_ERROR="ignore"`` gives what it was told to.
+* So it does, without asking, while the server answers nobody in time (``overload``); but not for who ``insists``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from goscope_django import conf, runtime
 from goscope_django.cache.options import CacheOptions
+from goscope_django.cache.overload import Overload, overload
 from goscope_django.core.flow import Flow, call
 from goscope_django.exceptions import Contended, PoolExhausted, StoreError
 from goscope_django.mongodb.document.clock import Clock
@@ -42,6 +44,9 @@ class Backing:
         self._feature = f"{FEATURE}.{key_prefix}" if key_prefix else FEATURE
         self._settings: conf.Settings | None = None
         self._outage: Outage | None = None
+        self._overload = Overload(counts=False)
+        self.insists = False
+        """Whether the server is asked in any case."""
 
     def resolve(self) -> None:
         """Look at the settings as they are now. Raises ``ImproperlyConfigured`` if they, or the entry in ``CACHES``,
@@ -56,6 +61,7 @@ class Backing:
         self.url = self._options.location or settings.url
         ignores = (self._options.on_error or settings.on_error) == "ignore"
         self._outage = outage(self._feature, self.url) if ignores else None
+        self._overload = Overload(counts=False) if self.insists else overload(self.url)
         self._settings = settings
 
     @property
@@ -66,7 +72,9 @@ class Backing:
     @property
     def degraded(self) -> bool:
         """Whether operations go on without MongoDB at this moment."""
-        return self._outage is not None and self._outage.away
+        if self._outage is None:
+            return False
+        return self._outage.away or self._overload.open
 
     # Each operation of the cache passes here, so this pair is written by hand: 0.3 microseconds of CPU sync, 0.5 async.
     # As a flow of calls it takes 2.0 and 3.4; all that ``get`` does above the store takes 3.1 and 3.4.
@@ -75,30 +83,30 @@ class Backing:
         self, absent: D, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T | D:
         """Run a flow on the store; ``absent`` is given where MongoDB can't be reached and that is ignored."""
-        if self._outage is not None and self._skips():
+        if (self._outage is not None or self._overload.open) and self._skips():
             return absent
         try:
             found = self.store.run(operation, *args, **kwargs)
-        except StoreError as error:
+        except BaseException as error:  # noqa: BLE001  raised by _failed
             self._failed(error)
             return absent
-        if self._outage is not None:
-            self._outage.worked()
+        if self._outage is not None or self._overload.timeouts:
+            self._worked()
         return found
 
     async def arun(
         self, absent: D, operation: Callable[Concatenate[Clock, P], Flow[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T | D:
         """Async version of ``run``."""
-        if self._outage is not None and self._skips():
+        if (self._outage is not None or self._overload.open) and self._skips():
             return absent
         try:
             found = await self.store.arun(operation, *args, **kwargs)
-        except StoreError as error:
+        except BaseException as error:  # noqa: BLE001  raised by _failed
             self._failed(error)
             return absent
-        if self._outage is not None:
-            self._outage.worked()
+        if self._outage is not None or self._overload.timeouts:
+            self._worked()
         return found
 
     def ask(self, absent: Any, operation: Callable[..., Flow[Any]], *args: Any) -> Flow[Any]:
@@ -106,14 +114,33 @@ class Backing:
         return call(self.run, self.arun, absent, operation, *args)
 
     def _skips(self) -> bool:
-        skips = self._outage is not None and self._outage.skips()
-        if skips:
+        """Whether not to ask the server; raises instead where errors are not ignored."""
+        away = self._outage is not None and self._outage.away
+        if away and self._outage is not None and self._outage.skips():
             self.figures.error()
-        return skips
-
-    def _failed(self, error: StoreError) -> None:
-        """Raise the error, or take note of it where it is ignored."""
+            return True
+        # Whom an outage lets try is not kept from it.
+        refusal = None if away or not self._overload.open else self._overload.refusal()
+        if refusal is None:
+            return False
         self.figures.error()
+        if self._outage is None:
+            raise refusal
+        return True
+
+    def _worked(self) -> None:
+        if self._overload.timeouts:
+            self._overload.answered()
+        if self._outage is not None:
+            self._outage.worked()
+
+    def _failed(self, error: BaseException) -> None:
+        """Raise the error, or take note of it where it is ignored."""
+        if not isinstance(error, StoreError):
+            self._overload.unknown()
+            raise error
+        self.figures.error()
+        self._overload.failed(error)
         if self._outage is None or isinstance(error, Contended):  # the server is there, and so is the number
             raise error
         if not isinstance(error, PoolExhausted):  # which says nothing of the server: others go on using it

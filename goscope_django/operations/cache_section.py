@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.core.cache import caches
+
 from goscope_django import conf
 from goscope_django.cache import MongoDBCache
 from goscope_django.core.flow import Flow
@@ -33,6 +35,7 @@ class _Alias:
     entry: Mapping[str, Any]
     cache: MongoDBCache | None = None
     where: Place | None = None
+    degraded: bool = False
     error: str | None = None
     entries: int | None = None
     at_least: bool = False
@@ -50,6 +53,7 @@ def _aliases(here: Place) -> list[_Alias]:
             cache = strict(entry, name)
             cache.stored_range()  # raises what is wrong with the settings
             one.cache = cache
+            one.degraded = caches[name].degraded  # type: ignore[attr-defined]  # the one that requests use
             location = entry.get("LOCATION", "")
             own = place(location, "CACHES LOCATION") if location else here
             one.where = here if own.connection is here.connection else own
@@ -134,7 +138,7 @@ def _alias(here: Place, one: _Alias, hour: Hour | None) -> CacheAlias:
         at_least=one.at_least,
         sessions=one.sessions,
         max_entries=one.cache.options.max_entries if one.cache is not None else None,
-        degraded=one.cache is not None and one.cache.degraded,
+        degraded=one.degraded,
         figures=_of(hour, one.name),
         namespaces=_namespaces(hour, one.name),
         indexes=one.indexes,

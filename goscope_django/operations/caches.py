@@ -1,7 +1,7 @@
 """What an operator does to caches: list keys, delete some, remove all entries or those that match.
 
 Rule of this file: an operator must learn that MongoDB can't be reached. So the cache object here is made of the alias's
-own entry, but with ``ON_ERROR`` set to ``"raise"``.
+own entry, but always asks the server, and raises.
 """
 
 from __future__ import annotations
@@ -45,11 +45,10 @@ def cache_of(alias: str) -> MongoDBCache:
 def strict(entry: Mapping[str, Any], alias: str) -> MongoDBCache:
     """A cache of this entry that raises while MongoDB can't be reached."""
     params = {name: value for name, value in entry.items() if name not in ("BACKEND", "LOCATION")}
-    params["OPTIONS"] = {**(params.get("OPTIONS") or {}), "ON_ERROR": "raise"}
     backend = import_string(str(entry["BACKEND"]))
     found: MongoDBCache = backend(entry.get("LOCATION", ""), params)
     found.count_as(alias)
-    return found
+    return found.strict()
 
 
 def cache_keys(alias: str = "default", pattern: str = "*", version: int | None = None, limit: int = 1_000) -> list[str]:

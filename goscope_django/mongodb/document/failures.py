@@ -297,6 +297,13 @@ def may_have_happened(error: PyMongoError) -> bool:
     return bool(error.timeout) or error.has_error_label("RetryableWriteError")
 
 
+def timed_out(error: StoreError) -> bool:
+    """True if a server that was reached did not answer in time."""
+    cause = error.__cause__
+    not_reached = (ServerSelectionTimeoutError, WaitQueueTimeoutError)
+    return isinstance(cause, PyMongoError) and cause.timeout and not isinstance(cause, not_reached)
+
+
 def of_the_driver(error: Exception) -> bool:
     """True if the driver raised it: then something may have been sent."""
     return isinstance(error, PyMongoError)

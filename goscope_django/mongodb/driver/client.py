@@ -41,7 +41,7 @@ C = TypeVar("C")
 DEFAULTS: Final[Mapping[str, Any]] = {
     "serverSelectionTimeoutMS": 5_000,
     "connectTimeoutMS": 5_000,
-    "socketTimeoutMS": 60_000,
+    "socketTimeoutMS": 10_000,
     "appname": "goscope_django",
 }
 

@@ -159,7 +159,7 @@ class _Executor:
             # For each attempt of ours the driver would begin it anew.
             return given if method in DIRECT else None
         # Millions of entries: the socket's time limit is for answers that come at once. timeoutMS is for all.
-        return RANGE_LIMIT if method == "delete_many" else None
+        return RANGE_LIMIT if method in _LONG else None
 
     def _runner(self, steps: Steps) -> Callable[..., Any]:
         """A function that runs ``steps`` with this executor."""
@@ -314,6 +314,7 @@ _STEPS: Final[Mapping[str, Steps]] = {
 """By the method that a ``Query`` names. The first argument is the collection, of the last four the database."""
 
 _ENDS: Final = ("commit", "end")
+_LONG: Final = ("delete_many", "create_index")
 
 
 # mongomock

@@ -17,7 +17,8 @@ LEAST_TIME_LIMIT: Final = 2.0
 """For such a command at least, even if ``serverSelectionTimeoutMS`` is less: its answer takes time as well."""
 
 RANGE_LIMIT: Final = 3_600.0
-"""Seconds for one command that removes a range of keys, which takes the server about 20 for each million."""
+"""Seconds for one command that removes a range of keys, which takes the server about 20 for each million, or that makes
+an index of the cache."""
 
 
 def time_limit(database: Any) -> float:
