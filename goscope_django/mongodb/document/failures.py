@@ -25,6 +25,7 @@ from pymongo.errors import (
     DocumentTooLarge,
     DuplicateKeyError,
     ExecutionTimeout,
+    NetworkTimeout,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
@@ -302,6 +303,17 @@ def timed_out(error: StoreError) -> bool:
     cause = error.__cause__
     not_reached = (ServerSelectionTimeoutError, WaitQueueTimeoutError)
     return isinstance(cause, PyMongoError) and cause.timeout and not isinstance(cause, not_reached)
+
+
+def breaks(error: BaseException) -> bool:
+    """Whether the connection on which ``error`` came up may be closed since."""
+    return not isinstance(error, (OperationFailure, BSONError))
+
+
+def breaks_all(error: BaseException) -> bool:
+    """Whether the driver has given up all connections to the server: one broke otherwise than by a time-out."""
+    unsent = (ServerSelectionTimeoutError, WaitQueueTimeoutError, NetworkTimeout)
+    return isinstance(error, AutoReconnect) and not isinstance(error, unsent)
 
 
 def of_the_driver(error: Exception) -> bool:

@@ -42,6 +42,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "serverSelectionTimeoutMS": 5_000,
     "connectTimeoutMS": 5_000,
     "socketTimeoutMS": 10_000,
+    "maxConnecting": 4,
     "appname": "goscope_django",
 }
 

@@ -46,7 +46,7 @@ from goscope_django.mongodb.document.failures import (
 from goscope_django.mongodb.driver import sessions
 from goscope_django.mongodb.driver.direct import DIRECT, Direct, Sessions
 from goscope_django.mongodb.driver.limits import RANGE_LIMIT, time_limit
-from goscope_django.mongodb.driver.places import TaskPlaces, ThreadPlaces
+from goscope_django.mongodb.driver.places import Place, TaskPlaces, ThreadPlaces
 from goscope_django.mongodb.driver.reach import Reach
 
 CACHE = "go_goscope_cache"
@@ -73,6 +73,8 @@ class _Executor:
     ``limit`` is in seconds, for one coordinating query; see ``limits`` for what it is if not given.
     """
 
+    _places: ThreadPlaces | TaskPlaces
+
     def __init__(self, database: Any, *, limit: float | None = None) -> None:
         self.database = database
         self.limit = time_limit(database) if limit is None else limit
@@ -82,6 +84,12 @@ class _Executor:
         self.reach = Reach(database.client, min(bounds), self._preference)
         self._sessions = Sessions(database.client)
         self._calls = _Calls(self._introduce)
+
+    def _failed(self, place: Place, error: BaseException) -> None:
+        """A query failed: give its place back, and raise an error of the driver's without what it quotes."""
+        self._places.fail(place, error)
+        if isinstance(error, FAILURES):
+            raise plain(cleaned(error)) from error.__cause__
 
     def _preference(self, query: Query[Any]) -> Any:
         """Which servers can answer ``query``, as a read preference."""
@@ -169,6 +177,8 @@ class _Executor:
 class SyncExecutor(_Executor):
     """Executes on a ``pymongo`` ``Database``, on the calling thread."""
 
+    _places: ThreadPlaces
+
     def __init__(self, database: Any, *, limit: float | None = None) -> None:
         super().__init__(database, limit=limit)
         self._places = ThreadPlaces(database.client, self.limit)
@@ -179,11 +189,10 @@ class SyncExecutor(_Executor):
             place = places.take()  # before any time limit begins
             try:
                 found = self._calls[command.collection, command.method](*command.args, **command.kwargs)
-            except FAILURES as error:
-                raise plain(cleaned(error)) from error.__cause__
-            finally:
-                places.give(place)
-            places.answers += 1
+            except BaseException as error:
+                self._failed(place, error)
+                raise
+            places.give(place)
             return found
         return execute(command)
 
@@ -200,6 +209,8 @@ class SyncExecutor(_Executor):
 class AsyncExecutor(_Executor):
     """Executes on a ``pymongo`` ``AsyncDatabase``, in the running event loop."""
 
+    _places: TaskPlaces
+
     def __init__(self, database: Any, *, limit: float | None = None) -> None:
         super().__init__(database, limit=limit)
         self._places = TaskPlaces(database.client, self.limit)
@@ -212,11 +223,10 @@ class AsyncExecutor(_Executor):
                 place = await places.wait()  # before any time limit begins
             try:
                 found = await self._calls[command.collection, command.method](*command.args, **command.kwargs)
-            except FAILURES as error:
-                raise plain(cleaned(error)) from error.__cause__
-            finally:
-                places.give(place)
-            places.answers += 1
+            except BaseException as error:
+                self._failed(place, error)
+                raise
+            places.give(place)
             return found
         return await aexecute(command)
 

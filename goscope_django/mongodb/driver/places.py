@@ -5,17 +5,22 @@ that time. So callers wait here, before the limit begins. Rules of this file:
 
 * There are as many places as connections (``maxPoolSize``), but one is kept free where there are several. A place is
   had for one query, its retries included.
+* The driver makes few connections at a time (``maxConnecting``), and keeps everybody else waiting meanwhile. So a place
+  is for a connection that is known to exist, or for a new one; of the latter there is one less than the driver makes at
+  a time. A new one that has answered is known to exist; one that may have broken is no longer.
 * A caller waits for as long as others make progress. If nobody has an answer for ``limit`` seconds the server hangs,
   and waiting is an error that names ``maxPoolSize``. ``waitQueueTimeoutMS``, ``timeoutMS`` and ``limits.within`` bound
   it as they bound the driver.
-* Renewals of leases don't wait here and use the connection that is kept free: whoever holds a lock must not lose it for
-  want of one.
+* Renewals of leases don't wait here. There is always a connection for them, or they make one at once: whoever holds a
+  lock must not lose it for want of one. With ``maxPoolSize=1`` there is none to keep, and with ``maxConnecting=1`` they
+  may have to wait for one that is being made.
 * A free place costs two list operations and no lock.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -23,11 +28,16 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from goscope_django.core.forking import at_fork
-from goscope_django.mongodb.document.failures import NoPlace
+from goscope_django.mongodb.document.failures import NoPlace, breaks, breaks_all
 from goscope_django.mongodb.driver import limits
 
-Place = bool
-"""``True`` for one that has to be given back."""
+Place = int
+NONE: Final[Place] = 0
+KNOWN: Final[Place] = 1
+"""A connection for it exists."""
+NEW: Final[Place] = 2
+"""A connection for it may have to be made."""
+_UNLIMITED: Final = 10**6
 
 
 class _Places:
@@ -36,13 +46,22 @@ class _Places:
     def __init__(self, client: Any, limit: float) -> None:
         options = client.options
         most = options.pool_options.max_pool_size
-        self.most: int | None = max(1, int(most) - 1) if most and most < 10**6 else None
+        self.most: int = max(1, int(min(most or _UNLIMITED, _UNLIMITED)) - 1)
+        self.new: int = min(self.most, max(1, options.pool_options.max_connecting - 1))
+        """So many places are for connections that may have to be made."""
+        self.known = 0
+        """So many places are for connections that exist."""
         self.answers = 0
         """Queries that were carried out. While it grows there is progress; it need not be exact."""
         self._size = most
         self._limit = limit
         bounds = [one for one in (options.pool_options.wait_queue_timeout, options.timeout) if one]
         self._longest: float | None = min(bounds, default=None)
+
+    @property
+    def grows(self) -> bool:
+        """Whether there may be more places than now."""
+        return self.known + self.new < self.most
 
     def _end(self) -> float:
         """When (monotonic) this caller's wait ends in any case."""
@@ -52,7 +71,7 @@ class _Places:
 
     def _exhausted(self, since: float) -> NoPlace:
         return NoPlace(
-            f"the connections of this process's pool (maxPoolSize={self._size}) were all in use for "
+            f"the connections of this process's pool (maxPoolSize={self._size}) were all in use or being made for "
             f"{time.monotonic() - since:.1f} s"
         )
 
@@ -62,24 +81,22 @@ class ThreadPlaces(_Places):
 
     def __init__(self, client: Any, limit: float) -> None:
         super().__init__(client, limit)
-        self._waiting = 0
         self.begin_anew()
         _all.add(self)
 
     def begin_anew(self) -> None:
         """In a forked child: those who had a place are threads of the parent."""
-        self._free = deque([True] * (self.most or 0))
+        # The last are taken first, so a new connection is made only where all that exist are in use.
+        self._free = deque([NEW] * self.new)
         self._changed = threading.Condition()
-        self._waiting = 0
+        self._waiting = self.known = 0
 
     def take(self) -> Place:
         """Get a place, waiting if there is none. Raises ``NoPlace``."""
-        if self.most is None:
-            return False
         try:
             return self._free.pop()
         except IndexError:
-            return False if limits.urgent() else self._wait()
+            return NONE if limits.urgent() else self._wait()
 
     def _wait(self) -> Place:
         since, end = time.monotonic(), self._end()
@@ -101,13 +118,40 @@ class ThreadPlaces(_Places):
                 self._waiting -= 1
 
     def give(self, place: Place) -> None:
-        """Give a place back."""
-        if place:
-            self._free.append(place)
-            # Whoever waits counts before it looks: so it finds this place, or it is seen here.
-            if self._waiting:
+        """Give a place back: the query was answered."""
+        self.answers += 1
+        if place == KNOWN:
+            self._free.append(KNOWN)
+        elif place == NEW:
+            self._free.appendleft(NEW)
+            if self.grows:
                 with self._changed:
-                    self._changed.notify()
+                    if self.grows:
+                        self.known += 1
+                        self._free.append(KNOWN)
+        if self._waiting:
+            self._tell()
+
+    def fail(self, place: Place, error: BaseException) -> None:
+        """Give a place back: the query failed."""
+        if place == NEW:
+            self._free.appendleft(NEW)
+        elif place == KNOWN and not breaks(error):
+            self._free.append(KNOWN)
+        elif place == KNOWN:
+            with self._changed:
+                self.known -= 1
+        if breaks_all(error):
+            with self._changed, contextlib.suppress(IndexError):
+                while (free := self._free.pop()) == KNOWN:  # others may take one meanwhile
+                    self.known -= 1
+                self._free.appendleft(free)
+        self._tell()
+
+    def _tell(self) -> None:
+        # Whoever waits counts before it looks: so it finds this place, or it is seen by who gives it back.
+        with self._changed:
+            self._changed.notify(2)
 
 
 class TaskPlaces(_Places):
@@ -115,47 +159,65 @@ class TaskPlaces(_Places):
 
     def __init__(self, client: Any, limit: float) -> None:
         super().__init__(client, limit)
-        self._free = self.most or 0
-        self._line: deque[asyncio.Future[None]] = deque()
+        self._free = deque([NEW] * self.new)
+        self._line: deque[asyncio.Future[Place]] = deque()
 
     def free(self) -> Place | None:
-        """A place if one is free or none is needed, else ``None``."""
-        if self.most is None:
-            return False
+        """A place if one is free, ``NONE`` if none is needed, else ``None``."""
         if self._free:
-            self._free -= 1
-            return True
-        return False if limits.urgent() else None
+            return self._free.pop()
+        return NONE if limits.urgent() else None
 
     async def wait(self) -> Place:
         """Wait for a place. Raises ``NoPlace``."""
         since, end = time.monotonic(), self._end()
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        mine: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
         self._line.append(mine)
         try:
             while True:
                 answers, now = self.answers, time.monotonic()
                 await asyncio.wait([mine], timeout=min(self._limit, max(0.0, end - now)))
                 if mine.done():
-                    return True
+                    return mine.result()
                 if self.answers == answers or time.monotonic() >= end:
                     raise self._exhausted(since)
         except BaseException:
             if mine.done() and not mine.cancelled():
-                self.give(True)  # it was handed over just now
+                self._hand_on(mine.result())  # it was handed over just now
             mine.cancel()
             raise
 
     def give(self, place: Place) -> None:
-        """Give a place back, or hand it to the first in line."""
-        if not place:
-            return
+        """Give a place back: the query was answered."""
+        self.answers += 1
+        if place == NEW and self.grows:
+            self.known += 1
+            self._hand_on(KNOWN)
+        if place != NONE:
+            self._hand_on(place)
+
+    def fail(self, place: Place, error: BaseException) -> None:
+        """Give a place back: the query failed."""
+        if place == KNOWN and breaks(error):
+            self.known -= 1
+        elif place != NONE:
+            self._hand_on(place)
+        if breaks_all(error):
+            while self._free and self._free[-1] == KNOWN:
+                self._free.pop()
+                self.known -= 1
+
+    def _hand_on(self, place: Place) -> None:
+        """Give a place to the first in line."""
         while self._line:
             first = self._line.popleft()
             if not first.done():
-                first.set_result(None)
+                first.set_result(place)
                 return
-        self._free += 1
+        if place == KNOWN:
+            self._free.append(place)
+        else:
+            self._free.appendleft(place)
 
 
 _all: Final[WeakSet[ThreadPlaces]] = WeakSet()

@@ -17,6 +17,7 @@ from goscope_django import locks, runtime
 from goscope_django.core.flow import Flow, ask
 from goscope_django.exceptions import PoolExhausted, StoreUnavailable
 from goscope_django.mongodb.driver.limits import within
+from goscope_django.mongodb.driver.places import NEW
 from tests.support.commands import on_server
 from tests.support.freezing import freeze
 from tests.support.mongod import ReplicaSet, replica_set
@@ -27,7 +28,7 @@ both = pytest.mark.parametrize("kind", ["sync", "async"])
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[ReplicaSet]:
-    with replica_set(members=1) as running:
+    with replica_set(members=1, extra_args=["--setParameter", "enableTestCommands=1"]) as running:
         yield running
 
 
@@ -163,21 +164,48 @@ def test_a_held_lock_is_renewed_though_others_stand_in_line(server: ReplicaSet, 
         asyncio.run(scene())
 
 
+@both
+def test_a_held_lock_is_renewed_though_all_others_make_connections(server: ReplicaSet, kind: str) -> None:
+    """The driver makes few at a time. Where that takes long, who needs one waits longer for it than the lease lasts."""
+    point: dict[str, Any] = {"configureFailPoint": "failCommand"}
+    slowly = {"failCommands": ["hello"], "appName": "places", "blockConnection": True, "blockTimeMS": 300}
+
+    async def scene() -> None:
+        async with locks.lock("mine", timeout=2) as held:
+            admin.command({**point, "mode": "alwaysOn", "data": slowly})
+            await gathered(39, 0.3)
+            assert not held.lost.is_set() and await held.ais_valid()
+
+    with on_server(url_of(server, "maxPoolSize=40&appname=places")), server.client() as client:
+        admin = client.admin
+        try:
+            if kind == "async":
+                asyncio.run(scene())
+                return
+            with locks.lock("mine", timeout=2) as held:
+                admin.command({**point, "mode": "alwaysOn", "data": slowly})
+                busy("sync", 39, 0.3)
+                assert not held.lost.is_set() and held.is_valid()
+        finally:
+            admin.command({**point, "mode": "off"})
+
+
 def test_a_task_that_is_cancelled_in_line_leaves_its_place_to_the_next(server: ReplicaSet) -> None:
     async def scene() -> None:
         await cache.aget("x")
         executor: Any = runtime.connection().asynchronous()
         places = executor._places
-        assert places.free() is True and places.free() is None
+        place = places.free()
+        assert place == NEW and places.free() is None
         first, second = (asyncio.create_task(cache.aget("x", number)) for number in range(2))
         await asyncio.sleep(0)
         await asyncio.sleep(0.01)
         first.cancel()
-        places.give(True)
+        places.give(place)
         assert await asyncio.wait_for(second, 5) == 1
         with pytest.raises(asyncio.CancelledError):
             await first
-        assert places._free == 1
+        assert list(places._free) == [NEW]
 
     with on_server(url_of(server, "maxPoolSize=1")):
         asyncio.run(scene())
@@ -186,7 +214,7 @@ def test_a_task_that_is_cancelled_in_line_leaves_its_place_to_the_next(server: R
 def test_a_pool_that_is_used_up_is_no_outage(server: ReplicaSet) -> None:
     with on_server(url_of(server, "maxPoolSize=1&waitQueueTimeoutMS=100"), ON_ERROR="ignore"):
         assert cache.set("x", 1)
-        places = runtime.connection().sync()._places  # type: ignore[union-attr]
+        places: Any = runtime.connection().sync()._places  # type: ignore[union-attr]
         place = places.take()
         try:
             assert cache.get("x", "default") == "default"

@@ -9,7 +9,7 @@ import pytest
 
 from goscope_django.core.flow import Flow, carry_out
 from goscope_django.locks import waiting
-from goscope_django.locks.waiting import OWN, POLL, SLOWEST, contend
+from goscope_django.locks.waiting import OWN, POLL, SHARED_BY, SLOWEST, contend
 
 
 class Clock:
@@ -81,6 +81,21 @@ def test_a_server_that_is_slow_to_answer_is_asked_less_often(monkeypatch: pytest
     clock = Clock(monkeypatch, read=0.2)
     clock.hand_off(10, holds=lambda _: 0.0)
     assert len(clock.reads) <= 11
+
+
+@pytest.mark.parametrize(("held", "most"), [(0.5, 40), (1, 33), (2, 15), (4, 6), (60, 6)])
+def test_so_many_reads_a_second_and_no_more(held: float, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the second before the lock has been ``held`` for so long. What the docs tell a shared server's operator."""
+    clock = Clock(monkeypatch)
+    began = clock.time
+    clock.hand_off(held)
+    assert sum(held - 1 < one - began <= held for one in clock.reads) <= most
+
+
+def test_a_process_with_many_locks_to_wait_for_reads_no_more_than_with_a_few() -> None:
+    few = SHARED_BY / waiting._interval(SHARED_BY)
+    for lines in (10, 100, 1_000):
+        assert lines / waiting._interval(lines) <= few * 1.3
 
 
 def test_the_bounds_are_those_that_the_docs_tell() -> None:
