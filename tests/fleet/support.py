@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+SHOP = "tests.fleet.site.shop_settings"
 STARTING = 60.0
 """Seconds that all processes together may take to be up."""
 
@@ -215,6 +216,36 @@ def _running(
         yield site
     finally:
         site.stop()
+
+
+@contextmanager
+def runserver(mongo_url: str, folder: Path, **settings: Any) -> Iterator[Site]:
+    """The site in one process of Django's own server, which serves static files too."""
+    command = ["django", "runserver", "--noreload", "--insecure"]
+    with _running(command, "--skip-checks", mongo_url, folder, 1, settings) as site:
+        yield site
+
+
+def prepare_shop(folder: Path, mongo_url: str, buyers: int = 0) -> None:
+    """Make the shop's tables and indexes, so many ``buyer0``, ``buyer1``... and the superuser ``root``, all with the
+    password ``secret``."""
+    script = (
+        "import django; django.setup()\n"
+        "from django.core.management import call_command\n"
+        "call_command('migrate', verbosity=0)\n"
+        "from django.contrib.auth.models import User\n"
+        f"for number in range({buyers}): User.objects.create_user(f'buyer{{number}}', password='secret')\n"
+        "User.objects.create_superuser('root', password='secret')\n"
+        "from goscope_django import runtime\n"
+        "runtime.adapter().ensure_indexes()\n"
+    )
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": SHOP,
+        "SITE_FOLDER": str(folder),
+        "SITE_MONGO": mongo_url,
+    }
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True, timeout=100)
 
 
 def _free_port() -> int:

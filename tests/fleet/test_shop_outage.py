@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -17,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.fleet.support import ROOT, Answer, Site, gunicorn
+from tests.fleet.support import SHOP, Answer, Site, gunicorn, prepare_shop
 from tests.support.mongod import ReplicaSet, replica_set
 
 pytestmark = [pytest.mark.real, pytest.mark.fleet, pytest.mark.slow, pytest.mark.timeout(400)]
 
-SETTINGS = "tests.fleet.site.shop_settings"
 OUTAGE = 20.0
 RECOVERY = 5.0
 """Seconds after the server's return within which everything works again."""
@@ -134,21 +130,6 @@ class Load:
             assert not thread.is_alive()
 
 
-def _prepare(folder: Path, url: str) -> None:
-    script = (
-        "import django; django.setup()\n"
-        "from django.core.management import call_command\n"
-        "call_command('migrate', verbosity=0)\n"
-        "from django.contrib.auth.models import User\n"
-        f"for number in range({BUYERS}): User.objects.create_user(f'buyer{{number}}', password='secret')\n"
-        "User.objects.create_superuser('root', password='secret')\n"
-        "from goscope_django import runtime\n"
-        "runtime.adapter().ensure_indexes()\n"
-    )
-    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": SETTINGS, "SITE_FOLDER": str(folder), "SITE_MONGO": url}
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True, timeout=100)
-
-
 def _wait_for(what: str, ask: Callable[[], Answer], status: int, deadline: float) -> float:
     """When it answered so for the first time; fails at ``deadline``."""
     while True:
@@ -162,8 +143,8 @@ def _wait_for(what: str, ask: Callable[[], Answer], status: int, deadline: float
 def test_an_outage_costs_nobody_a_session_or_a_second_charge(tmp_path: Path) -> None:
     with replica_set(members=1) as servers:
         url = servers.uri.replace("/?", "/shop?")
-        _prepare(tmp_path, url)
-        with gunicorn(url, tmp_path, workers=4, SETTINGS=SETTINGS) as site:
+        prepare_shop(tmp_path, url, BUYERS)
+        with gunicorn(url, tmp_path, workers=4, SETTINGS=SHOP) as site:
             _shop(site, servers)
 
 
