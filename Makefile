@@ -7,7 +7,7 @@
 #   make lint                                            ruff and mypy
 #   make test-matrix                                     the quick tests on every supported Python and Django
 #   make bench                                           ratios against raw PyMongo and the peers
-#   make soak [SEED=1]                                   a million mutated values and 100,000 planted documents are read
+#   make soak [SEED=1] [SECONDS=600]                     hours of bad days: planted documents, and the consistency harness
 #   make clean                                           removes what the other targets made
 
 PYTHON ?= python3
@@ -19,6 +19,7 @@ export GOSCOPE_URL
 endif
 WORKERS ?= auto
 ARGS ?=
+SECONDS ?= 600
 
 PY := $(VENV)/bin/python
 # An editable install of a package that lies at the top of its repository makes setuptools warn at length.
@@ -100,6 +101,7 @@ bench: $(VENV)/.installed-test
 
 soak: $(VENV)/.installed-test
 	@$(PY) -m tests.soak.planted $(if $(SEED),--seed $(SEED)) $(ARGS)
+	@$(PY) -m tests.consistency --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 clean:
 	@if [ -x $(PY) ] && [ -d demo-data ]; then $(PY) manage.py goscope_mongod stop >/dev/null 2>&1 || true; fi

@@ -88,11 +88,15 @@ class ReplicaSet:
     def kill_primary(self, number: int = signal.SIGKILL) -> int:
         """Send the primary a signal (SIGKILL; SIGSTOP makes it hang) and return its port; waits for no election."""
         port = self.primary_port()
+        self.signal(port, number)
+        return port
+
+    def signal(self, port: int, number: int) -> None:
+        """Send the member on ``port`` a signal; after SIGKILL it has ended."""
         process = self._processes[port]
         process.send_signal(number)
         if number == signal.SIGKILL:
             process.wait(10)
-        return port
 
     def resume(self, port: int) -> None:
         """Let the member on ``port`` go on after SIGSTOP, or start it again if it ended."""

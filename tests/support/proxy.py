@@ -85,7 +85,11 @@ class Proxy:
                 if self._cut:
                     client.close()
                     continue
-                server = socket.create_connection(("127.0.0.1", self._port))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._port))
+                except OSError:  # it was killed, and may come back
+                    client.close()
+                    continue
                 self._open |= {client, server}
                 thread = threading.Thread(target=self._serve, args=(client, server), daemon=True)
                 self._threads.append(thread)
