@@ -78,10 +78,10 @@ def import_list(task: Task, rows: int, pause: float) -> None:
             os.kill(os.getpid(), signal.SIGKILL)  # the button: no clean-up at all
 
 
-def in_background(*arguments: str) -> int:
-    """Start ``manage.py import_products`` as a process of its own; its id."""
-    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "import_products", *arguments]
-    process = subprocess.Popen(command, cwd=settings.BASE_DIR, stdin=subprocess.DEVNULL)  # noqa: S603 - our own
+def in_background(*arguments: str, command: str = "import_products") -> int:
+    """Start ``manage.py import_products``, or another ``command``, as a process of its own; its id."""
+    line = [sys.executable, str(settings.BASE_DIR / "manage.py"), command, *arguments]
+    process = subprocess.Popen(line, cwd=settings.BASE_DIR, stdin=subprocess.DEVNULL)  # noqa: S603 - our own
     # It ends with its work or by the terminal's Ctrl-C; the thread only waits for it, so that no zombie is left.
     threading.Thread(target=process.wait, daemon=True).start()
     return process.pid

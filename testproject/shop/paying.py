@@ -6,8 +6,11 @@ Programs send the header, which ``@idempotent`` reads if no ``key`` is given.
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import time
+from collections.abc import Callable
 from decimal import Decimal
 
 from django.db import transaction
@@ -28,8 +31,29 @@ def payment_key(request: HttpRequest) -> str | None:
     return request.headers.get("Idempotency-Key") or request.POST.get("key")
 
 
+def payload(request: HttpRequest) -> list[str | None]:
+    """What makes it the same payment: the script sends the form as multipart, the browser as urlencoded."""
+    return [request.POST.get("card")]
+
+
+def for_people(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """A refusal is data (problem+json), for programs. Somebody in front of a browser gets a page instead."""
+
+    @functools.wraps(view)
+    def wrapped(request: HttpRequest) -> HttpResponse:
+        response = view(request)
+        asks_for_pages = "text/html" in request.headers.get("Accept", "")
+        if response.headers.get("Content-Type") != "application/problem+json" or not asks_for_pages:
+            return response
+        told = json.loads(response.content)
+        return render(request, "shop/refused.html", {"told": told}, status=response.status_code)
+
+    return wrapped
+
+
 @require_POST
-@idempotent(key=payment_key, required=True, on_conflict="wait")
+@for_people
+@idempotent(key=payment_key, required=True, on_conflict="wait", fingerprint=payload)
 def pay(request: HttpRequest) -> HttpResponse:
     """Charge for the basket or a gift card. A repeat waits for the running request and gets the same page."""
     card = request.POST.get("card")

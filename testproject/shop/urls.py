@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from testproject.shop import basket, catalogue, importing, paying, report, start, stock, supplier
+from testproject.shop import basket, catalogue, importing, paying, report, start, stock, supplier, trouble
 
 urlpatterns = [
     path("", start.start, name="start"),
@@ -20,6 +20,9 @@ urlpatterns = [
     path("report/", report.report, name="report"),
     path("stock/", stock.correct, name="correct"),
     path("stock/stale/", stock.stale, name="stale"),
+    path("trouble/hold/", trouble.hold, name="hold"),
+    path("trouble/stall/", trouble.stall, name="stall"),
+    path("trouble/fail/", trouble.fail, name="fail"),
     path("import/", importing.start, name="import"),
     path("import/kill/", importing.kill, name="kill"),
     path("import/state.json", importing.state_json, name="import-state"),

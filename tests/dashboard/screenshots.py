@@ -1,11 +1,12 @@
 """Makes the pictures in ``docs``: ``python -m pytest tests/dashboard/screenshots.py``.
 
-Everything on them was done by the features themselves; only the minutes in which it happened are moved apart.
+Everything on them was done by the features themselves; only the instants at which it happened were moved.
 """
 
 from __future__ import annotations
 
 import base64
+import os
 import random
 import threading
 import time
@@ -18,7 +19,7 @@ import pytest
 from django.core.cache import cache
 
 from goscope_django import figures, operations, runtime
-from goscope_django.checkpoints import checkpointed
+from goscope_django.checkpoints import checkpointed, register_dispatcher
 from goscope_django.circuits import CircuitBreaker
 from goscope_django.decorators import single_flight
 from goscope_django.exceptions import CircuitOpen, GoscopeError
@@ -26,8 +27,9 @@ from goscope_django.locks import lock
 from tests.conftest import with_database
 from tests.support.browser import Operator
 from tests.support.commands import on_server
+from tests.support.dashboard import PAGE
 from tests.support.mongod import replica_set
-from tests.support.operations import query
+from tests.support.operations import query, soon
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.real, pytest.mark.timeout(300)]
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -122,6 +124,21 @@ def an_hour() -> None:
         query("go_goscope_stats", "replace_one", {"_id": names["_id"]}, names, upsert=True)
 
 
+def gone(name: str, part: float) -> None:
+    """A task whose worker was killed some minutes ago."""
+    with checkpointed(name) as one:
+        one.save({"row": 1}, progress=100 * part)
+        (head,) = query("go_goscope_tasks", "find", {"_id": runtime.adapter().key_prefix + name})
+    moments = {"leaseUntil": soon(-400), "heartbeatAt": soon(-430), "startedAt": soon(-900)}
+    kept = {field: head[field] for field in ("status", "claim", "progress", "owner")}
+    query(
+        "go_goscope_tasks",
+        "update_one",
+        {"_id": head["_id"]},
+        {"$set": {**kept, **moments}, "$unset": {"finishedAt": 1}},
+    )
+
+
 def lose() -> None:
     raise ConnectionError("the supplier does not answer")
 
@@ -130,6 +147,8 @@ def store() -> None:
     """What stands there before anybody looks."""
     an_hour()
     CircuitBreaker("payments").call(int)
+    gone("reindex-catalogue", 0.42)
+    register_dispatcher(lambda info: None)
     with suppress(ConnectionError):
         CircuitBreaker("search").call(lose)
     operations.close_circuit("search", reason="false alarm, see the incident's notes")
@@ -162,19 +181,41 @@ def test_pictures(operator: Operator) -> None:
             figures.flush()
             operator.run("localStorage.setItem('django.admin.navSidebarIsOpen', 'false')")
             operator.open(every=60)
-            operator.find("#section-circuits details summary").click()
             for scheme in ("light", "dark"):
                 operator.scheme(scheme)
                 operator.size(1_280, 1_000)
                 time.sleep(1)
-                picture(operator, DOCS / f"dashboard-{scheme}.png", 1_280, 1_900)
+                picture(operator, DOCS / f"dashboard-{scheme}.png", 1_280, 1_500)
+            operator.scheme("light")
+            operator.size(360, 800)
+            operator.open(every=60)
+            picture(operator, DOCS / "dashboard-360.png", 360, 1_500)
+            operator.size(1_280, 1_000)
+            operator.open(f"{PAGE}circuit/supplier/", every=60)
+            picture(operator, DOCS / "dashboard-circuit.png", 1_280, 700)
+            if extra := os.environ.get("PICTURES"):  # for whoever works on the page: all of it, and other widths
+                everywhere(operator, Path(extra))
 
 
-def picture(operator: Operator, path: Path, width: int, height: int) -> None:
+def everywhere(operator: Operator, folder: Path) -> None:
+    """Further pictures, of the whole page."""
+    operator.run("localStorage.removeItem('django.admin.navSidebarIsOpen')")
+    for width in (320, 768, 1_024, 1_280, 1_920):
+        operator.size(width, 1_000)
+        operator.open(every=60)
+        height = operator.run("return document.querySelector('#goscope').getBoundingClientRect().bottom")
+        picture(operator, folder / f"page-{width}.png", width, min(4_000, int(height) + 100), largest=3_000_000)
+    operator.size(1_280, 1_000)
+    for name in ("lock/stock:4711", "task/reindex-catalogue", "cache/default", "idempotency/POST~20~2Forders~207f3a"):
+        operator.open(f"{PAGE}{name}/", every=60)
+        picture(operator, folder / f"{name.partition('/')[0]}.png", 1_280, 900, largest=3_000_000)
+
+
+def picture(operator: Operator, path: Path, width: int, height: int, largest: int = LARGEST) -> None:
     operator.size(width, height)
     operator.run("document.querySelector('main').scrollTo(0, 0); document.querySelector('#main').scrollTo(0, 0)")
     operator.run("scrollTo(0, 0); document.activeElement.blur()")
     shot = operator.devtools("Page.captureScreenshot", format="png")
     content = base64.b64decode(shot["data"])
-    assert len(content) < LARGEST, len(content)
+    assert len(content) < largest, len(content)
     path.write_bytes(content)

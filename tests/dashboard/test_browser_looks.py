@@ -84,16 +84,19 @@ def test_axe_finds_nothing_serious_while_the_server_is_away(operator: Operator, 
 
 
 WIDE = (
+    "const cut = (one) => one && getComputedStyle(one).overflowX == 'hidden'"
+    "  && one.getBoundingClientRect().right <= innerWidth + 1;"
     "return [...document.querySelectorAll('body *')].filter((one) => {"
     "  const box = one.getBoundingClientRect(); const style = getComputedStyle(one);"
     "  return box.width > 1 && style.visibility != 'hidden' && (box.right > innerWidth + 1 || box.left < -1)"
-    "    && !one.closest('.skip-to-content-link, svg, caption, thead, #nav-sidebar'); })"
+    "    && !one.closest('.skip-to-content-link, svg, caption, thead, #nav-sidebar')"
+    "    && !cut(one.parentElement.closest('td, th')); })"  # a long name, of which the cell shows the beginning
     ".map((one) => one.outerHTML.slice(0, 120))"
 )
 
 
 @pytest.mark.parametrize("language", ["en", "ar"])
-@pytest.mark.parametrize("width", [320, 768, 1_024, 1_440])
+@pytest.mark.parametrize("width", [320, 768, 1_024, 1_280, 1_920])
 def test_nothing_is_to_be_scrolled_sideways(operator: Operator, settings: Any, language: str, width: int) -> None:
     """Also beside the admin's sidebar, which is there from 768 pixels on."""
     settings.LANGUAGE_CODE = language

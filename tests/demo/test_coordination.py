@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
 from tests.demo.shop import Shop, Visitor, eventually
 
@@ -27,6 +30,58 @@ def test_a_key_pays_for_one_amount_only(visitor: Visitor, shop: Shop) -> None:
     assert refused.status_code == 422
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert shop.rows("SELECT amount FROM shop_payment WHERE key = 'changed'") == [(10,)]
+
+
+def test_one_form_is_one_payload_however_it_is_sent(visitor: Visitor, shop: Shop) -> None:
+    """The script sends six as multipart; then the browser's own button sends the same form urlencoded."""
+    fields = {"key": "six-then-one", "card": "25", **visitor.secret()}
+    first = visitor.client.post("/pay/", files={name: (None, value) for name, value in fields.items()})
+    second = visitor.post("/pay/", key="six-then-one", card="25")
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert shop.rows("SELECT count(*) FROM shop_payment WHERE key = 'six-then-one'") == [(1,)]
+
+
+def test_a_refusal_is_a_page_for_people(visitor: Visitor, shop: Shop) -> None:
+    assert visitor.post("/pay/", key="for-people", card="10").status_code == 200
+    data = {"key": "for-people", "card": "50", **visitor.secret()}
+    refused = visitor.client.post("/pay/", data=data, headers={"Accept": "text/html,*/*;q=0.8"})
+    assert refused.status_code == 422
+    assert refused.headers["Content-Type"].startswith("text/html")
+    assert "Nothing was paid" in refused.text and "/#pay" in refused.text
+    assert shop.rows("SELECT amount FROM shop_payment WHERE key = 'for-people'") == [(10,)]
+
+
+def test_something_to_look_at(visitor: Visitor, shop: Shop) -> None:
+    """A lock that two wait for, a circuit that is open, and a task whose worker died and that is run again."""
+    with MongoClient[dict[str, Any]](shop.mongo_url, tz_aware=True) as client:
+        store = client.get_default_database()
+
+        def stalled() -> bool:
+            head = store.go_goscope_tasks.find_one({"_id": "shop:newsletter"})
+            return head is not None and head["status"] == "running" and head["leaseUntil"] < datetime.now(UTC)
+
+        assert "A worker sends the newsletter and dies" in visitor.post("/trouble/stall/").text
+        assert "is held for 30 seconds" in visitor.post("/trouble/hold/").text
+        held = {"key": "shop:lock:warehouse:count"}
+
+        def holder() -> str:
+            return (store.go_goscope_locks.find_one(held) or {"owner": ""})["owner"]
+
+        eventually(lambda: "counting" in holder())
+        assert "its circuit is open" in visitor.post("/trouble/fail/").text
+        circuit = store.go_goscope_circuit.find_one({"key": "shop:circuit:carrier"})
+        assert circuit is not None and circuit["state"] == "open"
+        store.go_goscope_locks.delete_one(held)  # as an operator's release does
+        eventually(lambda: "counting" not in holder())
+        page = visitor.get("/").text
+        for path in ("", "lock/warehouse:count/", "task/newsletter/", "circuit/carrier/"):
+            assert f'href="/admin/goscope/dashboard/{path}"' in page
+        eventually(stalled)
+        done = shop.manage("send_newsletter")
+        assert done.returncode == 0, done.stderr
+        head = store.go_goscope_tasks.find_one({"_id": "shop:newsletter"})
+        assert head is not None and (head["status"], head["attempt"]) == ("completed", 2)
 
 
 def test_paying_needs_a_key_and_something_to_pay_for(visitor: Visitor, shop: Shop) -> None:
