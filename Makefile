@@ -6,6 +6,8 @@
 #   make test-mongodb [ARGS=...]                         the tests of projects whose own database is MongoDB
 #   make lint                                            ruff and mypy
 #   make test-matrix                                     the quick tests on every supported Python and Django
+#   make docs                                            the site, in docs/_build/html; a warning is an error
+#   make release-check                                   builds what is published and installs it on every Python found
 #   make bench                                           ratios against raw PyMongo and the peers
 #   make soak [SEED=1] [SECONDS=600]                     hours of bad days: planted documents, and the consistency harness
 #   make clean                                           removes what the other targets made
@@ -26,6 +28,8 @@ PY := $(VENV)/bin/python
 PIP := PYTHONWARNINGS=ignore $(PY) -m pip --quiet --disable-pip-version-check
 MONGODB_VENV ?= .venv-mongodb
 PY_MONGODB := $(MONGODB_VENV)/bin/python
+DOCS_VENV ?= .venv-docs
+PY_DOCS := $(DOCS_VENV)/bin/python
 # What touches the project's own database: tests marked "sql" are skipped there.
 ON_MONGODB := tests/mongodb_backend $(wildcard tests/integration/sessions) tests/integration/fencing \
 	tests/integration/checkpoints/test_checkpoints_database.py tests/integration/checkpoints/test_checkpoints_exact.py \
@@ -38,7 +42,7 @@ ON_MONGODB := tests/mongodb_backend $(wildcard tests/integration/sessions) tests
 TEST_EXTRAS := test,embedded,demo,health,prometheus
 PACKAGING := setup.py pyproject.toml goscope_django/__init__.py
 
-.PHONY: demo test test-long test-mongodb lint format test-matrix bench soak clean help
+.PHONY: docs release-check demo test test-long test-mongodb lint format test-matrix bench soak clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -83,6 +87,19 @@ test-mongodb: | $(PY_MONGODB)
 $(PY_MONGODB):
 	@$(PYTHON) -m venv $(MONGODB_VENV)
 
+docs: | $(PY_DOCS)
+	@[ $(DOCS_VENV)/.installed -nt setup.py ] || { echo "Installing what builds the documentation into $(DOCS_VENV) ..."; \
+		PYTHONWARNINGS=ignore $(PY_DOCS) -m pip --quiet --disable-pip-version-check install --editable '.[docs]' \
+		&& touch $(DOCS_VENV)/.installed; }
+	@$(PY_DOCS) -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "The site is in docs/_build/html"
+
+$(PY_DOCS):
+	@$(PYTHON) -m venv $(DOCS_VENV)
+
+release-check: $(VENV)/.installed-test
+	@$(PY) scripts/release_check.py
+
 lint: $(VENV)/.installed-test
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -105,5 +122,5 @@ soak: $(VENV)/.installed-test
 
 clean:
 	@if [ -x $(PY) ] && [ -d demo-data ]; then $(PY) manage.py goscope_mongod stop >/dev/null 2>&1 || true; fi
-	@rm -rf $(VENV) $(MONGODB_VENV) .matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info demo-data demo.sqlite3*
+	@rm -rf $(VENV) $(MONGODB_VENV) $(DOCS_VENV) docs/_build .matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info demo-data demo.sqlite3*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

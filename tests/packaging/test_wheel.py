@@ -142,10 +142,20 @@ def test_the_matrix_runs_what_the_metadata_says() -> None:
     assert {django for _, django in pairs} == DJANGOS
 
 
+def test_links_of_the_description_lead_somewhere_from_anywhere(metadata: Message) -> None:
+    """The package index shows it without the repository."""
+    text = metadata.get_payload()
+    links = re.findall(r"\]\(([^)\s]+)", str(text))
+    assert len(links) > 20
+    assert not [link for link in links if not link.startswith(("https://", "#"))]
+    inside = re.compile(r"https://github\.com/goscope/goscope-django/(?:blob|raw)/main/([^#]+)")
+    assert not [path for path in inside.findall("\n".join(links)) if not (ROOT / path.strip()).exists()]
+
+
 def test_django_and_pymongo_are_all_that_it_requires(metadata: Message) -> None:
     required = metadata.get_all("Requires-Dist", [])
     assert {re.split(r"[<>=!~;\s]", text)[0] for text in required if "extra ==" not in text} == {"Django", "pymongo"}
-    extras = {"embedded", "demo", "test", "test-mongodb", "health", "prometheus"}
+    extras = {"embedded", "demo", "docs", "test", "test-mongodb", "health", "prometheus"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
 
 
