@@ -26,6 +26,8 @@ the others are still called.
                                transaction was rolled back)
 ``task_lost``                  ``task_id``, ``attempt``: another runner took it over
 ``cache_entry_forged``         ``key``, ``reason`` (``forged``, ``damaged`` or ``format``), ``message``
+``cache_refresh_failed``       ``key``, ``error`` (the name of the exception's class): a stale value could not be
+                               computed anew; it serves until its ``stale`` ends
 ``degraded``                   ``feature``, ``error`` (a text): it works without MongoDB for now (sent once)
 ``recovered``                  ``feature``: MongoDB can be reached again (sent once)
 =============================  ================================================================================
@@ -58,6 +60,7 @@ task_completed = Signal()
 task_failed = Signal()
 task_lost = Signal()
 cache_entry_forged = Signal()
+cache_refresh_failed = Signal()
 degraded = Signal()
 recovered = Signal()
 
@@ -87,6 +90,7 @@ _LEVELS: Final = {
     "task_lost": logging.WARNING,
     "task_failed": logging.WARNING,
     "cache_entry_forged": logging.WARNING,
+    "cache_refresh_failed": logging.WARNING,
     "degraded": logging.WARNING,
     "recovered": logging.INFO,
 }

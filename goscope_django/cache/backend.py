@@ -9,10 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -21,7 +18,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
 from goscope_django import conf, figures, runtime
 from goscope_django.cache.backing import Backing
-from goscope_django.cache.computing import Turn
+from goscope_django.cache.computing import Computing, Wanted
 from goscope_django.cache.globs import Glob
 from goscope_django.cache.headroom import headroom
 from goscope_django.cache.keys import Keys
@@ -34,14 +31,16 @@ from goscope_django.cache.options import (
     instant_of,
     milliseconds_of,
     pexpire_milliseconds,
+    stale_options,
 )
 from goscope_django.cache.redis_only import missing
-from goscope_django.cache.together import Entry, Outcome, together
 from goscope_django.core import arguments
 from goscope_django.core.arguments import Duration
-from goscope_django.core.flow import Flow, acarry_out, call, carry_out, invoke
-from goscope_django.exceptions import InvalidValue, PoolExhausted
+from goscope_django.core.flow import Flow, acarry_out, carry_out
+from goscope_django.exceptions import InvalidValue
+from goscope_django.mongodb.cache import tags as tagging
 from goscope_django.mongodb.cache.flows import BATCH, MISSING, NO_PAGE, CacheFlows, Page
+from goscope_django.mongodb.cache.own import Terms
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver import urls
 from goscope_django.process.counters import DELETES, HITS, MISSES, READ, SETS, WRITTEN
@@ -83,6 +82,7 @@ class MongoDBCache(BaseCache):
         self._figures = figures.alias(alias_of(location, params))
         self._backing = Backing(self.options, fault, self.key_prefix, self._figures)
         self._keys = Keys(self, self._backing, default_function=self.options.default_key_function)
+        self._computing = Computing(self, self._backing, self._flows, adding=self._adding, setting=self._setting)
 
     # One entry
 
@@ -104,15 +104,16 @@ class MongoDBCache(BaseCache):
         *,
         nx: bool = False,
         xx: bool = False,
+        tags: Iterable[str] = (),
     ) -> bool:
         """Store ``value``, with ``nx`` only if there is no live entry, with ``xx`` only if there is one.
 
         Whether it was stored; for a timeout of zero and less, whether an entry was deleted. Atomic, one round trip.
-        Raises ``ValueError`` over 16 MB; then no value is left.
+        With ``tags`` (texts) it counts as missing from the moment on when one of them is invalidated; two round trips,
+        one more where others have made some of several tags. Raises ``ValueError`` over 16 MB; then no value is left.
         """
-        return self._written(
-            key, value, nx or xx, self._backing.run(False, self._set(key, value, timeout, version, nx, xx))
-        )
+        store = self._set(key, value, timeout, version, nx, xx, tags)
+        return self._written(key, value, nx or xx, self._backing.run(False, store))
 
     async def aset(  # type: ignore[override]  # Django's returns nothing
         self,
@@ -123,10 +124,11 @@ class MongoDBCache(BaseCache):
         *,
         nx: bool = False,
         xx: bool = False,
+        tags: Iterable[str] = (),
     ) -> bool:
         """Async version of ``set``."""
-        stored = await self._backing.arun(False, self._set(key, value, timeout, version, nx, xx))
-        return self._written(key, value, nx or xx, stored)
+        store = self._set(key, value, timeout, version, nx, xx, tags)
+        return self._written(key, value, nx or xx, await self._backing.arun(False, store))
 
     def add(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Store ``value`` unless there is a live one; whether it was stored. Atomic, one round trip."""
@@ -136,23 +138,62 @@ class MongoDBCache(BaseCache):
         """Async version of ``add``."""
         return await self._backing.arun(False, self._add(key, value, timeout, version))
 
-    def get_or_set(self, key: Any, default: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
+    def get_or_set(
+        self,
+        key: Any,
+        default: Any,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        stale: Duration | None = None,
+        background: bool = False,
+        tags: Iterable[str] = (),
+    ) -> Any:
         """The value; if there is none, ``default`` (called if callable) is stored and returned.
 
         A callable runs once for all who miss the value together, in all processes: on a lease that is renewed
         meanwhile. If it raises, or its value can't be stored, those who wait in this process get that very exception at
         once, and every other process computes at once. Nobody waits for longer than ``DEFAULT_LOCK_TIMEOUT``, nor where
         waiting is not possible (the lease can't be asked for, no connection of the pool is free): then it is computed
-        without. So this saves work and does not guarantee one call. A hit is one round trip, a value that is computed
-        takes five, waiting for another thread or task none.
+        without. So this saves work and does not guarantee one call.
+
+        With ``stale`` (seconds or a ``timedelta``) a value may serve for so long after its timeout, to callers who give
+        ``stale``; for every other method it has expired. One caller in all processes then computes, all others get the
+        old value at once. If the callable raises, the old value serves on until ``stale`` ends. With ``background`` it
+        runs on a thread of this process (async: in a task of this loop), and nobody waits.
+
+        With ``tags`` the value counts as missing once one of them is invalidated, also while it is being computed.
+
+        A hit is one round trip, two with tags; a stale one the same. A value that is computed takes five, and one more
+        with tags; waiting for another thread or task none.
         """
-        return carry_out(self._found_or_made(key, default, timeout, version))
+        return carry_out(self._found_or_made(key, default, timeout, version, stale, background, tags))
 
     async def aget_or_set(
-        self, key: Any, default: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+        self,
+        key: Any,
+        default: Any,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        stale: Duration | None = None,
+        background: bool = False,
+        tags: Iterable[str] = (),
     ) -> Any:
         """Async version of ``get_or_set``; ``default`` may also return an awaitable."""
-        return await acarry_out(self._found_or_made(key, default, timeout, version))
+        return await acarry_out(self._found_or_made(key, default, timeout, version, stale, background, tags))
+
+    def invalidate_tags(self, *tags: str) -> int:
+        """Let every entry with one of ``tags`` count as missing, in every process; how many of the tags are in use.
+
+        One round trip however many entries there are, atomic for each tag. A value whose computing began before is not
+        fresh after it. Tags belong to this alias (its ``KEY_PREFIX``), whatever the version.
+        """
+        return self._invalidated(self._backing.run(0, self._invalidate(tags)) if tags else 0)
+
+    async def ainvalidate_tags(self, *tags: str) -> int:
+        """Async version of ``invalidate_tags``."""
+        return self._invalidated(await self._backing.arun(0, self._invalidate(tags)) if tags else 0)
 
     def touch(self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Give a live entry a new timeout; ``False`` if there is none. Never revives one. Atomic, one round trip."""
@@ -517,28 +558,37 @@ class MongoDBCache(BaseCache):
         return stored
 
     def _set(
-        self, key: Any, value: Any, timeout: Timeout, version: int | None, nx: bool = False, xx: bool = False
+        self,
+        key: Any,
+        value: Any,
+        timeout: Timeout,
+        version: int | None,
+        nx: bool = False,
+        xx: bool = False,
+        tags: Iterable[str] = (),
     ) -> Operation[bool]:
         if nx is not False or xx is not False:
-            return self._set_if(key, value, timeout, version, arguments.flag(nx, "nx"), arguments.flag(xx, "xx"))
-        full, ttl = self._keys.stored(key, version), self._milliseconds(timeout)
+            nx, xx = arguments.flag(nx, "nx"), arguments.flag(xx, "xx")
+            return self._set_if(key, value, timeout, version, nx, xx, tags)
+        full, ttl, names = self._keys.stored(key, version), self._milliseconds(timeout), self._keys.stored_tags(tags)
 
         def flow(clock: Clock) -> Flow[bool]:
             if self.options.max_entries:
                 yield from self._make_room(clock, 1)
             if ttl == 0:
                 return (yield from self._flows.delete(clock, full))
-            yield from self._flows.set(clock, full, value, ttl)
+            terms = (yield from tagging.terms(clock, names, ttl)) if names else None
+            yield from self._flows.set(clock, full, value, ttl, terms)
             return True
 
         return flow
 
     def _set_if(
-        self, key: Any, value: Any, timeout: Timeout, version: int | None, nx: bool, xx: bool
+        self, key: Any, value: Any, timeout: Timeout, version: int | None, nx: bool, xx: bool, tags: Iterable[str]
     ) -> Operation[bool]:
         if nx and xx:
             raise InvalidValue("nx and xx: an entry can't be both missing and there")
-        full, ttl = self._keys.stored(key, version), self._milliseconds(timeout)
+        full, ttl, names = self._keys.stored(key, version), self._milliseconds(timeout), self._keys.stored_tags(tags)
 
         def flow(clock: Clock) -> Flow[bool]:
             if ttl == 0:
@@ -547,15 +597,18 @@ class MongoDBCache(BaseCache):
                     if nx
                     else (yield from self._flows.delete(clock, full))
                 )
+            terms = yield from tagging.terms(clock, names, ttl)
             if xx:
-                return (yield from self._flows.replace(clock, full, value, ttl))
+                return (yield from self._flows.replace(clock, full, value, ttl, terms))
             if self.options.max_entries:
                 yield from self._make_room(clock, 1)
-            return (yield from self._flows.add(clock, full, value, ttl))
+            return (yield from self._flows.add(clock, full, value, ttl, terms))
 
         return flow
 
-    def _add(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> Operation[bool]:
+    def _add(
+        self, key: Any, value: Any, timeout: Timeout, version: int | None, terms: Terms | None = None
+    ) -> Operation[bool]:
         full, ttl = self._keys.stored(key, version), self._milliseconds(timeout)
 
         def flow(clock: Clock) -> Flow[bool]:
@@ -564,7 +617,7 @@ class MongoDBCache(BaseCache):
             if ttl == 0:
                 stored = not (yield from self._flows.has(clock, full))
             else:
-                stored = yield from self._flows.add(clock, full, value, ttl)
+                stored = yield from self._flows.add(clock, full, value, ttl, terms)
             if stored:
                 self._figures.valued(key, value, SETS, WRITTEN)
             return stored
@@ -604,12 +657,12 @@ class MongoDBCache(BaseCache):
         old, new = self._keys.stored(key, version), self._keys.stored(key, target)
 
         def flow(clock: Clock) -> Flow[int]:
-            value = yield from self._flows.get(clock, old)
+            seen = yield from self._flows.look(clock, old)
             left = yield from self._flows.remaining(clock, old)
-            if value is MISSING or left == 0:
+            if seen.value is MISSING or left == 0:
                 raise InvalidValue(f"Key {_named(key)!r} not found")
             if new != old:
-                yield from self._flows.set(clock, new, value, left)
+                yield from self._flows.set(clock, new, seen.value, left, seen.terms)
                 yield from self._flows.delete(clock, old)
             return target
 
@@ -624,79 +677,50 @@ class MongoDBCache(BaseCache):
 
     # Several operations
 
-    def _found_or_made(self, key: Any, default: Any, timeout: Timeout, version: int | None) -> Flow[Any]:
-        try:
-            found = yield from call(self.get, self.aget, key, MISSING, version=version)
-        except PoolExhausted:
-            found = MISSING
-        return found if found is not MISSING else (yield from self._made(key, default, timeout, version))
-
-    def _made(self, key: Any, default: Any, timeout: Timeout, version: int | None) -> Flow[Any]:
-        """Compute the value, or wait for whoever computes it, and store it."""
-        if not callable(default):
-            return (yield from self._kept(key, default, timeout, version))
-        full, deadline = self._keys.stored(key, version), time.monotonic() + conf.current().default_lock_timeout
-        if full in _computed_here.get():  # a callable that asks for the very value that it computes
-            return (yield from self._computed(full, key, default, timeout, version))
-        while True:
-            entry, leads = together.enter((self._backing.url, full))
-            if leads:
-                return (yield from self._led(entry, deadline, full, key, default, timeout, version))
-            try:
-                outcome = yield from call(entry.wait, entry.await_, deadline)
-            except TimeoutError:
-                return (yield from self._computed(full, key, default, timeout, version))
-            if outcome is not None:
-                return outcome.result()
-
-    def _led(
-        self, entry: Entry, deadline: float, full: str, key: Any, default: Any, timeout: Timeout, version: int | None
+    def _found_or_made(
+        self,
+        key: Any,
+        default: Any,
+        timeout: Timeout,
+        version: int | None,
+        stale: Duration | None,
+        background: bool,
+        tags: Iterable[str],
     ) -> Flow[Any]:
-        """The value for this caller and for all who wait in this process."""
-        turn = Turn(f"get_or_set:{full}", deadline, lambda: call(self.get, self.aget, key, MISSING, version=version))
-        outcome: Outcome | None = None
-        try:
-            found = MISSING if self._backing.degraded else (yield from turn.take())
-            if found is MISSING:
-                found = yield from self._computed(full, key, default, timeout, version)
-            outcome = self._shared(full, found) if together.close(entry) else None
-            return found
-        except GeneratorExit:
-            turn.abandon()
-            raise
-        except Exception as error:
-            outcome = Outcome(_nothing, error)
-            raise
-        finally:
-            together.end(entry, outcome)
-            yield from turn.give_back()
+        return self._computing.get_or_set(
+            Wanted(
+                key,
+                self._keys.stored(key, version),
+                default,
+                timeout,
+                version,
+                self._milliseconds(timeout),
+                *stale_options(stale, background),
+                self._keys.stored_tags(tags),
+            )
+        )
 
-    def _shared(self, full: str, value: Any) -> Outcome:
-        """What those get who waited: each a copy of its own, as if it had read it."""
-        try:
-            data = self._flows.frozen(full, value)
-        except Exception:  # noqa: BLE001  it was not stored (a timeout of 0), so it may be anything
-            return Outcome(lambda: value)
-        return Outcome(lambda: self._flows.thawed(full, data))
+    def _adding(self, wanted: Wanted, value: Any, terms: Terms | None) -> Operation[bool]:
+        return self._add(wanted.key, value, wanted.timeout, wanted.version, terms)
 
-    def _computed(self, full: str, key: Any, default: Any, timeout: Timeout, version: int | None) -> Flow[Any]:
-        with _computing(full):
-            value = yield from invoke(default)
-        try:
-            return (yield from self._kept(key, value, timeout, version))
-        except PoolExhausted:
-            return value
+    def _setting(self, wanted: Wanted, value: Any, terms: Terms | None) -> Operation[bool]:
+        full, ttl = wanted.full, wanted.ttl
 
-    def _kept(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> Flow[Any]:
-        """Store the value unless somebody was faster; what is there then."""
-        if (yield from call(self.add, self.aadd, key, value, timeout, version=version)):
-            return value
-        found = yield from call(self.get, self.aget, key, MISSING, version=version)
-        if found is not MISSING:
-            return found
-        # What is there can't be read, for example because its signature is wrong.
-        yield from call(self.set, self.aset, key, value, timeout, version=version)
-        return value
+        def flow(clock: Clock) -> Flow[bool]:
+            yield from self._flows.set(clock, full, value, ttl, terms) if ttl != 0 else self._flows.delete(clock, full)
+            self._figures.valued(wanted.key, value, SETS, WRITTEN)
+            return True
+
+        return flow
+
+    def _invalidate(self, tags: Sequence[str]) -> Operation[int]:
+        names = self._keys.stored_tags(tags)
+        return lambda clock: tagging.invalidate(clock, names)
+
+    @staticmethod
+    def _invalidated(number: int) -> int:
+        figures.count("cache_tags_invalidated", number)
+        return number
 
     def _delete_pattern(self, pattern: str, version: int | None, prefix: str | None, itersize: int | None) -> Flow[int]:
         size, walk, ask = _page_size(itersize), _Walk(pattern, self._keys.base(version, prefix)), self._backing.ask
@@ -729,24 +753,6 @@ class _Walk:
     def keys(self, page: Page) -> Iterator[str]:
         """The same, as the user gave them."""
         return (full[self._cut :] for full in self.stored_keys(page))
-
-
-_computed_here: Final[ContextVar[frozenset[str]]] = ContextVar("goscope_computed_here", default=frozenset())
-
-
-@contextlib.contextmanager
-def _computing(full: str) -> Iterator[None]:
-    """Let what is called inside know which value it computes."""
-    before = _computed_here.get()
-    _computed_here.set(before | {full})
-    try:
-        yield
-    finally:
-        _computed_here.set(before)  # not by token: a coroutine may be closed in another context
-
-
-def _nothing() -> None:
-    """The value of a computation that failed."""
 
 
 def _page_size(itersize: int | None) -> int:

@@ -35,6 +35,7 @@ class Backing:
 
     store: Store
     prefix: str
+    tags_prefix: str
     url: str
 
     def __init__(self, options: CacheOptions, fault: conf.BadSettings | None, key_prefix: str, figures: Alias) -> None:
@@ -58,6 +59,7 @@ class Backing:
             raise conf.BadSettings(str(self._fault))
         self.store = runtime.store(self._options.location or None, "CACHES LOCATION")
         self.prefix = f"{settings.key_prefix}cache:"
+        self.tags_prefix = f"{settings.key_prefix}tag:"
         self.url = self._options.location or settings.url
         ignores = (self._options.on_error or settings.on_error) == "ignore"
         self._outage = outage(self._feature, self.url) if ignores else None

@@ -14,9 +14,11 @@ from django.core.cache.backends.base import BaseCache
 
 from goscope_django.cache.backing import Backing
 from goscope_django.core import arguments
-from goscope_django.exceptions import InvalidValue
+from goscope_django.exceptions import InvalidType, InvalidValue
 
 _LONGEST: Final = 250
+MAX_TAGS: Final = 1_000
+"""Of one entry, or of one invalidation."""
 _ODD: Final = re.compile(r"[\x00-\x20\x7f]")
 """What memcached refuses in a key, and Django therefore warns of."""
 
@@ -79,6 +81,25 @@ class Keys:
         if len(made) > _LONGEST or _ODD.search(made):
             self._cache.validate_key(made)
         return made
+
+    def stored_tags(self, tags: object) -> list[str]:
+        """The stored names of tags, each once. They belong to this cache's ``KEY_PREFIX``, whatever the version.
+
+        Raises ``InvalidType`` for anything but a collection of texts, ``InvalidValue`` for an empty text, what can't be
+        stored, and more than a thousand.
+        """
+        if tags == ():
+            return []
+        if isinstance(tags, (str, bytes)) or not isinstance(tags, Iterable):
+            raise InvalidType(f"tags={arguments.shown(tags)}: a tuple of texts is needed, such as ('product:7',)")
+        self._backing.resolve()
+        own = str(self._cache.key_prefix).replace("%", "%25").replace(":", "%3A")
+        names = list(dict.fromkeys(arguments.key(one, "tag") for one in tags))
+        if "" in names:
+            raise InvalidValue("tag='': an empty text is no tag")
+        if len(names) > MAX_TAGS:
+            raise InvalidValue(f"tags: {len(names)} were given; at most {MAX_TAGS} are allowed")
+        return [f"{self._backing.tags_prefix}{own}:{one}" for one in names]
 
     def base(self, version: int | None, key_prefix: str | None = None) -> str:
         """What the stored keys of one version begin with, under another ``KEY_PREFIX`` if one is given.

@@ -185,6 +185,14 @@ def milliseconds_of(timeout: object, name: str = "timeout") -> int | None:
     return arguments.duration_milliseconds(timeout, name)
 
 
+def stale_options(stale: object, background: object) -> tuple[int, bool]:
+    """``stale`` in milliseconds (0 for none), and whether to compute in the background. Raises ``InvalidType`` and
+    ``InvalidValue`` for what can't be used, also ``background`` where there is no old value that could serve."""
+    if arguments.flag(background, "background") and stale is None:
+        raise InvalidValue("background=True: it needs stale=..., so that an old value can serve meanwhile")
+    return (0 if stale is None else arguments.duration_milliseconds(stale, "stale")), background is True
+
+
 def delta_of(delta: object) -> int:
     """Check a summand for ``incr``. Raises ``InvalidType`` for all but an ``int``, ``InvalidValue`` over 64 bits."""
     if type(delta) is not int:

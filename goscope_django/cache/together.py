@@ -51,6 +51,10 @@ class Entry:
     def __post_init__(self) -> None:
         self.future.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel it for the others
 
+    def begin(self) -> None:
+        """The leader is this thread, not the one that entered."""
+        self.thread = threading.get_ident()
+
     def wait(self, deadline: float) -> Outcome | None:
         """Its outcome. Raises ``TimeoutError`` at ``deadline`` (monotonic), or at once on the leader's own thread."""
         left = deadline - time.monotonic()

@@ -69,6 +69,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "task_refused": "tasks_refused",
     "checkpoint_unreadable": "checkpoints_unreadable",
     "degraded": "degraded",
+    "cache_refresh_failed": "cache_refreshes_failed",
 }
 """The counters of events."""
 
@@ -82,9 +83,13 @@ COUNTED: Final = (
     "idempotent_conflicts",
     "idempotent_mismatches",
     "task_items",
+    "cache_stale_served",
+    "cache_refreshes",
+    "cache_tags_invalidated",
 )
 """The counters that ``count`` adds to. ``flights_saved_ms``: how long the flights took that were joined.
-``flights_unshared``: those whose outcome was for its leader alone. ``task_items``: items that tasks saved as done."""
+``flights_unshared``: those whose outcome was for its leader alone. ``task_items``: items that tasks saved as done.
+``cache_refreshes``: stale values that were computed anew, or were to be."""
 
 SERIES: Final = (
     *(f"cache_{name}" for name in stats.CACHE_COUNTERS),

@@ -16,32 +16,39 @@ Rules of this file:
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import bson
-from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
+from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 
 from goscope_django.core.arguments import MAX_KEY_BYTES, shown_key
 from goscope_django.core.flow import Emit, Flow, Pause, Query, ask, perform
 from goscope_django.exceptions import Contended, InvalidValue, Undecodable
+from goscope_django.mongodb.cache import own, tags
+from goscope_django.mongodb.cache.own import FIELDS, Own, Terms, own_of
 from goscope_django.mongodb.cache.time import stamped, stating, surely_reached
 from goscope_django.mongodb.codec import CODEC_OPTIONS, ENTRY_OPTIONS, Codec
 from goscope_django.mongodb.codec.plain import INT64_MAX, INT64_MIN, RESERVED
 from goscope_django.mongodb.codec.sealed import SEALED, is_sealed
 from goscope_django.mongodb.document.clock import Clock
-from goscope_django.mongodb.document.expressions import instant, literal, named, or_null, prefix_range
+from goscope_django.mongodb.document.expressions import FAR, conditions, instant, literal, named, or_null, prefix_range
 from goscope_django.mongodb.document.failures import OVERFLOW, TYPE_MISMATCH, means, no_shard_key, too_large
 from goscope_django.mongodb.document.lease import by_id, upsert
-from goscope_django.mongodb.document.reading import NOT_A_LIST, named_by_text
+from goscope_django.mongodb.document.reading import NOT_A_LIST, document, named_by_text
 from goscope_django.mongodb.driver.execute import CACHE
+
+T = TypeVar("T")
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 """The largest document that the server stores."""
 
 BATCH: Final = 1_000
 """How many entries one command handles."""
+
+ATTEMPTS: Final = 5
+"""How often an entry that others change meanwhile is looked at anew."""
 
 LONG_BATCH: Final = 150
 """The same where keys are as long as ``MAX_KEY_BYTES``."""
@@ -84,6 +91,19 @@ NO_PAGE: Final = Page()
 """The end of a walk through keys."""
 
 
+class Seen(NamedTuple):
+    """A value, fresh or stale; ``MISSING`` if there is none. ``left``: the seconds for which a stale one still serves;
+    ``None`` for a fresh one. ``terms``: on which it was stored."""
+
+    value: Any = MISSING
+    left: float | None = None
+    terms: Terms | None = None
+
+
+NOTHING: Final = Seen()
+"""No entry."""
+
+
 class CacheFlows:
     """The operations on entries. ``ttl`` is in milliseconds, ``None`` means never."""
 
@@ -106,7 +126,8 @@ class CacheFlows:
     # One entry
 
     def get(self, clock: Clock, key: str) -> Flow[Any]:
-        """The value; ``MISSING`` if there is no live entry, or one that can't be decoded."""
+        """The value; ``MISSING`` if there is no live entry, or one that can't be decoded. Two commands if it has
+        tags."""
         estimate = clock.estimate
         if estimate is None or estimate.due():
             found = yield from stamped(clock, key)
@@ -117,62 +138,118 @@ class CacheFlows:
                 found = yield from stamped(clock, key)
             elif passed:
                 return MISSING
-        if found is None:
+        if found is None or (found.get("ownFor") is not None and not (yield from _stands(clock, found))):
             return MISSING
+        return (yield from self._decoded(key, found))
+
+    def look(self, clock: Clock, key: str) -> Flow[Seen]:
+        """The value, also one that is not fresh any more. One command, two if it has tags.
+
+        One command more where the process does not know the server's time well enough.
+        """
+        estimate = clock.estimate
+        if estimate is None or estimate.due():
+            found = yield from stamped(clock, key)
+        else:
+            found = yield Query(CACHE, "point", {"key": key})
+            if found is not None:
+                kept = own_of(found)
+                passed = estimate.passed(found.get("expiresAt"))
+                if passed is None or (kept is not None and estimate.passed(kept.fresh_until) is None):
+                    found = yield from stamped(clock, key)
+                elif passed:
+                    return NOTHING
+        if found is None:
+            return NOTHING
+        kept, left = own_of(found), None
+        if kept is not None:
+            if kept.tags is None or not (yield from tags.stand(clock, kept.tags)):
+                return NOTHING
+            if (yield from own.ended(clock, kept, found)):
+                left = own.left(clock, kept, found)
+        value = yield from self._decoded(key, found)
+        return NOTHING if value is MISSING else Seen(value, left, None if kept is None else kept.terms)
+
+    def _decoded(self, key: str, found: Mapping[str, Any]) -> Flow[Any]:
         try:
             return self.codec.decode(key, found.get("value"))
         except Undecodable as error:
             return (yield from _forged(key, error))
 
-    def set(self, clock: Clock, key: str, value: object, ttl: int | None) -> Flow[None]:
+    def set(self, clock: Clock, key: str, value: object, ttl: int | None, terms: Terms | None = None) -> Flow[None]:
         """Store the value. Raises ``InvalidValue`` if it is too large; the previous value is then gone."""
-        yield from _set(clock, key, self.codec.pack(key, value), ttl)
+        yield from _set(clock, key, self.codec.pack(key, value), ttl, terms)
 
-    def add(self, clock: Clock, key: str, value: object, ttl: int | None) -> Flow[bool]:
-        """Store the value unless there is a live entry; whether it was stored."""
+    def add(self, clock: Clock, key: str, value: object, ttl: int | None, terms: Terms | None = None) -> Flow[bool]:
+        """Store the value unless there is a live entry; whether it was stored. Two commands and more where one with
+        tags is in the way."""
         packed = self.codec.pack(key, value)
-        free = {"$or": [clock.new("updatedAt"), clock.passed(), *([_UNSEALED] if self._sealed_only else [])]}
-        change = clock.put(free, _named_entry(key, packed, _times(clock, ttl)))
+        entry = _named_entry(key, packed, _times(clock, ttl, terms))
+        refused = [_UNSEALED] if self._sealed_only else []
+        change = clock.put({"$or": [clock.new("updatedAt"), clock.passed(), own.stale(clock), *refused]}, entry)
         try:
-            reply = yield from by_id(clock, ask(CACHE, "update", {"_id": key}, change, upsert=True))
-            if reply is None:
-                reply = yield from _by_key(clock, key, change)
+            for _ in range(ATTEMPTS):
+                before = yield from by_id(clock, _before(clock, {"_id": key}, change, upsert=True))
+                if before is None:
+                    before = yield from _added_by_key(clock, key, change)
+                found = before[0]
+                if (
+                    found is None
+                    or clock.lapsed(found)
+                    or (self._sealed_only and document(found.get("value")).get("t") != SEALED)
+                ):
+                    return True
+                kept = own_of(found)
+                if kept is None:
+                    return False
+                if (yield from own.ended(clock, kept, found)):
+                    return True
+                if kept.tags is not None and (yield from tags.stand(clock, kept.tags)):
+                    return False
+                if (yield from ask(CACHE, "update", own.this(key, found), [{"$set": entry}]))["n"]:
+                    return True
         except (PyMongoError, DocumentTooLarge) as error:
             if not too_large(error):
                 raise
             raise _refusal(key, packed) from error
-        # An expired entry that is replaced gets a new updatedAt, so it always counts as modified.
-        return "upserted" in reply or bool(reply["nModified"])
+        return False  # others store there all the time
 
-    def replace(self, clock: Clock, key: str, value: object, ttl: int | None) -> Flow[bool]:
-        """Store the value if there is a live entry; whether it was stored. Too large: as for ``set``."""
+    def replace(self, clock: Clock, key: str, value: object, ttl: int | None, terms: Terms | None = None) -> Flow[bool]:
+        """Store the value if there is a live entry; whether it was stored. Too large: as for ``set``.
+
+        Two commands where it replaces a value with own fields, three where that has tags.
+        """
         packed = self.codec.pack(key, value)
-        change = [{"$set": _entry(key, packed, _times(clock, ttl))}]
+        entry = _entry(key, packed, _times(clock, ttl, terms))
         try:
-            reply = yield from ask(CACHE, "update", self._live(clock, key), change)
+            change = [{"$set": entry}]
+            return (yield from self._rewritten(clock, key, entry, lambda kept, found: _always(change)))
         except (PyMongoError, DocumentTooLarge) as error:
             if not too_large(error):
                 raise
             yield from ask(CACHE, "delete", {"key": key})  # no value is better than an old one
             raise _refusal(key, packed) from error
-        return bool(reply["n"])
 
     def incr(self, clock: Clock, key: str, delta: int) -> Flow[int | None]:
         """The sum; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow.
 
-        Of a sealed value two commands, and two more for each writer who was faster; see ``_swap``.
+        One command more where there is none, or one with own fields; another one if it has tags. Of a sealed value two
+        commands, and two more for each writer who was faster; see ``_swap``.
         """
         if self._sealed_only:
             return (yield from self._swap(clock, key, delta))
         update = {"$inc": {"value": delta}, "$currentDate": {"updatedAt": True}}
-        whole = clock.whole_number("value")
+        whole = {"ownFor": None, **clock.whole_number("value")}
         try:
             lately = clock.lately_live()
             if lately is None:
-                found = yield from stating(clock, "value", "modify", {**self._live(clock, key), **whole}, update)
+                test = {**self._live(clock, key), **whole}
+                found = yield from stating(clock, {"value": True}, "modify", test, update)
             else:
                 # A counter's document is small: a projection would cost the server more than sending all of it.
                 found = yield Query(CACHE, "modify", {"key": key, **lately, **whole}, update)
+            if found is None:
+                found = yield from _added_to(clock, key, update)
         except OperationFailure as error:
             # Not a number: a sealed value, or a list with a number in it, which a filter takes for a number.
             if means(error, TYPE_MISMATCH):
@@ -196,6 +273,8 @@ class CacheFlows:
                 if found is not None and self._sealed_only:
                     yield from _forged(key, Undecodable("forged", "a stored value is not signed"))
                 return None
+            if not (yield from _stands(clock, found)):
+                return None
             try:
                 number = self.codec.decode(key, stored)
             except Undecodable as error:
@@ -207,7 +286,9 @@ class CacheFlows:
             if not INT64_MIN <= total <= INT64_MAX:
                 raise _overflow(key)
             test = {**self._live(clock, key), "value.s": stored["s"]}
-            change = {"value": literal(self.codec.pack(key, total)), "updatedAt": clock.now()}
+            # Where own fields hold the times stay as they are, so that the fields go on to hold.
+            times = {"updatedAt": clock.now(), **own.NONE} if own_of(found) is None else {}
+            change = {"value": literal(self.codec.pack(key, total)), **times}
             reply = yield from ask(CACHE, "update", test, [{"$set": change}])
             if reply["n"]:
                 return total
@@ -216,40 +297,56 @@ class CacheFlows:
         )
 
     def touch(self, clock: Clock, key: str, ttl: int | None) -> Flow[bool]:
-        """Give a live entry a new expiry; whether there was one."""
-        update = [{"$set": {"expiresAt": None if ttl is None else clock.after(ttl)}}]
-        reply = yield from ask(CACHE, "update", self._live(clock, key), update)
-        return bool(reply["n"])
+        """Give a live entry a new expiry; whether there was one. Two commands if it has own fields, three if tags."""
+
+        def after(more: int) -> Any:
+            return None if ttl is None else clock.after(ttl + more)
+
+        def moved(kept: Own, _: Mapping[str, Any]) -> Flow[Any]:
+            return _moved(clock, kept, after, ttl)
+
+        return (yield from self._rewritten(clock, key, {"expiresAt": after(0)}, moved))
 
     def expire_at(self, clock: Clock, key: str, when: datetime) -> Flow[bool]:
         """Let a live entry end at ``when`` by the server's clock; whether there was one. A past one ends it now."""
-        reply = yield from ask(CACHE, "update", self._live(clock, key), [{"$set": {"expiresAt": literal(when)}}])
-        return bool(reply["n"])
+
+        def after(more: int) -> Any:
+            return literal(when + timedelta(milliseconds=more))
+
+        def moved(kept: Own, found: Mapping[str, Any]) -> Flow[Any]:
+            now = instant((yield from own.server_time(clock, found)))
+            left = 0 if now is None else max(0, round((when - now).total_seconds() * 1_000))
+            return (yield from _moved(clock, kept, after, left))
+
+        return (yield from self._rewritten(clock, key, {"expiresAt": after(0)}, moved))
 
     def delete(self, clock: Clock, key: str) -> Flow[bool]:
         """Remove a live entry; whether there was one. Dead ones are left to the TTL monitor: nothing reads them."""
         lately = clock.lately_live()
         if lately is None:
-            return (yield from stating(clock, "updatedAt", "take", {"key": key, "$expr": clock.live()})) is not None
-        return bool((yield Query(CACHE, "delete", {"key": key, **lately})))
+            found = yield from stating(clock, FIELDS, "take", {"key": key, "$expr": clock.live()})
+        else:
+            found = yield Query(CACHE, "take", {"key": key, **lately}, FIELDS)
+        return found is not None and (yield from _stands(clock, found))
 
     def has(self, clock: Clock, key: str) -> Flow[bool]:
-        """Whether there is a live entry. Two commands for a value that may be unreadable, which counts as none; one
-        where every value is sealed."""
+        """Whether there is a live entry. Two commands for a value that may be unreadable, which counts as none, and for
+        one with tags; one where every value is sealed."""
         if clock.estimate is not None and not self._sealed_only:  # mongomock can't look into a list with a number in it
-            found = yield from ask(CACHE, "point", self._live(clock, key), {"_id": False, f"value.{RESERVED}": True})
+            fields = {**FIELDS, f"value.{RESERVED}": True, **clock.stamp()}
+            found = yield from ask(CACHE, "point", self._live(clock, key), fields)
             if found is None or not isinstance(found.get("value"), dict) or not found["value"]:
-                return found is not None
+                return found is not None and (yield from _stands(clock, found))
         return (yield from self.get(clock, key)) is not MISSING
 
     def remaining(self, clock: Clock, key: str) -> Flow[int | None]:
-        """Milliseconds until the entry expires; ``None`` for never, 0 for no live entry.
+        """Milliseconds until the entry expires; ``None`` for never, 0 for no live entry. Two commands if it has tags.
 
         Where every value is sealed it is read as well, to see whether it is genuine.
         """
-        fields = {"_id": False, "expiresAt": True, **clock.stamp(), **({"value": True} if self._sealed_only else {})}
+        fields = {**FIELDS, **clock.stamp(), **({"value": True} if self._sealed_only else {})}
         found = yield from ask(CACHE, "point", self._live(clock, key), fields)
-        if found is None:
+        if found is None or not (yield from _stands(clock, found)):
             return 0
         if self._sealed_only:
             try:
@@ -257,7 +354,8 @@ class CacheFlows:
             except Undecodable as error:
                 yield from _forged(key, error)
                 return 0
-        expires_at, now = instant(found.get("expiresAt")), instant(clock.read_stamp(found))
+        kept, now = own_of(found), instant(clock.read_stamp(found))
+        expires_at = instant((kept and kept.fresh_until) or found.get("expiresAt"))
         if expires_at is None or now is None:
             return None
         return max(1, round((expires_at - now).total_seconds() * 1_000))
@@ -265,11 +363,14 @@ class CacheFlows:
     # Many entries by their keys
 
     def get_many(self, clock: Clock, keys: Sequence[str]) -> Flow[dict[str, Any]]:
-        """The values of the live ones. One command for each thousand keys."""
+        """The values of the live ones. One command for each thousand keys, one more for those with tags."""
         values, decode = {}, self.codec.decode
         for batch in _key_batches(keys):
             test = {"key": {"$in": batch}, "$expr": clock.live()}
-            for entry in (yield from ask(CACHE, "many", test, BATCH)):
+            found = yield from ask(CACHE, "many", test, BATCH)
+            if any("ownFor" in entry for entry in found):
+                found = yield from _standing(clock, found)
+            for entry in found:
                 key = entry["key"]
                 try:
                     values[key] = decode(key, entry.get("value"))
@@ -358,7 +459,7 @@ class CacheFlows:
 
     def count_live(self, clock: Clock, prefix: str) -> Flow[int]:
         """How many live entries are under ``prefix``."""
-        test = {"key": prefix_range(prefix), "$expr": clock.live()}
+        test = {"key": prefix_range(prefix), "$expr": own.fresh(clock)}
         return int((yield from ask(CACHE, "count_documents", test)))
 
     def delete_expired(self, clock: Clock, prefix: str) -> Flow[int]:
@@ -387,12 +488,66 @@ class CacheFlows:
                 removed += len(found)
         return removed
 
+    def _rewritten(
+        self, clock: Clock, key: str, plain: Mapping[str, Any], owned: Callable[[Own, Mapping[str, Any]], Flow[Any]]
+    ) -> Flow[bool]:
+        """Give a live entry the fields ``plain``; whether there was one. One command.
+
+        Where its own fields hold, the first command leaves it as it is. It then gets the change that ``owned`` gives
+        (``None``: it has been invalidated), unless somebody has written to it meanwhile: then from the beginning.
+        """
+        holds = own.held()
+        change = [{"$set": conditions({"$cond": [holds, False, True]}, {**own.NONE, **plain})}]
+        for _ in range(ATTEMPTS):
+            (found,) = yield from _before(clock, self._live(clock, key), change)
+            if found is None:
+                return False
+            kept = own_of(found)
+            if kept is None:
+                return True
+            if not (yield from _stands(clock, found)):
+                return False
+            other = yield from owned(kept, found)
+            if other is None:
+                return False
+            if (yield from ask(CACHE, "update", own.this(key, found), other))["n"]:
+                return True
+        return False  # others write there all the time
+
     def _live(self, clock: Clock, key: str) -> dict[str, Any]:
         live = clock.live()
         return {"key": key, "$expr": {"$and": [live, _SEALED]} if self._sealed_only else live}
 
 
 # Reading
+
+
+def _stands(clock: Clock, found: Mapping[str, Any]) -> Flow[bool]:
+    """Whether a live entry is fresh and none of its tags was invalidated. One command if it has tags."""
+    kept = own_of(found)
+    if kept is None:
+        return True
+    if kept.tags is None or (yield from own.ended(clock, kept, found)):
+        return False
+    return (yield from tags.stand(clock, kept.tags))
+
+
+def _standing(clock: Clock, found: Sequence[dict[str, Any]]) -> Flow[list[dict[str, Any]]]:
+    """Those of many live entries that ``_stands``. One command for the tags of all of them."""
+    kept = {place: one for place, entry in enumerate(found) if (one := own_of(entry)) is not None}
+    names = {tag for one in kept.values() for tag in one.tags or ()}
+    current = (yield from tags.current(clock, names)) if names else {}
+    now = yield from own.time_for(clock, [one.fresh_until for one in kept.values()])
+    standing = []
+    for place, entry in enumerate(found):
+        one = kept.get(place)
+        if one is None or (
+            one.tags is not None
+            and all(current.get(tag) == version for tag, version in one.tags.items())
+            and not (yield from own.ended(clock, one, now))
+        ):
+            standing.append(entry)
+    return standing
 
 
 def _forged(key: str, error: Undecodable) -> Flow[Any]:
@@ -411,8 +566,10 @@ def _expired(clock: Clock, prefix: str) -> Flow[frozenset[str] | None]:
 # Writing: ``packed`` is a value as the codec stores it.
 
 
-def _times(clock: Clock, ttl: int | None) -> dict[str, Any]:
-    return {"expiresAt": None if ttl is None else clock.after(ttl), "updatedAt": clock.now()}
+def _times(clock: Clock, ttl: int | None, terms: Terms | None = None) -> dict[str, Any]:
+    if terms is not None:
+        return terms.times(clock, ttl)
+    return {"expiresAt": None if ttl is None else clock.after(ttl), "updatedAt": clock.now(), **own.NONE}
 
 
 def _entry(key: str, packed: object, times: dict[str, Any]) -> dict[str, Any]:
@@ -428,19 +585,22 @@ def _named_entry(key: str, packed: object, times: dict[str, Any]) -> dict[str, A
     return {**named(key), **_entry(key, packed, times)}
 
 
-def _change(clock: Clock, key: str, packed: object, ttl: int | None, reached: datetime | None) -> Any:
+def _change(
+    clock: Clock, key: str, packed: object, ttl: int | None, reached: datetime | None, terms: Terms | None = None
+) -> Any:
     """The update that makes ``key`` this entry. Without expressions where we know the server's time well enough: with
     them the server writes the whole entry, even where nothing in it changes."""
-    if reached is None or (ttl is not None and ttl < BRIEF):
-        return [{"$set": _entry(key, packed, _times(clock, ttl))}]
+    if reached is None or terms is not None or (ttl is not None and ttl < BRIEF):
+        return [{"$set": _entry(key, packed, _times(clock, ttl, terms))}]
     expires_at = None if ttl is None else reached + timedelta(milliseconds=ttl)
-    return {"$set": {"key": key, "value": packed, "expiresAt": expires_at, "updatedAt": reached}}
+    entry = {"key": key, "value": packed, "expiresAt": expires_at, "updatedAt": reached}
+    return {"$set": entry, "$unset": dict.fromkeys(own.NONE, "")}
 
 
-def _set(clock: Clock, key: str, packed: object, ttl: int | None) -> Flow[None]:
+def _set(clock: Clock, key: str, packed: object, ttl: int | None, terms: Terms | None = None) -> Flow[None]:
     try:
-        if (yield from by_id(clock, _put(clock, key, packed, ttl))) is None:
-            yield from _by_key(clock, key, [{"$set": _named_entry(key, packed, _times(clock, ttl))}])
+        if (yield from by_id(clock, _put(clock, key, packed, ttl, terms))) is None:
+            yield from _by_key(clock, key, [{"$set": _named_entry(key, packed, _times(clock, ttl, terms))}])
     except (PyMongoError, DocumentTooLarge) as error:
         if not too_large(error):
             raise
@@ -448,17 +608,73 @@ def _set(clock: Clock, key: str, packed: object, ttl: int | None) -> Flow[None]:
         raise _refusal(key, packed) from error
 
 
-def _put(clock: Clock, key: str, packed: object, ttl: int | None) -> Flow[Any]:
+def _put(clock: Clock, key: str, packed: object, ttl: int | None, terms: Terms | None) -> Flow[Any]:
     estimate, test = clock.primary, {"_id": key}
     reached = None if estimate is None else estimate.reached()
-    change = _change(clock, key, packed, ttl, reached)
+    change = _change(clock, key, packed, ttl, reached, terms)
     if reached is None and estimate is not None and estimate.due():
-        return (yield from stating(clock, "updatedAt", "modify", test, change, upsert=True))
+        return (yield from stating(clock, {"updatedAt": True}, "modify", test, change, upsert=True))
     return (yield Query(CACHE, "update", test, change, upsert=True))
 
 
 def _by_key(clock: Clock, key: str, change: Any) -> Flow[Any]:
     return (yield from upsert(clock, lambda: Query(CACHE, "update", {"key": key}, change, upsert=True)))
+
+
+# Writing where it depends on what is there
+
+
+def _before(
+    clock: Clock, test: Mapping[str, Any], change: Any, *, upsert: bool = False
+) -> Flow[tuple[dict[str, Any] | None]]:
+    """Change an entry; what it was before, ``None`` if there was none. With the server's time. One command."""
+    fields = {**FIELDS, "value.t": True, **clock.stamp()}
+    found = yield Query(CACHE, "modify", test, change, fields, upsert=upsert, before=True)
+    if found is not None and clock.estimate is not None and "now" not in found:
+        # The driver has sent it twice, and the server answers from its record of the first one: the whole document.
+        found["now"] = (yield from ask(CACHE, "time")) or FAR
+    return (found,)
+
+
+def _added_by_key(clock: Clock, key: str, change: Any) -> Flow[tuple[dict[str, Any] | None]]:
+    for attempt in range(ATTEMPTS):
+        try:
+            return (yield from _before(clock, {"key": key}, change, upsert=True))
+        except DuplicateKeyError:
+            if attempt == ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _always(change: T) -> Flow[T]:
+    yield from ()
+    return change
+
+
+def _moved(clock: Clock, kept: Own, after: Callable[[int], Any], lasting: int | None) -> Flow[Any]:
+    """The change that lets an entry with own fields be fresh until ``after(0)``, and its tags last as long."""
+    stale = kept.terms.stale
+    if kept.tags:
+        reach = None if lasting is None else lasting + stale
+        if (yield from tags.versions(clock, kept.tags, reach)) != kept.tags:
+            return None
+    return own.restated(after(stale), after(0) if stale else None)
+
+
+def _added_to(clock: Clock, key: str, update: Mapping[str, Any]) -> Flow[Any]:
+    """The number of an entry that may have own fields, after ``update``; ``None`` if there is none that is live."""
+    for _ in range(ATTEMPTS):
+        live = {"key": key, "$expr": clock.live()}
+        found = yield from ask(CACHE, "point", live, {**FIELDS, **clock.stamp()})
+        if found is None or found.get("ownFor") is None or not (yield from _stands(clock, found)):
+            return None
+        # Where own fields hold the times stay as they are, so that the fields go on to hold.
+        change = {**update, "$unset": own.NONE} if own_of(found) is None else {"$inc": update["$inc"]}
+        this = own.this(key, found)
+        changed = yield from ask(CACHE, "modify", {**this, **clock.whole_number("value")}, change)
+        if changed is not None or (yield from ask(CACHE, "point", this, {"_id": True})) is not None:
+            return changed
+    return None
 
 
 def _set_batch(clock: Clock, batch: Sequence[tuple[str, object]], ttl: int | None) -> Flow[None]:

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from goscope_django.core.flow import Flow, ask
 from goscope_django.core.ticks import tick
+from goscope_django.mongodb.cache import own
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver.execute import CACHE
 
-_ENTRY: Final = {"_id": False, "value": True, "expiresAt": True}
+_ENTRY: Final = {**own.FIELDS, "value": True}
 
 
 def stamped(clock: Clock, full: str) -> Flow[Any]:
@@ -27,10 +28,12 @@ def stamped(clock: Clock, full: str) -> Flow[Any]:
     return None if found is None or clock.lapsed(found) else found
 
 
-def stating(clock: Clock, field: str, method: str, test: Mapping[str, Any], *change: Any, **options: Any) -> Flow[Any]:
-    """Write to one entry; its ``field`` and the server's time are what comes back. One command."""
+def stating(
+    clock: Clock, fields: Mapping[str, bool], method: str, test: Mapping[str, Any], *change: Any, **options: Any
+) -> Flow[Any]:
+    """Write to one entry; its ``fields`` and the server's time are what comes back. One command."""
     sent = tick()
-    found = yield from ask(CACHE, method, test, *change, {"_id": False, field: True, **clock.stamp()}, **options)
+    found = yield from ask(CACHE, method, test, *change, {"_id": False, **fields, **clock.stamp()}, **options)
     if clock.primary is not None:
         clock.primary.learn(found and found.get("now"), sent)
     return found

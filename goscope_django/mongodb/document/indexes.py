@@ -67,6 +67,7 @@ INDEXES: Final = (
     IndexSpec("go_goscope_flights", _EXPIRY, _TTL),
     IndexSpec("go_goscope_tasks", _EXPIRY, _TTL),
     IndexSpec("go_goscope_stats", _EXPIRY, _TTL),
+    IndexSpec("go_goscope_tags", _EXPIRY, _TTL),
 )
 _IGNORED: Final = frozenset({"key", "v", "ns", "background", "name"})
 

@@ -93,7 +93,10 @@ Reply = Mapping[str, Any]
 Change = tuple[Mapping[str, Any], Any]
 
 DIRECT: Final = frozenset(
-    {"point", "newest", "many", "recent", "time", "update", "delete", "modify", "take", "upsert_many"}
+    {
+        *("point", "newest", "many", "recent", "time"),
+        *("update", "delete", "modify", "take", "upsert_many", "change_each"),
+    }
 )
 """The methods of ``Direct``, as a ``Query`` names them."""
 
@@ -290,10 +293,17 @@ class Direct:
         return self._write({"delete": self._name, "deletes": statements}, _removed)
 
     def modify(
-        self, test: Mapping[str, Any], change: Any, fields: Mapping[str, Any] | None = None, *, upsert: bool = False
+        self,
+        test: Mapping[str, Any],
+        change: Any,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        upsert: bool = False,
+        before: bool = False,
     ) -> Flow[dict[str, Any] | None]:
-        """Change one document; what it is then, or ``None`` if none matches."""
-        command = {"findAndModify": self._name, "query": test, "update": change, "new": True, "upsert": upsert}
+        """Change one document; what it is then, or ``None`` if none matches. With ``before`` what it was until then,
+        and ``None`` if there was none."""
+        command = {"findAndModify": self._name, "query": test, "update": change, "new": not before, "upsert": upsert}
         if fields:
             command["fields"] = fields
         return self._write(command, _found)
@@ -301,6 +311,14 @@ class Direct:
     def take(self, test: Mapping[str, Any], fields: Mapping[str, Any]) -> Flow[dict[str, Any] | None]:
         """Remove one document; what it was, or ``None`` if none matches."""
         return self._write({"findAndModify": self._name, "query": test, "remove": True, "fields": fields}, _found)
+
+    def change_each(self, changes: Sequence[tuple[Mapping[str, Any], Any, bool]]) -> Flow[tuple[int, frozenset[int]]]:
+        """Change one document each, and make those that are missing where the third part says so.
+
+        How many there are then, and the positions of those that were made. ``BulkWriteError`` for those that collided.
+        """
+        statements = [{"q": test, "u": change, "upsert": makes} for test, change, makes in changes]
+        return self._write({"update": self._name, "updates": statements, "ordered": False}, _matched)
 
     def upsert_many(self, changes: Sequence[Change]) -> Flow[list[int]]:
         """Make or change one document each; the positions of those that collided with another document."""
@@ -314,6 +332,11 @@ class Direct:
         except BulkWriteError as error:
             return _collided(error)
         return []
+
+
+def _matched(reply: Reply) -> tuple[int, frozenset[int]]:
+    made = written(reply, many=True).get("upserted", ())
+    return int(reply["n"]), frozenset(int(one["index"]) for one in made)
 
 
 def _cursor(reply: Reply) -> Mapping[str, Any]:

@@ -412,11 +412,34 @@ class MockExecutor:
     def _delete(self, collection: Any, *tests: Mapping[str, Any]) -> int:
         return sum(int(collection.delete_one(test).deleted_count) for test in tests)
 
-    def _modify(self, collection: Any, test: Mapping[str, Any], change: Any, fields: Any = None) -> Any:
+    def _modify(
+        self,
+        collection: Any,
+        test: Mapping[str, Any],
+        change: Any,
+        fields: Any = None,
+        *,
+        upsert: bool = False,
+        before: bool = False,
+    ) -> Any:
+        which = ReturnDocument.BEFORE if before else ReturnDocument.AFTER
         try:
-            return collection.find_one_and_update(test, change, fields, return_document=ReturnDocument.AFTER)
+            return collection.find_one_and_update(test, _unpacked(change), fields, upsert=upsert, return_document=which)
         except TypeError as error:  # $inc of what is no number
             raise OperationFailure(type(error).__name__, min(TYPE_MISMATCH)) from None
+
+    def _take(self, collection: Any, test: Mapping[str, Any], fields: Any) -> Any:
+        return collection.find_one_and_delete(test, fields)
+
+    def _change_each(
+        self, collection: Any, changes: Sequence[tuple[Mapping[str, Any], Any, bool]]
+    ) -> tuple[int, frozenset[int]]:
+        matched, made = 0, set()
+        for position, (test, change, makes) in enumerate(changes):
+            done = collection.update_one(test, change, upsert=makes)
+            made |= {position} if done.upserted_id is not None else set()
+            matched += 1 if done.upserted_id is not None else done.matched_count
+        return matched, frozenset(made)
 
     def _upsert_many(self, collection: Any, changes: Sequence[tuple[Mapping[str, Any], Any]]) -> list[int]:
         collided = []

@@ -17,7 +17,7 @@ from django.core.cache import cache, caches
 from goscope_django import runtime
 from goscope_django.cache import headroom as cache_headroom
 from goscope_django.cache import plain_key
-from goscope_django.cache.backend import _computed_here
+from goscope_django.cache.computing import _computed_here
 from goscope_django.cache.headroom import Headroom, headroom
 from goscope_django.core.flow import Query
 from goscope_django.mongodb.cache.flows import CacheFlows

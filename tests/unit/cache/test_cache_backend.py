@@ -12,7 +12,7 @@ from django.core.cache.backends.base import CacheKeyWarning
 
 from goscope_django import locks
 from goscope_django.cache import MongoDBCache, plain_key
-from goscope_django.cache.backend import _computed_here
+from goscope_django.cache.computing import _computed_here
 from goscope_django.core.flow import Call
 from goscope_django.mongodb.cache.flows import MISSING
 from goscope_django.process import counters
@@ -114,9 +114,10 @@ def test_a_computation_that_is_closed_asks_for_nothing_more() -> None:
     def compute() -> int:
         raise AssertionError("never run")
 
-    flow = MongoDBCache("", {})._made("closed", compute, 60, None)
+    flow = MongoDBCache("", {})._found_or_made("closed", compute, 60, None, None, False, ())
+    next(flow)
+    command = flow.send(MISSING)
     answers: list[Any] = [object(), MISSING]  # the lease is there, and there is still no value
-    command = next(flow)
     for answer in answers:
         command = flow.send(answer)
     assert isinstance(command, Call) and command.plain is compute

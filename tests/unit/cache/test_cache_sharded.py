@@ -30,9 +30,11 @@ class Router:
 
     def _answer(self, query: Command[Any]) -> Any:
         assert isinstance(query, Query)
-        if query.method == "modify":  # brings the time along
+        if query.method == "modify":  # brings along what was there
             self.tests.append(query.args[0])
-            raise OperationFailure(LOST, 61, {"code": 61, "errmsg": LOST})
+            if "key" not in query.args[0]:
+                raise OperationFailure(LOST, 61, {"code": 61, "errmsg": LOST})
+            return None
         if query.method == "update":
             self.tests.append(query.args[0])
             if "key" not in query.args[0]:
