@@ -185,19 +185,17 @@ class CacheFlows:
         tags is in the way."""
         packed = self.codec.pack(key, value)
         entry = _named_entry(key, packed, _times(clock, ttl, terms))
-        refused = [_UNSEALED] if self._sealed_only else []
+        refused, fields = ([_UNSEALED], {**FIELDS, "value.t": True}) if self._sealed_only else ([], FIELDS)
         change = clock.put({"$or": [clock.new("updatedAt"), clock.passed(), own.stale(clock), *refused]}, entry)
         try:
             for _ in range(ATTEMPTS):
-                before = yield from by_id(clock, _before(clock, {"_id": key}, change, upsert=True))
+                before = yield from by_id(clock, _before(clock, {"_id": key}, change, fields, upsert=True))
                 if before is None:
-                    before = yield from _added_by_key(clock, key, change)
+                    before = yield from _added_by_key(clock, key, change, fields)
                 found = before[0]
-                if (
-                    found is None
-                    or clock.lapsed(found)
-                    or (self._sealed_only and document(found.get("value")).get("t") != SEALED)
-                ):
+                if found is None or clock.lapsed(found):
+                    return True
+                if self._sealed_only and document(found.get("value")).get("t") != SEALED:
                     return True
                 kept = own_of(found)
                 if kept is None:
@@ -233,23 +231,23 @@ class CacheFlows:
     def incr(self, clock: Clock, key: str, delta: int) -> Flow[int | None]:
         """The sum; ``None`` if there is no live integer. The expiry stays. Raises ``InvalidValue`` on overflow.
 
-        One command more where there is none, or one with own fields; another one if it has tags. Of a sealed value two
-        commands, and two more for each writer who was faster; see ``_swap``.
+        One command more if the entry has tags. Of a sealed value two commands, and two more for each writer who was
+        faster; see ``_swap``.
         """
         if self._sealed_only:
             return (yield from self._swap(clock, key, delta))
-        update = {"$inc": {"value": delta}, "$currentDate": {"updatedAt": True}}
-        whole = {"ownFor": None, **clock.whole_number("value")}
+        # The times stay as they are, so own fields that hold go on to hold. An entry that turns out to have been
+        # invalidated is changed in vain: it is never read again.
+        update, whole = {"$inc": {"value": delta}}, clock.whole_number("value")
+        lately = clock.lately_live()
         try:
-            lately = clock.lately_live()
-            if lately is None:
-                test = {**self._live(clock, key), **whole}
-                found = yield from stating(clock, {"value": True}, "modify", test, update)
+            if lately is None or clock.estimate is None:
+                test = {"key": key, "$expr": own.fresh(clock), **whole}
+                found = yield from stating(clock, {**FIELDS, "value": True}, "modify", test, update)
             else:
                 # A counter's document is small: a projection would cost the server more than sending all of it.
-                found = yield Query(CACHE, "modify", {"key": key, **lately, **whole}, update)
-            if found is None:
-                found = yield from _added_to(clock, key, update)
+                test = {"key": key, **lately, **own.fresh_filter(clock), **whole}
+                found = yield Query(CACHE, "modify", test, update)
         except OperationFailure as error:
             # Not a number: a sealed value, or a list with a number in it, which a filter takes for a number.
             if means(error, TYPE_MISMATCH):
@@ -257,7 +255,9 @@ class CacheFlows:
             if not means(error, OVERFLOW):
                 raise
             raise _overflow(key) from error
-        return None if found is None else int(found["value"])
+        if found is None or (found.get("ownFor") is not None and not (yield from _tagged(clock, found))):
+            return None
+        return int(found["value"])
 
     def _swap(self, clock: Clock, key: str, delta: int) -> Flow[int | None]:
         """``incr`` of a sealed value: read it, and write the sum where the same signature still stands.
@@ -285,7 +285,7 @@ class CacheFlows:
             total = number + delta
             if not INT64_MIN <= total <= INT64_MAX:
                 raise _overflow(key)
-            test = {**self._live(clock, key), "value.s": stored["s"]}
+            test = {**self._live(clock, key), **own.this(key, found), "value.s": stored["s"]}
             # Where own fields hold the times stay as they are, so that the fields go on to hold.
             times = {"updatedAt": clock.now(), **own.NONE} if own_of(found) is None else {}
             change = {"value": literal(self.codec.pack(key, total)), **times}
@@ -527,9 +527,13 @@ def _stands(clock: Clock, found: Mapping[str, Any]) -> Flow[bool]:
     kept = own_of(found)
     if kept is None:
         return True
-    if kept.tags is None or (yield from own.ended(clock, kept, found)):
-        return False
-    return (yield from tags.stand(clock, kept.tags))
+    return not (yield from own.ended(clock, kept, found)) and (yield from _tagged(clock, found))
+
+
+def _tagged(clock: Clock, found: Mapping[str, Any]) -> Flow[bool]:
+    """Whether none of the tags of an entry was invalidated. One command if it has any."""
+    kept = own_of(found)
+    return kept is None or (kept.tags is not None and (yield from tags.stand(clock, kept.tags)))
 
 
 def _standing(clock: Clock, found: Sequence[dict[str, Any]]) -> Flow[list[dict[str, Any]]]:
@@ -625,21 +629,22 @@ def _by_key(clock: Clock, key: str, change: Any) -> Flow[Any]:
 
 
 def _before(
-    clock: Clock, test: Mapping[str, Any], change: Any, *, upsert: bool = False
+    clock: Clock, test: Mapping[str, Any], change: Any, fields: Mapping[str, bool] = FIELDS, *, upsert: bool = False
 ) -> Flow[tuple[dict[str, Any] | None]]:
     """Change an entry; what it was before, ``None`` if there was none. With the server's time. One command."""
-    fields = {**FIELDS, "value.t": True, **clock.stamp()}
-    found = yield Query(CACHE, "modify", test, change, fields, upsert=upsert, before=True)
+    found = yield Query(CACHE, "modify", test, change, {**fields, **clock.stamp()}, upsert=upsert, before=True)
     if found is not None and clock.estimate is not None and "now" not in found:
         # The driver has sent it twice, and the server answers from its record of the first one: the whole document.
         found["now"] = (yield from ask(CACHE, "time")) or FAR
     return (found,)
 
 
-def _added_by_key(clock: Clock, key: str, change: Any) -> Flow[tuple[dict[str, Any] | None]]:
+def _added_by_key(
+    clock: Clock, key: str, change: Any, fields: Mapping[str, bool]
+) -> Flow[tuple[dict[str, Any] | None]]:
     for attempt in range(ATTEMPTS):
         try:
-            return (yield from _before(clock, {"key": key}, change, upsert=True))
+            return (yield from _before(clock, {"key": key}, change, fields, upsert=True))
         except DuplicateKeyError:
             if attempt == ATTEMPTS - 1:
                 raise
@@ -659,22 +664,6 @@ def _moved(clock: Clock, kept: Own, after: Callable[[int], Any], lasting: int | 
         if (yield from tags.versions(clock, kept.tags, reach)) != kept.tags:
             return None
     return own.restated(after(stale), after(0) if stale else None)
-
-
-def _added_to(clock: Clock, key: str, update: Mapping[str, Any]) -> Flow[Any]:
-    """The number of an entry that may have own fields, after ``update``; ``None`` if there is none that is live."""
-    for _ in range(ATTEMPTS):
-        live = {"key": key, "$expr": clock.live()}
-        found = yield from ask(CACHE, "point", live, {**FIELDS, **clock.stamp()})
-        if found is None or found.get("ownFor") is None or not (yield from _stands(clock, found)):
-            return None
-        # Where own fields hold the times stay as they are, so that the fields go on to hold.
-        change = {**update, "$unset": own.NONE} if own_of(found) is None else {"$inc": update["$inc"]}
-        this = own.this(key, found)
-        changed = yield from ask(CACHE, "modify", {**this, **clock.whole_number("value")}, change)
-        if changed is not None or (yield from ask(CACHE, "point", this, {"_id": True})) is not None:
-            return changed
-    return None
 
 
 def _set_batch(clock: Clock, batch: Sequence[tuple[str, object]], ttl: int | None) -> Flow[None]:

@@ -101,7 +101,12 @@ def stale(clock: Clock) -> Expression:
 
 def fresh(clock: Clock) -> Expression:
     """True if an entry is live and fresh. What its tags say only ``tags.current`` knows."""
-    return {"$and": [clock.live(), {"$not": [stale(clock)]}]}
+    return {"$and": [clock.live(), {"$cond": [stale(clock), False, True]}]}
+
+
+def fresh_filter(clock: Clock) -> dict[str, Any]:
+    """A filter for entries that are not stale. Of one without own fields the server computes nothing."""
+    return {"$and": [{"$or": [{"ownFor": None}, {"$expr": {"$cond": [stale(clock), False, True]}}]}]}
 
 
 def this(key: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -424,7 +424,9 @@ class MockExecutor:
     ) -> Any:
         which = ReturnDocument.BEFORE if before else ReturnDocument.AFTER
         try:
-            return collection.find_one_and_update(test, _unpacked(change), fields, upsert=upsert, return_document=which)
+            # It can't look into a list: what was there before comes as a whole.
+            shown = None if before else fields
+            return collection.find_one_and_update(test, _unpacked(change), shown, upsert=upsert, return_document=which)
         except TypeError as error:  # $inc of what is no number
             raise OperationFailure(type(error).__name__, min(TYPE_MISMATCH)) from None
 

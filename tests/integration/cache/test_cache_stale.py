@@ -539,5 +539,5 @@ class Clockwork(RuleBasedStateMachine):
 def test_it_does_as_its_model(store: str) -> None:
     if store == "mongomock":
         pytest.skip("mongomock: drops expired documents at once")
-    steps = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+    steps = settings(max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(Clockwork, settings=steps)

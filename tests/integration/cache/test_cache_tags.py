@@ -68,6 +68,11 @@ def sent(recorder: Recorder) -> list[tuple[str, str]]:
     return [(event.command_name, event.command[event.command_name]) for event in recorder.events]
 
 
+def missing_incr(cache: Any) -> None:
+    with pytest.raises(ValueError, match="not found"):
+        cache.incr("missing")
+
+
 CACHE_FIND, TAGS_FIND = ("find", "go_goscope_cache"), ("find", TAGS)
 
 
@@ -288,6 +293,7 @@ def test_an_untagged_entry_costs_one_command_for_everything(cache: Any, real: Re
         lambda: cache.has_key("missing"),
         lambda: cache.ttl("key"),
         lambda: cache.incr("key"),
+        lambda: missing_incr(cache),
         lambda: cache.set("key", 1, xx=True),
         lambda: cache.set("key", 1, nx=True),
         lambda: cache.get_or_set("key", 1),
@@ -434,8 +440,8 @@ class Model(RuleBasedStateMachine):
 
 def test_tags_do_as_their_model(store: str) -> None:
     steps = settings(
-        max_examples=15 if store == "mongomock" else 8,
-        stateful_step_count=25,
+        max_examples=8 if store == "mongomock" else 5,
+        stateful_step_count=20,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
