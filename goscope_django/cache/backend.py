@@ -82,7 +82,7 @@ class MongoDBCache(BaseCache):
         self._figures = figures.alias(alias_of(location, params))
         self._backing = Backing(self.options, fault, self.key_prefix, self._figures)
         self._keys = Keys(self, self._backing, default_function=self.options.default_key_function)
-        self._computing = Computing(self, self._backing, self._flows, adding=self._adding, setting=self._setting)
+        self.computing = Computing(self, self._backing, self._flows, adding=self._adding, setting=self._setting)
 
     # One entry
 
@@ -167,7 +167,8 @@ class MongoDBCache(BaseCache):
         A hit is one round trip, two with tags; a stale one the same. A value that is computed takes five, and one more
         with tags; waiting for another thread or task none.
         """
-        return carry_out(self._found_or_made(key, default, timeout, version, stale, background, tags))
+        wanted = self.wanted(key, default, timeout, version, stale=stale, background=background, tags=tags)
+        return carry_out(self.computing.get_or_set(wanted))
 
     async def aget_or_set(
         self,
@@ -181,7 +182,8 @@ class MongoDBCache(BaseCache):
         tags: Iterable[str] = (),
     ) -> Any:
         """Async version of ``get_or_set``; ``default`` may also return an awaitable."""
-        return await acarry_out(self._found_or_made(key, default, timeout, version, stale, background, tags))
+        wanted = self.wanted(key, default, timeout, version, stale=stale, background=background, tags=tags)
+        return await acarry_out(self.computing.get_or_set(wanted))
 
     def invalidate_tags(self, *tags: str) -> int:
         """Let every entry with one of ``tags`` count as missing, in every process; how many of the tags are in use.
@@ -470,6 +472,25 @@ class MongoDBCache(BaseCache):
     async def aclose(self, **kwargs: Any) -> None:
         """Nothing; see ``close``."""
 
+    def wanted(
+        self,
+        key: Any,
+        default: Any,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        stale: Duration | None = None,
+        background: bool = False,
+        tags: Iterable[str] = (),
+    ) -> Wanted:
+        """What ``get_or_set`` with these arguments asks ``computing`` for. Sends nothing.
+
+        Raises ``InvalidType`` and ``InvalidValue`` for arguments that can't be used.
+        """
+        old, behind = stale_options(stale, background)
+        full, names = self._keys.stored(key, version), self._keys.stored_tags(tags)
+        return Wanted(key, full, default, timeout, version, self._milliseconds(timeout), old, behind, names)
+
     # For operators
 
     def remove_all(self) -> int:
@@ -676,29 +697,6 @@ class MongoDBCache(BaseCache):
                 yield from room.cull(clock, self._flows, prefix)
 
     # Several operations
-
-    def _found_or_made(
-        self,
-        key: Any,
-        default: Any,
-        timeout: Timeout,
-        version: int | None,
-        stale: Duration | None,
-        background: bool,
-        tags: Iterable[str],
-    ) -> Flow[Any]:
-        return self._computing.get_or_set(
-            Wanted(
-                key,
-                self._keys.stored(key, version),
-                default,
-                timeout,
-                version,
-                self._milliseconds(timeout),
-                *stale_options(stale, background),
-                self._keys.stored_tags(tags),
-            )
-        )
 
     def _adding(self, wanted: Wanted, value: Any, terms: Terms | None) -> Operation[bool]:
         return self._add(wanted.key, value, wanted.timeout, wanted.version, terms)

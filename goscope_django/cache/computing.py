@@ -158,6 +158,15 @@ class Wanted:
         return tags.terms(clock, self.tags, self.ttl, self.stale)
 
 
+def refresh_failed(wanted: Wanted, error: str) -> None:
+    """Tell that a stale value could not be computed anew. ``error`` says of what kind the failure was, no more."""
+    runtime.emit("cache_refresh_failed", key=shown_key(wanted.full), error=error)
+
+
+Compute = Callable[[Entry], Flow[tuple[Any, Outcome | None]]]
+"""Computes and stores a value; what those get who wait for it, ``None`` to begin anew."""
+
+
 class Stores(Protocol):
     """A cache, as far as computing needs it."""
 
@@ -186,13 +195,13 @@ class Computing:
     def get_or_set(self, wanted: Wanted) -> Flow[Any]:
         """The value: found, computed here, or computed by somebody else."""
         try:
-            seen = yield from self._seen(wanted)
+            seen = yield from self.seen(wanted)
         except PoolExhausted:
             seen = NOTHING
         if seen.value is not MISSING and seen.left is None:
             return seen.value
         if seen.value is not MISSING and callable(wanted.default):
-            return (yield from self._stale(wanted, seen))
+            return (yield from self.refreshed(wanted, seen, lambda entry: self._told(entry, wanted)))
         return (yield from self._made(wanted))
 
     # Reading
@@ -200,7 +209,8 @@ class Computing:
     def _fresh(self, wanted: Wanted) -> Flow[Any]:
         return call(self._cache.get, self._cache.aget, wanted.key, MISSING, version=wanted.version)
 
-    def _seen(self, wanted: Wanted) -> Flow[Seen]:
+    def seen(self, wanted: Wanted) -> Flow[Seen]:
+        """What is there, also a stale value if one is wanted."""
         if not wanted.stale:
             return Seen((yield from self._fresh(wanted)))
         seen: Seen = yield from self._backing.ask(NOTHING, self._flows.look, wanted.full)
@@ -212,16 +222,16 @@ class Computing:
 
     # A value that is stale
 
-    def _stale(self, wanted: Wanted, seen: Seen) -> Flow[Any]:
+    def refreshed(self, wanted: Wanted, seen: Seen, compute: Compute) -> Flow[Any]:
         """The old value, or a new one for the one caller who computes it."""
         place = (self._backing.url, wanted.full)
         until = tick() + (seen.left or 0.0)
         if _elsewhere.get(place, 0.0) <= tick():
             entry, leads = together.enter(place)
             if leads and wanted.background:
-                yield from self._send_off(entry, lambda: self._behind(entry, wanted, seen, until))
+                yield from self._send_off(entry, lambda: self._behind(entry, wanted, seen, until, compute))
             elif leads:
-                value = yield from self._refreshed(entry, wanted, seen, until)
+                value = yield from self._refreshed(entry, wanted, seen, until, compute)
                 if value is not seen.value:
                     return value
         figures.count("cache_stale_served")
@@ -240,13 +250,13 @@ class Computing:
             if not begun:
                 together.end(entry, None)
 
-    def _behind(self, entry: Entry, wanted: Wanted, seen: Seen, until: float) -> Flow[None]:
+    def _behind(self, entry: Entry, wanted: Wanted, seen: Seen, until: float, compute: Compute) -> Flow[None]:
         """``_refreshed`` in the background, where no error is of use to anybody."""
         entry.begin()
         with contextlib.suppress(Exception):  # it is logged and counted
-            yield from self._refreshed(entry, wanted, seen, until)
+            yield from self._refreshed(entry, wanted, seen, until, compute)
 
-    def _refreshed(self, entry: Entry, wanted: Wanted, seen: Seen, until: float) -> Flow[Any]:
+    def _refreshed(self, entry: Entry, wanted: Wanted, seen: Seen, until: float, compute: Compute) -> Flow[Any]:
         turn = self._turn(wanted, 0.0)
         outcome: Outcome | None = None
         try:
@@ -257,13 +267,13 @@ class Computing:
             if again.value is not MISSING and again.left is None:
                 return again.value
             figures.count("cache_refreshes")
-            value, outcome = yield from self._told(entry, wanted)
+            value, outcome = yield from compute(entry)
             return value
         except GeneratorExit:
             turn.abandon()
             raise
         except Exception as error:
-            runtime.emit("cache_refresh_failed", key=shown_key(wanted.full), error=type(error).__name__)
+            refresh_failed(wanted, type(error).__name__)
             if tick() >= until:
                 raise
             return seen.value
@@ -286,7 +296,7 @@ class Computing:
     def _made(self, wanted: Wanted) -> Flow[Any]:
         """Compute the value, or wait for whoever computes it, and store it."""
         if not callable(wanted.default):
-            return (yield from self._kept(wanted, wanted.default, (yield from self._terms(wanted))))
+            return (yield from self.keep(wanted, wanted.default, (yield from self.terms(wanted))))
         deadline = time.monotonic() + conf.current().default_lock_timeout
         if wanted.full in _computed_here.get():  # a callable that asks for the very value that it computes
             return (yield from self._computed(wanted))[0]
@@ -351,15 +361,15 @@ class Computing:
 
     def _computed(self, wanted: Wanted) -> Flow[tuple[Any, Any]]:
         """The value, and the terms on which it was stored; ``MISSING`` where these can't be known, so it was not."""
-        terms = yield from self._terms(wanted)
+        terms = yield from self.terms(wanted)
         with _computing(wanted.full):
             value = yield from invoke(wanted.default)
         try:
-            return (yield from self._kept(wanted, value, terms)), terms
+            return (yield from self.keep(wanted, value, terms)), terms
         except PoolExhausted:
             return value, terms
 
-    def _terms(self, wanted: Wanted) -> Flow[Any]:
+    def terms(self, wanted: Wanted) -> Flow[Any]:
         """On which terms the value is to be stored; ``MISSING`` if they can't be known."""
         if not wanted.tags:
             return Terms(wanted.stale) if wanted.stale else None
@@ -368,7 +378,7 @@ class Computing:
         except PoolExhausted:
             return MISSING
 
-    def _kept(self, wanted: Wanted, value: Any, terms: Any) -> Flow[Any]:
+    def keep(self, wanted: Wanted, value: Any, terms: Any) -> Flow[Any]:
         """Store the value unless somebody was faster; what is there then."""
         if terms is MISSING or (yield from self._backing.ask(False, self._adding(wanted, value, terms))):
             return value

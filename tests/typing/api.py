@@ -31,7 +31,7 @@ from goscope_django.contracts import (
     LockInfo,
     LockProvider,
 )
-from goscope_django.decorators import idempotent, locked, single_flight
+from goscope_django.decorators import cached, cached_page, idempotent, locked, single_flight
 from goscope_django.fencing import fenced_update_one
 from goscope_django.idempotency import Attempt, IdempotencyConflict, IdempotentRequest
 from goscope_django.locks import HeldLock, LockLost, LockNotAcquired, lock
@@ -149,6 +149,15 @@ def locks_of_django(things: Collection[dict[str, Any]]) -> None:
     assert_type(django_cache.lock("rebuild", timeout=5, sleep=0.1, blocking_timeout=1).acquire(blocking=False), bool)
     assert_type(django_cache.set("price", 1, nx=True), bool)
     print(handle)
+
+    @cached(60, key="price:{product}", stale=600, tags=("product:{product}",))
+    def price(product: int) -> float:
+        return product * 1.5
+
+    assert_type(price(7), float)
+    assert_type(django_cache.invalidate_tags("product:7"), int)
+    django_cache.get_or_set("price", price, 60, stale=600, background=True, tags=("shop",))
+    print(cached_page(60, tags=lambda request: ["shop"]))
 
     @locked("report", 30)
     def report(day: int, *, full: bool = False) -> str:

@@ -43,6 +43,7 @@ from django.test import SimpleTestCase, TestCase, override_settings  # noqa: E40
 from django.test.runner import DiscoverRunner  # noqa: E402
 from sessions_tests import tests as sessions  # type: ignore[import-not-found]  # noqa: E402  Django's own
 
+from goscope_django.decorators import cached_page  # noqa: E402
 from goscope_django.sessions import SessionStore  # noqa: E402
 
 ENTRY = {"BACKEND": OURS, "TIMEOUT": 300}
@@ -165,9 +166,30 @@ class AsyncBackendTests(BackendTests):
         super().tearDown()
 
 
+class CachedPageTests(on_our_backend(upstream.CacheMiddlewareTest)):  # type: ignore[misc]
+    """The tests of ``cache_page``, of ours."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.theirs, upstream.cache_page = upstream.cache_page, cached_page
+
+    def tearDown(self) -> None:
+        upstream.cache_page = self.theirs
+        super().tearDown()
+
+
+def of_pages(case: type) -> type:
+    """A test class with only those tests that decorate a view."""
+    for name in dir(case):
+        if name.startswith("test") and "cache_page(" not in inspect.getsource(getattr(case, name)):
+            setattr(case, name, None)
+    return case
+
+
 CASES = [
     BackendTests,
     AsyncBackendTests,
+    of_pages(CachedPageTests),
     OurSessionTests,
     *(
         on_our_backend(getattr(upstream, name))

@@ -384,18 +384,24 @@ def test_what_it_costs(cache: Any, store: str, recorder: Recorder) -> None:
         pytest.skip("mongomock: sends no commands")
     cache.get("time")
     cache.get_or_set("key", lambda: 1, 60, stale=30)
-    recorder.clear()
-    assert cache.get_or_set("key", failing, 60, stale=30) == 1
-    assert recorder.names == ["find"]
+
+    def sends(number: int) -> None:
+        # On a slow machine the server's time may not be known at one moment; then it is asked for with a second read.
+        for _ in range(50):
+            recorder.clear()
+            for _ in range(number):
+                assert cache.get_or_set("key", failing, 60, stale=30) == 1
+            if recorder.names == ["find"] * number:
+                return
+        raise AssertionError(recorder.names)
+
+    sends(1)
     make_stale("key")
     lease = locks.backend().acquire("get_or_set:cache::1:key", timedelta(seconds=30), "another process")
     assert lease is not None
     cache.get_or_set("key", failing, 60, stale=30)
     computing._elsewhere[next(iter(computing._elsewhere))] += 60
-    recorder.clear()
-    for _ in range(5):
-        assert cache.get_or_set("key", failing, 60, stale=30) == 1
-    assert recorder.names == ["find"] * 5, "not every caller asks for the lease"
+    sends(5)  # not every caller asks for the lease
 
 
 END = """

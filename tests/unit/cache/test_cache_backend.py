@@ -114,7 +114,8 @@ def test_a_computation_that_is_closed_asks_for_nothing_more() -> None:
     def compute() -> int:
         raise AssertionError("never run")
 
-    flow = MongoDBCache("", {})._found_or_made("closed", compute, 60, None, None, False, ())
+    subject = MongoDBCache("", {})
+    flow = subject.computing.get_or_set(subject.wanted("closed", compute, 60))
     next(flow)
     command = flow.send(MISSING)
     answers: list[Any] = [object(), MISSING]  # the lease is there, and there is still no value
