@@ -144,11 +144,11 @@ def main() -> int:
         found = build()
         wheel = next(path for path in found if path.suffix == ".whl")
         with tempfile.TemporaryDirectory() as folder:
-            for number, python in enumerate(pythons()):
+            for python in pythons():
                 for path in found:
-                    inside = install(python, path, Path(folder) / f"{number}{path.suffix}")
+                    inside = install(python, path, Path(tempfile.mkdtemp(dir=folder)))
                     print(f"{path.name} works on {run(inside, '--version').strip()}")
-            bill = materials(inside, wheel)
+            bill = materials(install(sys.executable, wheel, Path(tempfile.mkdtemp(dir=folder))), wheel)
     except Failed as error:
         print(error, file=sys.stderr)
         return 1

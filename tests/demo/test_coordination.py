@@ -66,7 +66,7 @@ def test_something_to_look_at(visitor: Visitor, shop: Shop) -> None:
         held = {"key": "shop:lock:warehouse:count"}
 
         def holder() -> str:
-            return (store.go_goscope_locks.find_one(held) or {"owner": ""})["owner"]
+            return str((store.go_goscope_locks.find_one(held) or {"owner": ""})["owner"])
 
         eventually(lambda: "counting" in holder())
         assert "its circuit is open" in visitor.post("/trouble/fail/").text

@@ -90,8 +90,14 @@ def test_a_page_is_kept(kind: str) -> None:
 
 
 def test_it_finds_what_djangos_own_has_kept_and_the_other_way_round() -> None:
-    theirs: Any = cache_page(60, key_prefix="p")(lambda request: HttpResponse("theirs"))
-    ours: Any = cached_page(60, key_prefix="p")(lambda request: HttpResponse("ours"))
+    def answering(text: str) -> Any:
+        def view(request: HttpRequest) -> HttpResponse:
+            return HttpResponse(text)
+
+        return view
+
+    theirs: Any = cache_page(60, key_prefix="p")(answering("theirs"))
+    ours: Any = cached_page(60, key_prefix="p")(answering("ours"))
     assert theirs(factory.get("/a")).content == b"theirs"
     assert ours(factory.get("/a")).content == b"theirs"
     assert ours(factory.get("/b")).content == b"ours"
