@@ -41,6 +41,7 @@ def run(report: Report, client: MongoClient[dict[str, Any]], name: str) -> None:
     from goscope_django.dashboard.actions import ACTIONS
     from goscope_django.dashboard.forms import Query
     from goscope_django.dashboard.presenters import Presented
+    from goscope_django.dashboard.rows import Rows
     from tests.support.operations import fill
 
     counter = _Counter()
@@ -56,9 +57,12 @@ def run(report: Report, client: MongoClient[dict[str, Any]], name: str) -> None:
         "a page far behind": Query(cursors={"locks": "l09900", "circuits": "c0900", "tasks": "t0450"}),
         "a search": Query(search="99"),
         "200 of each": Query(limit=200),
+        "sorted": Query(orders={"locks": "-held", "circuits": "-failures", "tasks": "-progress"}),
+        "sorted, far behind": Query(cursors={"locks": "9900"}, orders={"locks": "-held"}),
+        "filtered": Query(states={"circuits": "open", "tasks": "stalled"}, orders={"locks": "-waiters"}),
+        "a search for a state, sorted": Query(search="stalled", orders={"tasks": "-rate"}),
     }
-    urls = dict.fromkeys(ACTIONS, "/")
-    allowed = {one.permission for one in ACTIONS.values()}
+    rows = Rows({one.permission for one in ACTIONS.values()}, dict.fromkeys(ACTIONS, "/"), "/")
     with override_settings(**template):
         fill(LOCKS, CIRCUITS, TASKS)
         for title, query in queries.items():
@@ -66,14 +70,20 @@ def run(report: Report, client: MongoClient[dict[str, Any]], name: str) -> None:
             for _ in range(max(3, report.rounds)):
                 counter.count = 0
                 began = time.perf_counter()
-                state = operations.state(limit=query.limit, cursors=query.cursors, search=query.search)
+                state = operations.state(
+                    limit=query.limit,
+                    cursors=query.cursors,
+                    search=query.search,
+                    states=query.states,
+                    orders=query.orders,
+                )
                 states.append(time.perf_counter() - began)
-                context = Presented(state=state, query=query, allowed=allowed, urls=urls).context()
+                context = Presented(state=state, query=query, rows=rows).context()
                 text = render_to_string("goscope/live.html", {**context, "query": query, "page_url": "/"})
                 pages.append(time.perf_counter() - began)
                 commands.append(counter.count)
                 assert state.reachable
-                assert text.count("<tr id=") >= len(state.locks.items) > 0
+                assert text.count("<tr id=") >= len(state.locks.items) + len(state.tasks.items) > 0
             page = statistics.median(pages)
             met = page < GOAL
             if not met:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from goscope_django import checkpoints
-from goscope_django.dashboard import addresses, docs, text
+from goscope_django.dashboard import addresses, docs, text, widgets
 from goscope_django.dashboard.actions import ACTIONS
 from goscope_django.dashboard.forms import Query, Seen
 from goscope_django.operations.values import (
@@ -91,11 +91,24 @@ class Rows:
                 destroys=one.destroys,
             )
 
-    def _pick(self, noun: str, shown: str, seen: Seen) -> dict[str, str] | None:
-        """The box that selects the row, if the user may do anything to several at once."""
-        if any(one.noun == noun and one.together and one.permission in self.allowed for one in ACTIONS.values()):
-            return {"value": f"{noun}:{seen.encoded()}", "name": f"Select {noun} {shown}"}
-        return None
+    def _widgets(
+        self, noun: str, shown: str, item: Mapping[str, Any], seen: Seen, buttons: list[Button]
+    ) -> dict[str, Any]:
+        """What a row in a table has beside its figures. ``pick`` is empty if nothing can be done to several at once."""
+        some = any(one.noun == noun and one.together and one.permission in self.allowed for one in ACTIONS.values())
+        label = f"Select {noun} {shown}"
+        return {
+            "item": item,
+            "link": widgets.name(item, shown, self.posted_url),
+            "buttons": buttons,
+            "menu": widgets.menu(buttons, shown),
+            "pick": widgets.pick(f"{noun}:{seen.encoded()}", label) if some else "",
+        }
+
+    @property
+    def posted_url(self) -> str:
+        """Where the page of a thing is asked for whose key is too long for an address."""
+        return f"{self.page_url}item/"
 
     def bulk(self, noun: str) -> list[Button]:
         """The buttons that act on what is selected of a kind."""
@@ -136,10 +149,10 @@ class Rows:
     def lock(self, one: LockItem) -> dict[str, Any]:
         shown = text.visible(one.key)
         seen = Seen(one.key, one.token, one.owner, f"held by {one.owner}")
+        buttons = list(self._button("release_lock", shown, seen))
         return {
             "id": text.mark("lock", one.key),
             "key": shown,
-            "item": self.item("lock", one.key),
             "owner": text.visible(one.owner),
             **self._held_by(one.owner),
             "token": one.token,
@@ -149,8 +162,7 @@ class Rows:
             "held_text": text.duration(one.held_for),
             "left": one.expires_in,
             "left_text": "never" if one.expires_in is None else text.duration(one.expires_in),
-            "buttons": list(self._button("release_lock", shown, seen)),
-            "pick": self._pick("lock", shown, seen),
+            **self._widgets("lock", shown, self.item("lock", one.key), seen, buttons),
         }
 
     def circuit(self, one: CircuitItem) -> dict[str, Any]:
@@ -160,10 +172,10 @@ class Rows:
         names = ["reset_circuit"]
         names += ["open_circuit"] if forced is None or forced.state != "open" else []
         names += ["close_circuit"] if forced is None or forced.state != "closed" else []
+        buttons = [button for name in names for button in self._button(name, shown, seen)]
         return {
             "id": text.mark("circuit", one.name),
             "name": shown,
-            "item": self.item("circuit", one.name),
             "state": one.state,
             "failures": one.failure_count,
             "changed": text.moment(one.updated_at),
@@ -190,8 +202,7 @@ class Rows:
                 }
                 for move in reversed(one.history)
             ],
-            "buttons": [button for name in names for button in self._button(name, shown, seen)],
-            "pick": self._pick("circuit", shown, seen),
+            **self._widgets("circuit", shown, self.item("circuit", one.name), seen, buttons),
         }
 
     def task(self, one: TaskItem) -> dict[str, Any]:
@@ -201,11 +212,11 @@ class Rows:
         names += ["reset_task"] if one.status in ("cancelled", "failed", "exhausted") else []
         names += ["cancel_task"] if one.status not in ("completed", "cancelled") and not one.cancel_requested else []
         names += ["delete_checkpoint"] if one.status != "running" else []
+        buttons = [button for name in names for button in self._button(name, shown, seen)]
         done = "" if one.done is None else f"{one.done:,}" + ("" if one.total is None else f" of {one.total:,}")
         return {
             "id": text.mark("task", one.task_id),
             "name": shown,
-            "item": self.item("task", one.task_id),
             **self._held_by(one.owner),
             "status": one.status,
             "bad": one.status in ("stalled", "failed", "exhausted"),
@@ -221,8 +232,7 @@ class Rows:
             "heartbeat_text": text.duration(one.heartbeat_age),
             "stopping": one.cancel_requested and one.status == "running",
             "failure": text.visible(one.failure, 400) if one.failure else "",
-            "buttons": [button for name in names for button in self._button(name, shown, seen)],
-            "pick": self._pick("task", shown, seen),
+            **self._widgets("task", shown, self.item("task", one.task_id), seen, buttons),
         }
 
     def flight(self, one: FlightItem) -> dict[str, Any]:
@@ -241,10 +251,10 @@ class Rows:
     def record(self, one: IdempotencyItem) -> dict[str, Any]:
         shown = text.visible(one.key)
         seen = Seen(one.key, one.token, None, one.state.replace("_", " "))
+        buttons = list(self._button("delete_idempotency", shown, seen))
         return {
             "id": text.mark("record", one.key),
             "key": shown,
-            "item": self.item("idempotency", one.key),
             "holder": text.visible(one.holder) if one.holder else text.NONE,
             "state": one.state.replace("_", " "),
             "token": one.token,
@@ -252,8 +262,7 @@ class Rows:
             "age_text": text.duration(one.age),
             "left": one.expires_in,
             "left_text": "never" if one.expires_in is None else text.duration(one.expires_in),
-            "buttons": list(self._button("delete_idempotency", shown, seen)),
-            "pick": self._pick("idempotency", shown, seen),
+            **self._widgets("idempotency", shown, self.item("idempotency", one.key), seen, buttons),
         }
 
     def wait(self, one: WaitItem) -> dict[str, Any]:
@@ -261,7 +270,11 @@ class Rows:
             "id": text.mark("wait", one.kind, one.key, one.process),
             "kind": one.kind,
             "key": text.visible(one.key),
-            "item": self.item(one.kind, one.key) if one.kind in addresses.NOUNS else None,
+            "link": widgets.name(
+                self.item(one.kind, one.key) if one.kind in addresses.NOUNS else None,
+                text.visible(one.key),
+                self.posted_url,
+            ),
             "process": text.visible(one.process),
             "process_url": self.search(one.process),
             "count": one.count,
@@ -277,7 +290,7 @@ class Rows:
         return {
             "id": text.mark("cache", one.alias),
             "alias": shown,
-            "item": self.item("cache", one.alias),
+            "link": widgets.name(self.item("cache", one.alias), shown, self.posted_url),
             "prefix": text.visible(one.key_prefix),
             "url": one.url,
             "error": one.error,

@@ -33,7 +33,7 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_http_methods, require_safe
 
 from goscope_django import operations
-from goscope_django.dashboard import addresses, away, docs, text
+from goscope_django.dashboard import addresses, away, docs, text, widgets
 from goscope_django.dashboard.actions import ACTIONS, Action
 from goscope_django.dashboard.forms import LONGEST_LINK, Query, ReasonForm, Seen, SeenForm, selected
 from goscope_django.dashboard.items import TITLES, Event, Items
@@ -347,8 +347,8 @@ class DashboardAdmin(_Admin):
             "posted_item_url": self._url("posted_item"),
             "results": [
                 {
-                    "item": rows.item(action.noun, one.key),
                     "key": text.visible(one.key),
+                    "link": widgets.name(rows.item(action.noun, one.key), text.visible(one.key), rows.posted_url),
                     "state": _OUTCOMES[result.level],
                     "message": text.visible(result.message, LONGEST_MESSAGE),
                 }

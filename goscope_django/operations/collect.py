@@ -45,7 +45,7 @@ from goscope_django.operations.values import (
     Waits,
 )
 
-COMMANDS: Final = 40
+COMMANDS: Final = 46
 """The most that a state costs without the caches. Each alias costs one more, one with a store of its own three, and
 one more where sessions are kept."""
 
