@@ -41,7 +41,7 @@ C = TypeVar("C")
 DEFAULTS: Final[Mapping[str, Any]] = {
     "serverSelectionTimeoutMS": 5_000,
     "connectTimeoutMS": 5_000,
-    "socketTimeoutMS": 10_000,
+    "socketTimeoutMS": 20_000,
     "maxConnecting": 4,
     "appname": "goscope_django",
 }
