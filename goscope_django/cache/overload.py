@@ -83,8 +83,7 @@ class Overload:
 
     def unknown(self) -> None:
         """An operation ended otherwise: if it was to find out, another one shall."""
-        with self._lock:
-            self._asks = False
+        self._asks = False
 
     def forget_lock(self) -> None:
         """In a forked child: another thread may have held it, or have been asking."""
