@@ -143,6 +143,11 @@ def session_engine() -> str:
     return str(settings.SESSION_ENGINE)
 
 
+def page_seconds() -> Any:
+    """For how long Django's ``cache_page`` keeps a page where nothing else says it."""
+    return settings.CACHE_MIDDLEWARE_SECONDS
+
+
 def session_cache_alias() -> str:
     """The alias of the cache that holds sessions."""
     return str(settings.SESSION_CACHE_ALIAS)

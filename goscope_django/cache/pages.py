@@ -19,7 +19,6 @@ from datetime import timedelta
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
-from django.conf import settings
 from django.http import HttpRequest
 from django.utils.cache import (
     get_cache_key,
@@ -31,6 +30,7 @@ from django.utils.cache import (
 )
 from django.utils.http import parse_http_date_safe
 
+from goscope_django import conf
 from goscope_django.cache.backend import MongoDBCache
 from goscope_django.cache.computing import Wanted, refresh_failed
 from goscope_django.cache.decorator import Tags, our_alias, our_cache, tagger
@@ -176,7 +176,7 @@ class _Page:
         return wanted, seen
 
     def _default_timeout(self) -> Any:
-        return settings.CACHE_MIDDLEWARE_SECONDS if self.timeout is None else self.timeout
+        return conf.page_seconds() if self.timeout is None else self.timeout
 
     def _wanted(self, cache: MongoDBCache, key: Any, timeout: Any, names: tuple[str, ...]) -> Wanted:
         wanted = cache.wanted(key, None, timeout, tags=names)
@@ -237,7 +237,7 @@ class _Page:
             timeout = get_max_age(response)
             if timeout == 0:
                 return 0
-            timeout = settings.CACHE_MIDDLEWARE_SECONDS if timeout is None else timeout
+            timeout = conf.page_seconds() if timeout is None else timeout
         patch_response_headers(response, timeout)
         if self.request.headers.get("Authorization") and "public" not in control:
             patch_vary_headers(response, ("Authorization",))
