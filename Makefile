@@ -9,7 +9,7 @@
 #   make docs                                            the site, in docs/_build/html; a warning is an error
 #   make release-check                                   builds what is published and installs it on every Python found
 #   make bench                                           ratios against raw PyMongo and the peers
-#   make soak [SEED=1] [SECONDS=600]                     hours of bad days: planted documents, and the consistency harness
+#   make soak [SEED=1] [SECONDS=600]                     bad days: planted documents, 24 hours in short, the consistency harness
 #   make clean                                           removes what the other targets made
 
 PYTHON ?= python3
@@ -118,6 +118,7 @@ bench: $(VENV)/.installed-test
 
 soak: $(VENV)/.installed-test
 	@$(PY) -m tests.soak.planted $(if $(SEED),--seed $(SEED)) $(ARGS)
+	@$(PY) -m tests.soak.day
 	@$(PY) -m tests.consistency --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 clean:

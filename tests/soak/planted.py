@@ -49,10 +49,11 @@ Call = Callable[[], object]
 
 
 class Faults:
-    """What went wrong, each kind once."""
+    """What went wrong, each kind once; and how often what was done, and how that ended."""
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
+        self.counts = Counter[str]()
 
     def add(self, what: str, error: object, where: object) -> None:
         if len(self.found) < MOST_FAULTS:
@@ -60,6 +61,11 @@ class Faults:
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {said}" for name, said in self.found.items())
+
+    @property
+    def counted(self) -> str:
+        """The counts, for people."""
+        return ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items()))
 
 
 @contextlib.contextmanager
@@ -195,6 +201,7 @@ def decode(count: int, seed: int) -> Faults:
         try:
             value = wired({"value": value}, CODEC_OPTIONS)["value"]
         except Exception:
+            faults.counts["that BSON can't hold"] += 1
             continue
         shown, began = f"seed {seed}, number {number}: {value!r:.1200}", time.monotonic()
         try:
@@ -202,8 +209,9 @@ def decode(count: int, seed: int) -> Faults:
             chosen.decode("k", value)
             if chosen is sealing and (value["v"], value["s"], value.get("z")) not in genuine:
                 faults.add("decode", AssertionError("a value was read that nobody sealed"), shown)
-        except Undecodable:
-            pass
+            faults.counts["read"] += 1
+        except Undecodable as error:
+            faults.counts[f"refused as {error.reason}"] += 1
         except BaseException as error:
             faults.add("decode", error, shown)
         if time.monotonic() - began > LONGEST:
@@ -386,8 +394,11 @@ class Scene:
                 if name == chosen:
                     found = {**mutated_fields(document, dice, rate), "_id": document["_id"]}
                     planted.append(found)
-                with contextlib.suppress(Exception):  # what the server or the driver refuses can't be planted
+                try:
                     self.database[name].insert_one(copy.deepcopy(found))
+                except Exception:  # what the server or the driver refuses can't be planted
+                    if name == chosen:
+                        planted.pop()
         return {chosen: planted}
 
 
@@ -430,15 +441,18 @@ def plant(count: int, seed: int) -> Faults:
     try:
         while planted < count:
             there = scene.restored(dice, dice.choice((0.05, 0.2, 0.6)))
-            planted += sum(map(len, there.values()))
+            for collection, documents in there.items():
+                planted += len(documents)
+                faults.counts[f"in {collection}"] += len(documents)
             for _ in range(6):
                 name, turn = names[turn % len(names)], turn + 1
                 began = time.monotonic()
                 try:
                     with watched():
                         scene.calls[name]()
+                    faults.counts["calls answered"] += 1
                 except GoscopeError:
-                    pass
+                    faults.counts["calls that raised what is documented"] += 1
                 except BaseException as error:
                     if not (name.endswith(".incr") and isinstance(error, ValueError)):
                         faults.add(name, error, f"seed {seed}, {there!r:.1400}")
@@ -466,7 +480,7 @@ def main() -> int:
             (f"{options.decoded} values decoded", decode(options.decoded, options.seed)),
             (f"{options.planted} documents planted", plant(options.planted, options.seed)),
         ):
-            print(f"{what}: {len(faults.found)} faults\n{faults}")
+            print(f"{what}: {len(faults.found)} faults ({faults.counted})\n{faults}", flush=True)
             found.update(faults.found)
     return 1 if found else 0
 
