@@ -144,7 +144,7 @@ def _keys(history: list[Operation]) -> dict[str, list[str]]:
 
 def _until(folder: Path, since: float, clients: int) -> None:
     """Wait until so many clients have begun to work."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
         if len({one.client for one in _history(folder) if one.ok and one.began > since}) >= clients:
             return

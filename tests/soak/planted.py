@@ -475,6 +475,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         url = options.url or f"embedded://{Path(folder) / 'mongod'}"
         configure(url)
+        from goscope_django import runtime
+
+        runtime.adapter().ensure_indexes()
         found = Counter[str]()
         for what, faults in (
             (f"{options.decoded} values decoded", decode(options.decoded, options.seed)),
@@ -494,7 +497,7 @@ def configure(url: str) -> None:
         INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "goscope_django"],
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
         CACHES=CACHES,
-        GOSCOPE={"URL": url, "FAIL_FAST": True},
+        GOSCOPE={"URL": url, "CONNECT_ON_READY": False},
     )
     django.setup()
 

@@ -18,13 +18,12 @@ from goscope_django.mongodb.driver.execute import AsyncExecutor, SyncExecutor
 from goscope_django.mongodb.driver.store import Store
 from goscope_django.testing.conformance.base import Drive
 from tests.support.mongod import ReplicaSet, replica_set
-from tests.support.proxy import Proxy, Rewrite
+from tests.support.proxy import Proxy
+from tests.support.quoting import CANARY, OURS, VALUE, quoting
 from tests.support.texts import chain, texts
 
 pytestmark = pytest.mark.slow
 
-CANARY = "canary4111222233334444"
-VALUE = {"card": CANARY, "deep": [{"er": CANARY}]}
 NAME = "valued"
 
 
@@ -117,26 +116,6 @@ QUOTES = [
 CODES = sorted({1, 2, 9, 14, 50, 112, 121, 12345, 13, 18, 10334, 17419} | failures.DUPLICATE_KEY)
 STEPPED_DOWN = (91, 189, 10107, 11602)
 """After these the driver looks for another server, and takes its time."""
-OURS = ("findAndModify", "update", "insert", "delete", "find", "aggregate")
-
-
-def quoting(code: int, text: str, form: str, label: str | None = None) -> Rewrite:
-    """Answers that quote a value wherever a server might, as a refusal of the command, of a statement or of the write
-    concern."""
-    quoted: dict[str, Any] = {"code": code, "errmsg": text, "errInfo": {"details": {"was": VALUE}, "canary": CANARY}}
-    quoted |= {"keyValue": {"key": CANARY}, "keyPattern": {"key": 1}, "op": {"u": VALUE}}
-
-    def rewrite(name: str, reply: dict[str, Any]) -> dict[str, Any]:
-        if name not in OURS:
-            return reply
-        labels = {"errorLabels": [label]} if label else {}
-        if form == "command":
-            return {"ok": 0.0, "codeName": "SomeName", "value": VALUE, **quoted, **labels}
-        if form == "statement":
-            return {"ok": 1.0, "n": 0, "nModified": 0, "writeErrors": [{"index": 0, **quoted}], **labels}
-        return {**reply, "writeConcernError": {"codeName": "SomeName", **quoted}, **labels}
-
-    return rewrite
 
 
 @pytest.mark.parametrize("call", CALLS)
