@@ -46,6 +46,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "CREDENTIAL_HEADERS": [],
     "DESCRIBE_HOLDERS": True,
     "FIGURES_PER_NAME": 0,
+    "RECORD_FAILURES": True,
 }
 MOST_NAMES: Final = 100
 """The most that ``FIGURES_PER_NAME`` may be: what is kept of names is a document an hour, and labels in Prometheus."""
@@ -82,6 +83,7 @@ class Settings:
     on_error: OnError
     testing: bool
     describe_holders: bool = True
+    record_failures: bool = True
     credential_headers: tuple[str, ...] = ()
     figures_per_name: int = 0
 
@@ -369,6 +371,7 @@ _CHECKS: Final[Mapping[str, Callable[[object, str], None]]] = {
     "CREDENTIAL_HEADERS": _headers,
     "DESCRIBE_HOLDERS": _is(bool, "True or False"),
     "FIGURES_PER_NAME": _names_counted,
+    "RECORD_FAILURES": _is(bool, "True or False"),
 }
 
 
@@ -499,6 +502,7 @@ def _read(given: Any, prefix: str | None) -> Settings | BadSettings:
         credential_headers=tuple(sorted(name.upper().replace("-", "_") for name in merged["CREDENTIAL_HEADERS"])),
         describe_holders=merged["DESCRIBE_HOLDERS"],
         figures_per_name=merged["FIGURES_PER_NAME"],
+        record_failures=merged["RECORD_FAILURES"],
     )
 
 

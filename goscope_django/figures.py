@@ -5,6 +5,7 @@ Rules of this file:
 * The thread that sends starts with the first count and ends after an interval without any. It uses the sync client if
   that is open, otherwise the async client of the event loop that counted.
 * What is left is sent when an event loop or the process ends. A forked child starts from zero.
+* Leases that were lost are sent along, by one more update. Those are rare.
 * A failure to send disturbs nobody. After ``FORGET`` seconds of failures the counts are dropped, since they would be
   added to the wrong minute.
 * Under test nothing is sent in the background, so that a test can count its own commands. ``flush`` sends there too.
@@ -29,11 +30,12 @@ from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.core.forking import at_fork
 from goscope_django.exceptions import GoscopeError, OutcomeUnknown
 from goscope_django.mongodb import figures as stats
+from goscope_django.mongodb import losses as kept_losses
 from goscope_django.mongodb.driver import loops
 from goscope_django.mongodb.driver.execute import AsyncExecutor
 from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.driver.store import Store
-from goscope_django.process import counters
+from goscope_django.process import counters, losses
 from goscope_django.process.counters import SERIES, Alias, Counted, alias, announce, bell, count
 
 __all__ = ["SERIES", "Alias", "aflush", "alias", "announce", "count", "flush"]
@@ -75,6 +77,7 @@ class _Flusher:
             if self._under_test:
                 self._under_test = False
                 counters.forget()
+                losses.forget()
             bell.awake = True
             with contextlib.suppress(RuntimeError):
                 self._loop = weakref.ref(asyncio.get_running_loop())
@@ -137,6 +140,9 @@ class _Flusher:
                     store.run, store.arun, stats.add, prefix, counted.batch(), self._slots, self._moment()
                 )
             self._sent(counted, told)
+            if lost := losses.taken():
+                with within(limit):
+                    yield from call(store.run, store.arun, kept_losses.add, prefix, lost)
         except OutcomeUnknown:
             counted.settle()
         except Exception as error:  # noqa: BLE001 - figures disturb nobody
@@ -227,6 +233,7 @@ def _forget_parent() -> None:
     _flusher = _Flusher()
     bell.ring = _flusher.wake
     counters.begin_anew()
+    losses.forget()
 
 
 async def _farewell(place: str, executor: AsyncExecutor) -> None:
@@ -239,6 +246,7 @@ def _stop() -> None:
 
 bell.ring = _flusher.wake
 runtime.observe(counters.observe)
+runtime.observe(losses.observe)
 loops.on_loop_end(_farewell)
 at_fork(child=_forget_parent)
 atexit.register(_stop)

@@ -24,12 +24,13 @@ from typing import Any, Final, TypeVar
 
 from django.db.transaction import TransactionManagementError
 
-from goscope_django import runtime
+from goscope_django import conf, runtime
 from goscope_django.checkpoints.interrupts import Interrupts
 from goscope_django.checkpoints.pruning import AsyncPruning, Pruning
 from goscope_django.checkpoints.state import TaskState
 from goscope_django.conf import BadSettings
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out, invoke, last_call, run
+from goscope_django.core.reasons import reason, trace
 from goscope_django.exceptions import ConfigurationError, OutcomeUnknown, StoreError, TaskCancelled, TaskLost
 from goscope_django.mongodb.checkpoints.tasks import LEASE, TASKS, TaskFlows, lost
 from goscope_django.mongodb.checkpoints.values import Ending, Run, Snapshot, Started
@@ -54,6 +55,12 @@ class Saved:
 
     sequence: int
     cancelled: bool
+
+
+def _failed(error: Exception) -> Ending:
+    if not conf.current().record_failures:
+        return Ending("failed", error=type(error).__qualname__)
+    return Ending("failed", error=str(reason(error)), trace=trace(error))
 
 
 class Together:
@@ -297,7 +304,7 @@ class Runner:
         if isinstance(error, TaskCancelled) and error.task_id == self.state.id:
             return Ending("cancelled")
         if isinstance(error, Exception) and not isinstance(error, asyncio.CancelledError):
-            return Ending("failed", error=f"{type(error).__name__}: {error}"[:500])
+            return _failed(error)
         return Ending("interrupted")
 
     def _finish(self, ending: Ending, error: BaseException | None = None, *, save: bool) -> Flow[None]:

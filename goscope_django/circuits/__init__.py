@@ -26,6 +26,7 @@ from goscope_django.circuits.operators import (
 )
 from goscope_django.exceptions import CircuitOpen
 from goscope_django.mongodb.circuits.table import (
+    CircuitFailure,
     CircuitInfo,
     CircuitOverride,
     CircuitProbe,
@@ -34,6 +35,7 @@ from goscope_django.mongodb.circuits.table import (
 
 __all__ = [
     "CircuitBreaker",
+    "CircuitFailure",
     "CircuitInfo",
     "CircuitOpen",
     "CircuitOverride",

@@ -129,7 +129,7 @@ class CircuitBreaker:
         try:
             result = fn(*args, **kwargs)
         except BaseException as error:
-            self._leave(snap, self._judge.outcome(error))
+            self._leave(snap, self._judge.outcome(error), error)
             raise
         if type(result) is CoroutineType:
             return cast("T", self._awaited(snap, cast("Awaitable[Any]", result)))
@@ -155,7 +155,7 @@ class CircuitBreaker:
         except GeneratorExit:
             raise  # closed from outside the loop, so nothing can be awaited; a probe's lease ends by itself
         except BaseException as error:
-            await self._aleave(snap, self._judge.outcome(error))
+            await self._aleave(snap, self._judge.outcome(error), error)
             raise
         if self._view.snap.failures or snap.probe is not None:
             await self._aleave(snap, "success")
@@ -173,7 +173,7 @@ class CircuitBreaker:
         except GeneratorExit:
             raise
         except BaseException as error:
-            await self._aleave(snap, self._judge.outcome(error))
+            await self._aleave(snap, self._judge.outcome(error), error)
             raise
         if self._view.snap.failures or snap.probe is not None:
             await self._aleave(snap, "success")
@@ -210,7 +210,7 @@ class CircuitBreaker:
     ) -> None:
         ended = self._end(error)
         if ended is not None:
-            self._leave(*ended)
+            self._leave(*ended, error)
 
     async def __aenter__(self) -> Self:
         snap = self._closed() or await self._aenter()
@@ -222,7 +222,7 @@ class CircuitBreaker:
     ) -> None:
         ended = self._end(error)
         if ended is not None and not isinstance(error, GeneratorExit):
-            await self._aleave(*ended)
+            await self._aleave(*ended, error)
 
     def _closed(self) -> Snapshot | None:
         """The snapshot that a call runs under if it needs no further look."""
@@ -254,21 +254,21 @@ class CircuitBreaker:
     async def _aenter(self) -> Snapshot:
         return await acarry_out(self._entering())
 
-    def _leave(self, snap: Snapshot, outcome: Outcome) -> None:
-        carry_out(self._leaving(snap, outcome))
+    def _leave(self, snap: Snapshot, outcome: Outcome, error: BaseException | None = None) -> None:
+        carry_out(self._leaving(snap, outcome, error))
 
-    async def _aleave(self, snap: Snapshot, outcome: Outcome) -> None:
-        await finished(acarry_out(self._leaving(snap, outcome)))
+    async def _aleave(self, snap: Snapshot, outcome: Outcome, error: BaseException | None = None) -> None:
+        await finished(acarry_out(self._leaving(snap, outcome, error)))
 
     def _entering(self) -> Flow[Snapshot]:
         known = registry.current()
         self._view = known.view(self.name)
         return known.entering(self.name, self._options)
 
-    def _leaving(self, snap: Snapshot, outcome: Outcome) -> Flow[None]:
+    def _leaving(self, snap: Snapshot, outcome: Outcome, error: BaseException | None) -> Flow[None]:
         known = registry.current()
         self._view = known.view(self.name)
-        return known.leaving(self.name, snap, outcome, self._options)
+        return known.leaving(self.name, snap, outcome, self._options, error)
 
 
 def circuit_breaker(name: str, **options: Unpack[BreakerOptions]) -> CircuitBreaker:

@@ -38,6 +38,7 @@ from goscope_django.circuits.snapshot import (
 from goscope_django.core import arguments
 from goscope_django.core.flow import Flow, call
 from goscope_django.core.forking import at_fork
+from goscope_django.core.reasons import Reason, reason
 from goscope_django.exceptions import CircuitOpen, InvalidValue, StoreError
 from goscope_django.mongodb.adapter import MongoDBAdapter
 from goscope_django.mongodb.circuits.flows import CircuitFlows, CircuitStore, Reading
@@ -61,6 +62,11 @@ def circuit_name(name: object) -> str:
     if not text:
         raise InvalidValue("name='': a circuit needs a name, or all breakers would share one state")
     return text
+
+
+def _why(cause: BaseException | None) -> Reason | None:
+    """What the circuit keeps of a failure."""
+    return reason(cause) if cause is not None and conf.current().record_failures else None
 
 
 class Registry:
@@ -148,8 +154,10 @@ class Registry:
 
     # ---- after a call ----
 
-    def leaving(self, name: str, entered: Snapshot, outcome: Outcome, options: Options) -> Flow[None]:
-        """Report how a call ended that ran under ``entered``."""
+    def leaving(
+        self, name: str, entered: Snapshot, outcome: Outcome, options: Options, cause: BaseException | None = None
+    ) -> Flow[None]:
+        """Report how a call ended that ran under ``entered``: if it failed, by ``cause``."""
         view = self.view(name)
         if outcome == "failure":
             counters.circuits.add(name, counters.FAILURES)
@@ -160,7 +168,7 @@ class Registry:
                 self._report_locally(view, entered, outcome, options)
             return
         generation, asked = entered.generation, time.monotonic()
-        report = self._report(view, entered, outcome, options)
+        report = self._report(view, entered, outcome, options, cause)
         if report is None:
             return
         try:
@@ -172,14 +180,16 @@ class Registry:
         if reading.document is not None or generation == 0:
             self.learn(name, reading, asked)
 
-    def _report(self, view: View, entered: Snapshot, outcome: Outcome, options: Options) -> Flow[Reading] | None:
+    def _report(
+        self, view: View, entered: Snapshot, outcome: Outcome, options: Options, cause: BaseException | None
+    ) -> Flow[Reading] | None:
         """What tells the store of the outcome; ``None`` if there is nothing to tell."""
         generation, reset = entered.generation, milliseconds(options.reset_timeout)
         if entered.probe is not None:
             if outcome == "ignored":
                 return self._ask(self.flows.give_back, view.name, entered.probe)
             if outcome == "failure":
-                return self._ask(self.flows.probe_failed, view.name, generation, entered.probe, reset)
+                return self._ask(self.flows.probe_failed, view.name, generation, entered.probe, reset, _why(cause))
             enough = options.success_threshold
             return self._ask(self.flows.probe_succeeded, view.name, generation, entered.probe, enough)
         known = view.snap
@@ -187,7 +197,7 @@ class Registry:
             return None  # too late: the circuit has moved since
         if outcome == "failure":
             threshold, window = options.failure_threshold, milliseconds(options.window)
-            return self._ask(self.flows.failed, view.name, generation, threshold, window, reset)
+            return self._ask(self.flows.failed, view.name, generation, threshold, window, reset, _why(cause))
         if not known.failures:
             return None
         view.snap = known.without_failures()  # at once, so that one success of many concurrent ones is written

@@ -19,7 +19,7 @@ from goscope_django.mongodb.checkpoints.queries import TaskQueryFlows
 from goscope_django.mongodb.checkpoints.values import TaskInfo
 from goscope_django.mongodb.circuits.document import CIRCUITS
 from goscope_django.mongodb.circuits.document import info as circuit_info
-from goscope_django.mongodb.circuits.flows import STATE_FIELDS
+from goscope_django.mongodb.circuits.flows import WHY_FIELDS
 from goscope_django.mongodb.circuits.table import CircuitInfo
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant, or_null, prefix_range
@@ -40,7 +40,7 @@ def circuits(clock: Clock, prefix: str) -> Flow[list[CircuitInfo]]:
         "key.0": NOT_A_LIST,
         "$or": [{"state": "open"}, {"override": {"$ne": None}}],
     }
-    fields, order = {**STATE_FIELDS, **clock.stamp()}, [("openedAt", 1), ("key", 1)]
+    fields, order = {**WHY_FIELDS, **clock.stamp()}, [("openedAt", 1), ("key", 1)]
     found = yield from ask(CIRCUITS, "find", test, fields, sort=order, limit=MOST + 1, batch_size=MOST + 2)
     seen = [circuit_info(one["key"][len(full) :], one, clock.read_stamp(one)) for one in named_by_text(found)]
     return [one for one in seen if one.state == "open" or one.override is not None]

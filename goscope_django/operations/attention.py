@@ -30,6 +30,7 @@ from goscope_django.operations.values import (
     CircuitItem,
     Figures,
     LockItem,
+    LossItem,
     TaskItem,
     WaitItem,
 )
@@ -65,10 +66,11 @@ _PLURALS: Final[Mapping[AttentionKind, tuple[str, str]]] = {
     "forged": ("place with forged entries", "places with forged entries"),
 }
 
-_LOST: Final[Mapping[str, tuple[str, str]]] = {
-    "locks_lost": ("lock was lost by its holder", "locks were lost by their holders"),
-    "tasks_lost": ("task was lost by its worker", "tasks were lost by their workers"),
+_LOST: Final[Mapping[str, tuple[str, str, str]]] = {
+    "locks_lost": ("lock", "lock was lost by its holder", "locks were lost by their holders"),
+    "tasks_lost": ("task", "task was lost by its worker", "tasks were lost by their workers"),
     "idempotent_lost": (
+        "idempotency",
         "idempotent request was taken over from its worker",
         "idempotent requests were taken over from their workers",
     ),
@@ -105,6 +107,7 @@ def attention(
     trouble: Trouble,
     problems: Iterable[Problem],
     waits: Sequence[WaitItem],
+    losses: Sequence[LossItem],
     figures: Figures,
     cache: Cache,
     now: datetime,
@@ -121,7 +124,7 @@ def attention(
         *_circuits(trouble.circuits, now),
         *_tasks(trouble.tasks),
         *_locks(trouble.waited, trouble.held, waits),
-        *_lost(figures.totals),
+        *_lost(figures.totals, losses),
         *_forged(cache, figures.totals),
     ]
     by_kind: dict[str, int] = {}
@@ -173,7 +176,7 @@ def quoted(text: str) -> str:
     return f"$'{escaped(marked)}'"
 
 
-def _counted(count: int, words: tuple[str, str]) -> str:
+def _counted(count: int, words: Sequence[str]) -> str:
     return f"{number(count)} {words[count != 1]}"
 
 
@@ -218,12 +221,13 @@ def _circuits(circuits: Iterable[CircuitItem], now: datetime) -> Iterator[Attent
             )
             continue
         trial = f"in {PAGE.duration(one.retry_after)}" if one.retry_after else "now, by the next call"
+        why = "" if one.opened_by is None else f" It opened by {shortened(str(one.opened_by))}"
         lasted = "" if one.open_for is None else f" for {PAGE.duration(one.open_for)}"
         yield AttentionItem(
             kind="circuit_open",
             key=one.name,
             target="circuit",
-            sentence=f"Circuit {name} has been open{lasted}: calls through it are refused. It is tried again {trial}.",
+            sentence=f"Circuit {name} has been open{lasted}: calls are refused. It is tried again {trial}.{why}",
             action="Mend what it protects. It closes by itself when a trial call succeeds.",
             command=command("goscope_circuit show", one.name),
             seconds=one.open_for,
@@ -307,14 +311,18 @@ def _lock(one: LockItem, kind: AttentionKind, rest: str, action: str, seconds: f
     )
 
 
-def _lost(totals: Mapping[str, int]) -> Iterator[AttentionItem]:
-    for name, words in _LOST.items():
+def _lost(totals: Mapping[str, int], losses: Sequence[LossItem]) -> Iterator[AttentionItem]:
+    for name, (kind, *words) in _LOST.items():
         if count := totals.get(name, 0):
+            last = next((one for one in losses if one.kind == kind), None)
+            which = "" if last is None else f" The last one was {named(last.key)}, of {holder(last.holder)}."
             yield AttentionItem(
                 kind="lease_lost",
                 key=name,
                 target="figures",
-                sentence=f"{_counted(count, words)} in the last hour: the lease had ended while the work went on.",
+                sentence=(
+                    f"{_counted(count, words)} in the last hour: the lease had ended while the work went on.{which}"
+                ),
                 action="Look for long pauses of these processes, for an outage, or for leases that are too short.",
             )
 

@@ -20,7 +20,7 @@ from goscope_django.core import arguments
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import GoscopeError, InvalidValue, MissingRights, StoreError, StoreUnavailable
 from goscope_django.mongodb import figures as stats
-from goscope_django.mongodb import overview, trouble
+from goscope_django.mongodb import losses, overview, trouble
 from goscope_django.mongodb.checkpoints.history import CheckpointFlows
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver import inspection
@@ -39,6 +39,7 @@ from goscope_django.operations.values import (
     Flights,
     Idempotency,
     Locks,
+    Losses,
     Server,
     State,
     Tasks,
@@ -242,6 +243,10 @@ def _figures(clock: Clock, making: _Making) -> Flow[stats.Hour]:
     return (yield from stats.read(clock, making.here.prefix, making.moment))
 
 
+def _losses(clock: Clock, making: _Making) -> Flow[Losses]:
+    return convert.losses((yield from losses.read(clock, making.here.prefix)), making.moment)
+
+
 def _circuit_trouble(clock: Clock, making: _Making) -> Flow[Trouble]:
     found = yield from trouble.circuits(clock, making.here.prefix)
     return Trouble(circuits=tuple(convert.circuit(one, making.moment) for one in found))
@@ -276,6 +281,7 @@ _PARTS: Final[Mapping[str, tuple[type[Any], Callable[[Clock, _Making], Flow[Any]
     "flights": (Flights, _flights),
     "idempotency": (Idempotency, _idempotency),
     "entries": (Cache, _entries),
+    "losses": (Losses, _losses),
     "open circuits": (Trouble, _circuit_trouble),
     "failed tasks": (Trouble, _task_trouble),
     "waited locks": (Trouble, _lock_trouble),
@@ -310,7 +316,7 @@ def _finish(making: _Making, cache: Cache, began: float) -> State:
         key_prefix=making.here.prefix,
         limit=making.limit,
         search=making.search,
-        attention=attention(known, problems, waits.items, figures, cache, making.moment, hint),
+        attention=attention(known, problems, waits.items, parts["losses"].items, figures, cache, making.moment, hint),
         states={name: state for name, state in making.states.items() if state},
         orders={name: order for name, order in making.orders.items() if order},
         server=server,
@@ -321,5 +327,6 @@ def _finish(making: _Making, cache: Cache, began: float) -> State:
         idempotency=parts["idempotency"],
         cache=cache,
         waits=waits,
+        losses=parts["losses"],
         figures=figures,
     )

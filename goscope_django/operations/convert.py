@@ -19,6 +19,7 @@ from goscope_django.mongodb.checkpoints.values import TaskInfo
 from goscope_django.mongodb.document.indexes import REPAIR
 from goscope_django.mongodb.driver.inspection import ServerView
 from goscope_django.mongodb.figures import CIRCUIT, HISTOGRAMS, LOCK, OTHER, Counted, Hour, Layout
+from goscope_django.mongodb.losses import LossSeen
 from goscope_django.mongodb.overview import Page
 from goscope_django.mongodb.single_flight.values import FlightInfo
 from goscope_django.operations.servers import ENSURE, index_item
@@ -39,6 +40,8 @@ from goscope_django.operations.values import (
     LockFigures,
     LockItem,
     Locks,
+    Losses,
+    LossItem,
     NameFigures,
     ProbeItem,
     Section,
@@ -138,7 +141,9 @@ def circuits(page: Page[CircuitInfo], now: datetime) -> Circuits:
 
 
 def circuit(one: CircuitInfo, now: datetime) -> CircuitItem:
-    probes = tuple(ProbeItem(id=probe.id, seconds_left=until(probe.until, now) or 0.0) for probe in one.probes)
+    probes = tuple(
+        ProbeItem(id=probe.id, seconds_left=until(probe.until, now) or 0.0, holder=probe.holder) for probe in one.probes
+    )
     return copied(CircuitItem, one, probes=probes, open_for=since(one.opened_at, now))
 
 
@@ -253,6 +258,10 @@ def waits(hour: Hour, held: Iterable[LockItem], flying: Flights) -> Waits:
     holders.update({("flight", one.key): one.leader for one in flying.items})
     items = (copied(WaitItem, one, held_by=holders.get((one.kind, one.key))) for one in hour.waits)
     return Waits(items=tuple(items))
+
+
+def losses(found: Iterable[LossSeen], now: datetime) -> Losses:
+    return Losses(items=tuple(copied(LossItem, one, age=since(one.at, now)) for one in found))
 
 
 def hint(scheme: str, error: GoscopeError | None = None) -> str:

@@ -12,6 +12,7 @@
     ├── idempotency  Idempotency   items: IdempotencyItem, in_progress, completed
     ├── cache        Cache         aliases: CacheAlias, each with its namespaces
     ├── waits        Waits         items: WaitItem
+    ├── losses       Losses        items: LossItem
     └── figures      Figures       the last hour by the minute, the last day by the hour, and the sums
 
 Rules of this file:
@@ -28,8 +29,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, get_args
 
-from goscope_django.circuits import CircuitOverride, CircuitTransition
-from goscope_django.mongodb.checkpoints.values import SEEN_AS
+from goscope_django.circuits import CircuitFailure, CircuitOverride, CircuitTransition
+from goscope_django.mongodb.checkpoints.values import SEEN_AS, TaskFailure
 from goscope_django.mongodb.finding import ORDERS, STATES
 
 if TYPE_CHECKING:
@@ -85,10 +86,12 @@ class LockItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeItem:
-    """A trial call on a half-open circuit. Its place is free again in ``seconds_left`` at the latest."""
+    """A trial call on a half-open circuit, made by ``holder``. Its place is free again in ``seconds_left`` at the
+    latest."""
 
     id: str
     seconds_left: float
+    holder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +99,7 @@ class CircuitItem:
     """A circuit.
 
     ``retry_after`` is 0 for an open one whose next call is a trial, ``None`` where there is nothing to wait for.
-    ``open_for`` is how long it has been open.
+    ``open_for`` is how long it has been open, ``opened_by`` the failure that opened it, ``last_failure`` the last one.
     ``generation`` grows with every change of the state: an action that names it is refused after the next change.
     """
 
@@ -113,6 +116,8 @@ class CircuitItem:
     probes: tuple[ProbeItem, ...]
     override: CircuitOverride | None
     history: tuple[CircuitTransition, ...]
+    opened_by: CircuitFailure | None = None
+    last_failure: CircuitFailure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +125,9 @@ class TaskItem:
     """A task. ``status`` is ``running``, ``stalled`` (its worker is gone: the lease has ended), ``interrupted``,
     ``failed``, ``exhausted`` (tried as often as it may be), ``completed`` or ``cancelled``.
 
-    ``progress`` is 0 to 100, ``rate`` items a second, ``token`` that of the last run: an action that names it is
+    ``failure`` is why the last run failed, ``last_failure`` the same with its trace and attempt; it stays while another
+    run is under way. ``progress`` is 0 to 100, ``rate`` items a
+    second, ``token`` that of the last run: an action that names it is
     refused once another run has begun.
     """
 
@@ -143,6 +150,7 @@ class TaskItem:
     lease_left: float | None
     cancel_requested: bool
     failure: str | None
+    last_failure: TaskFailure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -423,6 +431,27 @@ class NameFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LossItem:
+    """A lease that ended while ``holder`` still worked. ``kind`` is ``lock``, ``task`` or ``idempotency``, ``age`` how
+    many seconds ago that was."""
+
+    kind: str
+    key: str
+    holder: str
+    token: int | None
+    at: datetime | None
+    age: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """The last hundred leases that were lost within a week, the newest first: up to about ten seconds ago."""
+
+    error: str | None = None
+    items: tuple[LossItem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """The last hour of the whole fleet, by the minute, up to about ten seconds ago.
 
@@ -539,6 +568,7 @@ class State:
     idempotency: Idempotency
     cache: Cache
     waits: Waits
+    losses: Losses
     figures: Figures
 
     def as_json(self) -> dict[str, Any]:

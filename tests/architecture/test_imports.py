@@ -38,7 +38,7 @@ STORE_RINGS: tuple[tuple[str, ...], ...] = (
     ("mongodb.document", "mongodb.codec", "mongodb.embedded"),
     ("mongodb.driver",),
     tuple(f"mongodb.{feature}" for feature in FEATURES),
-    ("mongodb.figures", "mongodb.finding", "mongodb.overview", "mongodb.trouble", "mongodb.adapter"),
+    ("mongodb.figures", "mongodb.finding", "mongodb.overview", "mongodb.trouble", "mongodb.losses", "mongodb.adapter"),
 )
 SIBLINGS = {"cache": ("locks",), "fencing": ("locks",)}
 """Which other features a feature may import, and their store rooms."""

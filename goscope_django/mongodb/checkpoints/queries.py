@@ -13,14 +13,31 @@ from goscope_django.core.flow import Flow, ask
 from goscope_django.exceptions import Undecodable
 from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, CheckpointFlows
 from goscope_django.mongodb.checkpoints.tasks import LEASE, TASKS, cancellation, fence_id
-from goscope_django.mongodb.checkpoints.values import TaskInfo, status_of
+from goscope_django.mongodb.checkpoints.values import TaskFailure, TaskInfo, status_of
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import conditions, instant, literal, prefix_range
-from goscope_django.mongodb.document.reading import NOT_A_LIST, named_by_text, number, text, whole, whole_or_none
+from goscope_django.mongodb.document.reading import (
+    NOT_A_LIST,
+    document,
+    named_by_text,
+    number,
+    text,
+    whole,
+    whole_or_none,
+)
 
 PAGE: Final = 500
 """Tasks that one command reads where more are looked at than returned."""
 _HIDDEN: Final = {"data": False, "places": False, "result": False}
+
+
+def _failure(found: object) -> TaskFailure | None:
+    known = document(found)
+    error, trace = text(known.get("error")), known.get("trace")
+    if error is None:
+        return None
+    lines = tuple(one for one in trace if isinstance(one, str)) if isinstance(trace, list) else ()
+    return TaskFailure(error, lines, instant(known.get("at")), whole(known.get("attempt")))
 
 
 class TaskQueryFlows:
@@ -91,6 +108,7 @@ class TaskQueryFlows:
             error=text(head.get("error")),
             version=text(head.get("version")),
             metadata=metadata if isinstance(metadata, dict) else {},
+            last_failure=_failure(head.get("lastFailure")),
         )
 
     def result(self, clock: Clock, task_id: str) -> Flow[tuple[bool, Any]]:

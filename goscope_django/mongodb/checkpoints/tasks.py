@@ -192,6 +192,9 @@ class TaskFlows:
         if ending.status in FINISHED:
             fields["finishedAt"] = clock.now()
             fields["expiresAt"] = None if run.retention is None else clock.after(run.retention)
+        if ending.error is not None:
+            told = {"error": literal(ending.error), "trace": literal(list(ending.trace))}
+            fields["lastFailure"] = {**told, "at": clock.now(), "attempt": "$attempt"}
         if ending.status == "cancelled":
             fields["cancelRequested"] = True
         if ending.status == "completed":

@@ -24,12 +24,24 @@ def status_of(head: Mapping[str, Any]) -> TaskStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskFailure:
+    """The last time that a task failed: why (``error``, cleaned and shortened), where that was raised (``trace``, the
+    last frames without values), when, and in which attempt."""
+
+    error: str
+    trace: tuple[str, ...]
+    at: datetime | None
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class TaskInfo:
     """A task as an operator sees it. ``progress`` is 0 to 100, ``rate`` items per second, times are aware UTC.
 
     ``status`` is ``running``, ``interrupted`` (let go in order), ``failed``, ``completed`` or ``cancelled``. An
     interrupted or failed task goes on at the next start. ``stalled``: the status is running, but the lease has ended,
-    so the worker is gone. ``exhausted``: it has no attempt left and waits for ``reset_task``.
+    so the worker is gone. ``exhausted``: it has no attempt left and waits for ``reset_task``. ``error`` is why the last
+    run failed, ``None`` again while another one runs; ``last_failure`` stays.
     """
 
     task_id: str
@@ -54,6 +66,7 @@ class TaskInfo:
     error: str | None
     version: str | None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    last_failure: TaskFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +131,4 @@ class Ending:
     status: TaskStatus
     result: Any = None
     error: str | None = None
+    trace: Sequence[str] = ()

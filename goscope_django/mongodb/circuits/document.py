@@ -3,25 +3,28 @@
 ``state``, ``failureCount`` and the three times are shared with Node. Our own fields are ``generation`` (grows with
 every move), ``openedAt``, ``resetTimeout`` (milliseconds, of the breaker that opened it), ``failures``
 (``[{at, n}]``, those that still count), ``probes`` (``[{id, until, holder}]``), ``successes`` (of probes),
-``override`` (``{state, reason, at}``) and ``history``.
+``override`` (``{state, reason, at}``), ``history``, and ``lastFailure`` and ``openedBy`` (``{type, text, at}``).
 
 Rules of this file: a document that Node wrote must make sense.
 
 * Node opens a circuit without ``openedAt``. Then the last failure is the opening, or else the last update.
 * Node counts in ``failureCount`` alone. If that is more than our list holds, the rest happened at the last failure. If
   it is less, somebody closed the circuit, and our list no longer counts.
+* Node leaves our ``lastFailure`` and ``openedBy`` standing. They count only for the failure at whose time they are.
 * An opening far in the future comes from a wrong clock, and delays nobody.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from goscope_django.contracts import CIRCUIT_STATES, CircuitState
+from goscope_django.core.reasons import Reason
 from goscope_django.mongodb.circuits.table import (
     DEFAULT_RESET,
     HISTORY_LENGTH,
+    CircuitFailure,
     CircuitInfo,
     CircuitOverride,
     CircuitProbe,
@@ -37,12 +40,16 @@ from goscope_django.mongodb.document.expressions import (
     countable,
     instant,
     is_null,
+    just,
     literal,
     or_null,
 )
 
 CIRCUITS: Final = "go_goscope_circuit"
 """The collection."""
+
+_SAME: Final = timedelta(seconds=1)
+"""On mongomock the fields of one update may be some milliseconds apart."""
 
 STATE: Final[Expression] = {"$ifNull": ["$state", "closed"]}
 GENERATION: Final[Expression] = countable("generation")
@@ -77,11 +84,6 @@ def without(claim: str) -> Expression:
     return kept("probes", {"$ne": ["$$x.id", literal(claim)]})
 
 
-def just(item: Expression) -> Expression:
-    """An array of one evaluated item. A server would take a list with an expression in it, mongomock does not."""
-    return {"$map": {"input": [0], "as": "x", "in": item}}
-
-
 def joined(*arrays: Expression) -> Expression:
     """The arrays, one after the other."""
     return {"$concatArrays": list(arrays)}
@@ -103,6 +105,13 @@ def noted(clock: Clock, to: Expression, reason: str, claim: str, note: str = "")
         **({"note": literal(note)} if note else {}),
     }
     return {"$slice": [joined(array("history"), just(entry)), -HISTORY_LENGTH]}
+
+
+def why(clock: Clock, reason: Reason | None) -> Expression:
+    """A failure as it is kept: its ``reason``, now; null if that is not to be kept."""
+    if reason is None:
+        return None
+    return {"type": literal(reason.type), "text": literal(reason.text), "at": clock.now()}
 
 
 def move(
@@ -176,6 +185,15 @@ def probes_of(document: dict[str, Any], now: datetime) -> tuple[CircuitProbe, ..
     return tuple(found)
 
 
+def _failure(document: dict[str, Any], field: str, moment: datetime | None) -> CircuitFailure | None:
+    """What is kept of the failure at ``moment``."""
+    found = reading.document(document.get(field))
+    at = instant(found.get("at"))
+    if at is None or moment is None or abs(at - moment) > _SAME:
+        return None
+    return CircuitFailure(reading.text(found.get("type")) or "", reading.text(found.get("text")) or "", at)
+
+
 def _history(document: dict[str, Any]) -> tuple[CircuitTransition, ...]:
     return tuple(
         CircuitTransition(
@@ -214,4 +232,6 @@ def info(name: str, document: dict[str, Any], now: datetime) -> CircuitInfo:
         probes=probes_of(document, now) if state == "half-open" else (),
         override=override,
         history=_history(document),
+        opened_by=_failure(document, "openedBy", opening) if state_of(document) != "closed" else None,
+        last_failure=_failure(document, "lastFailure", instant(document.get("lastFailureTime"))),
     )

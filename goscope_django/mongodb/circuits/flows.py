@@ -26,6 +26,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from goscope_django.core.flow import Emit, Flow, Query, ask, perform
+from goscope_django.core.reasons import Reason
 from goscope_django.mongodb.circuits.document import (
     CIRCUITS,
     CLOSED,
@@ -38,11 +39,11 @@ from goscope_django.mongodb.circuits.document import (
     elapsed,
     info,
     joined,
-    just,
     kept,
     last_move,
     move,
     running,
+    why,
     without,
 )
 from goscope_django.mongodb.circuits.table import COMMANDS, MOVES, CircuitInfo, Command
@@ -53,6 +54,7 @@ from goscope_django.mongodb.document.expressions import (
     array,
     conditions,
     countable,
+    just,
     literal,
     named,
     or_null,
@@ -89,7 +91,8 @@ STATE_FIELDS: Final = dict.fromkeys(
     ),
     True,
 )
-FIELDS: Final = {**STATE_FIELDS, "history": True}
+WHY_FIELDS: Final = {**STATE_FIELDS, "openedBy": True, "lastFailure": True}
+FIELDS: Final = {**WHY_FIELDS, "history": True}
 
 _EVENTS: Final = {"open": "circuit_opened", "half-open": "circuit_half_opened", "closed": "circuit_closed"}
 
@@ -166,9 +169,16 @@ class CircuitFlows:
         return (yield from self.update(clock, name, make, test=test))
 
     def failed(
-        self, clock: Clock, name: str, generation: int, threshold: int, window: int, reset: int
+        self,
+        clock: Clock,
+        name: str,
+        generation: int,
+        threshold: int,
+        window: int,
+        reset: int,
+        reason: Reason | None = None,
     ) -> Flow[Reading]:
-        """Record a failure of a call that was admitted to the closed circuit under ``generation``.
+        """Record a failure of a call that was admitted to the closed circuit under ``generation``, and its ``reason``.
 
         Opens the circuit if the failures of the last ``window`` milliseconds are ``threshold``.
         """
@@ -183,13 +193,23 @@ class CircuitFlows:
             )
             recent = {"$and": [{"$gt": ["$$x.at", clock.before(window)]}, {"$gt": ["$$x.n", 0]}]}
             with_this = joined(kept("failures", recent), just({"at": now, "n": 1}))
-            counted = {"state": "closed", "failureCount": listed, "lastFailureTime": now, "updatedAt": now}
+            counted = {
+                "state": "closed",
+                "failureCount": listed,
+                "lastFailureTime": now,
+                "lastFailure": why(clock, reason),
+                "updatedAt": now,
+            }
             full = all_of(test, {"$gte": [FAILURE_COUNT, threshold]})
             return [
                 {"$set": {"failures": {"$cond": [test, known, array("failures")]}}},
                 {"$set": {"failures": {"$cond": [test, with_this, "$failures"]}}},
                 {"$set": conditions(test, counted)},
-                {"$set": move(clock, full, MOVES["closed", "threshold"], turn, resetTimeout=reset)},
+                {
+                    "$set": move(
+                        clock, full, MOVES["closed", "threshold"], turn, resetTimeout=reset, openedBy=why(clock, reason)
+                    )
+                },
             ]
 
         return (yield from self.update(clock, name, make, turn, insert=not generation, retry_after=reset / 1_000))
@@ -210,14 +230,17 @@ class CircuitFlows:
 
         return (yield from self.update(clock, name, make, turn))
 
-    def probe_failed(self, clock: Clock, name: str, generation: int, claim: str, reset: int) -> Flow[Reading]:
-        """Open the circuit again."""
+    def probe_failed(
+        self, clock: Clock, name: str, generation: int, claim: str, reset: int, reason: Reason | None = None
+    ) -> Flow[Reading]:
+        """Open the circuit again, for this ``reason``."""
         turn = new_claim()
 
         def make() -> Stages:
             mine, now, count = self._probe(clock, generation, claim), clock.now(), {"$add": [FAILURE_COUNT, 1]}
             to = MOVES["half-open", "probe_failed"]
-            opened = move(clock, mine, to, turn, resetTimeout=reset, failureCount=count, lastFailureTime=now)
+            told: dict[str, Any] = dict.fromkeys(("openedBy", "lastFailure"), why(clock, reason))
+            opened = move(clock, mine, to, turn, resetTimeout=reset, failureCount=count, lastFailureTime=now, **told)
             return [{"$set": opened}, {"$set": {"probes": without(claim)}}]
 
         return (yield from self.update(clock, name, make, turn, retry_after=reset / 1_000))

@@ -81,13 +81,26 @@ class CircuitTransition:
 
 
 @dataclass(frozen=True, slots=True)
+class CircuitFailure:
+    """Why a call failed: the exception's type, and what it says, shortened and without what looks like a secret."""
+
+    type: str
+    text: str
+    at: datetime
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.text}" if self.text else self.type
+
+
+@dataclass(frozen=True, slots=True)
 class CircuitInfo:
     """A circuit as an observer sees it at one instant of the server's clock.
 
     ``retry_after`` is in seconds: how long an open circuit still refuses calls, 0 if its next call is a probe, ``None``
     if the circuit is closed, half-open or forced. ``generation`` grows with every move; an operator's function that is
     given it as ``expected_generation`` does nothing if the circuit has moved since. ``probes`` are those whose lease
-    lasts.
+    lasts. ``opened_by`` is the failure that opened it, ``last_failure`` the last one; they are ``None`` where another
+    package recorded that failure, or ``RECORD_FAILURES`` is off.
     """
 
     name: str
@@ -103,3 +116,5 @@ class CircuitInfo:
     probes: tuple[CircuitProbe, ...] = ()
     override: CircuitOverride | None = None
     history: tuple[CircuitTransition, ...] = ()
+    opened_by: CircuitFailure | None = None
+    last_failure: CircuitFailure | None = None

@@ -58,6 +58,11 @@ def conditions(test: Expression, changes: dict[str, Expression]) -> dict[str, Ex
     return {field: {"$cond": [test, value, f"${field}"]} for field, value in changes.items()}
 
 
+def just(item: Expression) -> Expression:
+    """An array of one evaluated item. A server would take a list with an expression in it, mongomock does not."""
+    return {"$map": {"input": [0], "as": "x", "in": item}}
+
+
 def instant(value: Any) -> datetime | None:
     """An aware UTC datetime from what a driver gave (mongomock gives naive ones or a zone of its own)."""
     if not isinstance(value, datetime):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from goscope_django.circuits import CircuitOverride
+from goscope_django.circuits import CircuitFailure, CircuitOverride
 from goscope_django.mongodb.trouble import MOST
 from goscope_django.operations import ATTENTION_KINDS, Attention, AttentionItem
 from goscope_django.operations.attention import LONG_HELD, NOTHING, SHOWN, Trouble, attention, command, quoted
@@ -21,6 +21,7 @@ from goscope_django.operations.values import (
     CircuitItem,
     Figures,
     LockItem,
+    LossItem,
     TaskItem,
     WaitItem,
 )
@@ -81,7 +82,14 @@ def wait(key: str, longest: float, count: int = 1, kind: str = "lock") -> WaitIt
 
 
 def judged(trouble: Trouble | None = None, **given: Any) -> Attention:
-    base: dict[str, Any] = {"problems": (), "waits": (), "figures": Figures(), "cache": Cache(), "now": NOW}
+    base: dict[str, Any] = {
+        "problems": (),
+        "waits": (),
+        "losses": (),
+        "figures": Figures(),
+        "cache": Cache(),
+        "now": NOW,
+    }
     return attention(trouble or Trouble(), **{**base, **given})
 
 
@@ -110,6 +118,12 @@ def test_an_open_circuit() -> None:
     assert found.seconds == 130.0
     assert "'bank'" in found.sentence and "2 m 10 s" in found.sentence and "12 s" in found.sentence
     assert found.command == "manage.py goscope_circuit show bank"
+
+
+def test_an_open_circuit_says_why() -> None:
+    why = CircuitFailure("TimeoutError", "timed out after 5 s", NOW)
+    found = only(judged(Trouble(circuits=(circuit("bank", opened_by=why),))))
+    assert found.sentence.endswith("It opened by TimeoutError: timed out after 5 s")
 
 
 @pytest.mark.parametrize(("state", "effect"), [("open", "refused"), ("closed", "go through")])
@@ -181,7 +195,8 @@ def test_leases_lost_and_entries_forged() -> None:
         CacheAlias(alias="a b", key_prefix="", figures=CacheFigures(forged=1)),
         CacheAlias(alias="c", key_prefix=""),
     )
-    found = judged(figures=Figures(totals=totals), cache=Cache(aliases=aliases))
+    lost = LossItem(kind="lock", key="nightly", holder=OWNER, token=7, at=NOW, age=60.0)
+    found = judged(figures=Figures(totals=totals), cache=Cache(aliases=aliases), losses=[lost])
     assert [(one.kind, one.target, one.key) for one in found.items] == [
         ("lease_lost", "figures", "locks_lost"),
         ("lease_lost", "figures", "tasks_lost"),
@@ -190,6 +205,7 @@ def test_leases_lost_and_entries_forged() -> None:
         ("forged", "figures", "checkpoints_unreadable"),
     ]
     assert found.items[0].sentence.startswith("2 locks were lost")
+    assert "'nightly', of web-1:4711, Thread-3, POST /orders/<int:pk>/." in found.items[0].sentence
     assert found.items[1].sentence.startswith("1 task was lost")
     assert found.items[2].command == "manage.py goscope_cache stats --alias 'a b'"
 
