@@ -59,8 +59,9 @@ class Saved:
 
 def _failed(error: Exception) -> Ending:
     if not conf.current().record_failures:
-        return Ending("failed", error=type(error).__qualname__)
-    return Ending("failed", error=str(reason(error)), trace=trace(error))
+        return Ending("failed", error=type(error).__name__)
+    why = reason(error)
+    return Ending("failed", error=f"{why.type}: {why.text}", trace=trace(error))
 
 
 class Together:

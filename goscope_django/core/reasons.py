@@ -64,7 +64,7 @@ class Reason:
 
 def reason(error: BaseException) -> Reason:
     """The type and the cleaned, shortened text of ``error``."""
-    return Reason(type(error).__qualname__[:LONGEST], _text(error))
+    return Reason(type(error).__name__[:LONGEST], _text(error))
 
 
 def trace(error: BaseException) -> list[str]:

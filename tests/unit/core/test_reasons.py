@@ -58,7 +58,7 @@ def test_an_exception_that_can_not_be_told_has_its_type() -> None:
         def __str__(self) -> str:
             raise ZeroDivisionError
 
-    assert str(reason(Broken())).endswith("Broken")
+    assert str(reason(Broken())) == "Broken"
 
 
 @given(st.text(max_size=3_000))
