@@ -113,6 +113,8 @@ def _events(found: Details) -> Iterator[Event]:
     item = found.item
     if isinstance(item, LockItem):
         yield Event(at=item.created_at, words="acquired", note=text.visible(item.owner))
+    for lost in found.losses:
+        yield Event(at=lost.at, words="lost: its lease had ended", note=text.visible(lost.holder))
     if isinstance(item, IdempotencyItem):
         words = "claimed" if item.state == "in_progress" else "completed, its answer is kept"
         yield Event(at=item.updated_at, words=words)
@@ -164,7 +166,11 @@ def _circuit_facts(rows: Rows, one: CircuitItem) -> Iterator[Fact]:
     for probe in one.probes:
         yield _left("Trial call, at most", probe.seconds_left)
     yield _at("Opened at", one.opened_at)
+    if one.opened_by is not None:
+        yield _plain("Opened by", one.opened_by)
     yield _at("Last failure", one.last_failure_time)
+    if one.last_failure is not None and one.last_failure != one.opened_by:
+        yield _plain("It was", one.last_failure)
     yield _at("Last success", one.last_success_time)
     yield _plain("Generation", one.generation)
 
@@ -176,6 +182,13 @@ def _task_facts(rows: Rows, one: TaskItem) -> Iterator[Fact]:
     yield Fact(label="Progress", shown=f"{round(one.progress, 1)} %", note=done)
     if one.failure:
         yield Fact(label="Last error", shown=text.visible(one.failure, 4_000))
+    if one.last_failure is not None:
+        failed = one.last_failure
+        if not one.failure:
+            note = f"in attempt {failed.attempt}, {text.moment(failed.at)}"
+            yield Fact(label="Last error", shown=text.visible(failed.error, 4_000), note=note)
+        if failed.trace:
+            yield Fact(label="Raised in", shown=text.visible(" > ".join(failed.trace), 4_000))
     yield from _holder(rows, "Runner", one.owner)
     most = "" if one.max_attempts is None else f" of {one.max_attempts}"
     yield _plain("Attempt", f"{one.attempt}{most}")

@@ -16,12 +16,15 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import sys
 import unicodedata
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +32,7 @@ from typing import Any, Final
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 
+from goscope_django import operations
 from goscope_django.exceptions import (
     ConfigurationError,
     CredentialsRefused,
@@ -42,15 +46,32 @@ from goscope_django.exceptions import (
     StateChanged,
     StoreError,
 )
-from goscope_django.operations import SCHEMA_VERSION, Done, plain
+from goscope_django.operations import SCHEMA_VERSION, AttentionItem, Details, Done, plain
+from goscope_django.operations.attention import holder
 from goscope_django.operations.convert import hint
-from goscope_django.operations.values import Section
+from goscope_django.operations.details import Kind
+from goscope_django.operations.values import LockItem, Section
 from goscope_django.operations.wording import TERMINAL, escaped, number
 
 WIDTH: Final = 80
+"""Columns where the output is no terminal."""
+
+NARROWEST: Final = 40
+LINES: Final = 24
+SMALLEST: Final = 8
+"""Columns that are left of a table's column, if there is room for so much of each."""
+
 FAILED, UNKNOWN, NO_READER = 1, 2, 141
 LARGEST_LIMIT: Final = 10**9
 duration, percent = TERMINAL.duration, TERMINAL.percent
+
+_GONE: Final[Mapping[str, str]] = {
+    "lock": "lock {!r} is not held (any more)",
+    "circuit": "circuit {!r} does not exist: nothing was ever recorded under that name",
+    "task": "task {!r} does not exist",
+    "idempotency": "idempotency record {!r} does not exist (any more)",
+}
+"""What ``show`` says of a thing that is not there."""
 
 _FAILED: Final = (NotFound, StateChanged, IndexConflict)
 _USAGE: Final = (ConfigurationError, InvalidType, InvalidValue, ImproperlyConfigured)
@@ -80,6 +101,11 @@ class OperatorCommand(BaseCommand):
 
     requires_system_checks = ()  # bad settings get a message of their own, and nothing else matters here
     as_json = False
+    full = False
+    """Nothing is cut (``--full``)."""
+
+    page: list[str] | None = None
+    """Lines are collected here instead of being printed."""
 
     @staticmethod
     def add_json(parser: Any) -> None:
@@ -113,6 +139,12 @@ class OperatorCommand(BaseCommand):
         parser.add_argument("--search", default="", help=f"Only those with this text in their {searched}.")
         parser.add_argument("--limit", type=positive, default=100, help=f"{things} to list at most (default: 100).")
         parser.add_argument("--after", help=f"Go on behind this {name}.")
+        OperatorCommand.add_full(parser)
+
+    @staticmethod
+    def add_full(parser: Any) -> None:
+        """Add ``--full``."""
+        parser.add_argument("--full", action="store_true", help="Cut nothing, however long the lines get.")
 
     def run_from_argv(self, argv: list[str]) -> None:
         for name in ("stdout", "stderr"):
@@ -134,7 +166,7 @@ class OperatorCommand(BaseCommand):
             sys.exit(NO_READER)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.as_json = bool(options.get("as_json"))
+        self.as_json, self.full = bool(options.get("as_json")), bool(options.get("full"))
         try:
             self.act(**options)
         except (GoscopeError, ImproperlyConfigured, CommandError) as error:
@@ -186,16 +218,95 @@ class OperatorCommand(BaseCommand):
 
     def line(self, text: str = "", style: Callable[[str], str] | None = None) -> None:
         """Print a line for people; nothing with ``--json``."""
-        if not self.as_json:
+        if self.page is not None:
+            self.page.append(style(text) if style else text)
+        elif not self.as_json:
             self.stdout.write(text, style)
+
+    def width(self) -> int:
+        """The columns that there are: the terminal's, or ``WIDTH`` where there is none."""
+        return max(NARROWEST, self._terminal().columns)
+
+    def _terminal(self) -> os.terminal_size:
+        with contextlib.suppress(OSError, ValueError):
+            if self.stdout.isatty():
+                found = os.get_terminal_size(self.stdout.fileno())
+                if found.columns and found.lines:
+                    return found
+                return shutil.get_terminal_size((WIDTH, LINES))
+        return os.terminal_size((WIDTH, LINES))
+
+    def facts(self, facts: Iterable[tuple[str, object]]) -> None:
+        """Print ``facts``, each with its name in front, as lines of this width."""
+        for name, value in facts:
+            label = f"  {name:<13} "
+            self.wrapped(f"{label}{escaped('-' if value is None else value)}", indent=" " * len(label))
+
+    def wrapped(self, text: str, style: Callable[[str], str] | None = None, indent: str = "  ") -> None:
+        """Print ``text`` on as many lines as it needs, those after the first behind ``indent``."""
+        for one in folded(text, self.width(), indent) if not self.full else [text]:
+            self.line(one, style)
+
+    def needs(self, items: Iterable[AttentionItem]) -> None:
+        """Print what needs attention, each with what to do about it. A command is whole: it is there to be copied."""
+        for one in items:
+            self.wrapped(f"! {one.sentence}", self.style.WARNING)
+            self.wrapped(f"  {one.action}")
+            if one.command is not None:
+                self.line(f"    {escaped(one.command)}", self.style.MIGRATE_LABEL)
+
+    def locks(self, items: Iterable[LockItem]) -> None:
+        """Print held locks as a table."""
+        self.table(
+            ("LOCK", "OWNER", "TOKEN", "HELD", "LEFT"),
+            [
+                (
+                    one.key,
+                    one.owner if self.full else holder(one.owner),
+                    one.token,
+                    duration(one.held_for),
+                    duration(one.expires_in),
+                )
+                for one in items
+            ],
+            cut=(1,),
+        )
+
+    @staticmethod
+    def one(kind: Kind, key: str) -> Details:
+        """Everything known of one thing. Raises ``NotFound``, but for a lock that somebody waits for or lost lately."""
+        found = operations.details(kind, key)
+        if found.item is None and not (kind == "lock" and found.known):
+            raise NotFound(_GONE[kind].format(key), target=key)
+        return found
+
+    @staticmethod
+    def known(found: Details) -> dict[str, Any]:
+        """What the JSON document of ``show`` has beside the item itself."""
+        names = ("generated_at", "attention", "waits", "losses", "timeline", "docs")
+        return {name: getattr(found, name) for name in names}
+
+    def timeline(self, found: Details) -> None:
+        """Print what happened to one thing, the newest first."""
+        if found.timeline:
+            self.line()
+            self.line("Timeline", self.style.MIGRATE_HEADING)
+        for one in found.timeline:
+            self.wrapped(f"  {moment(one.at)}  {one.text}", indent=" " * 23)
 
     def note(self, text: str) -> None:
         """Print a message to stderr."""
         self.stderr.write(text, self.style.NOTICE)
 
-    def table(self, headers: Sequence[str], rows: Iterable[Sequence[object]], *, flexible: int = 0) -> None:
-        """Print a table of at most ``WIDTH`` columns; where it is too wide, its column ``flexible`` is cut first."""
-        for at, text in enumerate(tabulated(headers, rows, flexible)):
+    def table(
+        self, headers: Sequence[str], rows: Iterable[Sequence[object]], *, cut: Sequence[int] = (), key: int = 0
+    ) -> None:
+        """Print a table as wide as the terminal at most.
+
+        Where that is not enough, its columns ``cut`` are cut first, the column ``key`` last. ``--full`` cuts nothing.
+        """
+        width = None if self.full else self.width()
+        for at, text in enumerate(tabulated(headers, rows, width, cut, key)):
             self.line(text, self.style.MIGRATE_HEADING if at == 0 else None)
 
     # Questions
@@ -246,21 +357,46 @@ def cut(text: str, width: int) -> str:
     return text
 
 
-def tabulated(headers: Sequence[str], rows: Iterable[Sequence[object]], flexible: int = 0) -> list[str]:
-    """The lines of a table of at most ``WIDTH`` columns."""
+def tabulated(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    width: int | None = WIDTH,
+    cut_first: Sequence[int] = (),
+    key: int = 0,
+) -> list[str]:
+    """The lines of a table of at most ``width`` columns (``None``: of as many as it needs)."""
     cells = [[escaped("-" if cell is None else cell) for cell in row] for row in rows]
     widths = [max(map(columns, column)) for column in zip(headers, *cells, strict=True)]
-    order = [flexible, *(at for at in range(len(widths)) if at != flexible)]
-    for at in order:
-        over = sum(widths) + 2 * (len(widths) - 1) - WIDTH
+    others = (at for at in reversed(range(len(widths))) if at != key and at not in cut_first)
+    order = [*cut_first, *others, key]
+    for least, at in [(SMALLEST, at) for at in order] + [(1, at) for at in order]:
+        over = 0 if width is None else sum(widths) + 2 * (len(widths) - 1) - width
         if over > 0:
-            widths[at] = max(min(8, widths[at]), widths[at] - over)
+            widths[at] = max(min(least, widths[at]), widths[at] - over)
     lines = []
     for row in ([*headers], *cells):
         fitted = [cut(cell, width) for cell, width in zip(row, widths, strict=True)]
         padded = [cell + " " * (width - columns(cell)) for cell, width in zip(fitted, widths, strict=True)]
         lines.append("  ".join(padded).rstrip())
     return lines
+
+
+def folded(text: str, width: int, indent: str = "  ") -> list[str]:
+    """``text`` on lines of at most ``width`` columns, broken between words where that is possible."""
+    lines: list[str] = []
+    left = text
+    while columns(left) > width:
+        head = cut(left, width + 1)[:-1]  # as much as fits
+        space = head.rfind(" ", len(indent) + 1)
+        at = space if space > len(head) // 2 else len(head)
+        lines.append(left[:at].rstrip())
+        left = indent + left[at:].lstrip()
+    return [*lines, left]
+
+
+def moment(at: datetime | None) -> str:
+    """An instant, in UTC."""
+    return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def positive(text: str) -> int:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
+from urllib.parse import quote, unquote
 
 from pymongo import ReturnDocument
 from pymongo.errors import BulkWriteError, PyMongoError
@@ -223,6 +224,15 @@ class Hour:
     day: Counted
     totals: Counted | None
     named: dict[datetime, dict[str, dict[str, tuple[int, ...]]]]
+
+
+def process_field(mark: str, process: str) -> str:
+    """The field for the waits of a process (``host:pid``): ``mark`` tells it apart, and there are no dots in it."""
+    return f"{mark}@{quote(process, safe=':').replace('.', '%2E')}"
+
+
+def _process_of(field_name: str) -> str:
+    return unquote(field_name.partition("@")[2]) or field_name
 
 
 def _minute_id(prefix: str, minute: datetime) -> str:
@@ -524,5 +534,5 @@ def _waits(documents: Sequence[Mapping[str, Any]], now: datetime) -> tuple[WaitS
             if isinstance(one, list) and len(one) == 4:
                 kind, key, count, longest = one
                 longest = float(reading.number(longest) or 0)
-                found.append(WaitSeen(process, str(kind), str(key), reading.whole(count), longest, at))
+                found.append(WaitSeen(_process_of(process), str(kind), str(key), reading.whole(count), longest, at))
     return tuple(sorted(found, key=lambda one: (one.kind, one.key, one.process)))

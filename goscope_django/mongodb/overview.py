@@ -31,6 +31,7 @@ from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant, prefix_range
 from goscope_django.mongodb.document.failures import translated
 from goscope_django.mongodb.document.reading import NOT_A_LIST, number, text, whole, whole_or_none
+from goscope_django.mongodb.document.reading import rows as documents
 from goscope_django.mongodb.driver.execute import CACHE
 from goscope_django.mongodb.driver.inspection import ping
 from goscope_django.mongodb.finding import Wanted, anywhere, containing, says, sorted_by, states_named
@@ -362,7 +363,10 @@ def circuits(clock: Clock, prefix: str, wanted: Wanted) -> Flow[Page[CircuitInfo
         found = yield from listing.rows(clock, {"key": {"$in": keys}}, [("key", 1)], limit=len(keys))
         return _as_asked(keys, start, listing.items(clock, found)[0])
 
-    fields = dict.fromkeys(("state", "override", "failureCount", "updatedAt"), True)
+    def holders(head: dict[str, Any]) -> tuple[str | None, ...]:
+        return tuple(text(one.get("holder")) for one in documents(head.get("probes")))
+
+    fields = dict.fromkeys(("state", "override", "failureCount", "updatedAt", "probes.holder"), True)
     if wanted.column == "next":
         fields |= dict.fromkeys(("openedAt", "resetTimeout", "lastFailureTime"), True)
     columns: Mapping[str, Callable[[dict[str, Any]], Any]] = {
@@ -371,7 +375,7 @@ def circuits(clock: Clock, prefix: str, wanted: Wanted) -> Flow[Page[CircuitInfo
         "next": retry,
         "changed": lambda head: instant(head.get("updatedAt")),
     }
-    heads = _Heads(listing, fields, states, "circuits", lambda head: (), columns)
+    heads = _Heads(listing, fields, states, "circuits", holders, columns)
     page = yield from heads.page(clock, wanted, full)
     return replace(page, counts={**dict.fromkeys(("closed", "open", "half-open", "forced"), 0), **page.counts})
 

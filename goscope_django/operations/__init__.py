@@ -42,6 +42,7 @@ from goscope_django.operations.listing import (
     get_task,
     list_checkpoints,
     list_circuits,
+    list_idempotency,
     list_locks,
     list_tasks,
 )
@@ -121,6 +122,7 @@ __all__ = [
     "get_task",
     "list_checkpoints",
     "list_circuits",
+    "list_idempotency",
     "list_locks",
     "list_tasks",
     "mongod_log",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -44,6 +44,9 @@ WAITED: Final = 1.0
 
 LONG_HELD: Final = 3_600.0
 """Seconds after which a lock of which nothing is known is held unusually long."""
+
+RUNBOOK: Final = "docs/how-to/runbook.md"
+"""Has a section for each kind."""
 
 NOTHING: Final = "Nothing needs attention."
 UNKNOWN: Final = "Some things could not be read."
@@ -133,7 +136,7 @@ def attention(
         some = sorted((one for one in found if one.kind == kind), key=lambda one: -(one.seconds or 0.0))
         if some:
             by_kind[kind] = min(len(some), MOST)
-            items += some[:SHOWN]
+            items += (replace(one, docs=f"{RUNBOOK}#{kind}") for one in some[:SHOWN])
     complete = not any(one.kind in ("unreachable", "cache_unread", "unread") for one in problems)
     at_least = any(len(some) > MOST for some in (trouble.circuits, trouble.tasks, trouble.held))
     return Attention(
@@ -221,7 +224,7 @@ def _circuits(circuits: Iterable[CircuitItem], now: datetime) -> Iterator[Attent
             )
             continue
         trial = f"in {PAGE.duration(one.retry_after)}" if one.retry_after else "now, by the next call"
-        why = "" if one.opened_by is None else f" It opened by {shortened(str(one.opened_by))}"
+        why = "" if one.opened_by is None else f" It was opened by {shortened(str(one.opened_by))}"
         lasted = "" if one.open_for is None else f" for {PAGE.duration(one.open_for)}"
         yield AttentionItem(
             kind="circuit_open",
@@ -247,7 +250,7 @@ def _tasks(tasks: Iterable[TaskItem]) -> Iterator[AttentionItem]:
             who = f" ({holder(one.owner)})" if one.owner else ""
             lasted = "" if seconds is None else f", last heard of {PAGE.duration(seconds)} ago"
             sentence = f"Task {name} has stalled at {progress}: its worker{who} is gone{lasted}."
-            action = "Start it again: it goes on where it stopped."
+            action = "Start it again: the next start goes on where it stopped."
         elif one.status == "exhausted":
             kind, verb = "task_exhausted", "reset"
             sentence = f"Task {name} is at {progress} and has no attempt left ({attempts}){failure}"

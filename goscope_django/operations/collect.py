@@ -65,9 +65,10 @@ def state(
     """What there is now, within about ``TIME_LIMIT`` seconds whatever happens to the server. Writes nothing.
 
     ``limit`` (1 to 1,000) bounds the items of each section. ``cursors`` are ``next`` values by section, for the pages
-    to show. ``search`` is text that keys, names, owners or states must contain, in any case of letters. ``states`` and
-    ``orders`` are, by section, one of its ``SECTION_STATES`` to be shown alone and one of its ``SECTION_ORDERS``
-    (``"-held"``: downwards). Totals are of everything all the same. A cursor is for the order that it came with.
+    to show. ``search`` is text that keys, names, owners, holders or states must contain, in any case of letters:
+    ``host:pid`` finds all that one process holds and waits for. ``states`` and ``orders`` are, by section, one of its
+    ``SECTION_STATES`` to be shown alone and one of its ``SECTION_ORDERS`` (``"-held"``: downwards). Totals are of
+    everything all the same. A cursor is for the order that it came with.
 
     Never raises for a server; raises ``ImproperlyConfigured`` for settings, and ``InvalidValue`` or ``InvalidType`` for
     arguments, that can't be used.
@@ -326,7 +327,7 @@ def _finish(making: _Making, cache: Cache, began: float) -> State:
         flights=parts["flights"],
         idempotency=parts["idempotency"],
         cache=cache,
-        waits=waits,
+        waits=convert.searched(waits, making.search),
         losses=parts["losses"],
         figures=figures,
     )

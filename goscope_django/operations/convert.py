@@ -19,6 +19,7 @@ from goscope_django.mongodb.checkpoints.values import TaskInfo
 from goscope_django.mongodb.document.indexes import REPAIR
 from goscope_django.mongodb.driver.inspection import ServerView
 from goscope_django.mongodb.figures import CIRCUIT, HISTOGRAMS, LOCK, OTHER, Counted, Hour, Layout
+from goscope_django.mongodb.finding import says
 from goscope_django.mongodb.losses import LossSeen
 from goscope_django.mongodb.overview import Page
 from goscope_django.mongodb.single_flight.values import FlightInfo
@@ -258,6 +259,12 @@ def waits(hour: Hour, held: Iterable[LockItem], flying: Flights) -> Waits:
     holders.update({("flight", one.key): one.leader for one in flying.items})
     items = (copied(WaitItem, one, held_by=holders.get((one.kind, one.key))) for one in hour.waits)
     return Waits(items=tuple(items))
+
+
+def searched(found: Waits, search: str) -> Waits:
+    """Those waits with ``search`` in their key, the process that waits, or who has it."""
+    items = (one for one in found.items if not search or says(search, one.key, one.process, one.held_by))
+    return replace(found, items=tuple(items))
 
 
 def losses(found: Iterable[LossSeen], now: datetime) -> Losses:

@@ -1,6 +1,6 @@
 """One kind of thing at a time: pages of locks, circuits and tasks, and one of them in full.
 
-Rule of this file: each function reads only, within ``ACTION_LIMIT``, with four commands at most, beside the one that
+Rule of this file: each function reads only, within ``ACTION_LIMIT``, with six commands at most, beside the one that
 makes sure that the server answers.
 """
 
@@ -16,7 +16,16 @@ from goscope_django.mongodb.checkpoints.history import CheckpointFlows
 from goscope_django.mongodb.finding import Wanted
 from goscope_django.operations import convert
 from goscope_django.operations.place import Place, place
-from goscope_django.operations.values import CheckpointItem, CircuitItem, Circuits, Locks, TaskItem, Tasks, copied
+from goscope_django.operations.values import (
+    CheckpointItem,
+    CircuitItem,
+    Circuits,
+    Idempotency,
+    Locks,
+    TaskItem,
+    Tasks,
+    copied,
+)
 
 
 def list_locks(limit: int = 100, after: str | None = None, search: str = "") -> Locks:
@@ -56,6 +65,13 @@ def get_task(task_id: str) -> TaskItem:
     if found is None:
         raise NotFound(f"task {task_id!r} does not exist", target=task_id)
     return convert.task(*found)
+
+
+def list_idempotency(limit: int = 100, after: str | None = None, search: str = "") -> Idempotency:
+    """Claims, then results, by key: at most ``limit``, behind the cursor ``after``, whose key or holder contains
+    ``search``; never what is stored. Six commands at most. Raises ``StoreError``."""
+    here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
+    return convert.idempotency(here.run(overview.idempotency, here.prefix, Wanted(most, after, text)), _now())
 
 
 def list_checkpoints(task_id: str, limit: int = 100) -> tuple[CheckpointItem, ...]:

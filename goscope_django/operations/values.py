@@ -216,7 +216,7 @@ class NamespaceItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitItem:
-    """``count`` callers of one process wait for ``key``, the first of them for ``longest`` seconds.
+    """``count`` callers of one process (``host:pid``) wait for ``key``, the first of them for ``longest`` seconds.
 
     ``kind`` is ``lock``, ``flight`` or ``idempotency``. ``held_by`` is who has it, if that is on this page of the
     state.
@@ -503,7 +503,7 @@ class AttentionItem:
     ``target`` says what it is about, and with ``key`` where it is found: ``lock``, ``circuit``, ``task`` or ``cache``
     of that name, ``figures`` (``key`` names the figure), or ``server``. ``seconds`` is for how long it has been so,
     where that is known. ``token`` is the lock's or the task's, or the circuit's generation: an action that names it is
-    refused if the thing has changed since.
+    refused if the thing has changed since. ``docs`` is its section of the runbook.
     """
 
     kind: AttentionKind
@@ -514,6 +514,7 @@ class AttentionItem:
     command: str | None = None
     seconds: float | None = None
     token: int | None = None
+    docs: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -581,6 +582,14 @@ class State:
             if isinstance(part, dict) and part.get("error") is not None:
                 found[name] = _unknown(part)
         return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """What happened at ``at``, or will."""
+
+    at: datetime | None
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

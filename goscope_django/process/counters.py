@@ -26,6 +26,7 @@ from goscope_django.contracts import Event
 from goscope_django.core import histogram
 from goscope_django.mongodb import figures as stats
 from goscope_django.mongodb.figures import Batch, Layout, Wait
+from goscope_django.process import holder
 
 MAX_ROWS: Final = 64
 LONGEST_NAME: Final = 64
@@ -284,7 +285,14 @@ _OF_EVENTS: Final[Mapping[str, tuple[Board, int, str]]] = {
 _events: dict[str, int] = dict.fromkeys(SERIES[len(stats.CACHE_COUNTERS) :], 0)
 _events_sent: dict[str, int] = dict(_events)
 _waiting: list[Callable[[], Iterable[Wait]]] = []
-_process = secrets.token_hex(4)
+
+
+def _named() -> str:
+    # The random text, since two containers may have one host name and one process id.
+    return stats.process_field(secrets.token_hex(4), holder.process())
+
+
+_process = _named()
 
 
 def alias(name: str) -> Alias:
@@ -386,6 +394,6 @@ def begin_anew() -> None:
     """In a forked child: what the parent counted is the parent's to send."""
     global _guard, _process
     _guard = threading.Lock()
-    _process = secrets.token_hex(4)
+    _process = _named()
     bell.awake = False
     forget()

@@ -109,7 +109,7 @@ class Command(OperatorCommand):
                         shown.forged,
                     )
                 )
-        self.table(headers, rows, flexible=1)
+        self.table(headers, rows, cut=(1,))
         failed = [f"cache {one.alias!r} can't be read: {one.error}" for one in aliases if one.error]
         if failed:
             raise self.failed("\n".join(failed), UNKNOWN)

@@ -10,10 +10,14 @@ from goscope_django import operations
 from goscope_django.management.output import (
     OperatorCommand,
     duration,
+    moment,
     percent,
     positive,
     whole,
 )
+from goscope_django.operations import Details
+from goscope_django.operations.attention import holder
+from goscope_django.operations.values import TaskItem
 from goscope_django.operations.wording import escaped, number
 
 
@@ -29,7 +33,9 @@ class Command(OperatorCommand):
             "--status", choices=operations.TASK_STATUSES, help="Only those in this status, of those listed."
         )
         self.add_paging(listing, "Tasks", "id", "id or owner")
-        add("show", "Show one task and its checkpoints, without what is stored in them.").add_argument("task_id")
+        show = add("show", "Show one task and its checkpoints, without what is stored in them.")
+        show.add_argument("task_id")
+        self.add_full(show)
         cleanup = add("cleanup", "Remove all but the newest checkpoints of a task.", asks=True)
         cleanup.add_argument("task_id")
         cleanup.add_argument("--keep", type=positive, default=1, help="How many stay (default: 1).")
@@ -50,7 +56,7 @@ class Command(OperatorCommand):
             return
         task_id = options["task_id"]
         if verb == "show":
-            self._show(task_id)
+            self._show(self.one("task", task_id))
             return
         question = {
             "cleanup": f"Remove all but the newest {options.get('keep')} checkpoints of task {task_id!r}?",
@@ -95,34 +101,32 @@ class Command(OperatorCommand):
             )
         self.more(found)
 
-    def _show(self, task_id: str) -> None:
-        one, saved = operations.get_task(task_id), operations.list_checkpoints(task_id)
+    def _show(self, found: Details) -> None:
+        one, saved = found.item, found.checkpoints
         if self.as_json:
-            self.document({"task": one, "checkpoints": saved})
+            self.document({"task": one, "checkpoints": saved, **self.known(found)})
             return
+        assert isinstance(one, TaskItem)
         self.line(f"{escaped(one.task_id)}: {one.status}", self.style.MIGRATE_HEADING)
-        for name, value in (
-            ("progress", percent(one.progress / 100)),
-            (
-                "items",
-                "-" if one.done is None else f"{number(one.done)} of {one.total if one.total is not None else '?'}",
-            ),
-            ("remaining", duration(one.estimated_time_remaining)),
-            ("attempt", f"{one.attempt} of {one.max_attempts or 'any number'}"),
-            ("owner", escaped(one.owner or "-")),
-            ("token", one.token),
-            ("heartbeat", f"{duration(one.heartbeat_age)} ago"),
-            ("lease", f"{duration(one.lease_left)} left" if one.lease_left is not None else "-"),
-            ("failure", escaped(one.failure or "-")),
-        ):
-            self.line(f"  {name:<10} {value}")
-        if one.status == "stalled":
-            self.line("  Its worker is gone. The next start goes on where it stopped.", self.style.WARNING)
-        if one.status == "exhausted":
-            self.line(
-                "  It was tried as often as it may be. `goscope_checkpoint reset` lets it start again.",
-                self.style.WARNING,
-            )
+        self.needs(found.attention)
+        done = None if one.done is None else f"{number(one.done)} of {'?' if one.total is None else number(one.total)}"
+        self.facts(
+            [
+                ("progress", percent(one.progress / 100)),
+                ("items", done),
+                ("remaining", duration(one.estimated_time_remaining)),
+                ("attempt", f"{one.attempt} of {one.max_attempts or 'any number'}"),
+                ("owner", one.owner if self.full or not one.owner else holder(one.owner)),
+                ("token", one.token),
+                ("heartbeat", f"{duration(one.heartbeat_age)} ago"),
+                ("lease", None if one.lease_left is None else f"{duration(one.lease_left)} left"),
+                ("failure", one.failure),
+            ]
+        )
+        if (failure := one.last_failure) is not None:
+            self.facts([("last failure", f"{moment(failure.at)}, attempt {failure.attempt}: {failure.error}")])
+            for place in failure.trace:
+                self.facts([("", place)])
         if saved:
             self.line()
             self.table(

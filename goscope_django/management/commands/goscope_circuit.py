@@ -8,7 +8,9 @@ from django.core.management.base import CommandParser
 
 from goscope_django import operations
 from goscope_django.contracts import CIRCUIT_STATES
-from goscope_django.management.output import OperatorCommand, duration, whole
+from goscope_django.management.output import OperatorCommand, duration, moment, whole
+from goscope_django.operations import Details
+from goscope_django.operations.attention import holder
 from goscope_django.operations.values import CircuitItem
 from goscope_django.operations.wording import escaped
 
@@ -29,7 +31,9 @@ class Command(OperatorCommand):
         listing = add("list", "List circuits, by name.")
         listing.add_argument("--state", choices=CIRCUIT_STATES, help="Only those in this state, of those listed.")
         self.add_paging(listing, "Circuits", "name", "name")
-        add("show", "Show one circuit with its history.").add_argument("name")
+        show = add("show", "Show one circuit: why it opened, and its history.")
+        show.add_argument("name")
+        self.add_full(show)
         for verb, text in (
             ("open", "Refuse all calls through it until it is reset."),
             ("close", "Let all calls through it until it is reset."),
@@ -47,7 +51,7 @@ class Command(OperatorCommand):
             return
         name = options["name"]
         if verb == "show":
-            self._show(operations.get_circuit(name))
+            self._show(self.one("circuit", name))
             return
         self.confirm(_QUESTIONS[verb].format(name), interactive=options["interactive"])
         act = {
@@ -81,19 +85,29 @@ class Command(OperatorCommand):
             )
         self.more(found)
 
-    def _show(self, one: CircuitItem) -> None:
+    def _show(self, found: Details) -> None:
         if self.as_json:
-            self.document({"circuit": one})
+            self.document({"circuit": found.item, **self.known(found)})
             return
+        one = found.item
+        assert isinstance(one, CircuitItem)
         forced = f", forced by an operator: {escaped(one.override.reason) or 'no reason given'}" if one.override else ""
         self.line(f"{escaped(one.name)}: {one.state}{forced}", self.style.MIGRATE_HEADING)
-        self.line(f"  failures      {one.failure_count}")
-        self.line(f"  generation    {one.generation}")
-        self.line(f"  retry after   {duration(one.retry_after)}")
-        self.line(f"  last failure  {one.last_failure_time or '-'}")
-        self.line(f"  last success  {one.last_success_time or '-'}")
+        self.needs(found.attention)
+        self.facts(
+            [
+                ("failures", one.failure_count),
+                ("generation", one.generation),
+                ("open for", duration(one.open_for)),
+                ("retry after", duration(one.retry_after)),
+                ("opened by", one.opened_by),
+                ("last failure", f"{moment(one.last_failure_time)}  {one.last_failure or ''}".rstrip()),
+                ("last success", moment(one.last_success_time)),
+            ]
+        )
         for probe in one.probes:
-            self.line(f"  trial call    {escaped(probe.id)}, {duration(probe.seconds_left)} left")
+            who = holder(probe.holder) if probe.holder else probe.id
+            self.facts([("trial call", f"{who}, {duration(probe.seconds_left)} left")])
         if one.history:
             self.line()
             self.table(
@@ -108,5 +122,6 @@ class Command(OperatorCommand):
                     )
                     for move in reversed(one.history)
                 ],
-                flexible=4,
+                cut=(4,),
+                key=4,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from typing import Any
 
@@ -12,7 +11,6 @@ from goscope_django import operations
 from goscope_django.management.output import (
     FAILED,
     UNKNOWN,
-    WIDTH,
     Error,
     OperatorCommand,
     duration,
@@ -23,7 +21,8 @@ from goscope_django.management.output import (
 from goscope_django.operations import SECTIONS, State
 from goscope_django.operations.wording import escaped, number
 
-CLEAR = "\x1b[H\x1b[2J"
+TOP, REST, BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
+"""To the screen's first line; clear the rest of the line; clear what is below."""
 
 _PARTS = {
     "Indexes": "server",
@@ -55,6 +54,7 @@ class Command(OperatorCommand):
         parser.add_argument("--watch", type=seconds, metavar="SECONDS", help="Show it again and again until Ctrl-C.")
         parser.add_argument("--limit", type=positive, default=10, help="Items of each kind to show (default: 10).")
         parser.add_argument("--search", default="", help="Only what has this text in its key, name or owner.")
+        self.add_full(parser)
 
     def act(self, **options: Any) -> None:
         limit, search, pause = options["limit"], options["search"], options.get("watch")
@@ -75,14 +75,23 @@ class Command(OperatorCommand):
         try:
             while True:
                 state = operations.state(limit=limit, search=search)
-                if redraw:
-                    self.stdout.write(CLEAR, ending="")
-                self._show(state)
+                self.page = [] if redraw else None
                 self.line(f"{state.generated_at:%H:%M:%S} UTC, again every {pause:g} s. Ctrl-C ends.")
+                self._show(state)
+                if self.page is not None:
+                    self._redraw(self.page)
                 self.stdout.flush()
                 time.sleep(pause)
         except KeyboardInterrupt:
+            self.page = None
             self.line()
+
+    def _redraw(self, lines: list[str]) -> None:
+        """Draw ``lines`` over what is on the screen: nothing flickers, and nothing scrolls away."""
+        self.page, room = None, self._terminal().lines - 2
+        if len(lines) > room:
+            lines = [*lines[:room], f"... and {len(lines) - room} lines more"]
+        self.stdout.write(TOP + "".join(f"{one}{REST}\n" for one in lines) + BELOW, ending="")
 
     def _judge(self, state: State) -> None:
         """Raise an ``Error`` unless all is well."""
@@ -99,19 +108,11 @@ class Command(OperatorCommand):
         found = state.attention
         well = not found.total and found.complete
         self.line(found.summary, self.style.SUCCESS if well else self.style.ERROR)
-        for one in found.items:
-            self._wrapped(f"! {one.sentence}", self.style.WARNING)
-            self._wrapped(f"  {one.action}")
-            if one.command is not None:  # whole, since it is there to be copied
-                self.line(f"    {escaped(one.command)}", self.style.MIGRATE_LABEL)
+        self.needs(found.items)
         hidden = sum(found.by_kind.values()) - len(found.items)
         if hidden > 0:
             self.line(f"  and {number(hidden, at_least=found.at_least)} more")
         self.line()
-
-    def _wrapped(self, text: str, style: Any = None) -> None:
-        for part in textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False):
-            self.line(part, style)
 
     def _show(self, state: State) -> None:
         self._attention(state)
@@ -132,8 +133,7 @@ class Command(OperatorCommand):
         self.line(f"  named by {state.chosen_by}")
         self.line(f"  prefix {escaped(state.key_prefix) or '(none)'}")
         for notice in server.notices:
-            for part in textwrap.wrap(f"note: {escaped(notice)}", 78, break_long_words=False, break_on_hyphens=False):
-                self.line(f"  {part}", self.style.WARNING)
+            self.wrapped(f"  note: {escaped(notice)}", self.style.WARNING)
         self._summary(state)
         self._tables(state)
 
@@ -167,13 +167,7 @@ class Command(OperatorCommand):
     def _tables(self, state: State) -> None:
         if state.locks.items:
             self.line()
-            self.table(
-                ("LOCK", "OWNER", "TOKEN", "HELD", "LEFT"),
-                [
-                    (one.key, one.owner, one.token, duration(one.held_for), duration(one.expires_in))
-                    for one in state.locks.items
-                ],
-            )
+            self.locks(state.locks.items)
         unusual = [one for one in state.circuits.items if one.state != "closed" or one.override]
         if unusual:
             self.line()

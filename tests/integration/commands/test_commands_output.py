@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
-from collections.abc import Iterator
-from typing import Any
+import os
+import pty
+import struct
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any
 
 import pytest
 from django.core.cache import cache
@@ -14,11 +20,12 @@ from django.core.management.base import CommandError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goscope_django import operations, runtime
+from goscope_django import figures, operations, runtime
 from goscope_django.checkpoints import checkpointed, get_task
 from goscope_django.circuits import CircuitBreaker
-from goscope_django.management.output import WIDTH, columns, duration, tabulated
+from goscope_django.management.output import WIDTH, columns, duration, folded, tabulated
 from goscope_django.operations.wording import escaped
+from goscope_django.process import counters
 from tests.support.operations import fill, own_store, query, soon
 
 HOSTILE = "k\x1b[31m<script>\r\n\u202e" + "ü" * 120
@@ -60,6 +67,9 @@ def everything() -> None:
 SHOWING = [
     ("goscope_status",),
     ("goscope_lock", "list"),
+    ("goscope_lock", "show", HOSTILE),
+    ("goscope_idempotency", "list"),
+    ("goscope_idempotency", "show", "i0001"),
     ("goscope_circuit", "list"),
     ("goscope_circuit", "show", HOSTILE),
     ("goscope_checkpoint", "list"),
@@ -206,11 +216,159 @@ def test_without_a_yes_nothing_is_done(answer: str, monkeypatch: pytest.MonkeyPa
 @given(
     st.lists(st.tuples(st.text(max_size=200), st.text(max_size=200), st.integers()), max_size=5),
     st.integers(0, 2),
+    st.integers(10, 200),
 )
-def test_tables_fit_whatever_is_in_them(rows: list[tuple[str, str, int]], flexible: int) -> None:
-    lines = tabulated(("FIRST", "SECOND", "THIRD"), rows, flexible)
+def test_tables_fit_whatever_is_in_them(rows: list[tuple[str, str, int]], first: int, width: int) -> None:
+    lines = tabulated(("FIRST", "SECOND", "THIRD"), rows, width, [first])
     assert len(lines) == len(rows) + 1
-    assert all(columns(line) <= WIDTH and (line.isprintable() or not line) for line in lines)
+    assert all(columns(line) <= width and (line.isprintable() or not line) for line in lines)
+
+
+@given(st.text(max_size=400), st.integers(20, 120))
+def test_long_sentences_are_folded_and_nothing_is_lost(text: str, width: int) -> None:
+    lines = folded(escaped(text), width)
+    assert all(columns(line) <= width for line in lines)
+    assert "".join("".join(lines).split()) == "".join(escaped(text).split())
+
+
+def test_an_owner_is_cut_before_a_key_and_a_key_last() -> None:
+    rows = [("invoice:" + "k" * 36, "web-1:4711, Thread-3, POST /orders/<int:pk>/", 7, "3m 02s", "28s")]
+    _, line = tabulated(("LOCK", "OWNER", "TOKEN", "HELD", "LEFT"), rows, 80, [1])
+    assert rows[0][0] in line and "28s" in line and "web-1" in line and "…" in line
+    assert columns(line) <= 80
+    _, narrow = tabulated(("LOCK", "OWNER", "TOKEN", "HELD", "LEFT"), rows, 60, [1])
+    assert "invoice:k" in narrow and columns(narrow) <= 60
+    _, whole = tabulated(("LOCK", "OWNER", "TOKEN", "HELD", "LEFT"), rows, None, [1])
+    assert rows[0][0] in whole and rows[0][1] in whole
+
+
+@contextmanager
+def terminal(rows: int, width: int) -> Iterator[tuple[IO[str], Callable[[], str]]]:
+    """A terminal of this size, and what was shown on it so far."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, width, 0, 0))
+    os.set_blocking(master, False)
+    shown = ""
+
+    def so_far() -> str:
+        nonlocal shown
+        with suppress(BlockingIOError):
+            while part := os.read(master, 65_536):
+                shown += part.decode(errors="replace")
+        return shown
+
+    try:
+        with os.fdopen(slave, "w") as stream:
+            yield stream, so_far
+    finally:
+        os.close(master)
+
+
+@pytest.mark.parametrize("width", [50, 100, 160])
+def test_a_table_is_as_wide_as_the_terminal(width: int) -> None:
+    key, owner = "k" * 60, "o" * 60
+    assert runtime.adapter().lock.acquire(key, 60_000, owner=owner)
+    with terminal(24, width) as (stream, shown):
+        call_command("goscope_lock", "list", stdout=stream, no_color=True)
+        stream.flush()
+        lines = shown().split("\r\n")
+    assert max(map(len, lines)) <= width
+    assert (key in lines[1]) == (width >= 100) and (owner in lines[1]) == (width == 160)
+
+
+def test_full_cuts_nothing() -> None:
+    key, owner = "k" * 100, "host:1, main, 0123456789abcdef"
+    assert runtime.adapter().lock.acquire(key, 60_000, owner=owner)
+    for arguments in (("goscope_lock", "list"), ("goscope_status",)):
+        assert key not in run(*arguments) and owner not in run(*arguments)
+        assert key in run(*arguments, "--full") and owner in run(*arguments, "--full")
+
+
+def test_watch_redraws_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        assert runtime.adapter().lock.acquire(f"lock-{number}", 60_000)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", pause)
+    with terminal(20, 100) as (stream, shown):
+        call_command("goscope_status", "--watch", "5", "--limit", "30", stdout=stream)
+        stream.flush()
+        screens = shown().split("\x1b[H")[1:]
+    assert pauses == [5.0] * 3 and len(screens) == 3
+    for one in screens:
+        lines = one.split("\r\n")
+        assert len(lines) <= 21 and "lines more" in one and "Nothing needs attention." in one
+        assert "\x1b[2J" not in one and "\x1b[J" in one
+        assert all("\x1b[K" in line for line in lines if line.strip() and "\x1b[J" not in line)
+
+
+def test_a_lock_is_shown_with_who_waits_and_when_it_was_lost() -> None:
+    assert runtime.adapter().lock.acquire("nightly", 60_000, owner="web-1:4711, main, 0123456789abcdef")
+    runtime.emit("lock_lost", key="nightly", owner="web-9:1, main, 0123456789abcdef", token=3)
+    counters.announce(told := lambda: [("lock", "nightly", 2, 9.0)])
+    try:
+        counters.count("locks_contended")
+        figures.flush()
+    finally:
+        counters._waiting.remove(told)
+        counters.forget()
+    found = data("goscope_lock", "show", "nightly")
+    assert (found["lock"]["key"], found["waiters"][0]["count"], found["losses"][0]["token"]) == ("nightly", 2, 3)
+    assert [one["kind"] for one in found["attention"]] == ["lock_waited"]
+    text = run("goscope_lock", "show", "nightly")
+    assert "web-1:4711, main" in text and "0123456789abcdef" not in text
+    assert "lost by web-9:1, main" in text and "2 callers wait" in text
+    operations.release_lock("nightly")
+    assert data("goscope_lock", "show", "nightly")["lock"] is None  # it is still known that it was lost
+    with pytest.raises(CommandError, match="is not held") as caught:
+        run("goscope_lock", "show", "other")
+    assert caught.value.returncode == 1
+
+
+def test_a_circuit_and_a_task_are_shown_with_why() -> None:
+    breaker = CircuitBreaker("bank", failure_threshold=1)
+    with pytest.raises(TimeoutError):
+        breaker.call(_late)
+    text = run("goscope_circuit", "show", "bank")
+    assert "opened by     TimeoutError: timed out after 5 s" in text and "closed  open  failures" in text
+    with pytest.raises(TimeoutError), checkpointed("import"):
+        _late()
+    text = run("goscope_checkpoint", "show", "import")
+    assert "TimeoutError: timed out after 5 s" in text and "in _late" in text and "goscope_checkpoint show" in text
+    found = data("goscope_checkpoint", "show", "import")
+    assert found["task"]["last_failure"]["trace"][-1].endswith("in _late")
+
+
+def _late() -> None:
+    raise TimeoutError("timed out after 5 s")
+
+
+def test_idempotency_records_are_worked_with_and_never_show_what_is_stored() -> None:
+    provider = runtime.adapter().idempotency
+    claim = provider.begin("order", 60_000)
+    provider.set("paid", "secret-answer", 60_000)
+    listed = data("goscope_idempotency", "list")["idempotency"]
+    assert [(one["key"], one["state"]) for one in listed["items"]] == [("order", "in_progress"), ("paid", "completed")]
+    shown = data("goscope_idempotency", "show", "paid")
+    assert shown["record"]["state"] == "completed" and "secret" not in json.dumps([listed, shown])
+    for arguments in (("list",), ("show", "order"), ("show", "paid"), ("list", "--full")):
+        text = run("goscope_idempotency", *arguments)
+        assert "secret" not in text and text.strip()
+    with pytest.raises(CommandError, match="not 7") as caught:
+        run("goscope_idempotency", "delete", "order", "--token", "7", "--no-input")
+    assert caught.value.returncode == 1
+    run("goscope_idempotency", "delete", "order", "--token", str(claim.token), "--no-input")
+    run("goscope_idempotency", "delete", "paid", "--no-input")
+    assert run("goscope_idempotency", "list") == "No records.\n"
+    for verb in ("show", "delete"):
+        with pytest.raises(CommandError, match="does not exist") as caught:
+            run("goscope_idempotency", verb, "paid", *(["--no-input"] if verb == "delete" else []))
+        assert caught.value.returncode == 1
 
 
 def test_tables_fit_in_columns_not_in_characters() -> None:

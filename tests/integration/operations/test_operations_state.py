@@ -22,7 +22,7 @@ from goscope_django.locks import lock
 from goscope_django.mongodb import overview, trouble
 from goscope_django.operations.collect import COMMANDS
 from goscope_django.operations.values import State
-from goscope_django.process import counters
+from goscope_django.process import counters, holder
 from tests.support.commands import Recorder
 from tests.support.mongod import temporary_mongod
 from tests.support.operations import Operators, fill, own_store, query, soon, stopped
@@ -165,7 +165,7 @@ def test_what_needs_attention_is_found_whatever_is_on_the_page(store: str, by: O
     finally:
         counters._waiting.remove(told)
     state = by.see(limit=1, search="nothing like it")
-    assert not errors(state) and state.locks.total == 0
+    assert not errors(state) and state.locks.total == 0 and state.waits.items == ()
     assert [(one.kind, one.key) for one in state.attention.items] == [
         *(("circuit_open", name) for name in ("c0001", "c0004", "c0007")),
         ("circuit_forced", "c0000"),
@@ -177,8 +177,35 @@ def test_what_needs_attention_is_found_whatever_is_on_the_page(store: str, by: O
     ]
     assert (state.attention.total, state.attention.at_least, state.attention.complete) == (13, False, True)
     assert "worker-1" in state.attention.items[-3].sentence
-    assert {one.key: one.held_by for one in state.waits.items}["l00008"] == "worker-1"
+    assert {one.key: one.held_by for one in by.see(limit=1).waits.items}["l00008"] == "worker-1"
     assert "secret" not in json.dumps(state.as_json())
+
+
+def test_a_process_finds_all_that_it_holds_and_waits_for(store: str, by: Operators) -> None:
+    fill(locks=4, circuits=4, tasks=4, flights=4, records=4)
+    me, prefix = holder.process(), runtime.adapter().key_prefix
+    query("go_goscope_locks", "update_one", {"key": f"{prefix}lock:l00001"}, {"$set": {"owner": f"{me}, main"}})
+    query("go_goscope_tasks", "update_one", {"_id": f"{prefix}t0001"}, {"$set": {"owner": f"{me}, main"}})
+    query("go_goscope_flights", "update_one", {"_id": f"{prefix}flight:f0001"}, {"$set": {"leader": f"{me}, main"}})
+    query("go_goscope_idempotency", "update_one", {"_id": f"{prefix}i0001"}, {"$set": {"holder": f"{me}, main"}})
+    probe = {"id": "p", "until": soon(60), "holder": f"{me}, main"}
+    query("go_goscope_circuit", "update_one", {"key": f"{prefix}circuit:c0002"}, {"$set": {"probes": [probe]}})
+    counters.forget()
+    counters.announce(told := lambda: [("lock", "l00003", 1, 12.0)])
+    try:
+        counters.count("locks_contended")
+        figures.flush()
+    finally:
+        counters._waiting.remove(told)
+    state = by.see(search=me.upper())
+    assert not errors(state)
+    assert [one.key for one in state.locks.items] == ["l00001"]
+    assert [one.task_id for one in state.tasks.items] == ["t0001"]
+    assert [one.key for one in state.flights.items] == ["f0001"]
+    assert [(one.key, one.holder) for one in state.idempotency.items] == [("i0001", f"{me}, main")]
+    assert [one.name for one in state.circuits.items] == ["c0002"]
+    assert [one.holder for one in state.circuits.items[0].probes] == [f"{me}, main"]
+    assert [(one.key, one.process, one.held_by) for one in state.waits.items] == [("l00003", me, "worker-3")]
 
 
 @pytest.mark.parametrize("reader", ["circuits", "tasks", "locks"])

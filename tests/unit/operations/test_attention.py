@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from goscope_django.circuits import CircuitFailure, CircuitOverride
 from goscope_django.mongodb.trouble import MOST
 from goscope_django.operations import ATTENTION_KINDS, Attention, AttentionItem
-from goscope_django.operations.attention import LONG_HELD, NOTHING, SHOWN, Trouble, attention, command, quoted
+from goscope_django.operations.attention import LONG_HELD, NOTHING, RUNBOOK, SHOWN, Trouble, attention, command, quoted
 from goscope_django.operations.convert import Problem
 from goscope_django.operations.values import (
     Cache,
@@ -123,7 +125,7 @@ def test_an_open_circuit() -> None:
 def test_an_open_circuit_says_why() -> None:
     why = CircuitFailure("TimeoutError", "timed out after 5 s", NOW)
     found = only(judged(Trouble(circuits=(circuit("bank", opened_by=why),))))
-    assert found.sentence.endswith("It opened by TimeoutError: timed out after 5 s")
+    assert found.sentence.endswith("It was opened by TimeoutError: timed out after 5 s")
 
 
 @pytest.mark.parametrize(("state", "effect"), [("open", "refused"), ("closed", "go through")])
@@ -227,6 +229,15 @@ def test_the_most_urgent_kind_comes_first() -> None:
         == ["server", "indexes", "clock", "circuit_open", "task_failed"]
     )
     assert all(one.action for one in found.items)
+
+
+def test_the_runbook_has_a_section_for_each_kind_and_each_says_what_to_do() -> None:
+    text = (Path(__file__).parents[3] / RUNBOOK).read_text()
+    sections = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL))
+    assert sections.keys() == set(ATTENTION_KINDS)
+    for kind, section in sections.items():
+        assert re.findall(r"^\*\*(.+?)\*\*:", section, re.MULTILINE) == ["It means", "Check", "Do"], kind
+    assert only(judged(Trouble(circuits=(circuit("bank"),)))).docs == f"{RUNBOOK}#circuit_open"
 
 
 @pytest.mark.parametrize("key", ["-x", "--json"])
