@@ -19,6 +19,8 @@
 ``goscope.W020``      static     ``ATOMIC_REQUESTS`` on a database of ``django_mongodb_backend``, where it does nothing
 ``goscope.W021``      static     with ``django://``: that database's ``w`` is a number, and may be less than a majority
 ``goscope.W022``      static     ``Vary``, ``Cache-Control`` or a permission is decorated outside of ``single_flight``
+``goscope.W023``      database   a near cache on a replica set with an arbiter
+``goscope.W024``      static     a near cache whose writes are not waited for until a majority has them
 ``goscope.W030``      deploy     the server is not on this machine, and the connection is not encrypted
 ``goscope.W031``      deploy     the server is not on this machine, and the URL has no credentials
 ``goscope.W032``      deploy     ``mongomock://`` or ``embedded://`` outside of tests and demonstrations
@@ -169,6 +171,49 @@ def check_stores(app_configs: Any = None, databases: Sequence[str] | None = None
             found.append(CheckWarning(f"{what}: {error}", hint=_hint(error), id=_ids(error)))
             continue
         found += _judged(what, view)
+        if view.arbiters and (aliases := _near_aliases(url)):
+            text = (
+                f"{what}: the replica set has an arbiter, and CACHES {aliases} keeps near entries. With one member of "
+                f"those with data down it may take writes that no majority has; they are told to no near cache."
+            )
+            hint = "Put a member with data in place of the arbiter. See docs/how-to/make-it-fast.md."
+            found.append(CheckWarning(text, hint=hint, id="goscope.W023"))
+    return found
+
+
+def _near_aliases(url: str) -> str:
+    """The aliases on the store ``url`` that have a near cache, as text."""
+    found = []
+    for alias, entry in conf.our_caches().items():
+        try:
+            near = cache_options.cache_options(entry.get("LOCATION", ""), entry).near
+        except conf.BadSettings:
+            continue
+        if near is not None and (entry.get("LOCATION") or conf.current().url) == url:
+            found.append(repr(alias))
+    return ", ".join(found)
+
+
+def check_near(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """Whether a failover may take back what near caches were told of, or were not."""
+    found: list[CheckMessage] = []
+    try:
+        stores = conf.store_urls()
+    except conf.BadSettings:
+        return []
+    for what, url in stores:
+        try:
+            concern = urls.given_options(conf.target(url, what), conf.current().client_options).get("w")
+        except ConfigurationError:
+            continue
+        aliases = _near_aliases(url)
+        if aliases and str(concern) in ("0", "1"):
+            text = (
+                f"{what}: w={concern}, and CACHES {aliases} keeps near entries. A write that a failover takes back is "
+                f"told to no near cache."
+            )
+            hint = "Leave w out, or say w=majority. See docs/how-to/make-it-fast.md."
+            found.append(CheckWarning(text, hint=hint, obj="settings.CACHES", id="goscope.W024"))
     return found
 
 
@@ -318,6 +363,7 @@ def register() -> None:
     register_check(check_settings, Tags.caches)
     register_check(check_atomic_requests, Tags.compatibility)
     register_check(check_durability, Tags.caches)
+    register_check(check_near, Tags.caches)
     register_check(check_tests, Tags.caches)
     register_check(check_sessions, Tags.caches)
     register_check(check_stores, Tags.database)

@@ -56,8 +56,8 @@ class MongoDBCache(BaseCache):
 
     Django's cache API, sync and async, and what django-redis users know: ``set(nx=, xx=)``, ``ttl``, ``pttl``,
     ``expire``, ``expire_at``, ``persist``, ``keys``, ``iter_keys``, ``delete_pattern`` and ``lock``. ``OPTIONS``:
-    ``MAX_ENTRIES``, ``CULL_FREQUENCY``, ``SERIALIZER`` (``"bson"`` refuses pickle), ``ON_ERROR``, ``SIGN`` (every value
-    is signed), ``COMPRESS`` (large ones are compressed).
+    ``MAX_ENTRIES``, ``CULL_FREQUENCY``, ``SERIALIZER`` (``"bson"`` refuses pickle), ``ON_ERROR``, ``NEAR`` (what was
+    read lately is kept in the process), ``SIGN`` (every value is signed), ``COMPRESS`` (large ones are compressed).
 
     A ``timeout`` is seconds, a ``timedelta`` or ``None`` for never; zero and less delete. Expiry is judged by the
     server's clock. Every method raises ``InvalidType`` (a ``TypeError``) or ``InvalidValue`` (a ``ValueError``) for
@@ -87,13 +87,17 @@ class MongoDBCache(BaseCache):
     # One entry
 
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
-        """The value, or ``default`` if it is missing, expired or can't be decoded. One round trip."""
-        return self._read(key, default, self._backing.run(MISSING, self._flows.get, self._keys.stored(key, version)))
+        """The value, or ``default`` if it is missing, expired or can't be decoded.
+
+        One round trip; none where the near cache has it.
+        """
+        near = self._near(full := self._keys.stored(key, version))
+        return self._read(key, default, self._backing.run(MISSING, self._get, full) if near is MISSING else near)
 
     async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         """Async version of ``get``."""
-        full = self._keys.stored(key, version)
-        return self._read(key, default, await self._backing.arun(MISSING, self._flows.get, full))
+        near = self._near(full := self._keys.stored(key, version))
+        return self._read(key, default, await self._backing.arun(MISSING, self._get, full) if near is MISSING else near)
 
     def set(  # type: ignore[override]  # Django's returns nothing
         self,
@@ -329,14 +333,14 @@ class MongoDBCache(BaseCache):
     # Many entries
 
     def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
-        """The live ones of ``keys`` with their values. One round trip for each thousand."""
-        names = self._keys.stored_many(keys, version)
-        return self._read_many(names, self._backing.run({}, self._flows.get_many, list(names)) if names else {})
+        """The live ones of ``keys`` with their values. One round trip for each thousand that the near cache lacks."""
+        names, near, rest = self._near_many(keys, version)
+        return self._read_many(names, near | self._backing.run({}, self._get_many, rest) if rest else near)
 
     async def aget_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
         """Async version of ``get_many``."""
-        names = self._keys.stored_many(keys, version)
-        return self._read_many(names, await self._backing.arun({}, self._flows.get_many, list(names)) if names else {})
+        names, near, rest = self._near_many(keys, version)
+        return self._read_many(names, near | await self._backing.arun({}, self._get_many, rest) if rest else near)
 
     def set_many(
         self, data: Mapping[Any, Any], timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
@@ -506,7 +510,8 @@ class MongoDBCache(BaseCache):
         given as it is: that is signed already, for the session's key, and compressed."""
         if self._strict is None:
             location, params = self._entry
-            options = {**(params.get("OPTIONS") or {}), "ON_ERROR": "raise", "SIGN": False, "COMPRESS": None}
+            options = dict(params.get("OPTIONS") or {})
+            options |= {"ON_ERROR": "raise", "NEAR": False, "SIGN": False, "COMPRESS": None}
             self._strict = type(self)(location, {**params, "OPTIONS": options})
             self._strict._backing.insists = True
             self._strict.count_as(self._figures.name)
@@ -552,6 +557,25 @@ class MongoDBCache(BaseCache):
     def _milliseconds(self, timeout: Timeout) -> int | None:
         """``None`` for never; 0 for what is to be deleted."""
         return milliseconds_of(self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout)
+
+    def _near(self, full: str) -> Any:
+        near = self._backing.near
+        return MISSING if near is None else near.found(self._flows, full)
+
+    def _near_many(self, keys: Iterable[Any], version: int | None) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+        """The stored keys with their keys, the values that the near cache has, and the stored keys of the rest."""
+        names = self._keys.stored_many(keys, version)
+        near = self._backing.near
+        found = {} if near is None else near.found_many(self._flows, names)
+        return names, found, [full for full in names if full not in found] if found else list(names)
+
+    def _get(self, clock: Clock, full: str) -> Flow[Any]:
+        near = self._backing.near
+        return self._flows.get(clock, full) if near is None else near.get(clock, self._flows, full)
+
+    def _get_many(self, clock: Clock, keys: list[str]) -> Flow[dict[str, Any]]:
+        near = self._backing.near
+        return self._flows.get_many(clock, keys) if near is None else near.get_many(clock, self._flows, keys)
 
     def _read(self, key: Any, default: Any, found: Any) -> Any:
         if found is MISSING:

@@ -14,11 +14,14 @@ from collections.abc import Callable
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from goscope_django import conf, runtime
+from goscope_django.cache.near import Near, near
 from goscope_django.cache.options import CacheOptions
 from goscope_django.cache.overload import Overload, overload
 from goscope_django.core.flow import Flow, call
 from goscope_django.exceptions import Contended, PoolExhausted, StoreError
+from goscope_django.mongodb.cache.stream import stream
 from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.driver import urls
 from goscope_django.mongodb.driver.store import Store
 from goscope_django.process.counters import Alias
 from goscope_django.process.outage import Outage, outage
@@ -31,17 +34,22 @@ FEATURE: Final = "cache"
 
 
 class Backing:
-    """The store of one cache object. ``prefix`` is what its stored keys begin with, ``url`` where they are."""
+    """The store of one cache object. ``prefix`` is what its stored keys begin with, ``url`` where they are.
+
+    ``near`` is what this process keeps of it, ``None`` without the option.
+    """
 
     store: Store
     prefix: str
     tags_prefix: str
     url: str
+    near: Near | None = None
 
     def __init__(self, options: CacheOptions, fault: conf.BadSettings | None, key_prefix: str, figures: Alias) -> None:
         self.figures = figures
         self._options = options
         self._fault = fault
+        self._key_prefix = key_prefix
         self._feature = f"{FEATURE}.{key_prefix}" if key_prefix else FEATURE
         self._settings: conf.Settings | None = None
         self._outage: Outage | None = None
@@ -64,7 +72,16 @@ class Backing:
         ignores = (self._options.on_error or settings.on_error) == "ignore"
         self._outage = outage(self._feature, self.url) if ignores else None
         self._overload = Overload(counts=False) if self.insists else overload(self.url)
+        self.near = self._near()
         self._settings = settings
+
+    def _near(self) -> Near | None:
+        location = self._options.location
+        if self._options.near is None:
+            return None
+        place = urls.Hidden(self.url)
+        changes = stream(place, self.prefix, lambda: runtime.connection(location or None, "CACHES LOCATION"))
+        return near(place, self.prefix, self._options, self._key_prefix, changes)
 
     @property
     def ignores(self) -> bool:

@@ -22,7 +22,8 @@ from goscope_django.mongodb.driver import urls
 Timeout = Any
 """Seconds (int or float), a timedelta, ``None`` for never, or Django's ``DEFAULT_TIMEOUT``. Zero and less delete."""
 
-OPTIONS: Final = ("TIMEOUT", "MAX_ENTRIES", "CULL_FREQUENCY", "SERIALIZER", "ON_ERROR", "SIGN", "COMPRESS")
+OPTIONS: Final = ("TIMEOUT", "MAX_ENTRIES", "CULL_FREQUENCY", "SERIALIZER", "ON_ERROR", "NEAR", "SIGN", "COMPRESS")
+NEAR: Final = ("MAX_ENTRIES", "MAX_BYTES", "MAX_STALE")
 SERIALIZERS: Final = ("auto", "bson")
 DEFAULT_CULL_FREQUENCY: Final = 3
 DEFAULT_MIN_BYTES: Final = 8_192
@@ -31,6 +32,15 @@ INT64: Final = 2**63
 _ORDINARY_SECONDS: Final = 10**9
 _WHOLE: Final = re.compile(r"\s*[+-]?[0-9]{1,30}\s*")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class NearOptions:
+    """What ``NEAR`` says. ``max_stale`` is in seconds."""
+
+    max_entries: int = 10_000
+    max_bytes: int = 67_108_864
+    max_stale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,7 @@ class CacheOptions:
     default_key_function: bool
     sign: bool
     min_bytes: int | None
+    near: NearOptions | None = None
 
 
 def cache_options(location: object, params: Mapping[str, Any]) -> CacheOptions:
@@ -119,6 +130,25 @@ def _checked(location: object, params: Mapping[str, Any]) -> CacheOptions:
         default_key_function=function in (None, default_key_func, "django.core.cache.backends.base.default_key_func"),
         sign=sign,
         min_bytes=_min_bytes(options.get("COMPRESS")),
+        near=_near(options.get("NEAR")),
+    )
+
+
+def _near(given: object) -> NearOptions | None:
+    name, default = "CACHES OPTIONS['NEAR']", NearOptions()
+    if given is None or given is False:
+        return None
+    if given is True:
+        return default
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(conf.not_a_dict(given, name, f"True, False or a dict with {', '.join(NEAR)}"))
+    for one in given:
+        if one not in NEAR:
+            raise ConfigurationError(f"{name}[{one!r:.80}] is unknown. {conf.suggestion(one, NEAR)}")
+    return NearOptions(
+        max_entries=arguments.count(given.get("MAX_ENTRIES", default.max_entries), f"{name}['MAX_ENTRIES']"),
+        max_bytes=arguments.count(given.get("MAX_BYTES", default.max_bytes), f"{name}['MAX_BYTES']"),
+        max_stale=arguments.duration_seconds(given.get("MAX_STALE", default.max_stale), f"{name}['MAX_STALE']"),
     )
 
 

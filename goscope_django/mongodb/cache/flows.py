@@ -140,7 +140,7 @@ class CacheFlows:
                 return MISSING
         if found is None or (found.get("ownFor") is not None and not (yield from _stands(clock, found))):
             return MISSING
-        return (yield from self._decoded(key, found))
+        return (yield from self.opened(key, found))
 
     def look(self, clock: Clock, key: str) -> Flow[Seen]:
         """The value, also one that is not fresh any more. One command, two if it has tags.
@@ -167,10 +167,11 @@ class CacheFlows:
                 return NOTHING
             if (yield from own.ended(clock, kept, found)):
                 left = own.left(clock, kept, found)
-        value = yield from self._decoded(key, found)
+        value = yield from self.opened(key, found)
         return NOTHING if value is MISSING else Seen(value, left, None if kept is None else kept.terms)
 
-    def _decoded(self, key: str, found: Mapping[str, Any]) -> Flow[Any]:
+    def opened(self, key: str, found: Mapping[str, Any]) -> Flow[Any]:
+        """The value of an entry that was read; ``MISSING`` if it can't be decoded. The entry is used up."""
         try:
             return self.codec.decode(key, found.get("value"))
         except Undecodable as error:

@@ -173,21 +173,27 @@ def _all_plain(value: Any, keys: list[Any], depth: int) -> bool:
     return True
 
 
+def built_in(value: object) -> bool:
+    """Whether ``value`` and all inside of it are of exact built-in types that BSON has; ``False`` also where that is
+    not sure."""
+    # Level by level, without a loop over it: exact types that hold nothing but what they hold.
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        if len(level) > _MOST_AT_ONCE or not _BUILT_IN.issuperset(map(type, level)):
+            return False
+        level = gc.get_referents(*level)
+        if not level:
+            return True
+    return False
+
+
 def packed(value: dict[str, Any]) -> RawBSONDocument | None:
     """The BSON of a dict that is plain throughout; ``None`` if it is not, or not surely.
 
     Python's garbage collector and PyMongo's encoder together find all that ``surely_plain`` looks for, and what is
     encoded here need not be encoded again. That takes half the time for a dict of 10 KB.
     """
-    # Everything inside, level by level, without a loop over it: exact types that hold nothing but what they hold.
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
-        if len(level) > _MOST_AT_ONCE or not _BUILT_IN.issuperset(map(type, level)):
-            return None
-        level = gc.get_referents(*level)
-        if not level:
-            break
-    else:
+    if not built_in(value):
         return None
     try:
         # Refuses keys that are no text or hold NUL, text that is not Unicode and integers over 64 bits.

@@ -46,7 +46,8 @@ from goscope_django.exceptions import (
 
 READS = frozenset(
     {
-        *("find_one", "find", "point", "newest", "many", "recent", "time", "aggregate", "confirm", "count_documents"),
+        *("find_one", "find", "point", "newest", "fresh", "many", "recent", "time", "aggregate", "confirm"),
+        "count_documents",
         *("estimated_document_count", "index_information", "command"),
     }
 )

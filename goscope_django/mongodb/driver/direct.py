@@ -94,7 +94,7 @@ Change = tuple[Mapping[str, Any], Any]
 
 DIRECT: Final = frozenset(
     {
-        *("point", "newest", "many", "recent", "time"),
+        *("point", "newest", "fresh", "many", "recent", "time"),
         *("update", "delete", "modify", "take", "upsert_many", "change_each"),
     }
 )
@@ -102,6 +102,12 @@ DIRECT: Final = frozenset(
 
 _FIRST_NUMBER: Final = 2**40
 """Higher than any number the driver has given: a session may have been the driver's before."""
+
+_UNOWNED: Final = {"readConcern": {"level": "available"}}
+"""A shard's answer may hold documents that have moved away from it."""
+
+UNSURE: Final = "unsure"
+"""In place of a primary."""
 
 _UNSENT: Final = (ServerSelectionTimeoutError, WaitQueueTimeoutError)
 """Errors of commands that never left this process."""
@@ -137,7 +143,7 @@ class Sessions:
     """The sessions of one client that are kept for these commands. Each serves one operation at a time."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self.client = client
         self._idle: list[_Session] = []  # append and pop are atomic
         self.retry_reads: bool = client.options.retry_reads
         self.numbers: bool = client.options.retry_writes
@@ -147,7 +153,7 @@ class Sessions:
         try:
             return self._idle.pop()
         except IndexError:
-            return _Session(self._client.start_session(causal_consistency=False))
+            return _Session(self.client.start_session(causal_consistency=False))
 
     def give_back(self, kept: _Session) -> None:
         """Not to be called after a broken connection, a time-out or a cancellation: the server may still use it."""
@@ -274,6 +280,23 @@ class Direct:
         rows = cursor["firstBatch"]
         return rows
 
+    def fresh(
+        self, test: Mapping[str, Any], projection: Mapping[str, Any], most: int
+    ) -> Flow[tuple[list[Any] | None, object]]:
+        """All documents that match, at most ``most``, as the primary has them, whatever the URL says; ``None`` if one
+        reply does not hold them. And which primary it was; ``UNSURE`` if another one came meanwhile."""
+        before = primary(self._sessions.client)
+        command = {"find": self._name, "filter": test, "projection": projection, "batchSize": most + 1}
+        if self._read_concern != _UNOWNED:
+            command.update(self._read_concern)
+        cursor = yield from self._read(command, _cursor, preference=ReadPreference.PRIMARY)
+        if cursor["id"]:
+            kill = {"killCursors": self._name, "cursors": [cursor["id"]]}
+            yield from self._read(kill, lambda reply: reply, preference=ReadPreference.PRIMARY)
+            return None, UNSURE
+        after = primary(self._sessions.client)
+        return cursor["firstBatch"], after if after == before else UNSURE
+
     def recent(self, test: Mapping[str, Any]) -> Flow[tuple[Any, datetime | None]]:
         """One document as a majority has it, so that no failover undoes it, and the server's time: see ``recent``."""
         return self._read({**self._one(test), "readConcern": {"level": "majority"}}, recent, ENTRY_OPTIONS)
@@ -337,6 +360,17 @@ class Direct:
 def _matched(reply: Reply) -> tuple[int, frozenset[int]]:
     made = written(reply, many=True).get("upserted", ())
     return int(reply["n"]), frozenset(int(one["index"]) for one in made)
+
+
+def primary(client: Any) -> object:
+    """Which primary the driver knows: its address and its election. ``None`` if it knows none, or on other topologies.
+
+    Sends nothing.
+    """
+    for one in client.topology_description.server_descriptions().values():
+        if one.server_type_name == "RSPrimary":
+            return one.address, one.election_id, one.set_version
+    return None
 
 
 def _cursor(reply: Reply) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final
 
@@ -43,7 +44,7 @@ from goscope_django.mongodb.document.failures import (
     plain,
     too_old,
 )
-from goscope_django.mongodb.driver import sessions
+from goscope_django.mongodb.driver import sessions, written
 from goscope_django.mongodb.driver.direct import DIRECT, Direct, Sessions
 from goscope_django.mongodb.driver.limits import RANGE_LIMIT, time_limit
 from goscope_django.mongodb.driver.places import Place, TaskPlaces, ThreadPlaces
@@ -147,7 +148,7 @@ class _Executor:
             steps: Steps = getattr(Direct(place, self._sessions), method)
         elif method in _STEPS:
             steps = partial(_STEPS[method], place)
-        elif seconds is None:
+        elif seconds is None and (name != CACHE or method in READS):
             found: Callable[..., Any] = getattr(place, method)
             return found
         else:
@@ -156,6 +157,8 @@ class _Executor:
             steps = _limited(steps, seconds)
         if seconds == RANGE_LIMIT:
             steps = _once_reached(steps, self.database.client)
+        if name == CACHE and method not in READS:
+            steps = written.told(steps, method)
         return self._runner(steps)
 
     def _limit(self, name: str, method: str) -> float | None:
@@ -354,9 +357,11 @@ class MockExecutor:
             return execute(command)
         own = getattr(self, f"_{command.method}", None)
         place = self.collection(command.collection) if command.collection else self.database
+        carry_out = partial(own, place) if own else getattr(place, command.method)
+        tells = command.collection == CACHE and command.method not in READS
         try:
-            with self._atomic:
-                return (partial(own, place) if own else getattr(place, command.method))(*command.args, **command.kwargs)
+            with written.telling(command.method, command.args) if tells else nullcontext(), self._atomic:
+                return carry_out(*command.args, **command.kwargs)
         except FAILURES as error:
             cleaned(error)
             raise
@@ -383,6 +388,11 @@ class MockExecutor:
 
     def _many(self, collection: Any, test: Mapping[str, Any], most: int) -> list[Any]:
         return list(collection.find(test))
+
+    def _fresh(
+        self, collection: Any, test: Mapping[str, Any], projection: Mapping[str, Any], most: int
+    ) -> tuple[list[Any], object]:
+        return list(collection.find(test, projection)), None
 
     def _upserted(
         self, collection: Any, test: Mapping[str, Any], change: Any, **options: Any

@@ -78,6 +78,7 @@ class ServerView:
     clock_offset: float
     indexes: tuple[IndexState, ...]
     findings: tuple[Finding, ...] = ()
+    arbiters: tuple[str, ...] = ()
 
 
 def _version(wire: int | None) -> Flow[str]:
@@ -137,6 +138,7 @@ def view(clock: Clock, database: str) -> Flow[ServerView]:
         clock_offset=offset,
         indexes=indexes,
         findings=tuple(one for one in findings if one is not None),
+        arbiters=tuple(hello.get("arbiters", ())),
     )
 
 

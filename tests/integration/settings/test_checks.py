@@ -17,6 +17,7 @@ from goscope_django.contracts import Checkpoint
 from goscope_django.exceptions import IndexConflict
 from goscope_django.mongodb import MongoDBAdapter
 from goscope_django.mongodb.driver import capabilities, inspection
+from goscope_django.mongodb.driver.client import Connection
 from tests.conftest import with_database
 from tests.support.commands import on_server
 from tests.support.mongod import temporary_mongod
@@ -244,3 +245,30 @@ class TestStandalone:
 def test_client_options_go_before_the_url(url: str, options: dict[str, object], ids: list[str]) -> None:
     with override_settings(GOSCOPE={"TEST": {"URL": url}, "CLIENT_OPTIONS": options}):
         assert [str(one.id) for one in checks.check_security()] == [f"goscope.{one}" for one in ids]
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "near", "warns"),
+    [
+        ("mongodb://h/d?w=1", {}, True, True),
+        ("mongodb://h/d?w=0", {}, {"MAX_STALE": 2}, True),
+        ("mongodb://h/d", {"w": 1}, True, True),
+        ("mongodb://h/d?w=majority", {}, True, False),
+        ("mongodb://h/d?w=1", {"w": "majority"}, True, False),
+        ("mongodb://h/d", {}, True, False),
+        ("mongodb://h/d?w=1", {}, False, False),
+    ],
+)
+def test_near_caches_want_writes_that_last(url: str, options: dict[str, Any], near: object, warns: bool) -> None:
+    with on_server(url, caches={"default": {"OPTIONS": {"NEAR": near}}, "other": {}}, client_options=options):
+        found = checks.check_near()
+        assert [one.id for one in found] == ["goscope.W024"] * warns
+        assert all("'default'" in str(one.msg) and "'other'" not in str(one.msg) for one in found)
+
+
+def test_an_arbiter_is_told_where_near_entries_are_kept(mongo_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = inspection.ServerView("replica set", None, None, (), "7.0", 0.0, (), (), ("h:1",))
+    monkeypatch.setattr(Connection, "inspect", lambda self, seconds: view)
+    for near in (True, False):
+        with on_server(mongo_url, caches={"default": {"OPTIONS": {"NEAR": near}}}):
+            assert [one.id for one in checks.check_stores(databases=["default"])] == ["goscope.W023"] * near

@@ -1,0 +1,308 @@
+"""The near cache: entries that this process read lately, which ``get`` and ``get_many`` give without a command.
+
+Rules of this file:
+
+* A hit is judged in this order: the stream's proof, the entry, the clock. A process that was stopped in between finds
+  its proof too old.
+* What was read is kept only if nothing can have changed it since the reading began: no change of the stream, no write
+  of this process, no other stream, no other primary.
+* A write of this process removes the entry before it is sent and once more when it has ended.
+* An entry ends when the server's clock says so, which stated its time when the entry was read, and after ``MAX_AGE`` in
+  any case. Without change streams it ends ``max_stale`` after its reading began.
+* Values that can't be changed are shared. Others are made anew for each hit.
+* There is one for each place, prefix and set of options in a process. ``stream`` is said in ``mongodb.cache.stream``.
+"""
+
+from __future__ import annotations
+
+import marshal
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+from django.core.signals import setting_changed
+
+from goscope_django.cache.kept import Entry, Kept
+from goscope_django.cache.options import CacheOptions, NearOptions
+from goscope_django.core.flow import Flow
+from goscope_django.core.forking import at_fork
+from goscope_django.core.ticks import tick
+from goscope_django.mongodb.cache import nearby
+from goscope_django.mongodb.cache.flows import BATCH, MISSING, CacheFlows
+from goscope_django.mongodb.cache.nearby import Reading
+from goscope_django.mongodb.cache.stream import ChangeStream, stop_all
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.driver import written
+
+MAX_AGE: Final = 60.0
+"""Seconds after which an entry is read again in any case."""
+
+_DRIFT: Final = 0.001
+"""By what part of the time left our clock may be slower than the server's."""
+
+_OVERHEAD: Final = 600
+"""Bytes that an entry takes besides its value and its key."""
+
+_SHARED, _MARSHALLED, _FROZEN = range(3)
+_UNCHANGEABLE: Final = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, date, datetime, time, timedelta, Decimal, UUID}
+)
+
+
+@dataclass(slots=True)
+class NearFigures:
+    """What happened in this process since it began."""
+
+    hits: int = 0
+    kept: int = 0
+    removed: int = 0
+    emptied: int = 0
+
+
+class Near:
+    """The near cache of one place and prefix, for all threads and tasks of this process."""
+
+    def __init__(self, options: NearOptions, stream: ChangeStream) -> None:
+        self.options = options
+        self.stream = stream
+        self.max_stale = options.max_stale
+        self.figures = NearFigures()
+        self.kept = Kept(options.max_entries, options.max_bytes)
+        self._entries = self.kept.entries
+        self.begin_anew()
+        stream.watch(self)
+        written.listen(self)
+
+    def begin_anew(self) -> None:
+        """In a forked child: nothing of what the parent kept is watched over here."""
+        self._lock = threading.Lock()
+        self._others: dict[Any, str] = {}  # the stored keys of entries whose _id is another one
+        self._changes = 0
+        self._reading = 0
+        self._changed: OrderedDict[Any, int] = OrderedDict()  # _ids and keys, while somebody reads
+        self._all_changed = 0
+        self._writing: dict[str, int] = {}
+        self._writing_any = 0
+        self.kept.clear()
+
+    # Hits
+
+    def found(self, flows: CacheFlows, full: str) -> Any:
+        """The value; ``MISSING`` if the server has to be asked. Sends nothing."""
+        proof = self.stream.proof
+        entry = self._entries.get(full)
+        if entry is None:
+            return MISSING
+        now = tick()
+        if now - proof > self.max_stale or now >= entry.until:
+            return MISSING
+        entry.uses += 1
+        self.figures.hits += 1
+        if entry.how == _SHARED:
+            return entry.value
+        if entry.how == _MARSHALLED:
+            return marshal.loads(entry.value)  # noqa: S302  made by this process and never out of it
+        return flows.thawed(full, entry.value)
+
+    def found_many(self, flows: CacheFlows, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of those for which the server need not be asked."""
+        found = {}
+        for full in keys:
+            value = self.found(flows, full)
+            if value is not MISSING:
+                found[full] = value
+        return found
+
+    # Reading
+
+    def get(self, clock: Clock, flows: CacheFlows, full: str) -> Flow[Any]:
+        """``CacheFlows.get`` from the primary; what is read is kept. One command."""
+        values = yield from self._read(clock, flows, [full])
+        if values is None:
+            return (yield from flows.get(clock, full))
+        return values.get(full, MISSING)
+
+    def get_many(self, clock: Clock, flows: CacheFlows, keys: Sequence[str]) -> Flow[dict[str, Any]]:
+        """``CacheFlows.get_many`` from the primary; what is read is kept. One command for each thousand keys."""
+        values: dict[str, Any] = {}
+        for start in range(0, len(keys), BATCH):
+            batch = keys[start : start + BATCH]
+            found = yield from self._read(clock, flows, batch)
+            values |= (yield from flows.get_many(clock, batch)) if found is None else found
+        return values
+
+    def _read(self, clock: Clock, flows: CacheFlows, keys: Sequence[str]) -> Flow[dict[str, Any] | None]:
+        self.stream.used()
+        values: dict[str, Any] = {}
+        with self._begun() as began:
+            rows, served = yield from nearby.read(clock, keys)
+            if rows is None:
+                return None
+            wanted = set(keys)
+            for row in rows:
+                full = row.entry.get("key")
+                if type(full) is not str or full not in wanted:  # damaged: its key is a list that holds the one we want
+                    continue
+                value = yield from flows.opened(full, row.entry)
+                if value is not MISSING:
+                    values[full] = value
+                    self._keep(flows, row, value, began, served)
+        return values
+
+    @contextmanager
+    def _begun(self) -> Iterator[_Began]:
+        with self._lock:
+            self._reading += 1
+            stream = self.stream
+            began = _Began(self._changes, tick(), stream.generation, stream.alone)
+        try:
+            yield began
+        finally:
+            with self._lock:
+                self._reading -= 1
+                if not self._reading:
+                    self._changed.clear()
+
+    def _keep(self, flows: CacheFlows, row: Reading, value: Any, began: _Began, served: object) -> None:
+        stream, full = self.stream, row.entry["key"]
+        if row.name is None or not (began.alone or began.generation):
+            return
+        how, kept = _SHARED, value
+        if type(value) not in _UNCHANGEABLE:
+            if nearby.copied(value):
+                how, kept = _MARSHALLED, marshal.dumps(value)
+            else:
+                try:
+                    how, kept = _FROZEN, flows.frozen(full, value)
+                except Exception:  # noqa: BLE001  it was read all the same, but can't be copied
+                    return
+        size = _OVERHEAD + sys.getsizeof(kept) + len(full)
+        until = began.sent + (self.max_stale if began.alone else MAX_AGE)
+        if row.left is not None:
+            until = min(until, began.sent + row.left * (1 - _DRIFT))
+        entry = Entry(full, row.name, how, kept, size, until)
+        with self._lock:
+            if (
+                began.generation != stream.generation
+                or began.alone != stream.alone
+                or (not began.alone and served != stream.served)
+                or self._writing_any
+                or full in self._writing
+                or began.changes < max(self._all_changed, self._changed.get(full, 0), self._changed.get(row.name, 0))
+            ):
+                return
+            self.kept.put(entry)
+            self.figures.kept += 1
+            if row.name != full:
+                self._others[row.name] = full
+                if len(self._others) > 2 * len(self.kept) + 100:
+                    self._others = {one.name: one.full for one in self._entries.values() if one.name != one.full}
+
+    # Changes
+
+    def changed(self, name: Any) -> None:
+        """The document with this ``_id`` was changed by somebody."""
+        with self._lock:
+            self._remove(name)
+            if (full := self._others.pop(name, None)) is not None:
+                self._remove(full)
+
+    def emptied(self) -> None:
+        """Any document may have changed."""
+        with self._lock:
+            self._empty()
+
+    def writing(self, keys: written.Keys) -> None:
+        """This process is about to write these entries, or ``None`` for any."""
+        with self._lock:
+            if keys is None:
+                self._writing_any += 1
+                self._empty()
+                return
+            for full in keys:
+                self._writing[full] = self._writing.get(full, 0) + 1
+                self._remove(full)
+
+    def wrote(self, keys: written.Keys) -> None:
+        """It has written them, or failed to."""
+        with self._lock:
+            if keys is None:
+                self._writing_any = max(0, self._writing_any - 1)
+                self._empty()
+                return
+            for full in keys:
+                left = self._writing.get(full, 0) - 1
+                if left > 0:
+                    self._writing[full] = left
+                else:
+                    self._writing.pop(full, None)
+                self._remove(full)
+
+    def _remove(self, name: Any) -> None:
+        if self.kept.remove(name) is not None:
+            self.figures.removed += 1
+        if self._reading:
+            self._changes += 1
+            self._changed[name] = self._changes
+            if len(self._changed) > self.options.max_entries + BATCH:
+                self._all_changed = max(self._all_changed, self._changed.popitem(last=False)[1])
+
+    def _empty(self) -> None:
+        if self._entries:
+            self.figures.emptied += 1
+        self._changes += 1
+        self._all_changed = self._changes
+        self._changed.clear()
+        self._others.clear()
+        self.kept.clear()
+
+
+class _Began:
+    """When a reading began: after which change, when, and by which stream."""
+
+    __slots__ = ("alone", "changes", "generation", "sent")
+
+    def __init__(self, changes: int, sent: float, generation: int, alone: bool) -> None:
+        self.changes = changes
+        self.sent = sent
+        self.generation = generation
+        self.alone = alone
+
+
+_found: Final[dict[tuple[object, ...], Near]] = {}
+
+
+def near(place: str, prefix: str, options: CacheOptions, key_prefix: str, stream: ChangeStream) -> Near:
+    """This process's near cache for a place, a prefix and these options, which say what may be read and how much may be
+    kept."""
+    assert options.near is not None
+    key = (place, prefix, key_prefix, options.near, options.pickle, options.sign)
+    found = _found.get(key)
+    return found if found is not None else _found.setdefault(key, Near(options.near, stream))
+
+
+def all_of_this_process() -> Collection[Near]:
+    """Those that were made until now."""
+    return list(_found.values())
+
+
+def _after_fork() -> None:
+    for one in _found.values():
+        one.begin_anew()
+
+
+def _settings_changed(*, setting: str, **_: object) -> None:
+    """What is of other settings is not read any more. The next reading opens what it needs."""
+    if setting in ("GOSCOPE", "CACHES"):
+        stop_all()
+
+
+at_fork(child=_after_fork)
+setting_changed.connect(_settings_changed, dispatch_uid="goscope_django.cache.near")

@@ -1,0 +1,59 @@
+"""Reading entries so that they may be kept in this process: as the primary has them, with ``_id`` and the time left.
+
+Rules of this file:
+
+* One command for each thousand keys, as without keeping. It asks for the server's time too, by which expiry is judged.
+* What is read may be kept only if ``Reading.name`` is an ``_id`` that the change stream tells of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from bson.objectid import ObjectId
+
+from goscope_django.core.flow import Flow, ask
+from goscope_django.mongodb.codec.plain import built_in
+from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.document.expressions import instant
+from goscope_django.mongodb.driver.execute import CACHE
+
+_FIELDS: Final = {"_id": True, "key": True, "value": True, "expiresAt": True}
+"""What of an entry is read."""
+
+
+class Reading(NamedTuple):
+    """An entry that was live. ``left`` is in seconds, ``None`` for never."""
+
+    entry: dict[str, Any]
+    name: str | ObjectId | None
+    left: float | None
+
+
+def read(clock: Clock, keys: Sequence[str]) -> Flow[tuple[list[Reading] | None, object]]:
+    """The live ones of ``keys``; ``None`` if one reply does not hold them. And which primary answered."""
+    test: dict[str, Any] = {"key": keys[0] if len(keys) == 1 else {"$in": list(keys)}}
+    rows, served = yield from ask(CACHE, "fresh", test, {**_FIELDS, **clock.stamp()}, len(keys))
+    if rows is None:
+        return None, served
+    return [_reading(clock, row) for row in rows if not clock.lapsed(row)], served
+
+
+def _reading(clock: Clock, row: dict[str, Any]) -> Reading:
+    name, expires_at = row.get("_id"), row.get("expiresAt")
+    ours = isinstance(name, ObjectId) or (type(name) is str and name == row.get("key"))
+    if expires_at is None:
+        return Reading(row, name if ours else None, None)
+    if not isinstance(expires_at, datetime):  # nobody knows when this passes
+        return Reading(row, None, None)
+    ends, now = instant(expires_at), instant(clock.read_stamp(row))
+    assert ends is not None
+    assert now is not None
+    return Reading(row, name if ours else None, (ends - now).total_seconds())
+
+
+def copied(value: object) -> bool:
+    """Whether ``marshal`` gives back ``value`` exactly as it is."""
+    return built_in(value)

@@ -1,0 +1,474 @@
+"""The near cache by itself: what is kept, for how long, what removes it, and that nobody can change it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
+
+from goscope_django import conf
+from goscope_django.cache import MongoDBCache
+from goscope_django.cache.kept import Entry, Kept
+from goscope_django.cache.near import MAX_AGE, Near
+from goscope_django.cache.options import NearOptions, cache_options
+from goscope_django.core.flow import Query
+from goscope_django.core.ticks import tick
+from goscope_django.mongodb.cache.flows import MISSING, CacheFlows
+from goscope_django.mongodb.cache.stream import ChangeStream
+from goscope_django.mongodb.codec import Codec
+from goscope_django.mongodb.document.clock import ServerClock
+from goscope_django.mongodb.driver import written
+from tests.support.commands import on_server
+from tests.support.near import near_of
+
+LONG = {"OPTIONS": {"NEAR": {"MAX_STALE": 3_600}}}
+
+
+@pytest.fixture
+def cache() -> Iterator[Any]:
+    """One on mongomock, which has no change streams: it goes by time alone, for an hour."""
+    with on_server("mongomock://near", caches={"default": LONG, "other": {}}):
+        found = caches["default"]
+        found.clear()
+        near = near_of(found)
+        found.get("anything")
+        while not near.stream.alone:
+            pass
+        yield found
+        found.clear()
+
+
+def kept(cache: Any, key: str) -> bool:
+    return f"cache::1:{key}" in near_of(cache).kept.entries
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (True, NearOptions(10_000, 67_108_864, 1.0)),
+        (False, None),
+        (None, None),
+        ({}, NearOptions()),
+        ({"MAX_ENTRIES": 5, "MAX_BYTES": 7, "MAX_STALE": 0.25}, NearOptions(5, 7, 0.25)),
+    ],
+)
+def test_the_option_is_true_or_says_how_much(given: object, expected: NearOptions | None) -> None:
+    assert cache_options("", {"OPTIONS": {"NEAR": given}}).near == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (1, "NEAR"),
+        ("yes", "NEAR"),
+        ([], "NEAR"),
+        ({"MAX_AGE": 3}, "MAX_AGE"),
+        ({"MAX_STALES": 3}, "Did you mean 'MAX_STALE'"),
+        ({"MAX_ENTRIES": 0}, "MAX_ENTRIES"),
+        ({"MAX_ENTRIES": True}, "MAX_ENTRIES"),
+        ({"MAX_BYTES": 1.5}, "MAX_BYTES"),
+        ({"MAX_STALE": 0}, "MAX_STALE"),
+        ({"MAX_STALE": -1}, "MAX_STALE"),
+        ({"MAX_STALE": "1"}, "MAX_STALE"),
+        ({"MAX_STALE": float("nan")}, "MAX_STALE"),
+    ],
+)
+def test_what_the_option_can_not_be_is_named(given: object, named: str) -> None:
+    with pytest.raises(conf.BadSettings, match=named):
+        cache_options("", {"OPTIONS": {"NEAR": given}})
+    with (
+        on_server("mongomock://", caches={"default": {"OPTIONS": {"NEAR": given}}}),
+        pytest.raises(ImproperlyConfigured),
+    ):
+        caches["default"].get("a")
+
+
+# Who stays
+
+
+def filled(kept: Kept, names: list[int], size: int = 1) -> float:
+    """Read these; the share of hits."""
+    hits = 0
+    for name in map(str, names):
+        found = kept.entries.get(name)
+        if found is None:
+            kept.put(Entry(name, name, 0, None, size, 0.0))
+        else:
+            found.uses += 1
+            hits += 1
+    return hits / len(names)
+
+
+def test_it_holds_no_more_entries_and_bytes_than_it_may() -> None:
+    few, small = Kept(50, 10**9), Kept(10**9, 5_000)
+    numbers = random.Random(1)
+    for _ in range(20):
+        names = [int(numbers.paretovariate(0.7)) % 500 for _ in range(200)]
+        filled(few, names)
+        filled(small, names, size=numbers.randrange(10, 400))
+        assert len(few) <= 50
+        assert small.bytes <= 5_000
+        assert small.bytes == sum(one.size for one in small.entries.values())
+    assert few.evicted > 0
+    assert small.evicted > 0
+
+
+def test_an_entry_that_would_push_out_many_is_not_kept() -> None:
+    kept = Kept(100, 10_000)
+    kept.put(Entry("small", "small", 0, None, 100, 0.0))
+    kept.put(Entry("large", "large", 0, None, 1_001, 0.0))
+    assert list(kept.entries) == ["small"]
+    kept.put(Entry("small", "small", 0, None, 1_001, 0.0))
+    assert not kept.entries, "its old value must not stay"
+    assert kept.bytes == 0
+
+
+def test_a_walk_through_many_keys_does_not_flush_what_is_used() -> None:
+    kept, hot = Kept(1_000, 10**9), list(range(500))
+    for _ in range(3):
+        filled(kept, hot)
+    filled(kept, list(range(10_000, 20_000)))
+    assert filled(kept, hot) > 0.9
+
+
+# Hits
+
+
+def test_a_hit_asks_nobody(cache: Any) -> None:
+    cache.set_many({"a": 1, "b": [2], "c": {"d": datetime(2026, 1, 2, tzinfo=UTC)}, "e": (1, 2)})
+    expected = {"a": 1, "b": [2], "c": {"d": datetime(2026, 1, 2, tzinfo=UTC)}, "e": (1, 2)}
+    assert cache.get_many(["a", "b", "c", "e", "none"]) == expected
+    caches["other"].set("none", 1)  # also a write of this process, but a miss was not kept anyway
+    before = near_of(cache).figures.hits
+    assert cache.get_many(["a", "b", "c", "e"]) == expected
+    assert (cache.get("a"), cache.get("b"), asyncio.run(cache.aget("c"))) == (1, [2], expected["c"])
+    assert near_of(cache).figures.hits == before + 7
+    assert cache.get("none") == 1
+
+
+def test_who_changes_what_he_got_changes_nothing_for_others(cache: Any) -> None:
+    value = {"list": [1, 2], "when": datetime(2026, 1, 2, tzinfo=UTC), "set": {1}}
+    cache.set_many({"mixed": value, "plain": [[1], {"a": []}]})
+    for _ in range(3):
+        found = cache.get("mixed")
+        assert found == value
+        found["list"].append(3)
+        found["set"].add(4)
+        found["more"] = 1
+        plain = cache.get("plain")
+        assert plain == [[1], {"a": []}]
+        plain[0].append(2)
+        plain[1]["a"].append(2)
+    assert kept(cache, "mixed")
+    assert kept(cache, "plain")
+
+
+def test_types_are_those_that_the_server_would_give(cache: Any) -> None:
+    from bson.binary import Binary
+    from bson.int64 import Int64
+
+    values = [
+        True,
+        0,
+        1.5,
+        "ü",
+        b"\0",
+        None,
+        2**70,
+        Int64(3),
+        Binary(b"x", 5),
+        [Binary(b"x", 5)],
+        {"a": Int64(1)},
+        {1: 2},
+    ]
+    for value in values:
+        cache.set("x", value)
+        expected = caches["other"].get("x")
+        for _ in range(3):
+            found = cache.get("x")
+            assert (type(found), found) == (type(expected), expected)
+            if isinstance(found, (list, dict)):
+                inner = list(found.values()) if isinstance(found, dict) else found
+                theirs = list(expected.values()) if isinstance(expected, dict) else expected
+                assert [type(one) for one in inner] == [type(one) for one in theirs]
+
+
+WRITES: dict[str, Callable[[Any], object]] = {
+    "set": lambda cache: cache.set("k", 2),
+    "set_xx": lambda cache: cache.set("k", 2, xx=True),
+    "set_zero": lambda cache: cache.set("k", 2, timeout=0),
+    "set_many": lambda cache: cache.set_many({"k": 2, "l": 3}),
+    "set_many_zero": lambda cache: cache.set_many({"k": 2}, timeout=0),
+    "delete": lambda cache: cache.delete("k"),
+    "delete_many": lambda cache: cache.delete_many(["k", "l"]),
+    "touch_zero": lambda cache: cache.touch("k", 0),
+    "expire_at": lambda cache: cache.expire_at("k", 1),
+    "incr": lambda cache: cache.incr("k"),
+    "decr": lambda cache: cache.decr("k"),
+    "incr_version": lambda cache: cache.incr_version("k"),
+    "delete_pattern": lambda cache: cache.delete_pattern("k*"),
+    "delete_pattern_glob": lambda cache: cache.delete_pattern("?"),
+    "clear": lambda cache: cache.clear(),
+    "remove_all": lambda cache: cache.remove_all(),
+    "strict": lambda cache: cache.strict().set("k", 2),
+    "another alias": lambda cache: caches["other"].set("k", 2),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_every_write_of_this_process_is_seen_at_once(cache: Any, name: str) -> None:
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    assert kept(cache, "k")
+    WRITES[name](cache)
+    assert not kept(cache, "k")
+    assert cache.get("k", "none") == caches["other"].get("k", "none") != 1
+
+
+def test_the_provider_without_django_is_this_process_too(cache: Any) -> None:
+    from goscope_django import runtime
+
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    runtime.adapter().cache.set(":1:k", 2)
+    assert cache.get("k") == 2
+
+
+def test_what_must_ask_the_server_does(cache: Any) -> None:
+    cache.set("k", 1, 300)
+    assert cache.get("k") == 1
+    # Behind our back, as another process would.
+    near_of(cache).stream._connection().sync().database["go_goscope_cache"].delete_many({})
+    assert cache.get("k") == 1
+    assert not cache.has_key("k")
+    assert cache.ttl("k") == 0
+    assert not cache.touch("k")
+    with pytest.raises(ValueError, match="not found"):
+        cache.incr("k")
+    assert cache.strict().get("k") is None
+    assert cache.add("k", 5)
+    assert cache.get("k") == 5
+
+
+def test_without_change_streams_an_entry_serves_for_max_stale_at_most() -> None:
+    with on_server("mongomock://near-short", caches={"default": {"OPTIONS": {"NEAR": {"MAX_STALE": 0.2}}}}):
+        cache: Any = caches["default"]
+        cache.set("k", 1)
+        while not near_of(cache).stream.alone:
+            cache.get("k")
+        raw = near_of(cache).stream._connection().sync().database["go_goscope_cache"]
+        raw.update_one({"key": "cache::1:k"}, {"$set": {"value": 0}})
+        for number in range(1, 4):
+            cache.get("k")
+            raw.update_one({"key": "cache::1:k"}, {"$set": {"value": number}})
+            changed, asked = tick(), tick()
+            while (found := cache.get("k")) != number:
+                assert found == number - 1
+                assert asked - changed <= 0.2
+                asked = tick()
+
+
+# Reading while something changes: the flow is run by hand
+
+
+class Stream(ChangeStream):
+    """One that is open and proves all."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None, "cache:")  # type: ignore[arg-type, return-value]
+        self.generation, self.proof, self.served = 1, float("inf"), "primary"
+
+    def used(self) -> None:
+        pass
+
+
+class Reading:
+    """A near cache and one reading of ``cache:k`` that has not been answered yet."""
+
+    def __init__(self) -> None:
+        self.stream = Stream()
+        self.near = Near(NearOptions(), self.stream)
+        self.flows = CacheFlows(Codec(pickle=False))
+        self.name: Any = "cache:k"
+
+    def begin(self) -> None:
+        self.flow = self.near.get(ServerClock(), self.flows, "cache:k")
+        asked = next(self.flow)
+        assert isinstance(asked, Query)
+        assert asked.method == "fresh"
+
+    def answer(self, value: Any = "old", served: str = "primary", **fields: Any) -> Any:
+        now = datetime(2026, 1, 1)  # noqa: DTZ001  as the driver gives it
+        row = {"_id": self.name, "key": "cache:k", "value": value, "expiresAt": None, "now": now, **fields}
+        try:
+            self.flow.send(([row], served))
+        except StopIteration as stop:
+            return stop.value
+        raise AssertionError("it asks again")
+
+    @property
+    def kept(self) -> bool:
+        return self.near.found(self.flows, "cache:k") is not MISSING
+
+
+def read(change: Callable[[Reading], object], reading: Reading | None = None, **answer: Any) -> Reading:
+    reading = reading or Reading()
+    reading.begin()
+    change(reading)
+    assert reading.answer(**answer) == "old", "whoever asked gets what was read in any case"
+    return reading
+
+
+@pytest.fixture(autouse=True)
+def no_listeners_left() -> Iterator[None]:
+    yield
+    written.listeners = tuple(one for one in written.listeners if not isinstance(getattr(one, "stream", None), Stream))
+
+
+def test_what_was_read_is_kept() -> None:
+    assert read(lambda reading: None).kept
+
+
+def written_meanwhile(*keys: str, done: int) -> Callable[[Reading], None]:
+    """This process writes these keys, or anything; so many of the writes have ended."""
+
+    def change(reading: Reading) -> None:
+        for key in keys or (None,):
+            reading.near.writing(None if key is None else {key})
+        for key in (keys or (None,))[:done]:
+            reading.near.wrote(None if key is None else {key})
+
+    return change
+
+
+def changed_meanwhile(*names: str) -> Callable[[Reading], None]:
+    """The stream tells of these."""
+
+    def change(reading: Reading) -> None:
+        for name in names or (reading.name,):
+            reading.near.changed(name)
+
+    return change
+
+
+def empties(**now: Any) -> Callable[[Reading], None]:
+    """The stream breaks, and is like this then."""
+
+    def change(reading: Reading) -> None:
+        reading.near.emptied()
+        for name, value in now.items():
+            setattr(reading.stream, name, value)
+
+    return change
+
+
+INTERRUPTIONS: dict[str, Callable[[Reading], object]] = {
+    "a change": changed_meanwhile("cache:k"),
+    "a change of the _id": changed_meanwhile(),
+    "a write that ended": written_meanwhile("cache:k", done=1),
+    "a write that runs": written_meanwhile("cache:k", done=0),
+    "two writes, one of which runs": written_meanwhile("cache:k", "cache:k", done=1),
+    "a clear that ended": written_meanwhile(done=1),
+    "a clear that runs": written_meanwhile(done=0),
+    "another stream": lambda one: setattr(one.stream, "generation", 2),
+    "the stream broke": empties(generation=0),
+    "another stream after a break": empties(generation=2),
+    "another primary": lambda one: setattr(one.stream, "served", "another"),
+    "no streams any more": lambda one: setattr(one.stream, "alone", True),
+    "very many changes": changed_meanwhile("cache:k", *(f"cache:{number}" for number in range(12_000))),
+}
+
+
+@pytest.mark.parametrize("name", [*INTERRUPTIONS])
+@pytest.mark.parametrize("name_of_it", ["cache:k", ObjectId("507f1f77bcf86cd799439011")], ids=["our _id", "Node's _id"])
+def test_a_reading_that_may_be_old_is_not_kept(name: str, name_of_it: Any) -> None:
+    reading = Reading()
+    reading.name = name_of_it
+    assert not read(INTERRUPTIONS[name], reading).kept
+
+
+def test_a_change_of_another_entry_does_not_matter() -> None:
+    assert read(changed_meanwhile("cache:x")).kept
+    assert read(written_meanwhile("cache:y", done=0)).kept
+
+
+def test_a_reading_that_another_primary_answered_is_not_kept() -> None:
+    assert not read(lambda one: None, served="unsure").kept
+
+
+def test_a_reading_that_began_before_the_stream_is_not_kept() -> None:
+    reading = Reading()
+    reading.stream.generation = 0
+    assert not read(lambda one: setattr(one.stream, "generation", 1), reading).kept
+
+
+def test_a_reading_that_was_given_up_leaves_nothing_behind() -> None:
+    reading = Reading()
+    reading.begin()
+    reading.flow.close()
+    assert read(lambda one: None, reading).kept
+    assert not reading.near._reading
+
+
+@pytest.mark.parametrize("name_of_it", ["cache:other", 5, None, {"a": 1}], ids=repr)
+def test_an_id_that_the_stream_says_nothing_of_is_not_kept(name_of_it: Any) -> None:
+    reading = Reading()
+    reading.name = name_of_it
+    assert not read(lambda one: None, reading).kept
+
+
+def test_an_entry_of_node_is_removed_by_its_object_id() -> None:
+    reading = Reading()
+    reading.name = ObjectId()
+    assert read(lambda one: None, reading).kept
+    reading.near.changed(ObjectId())
+    assert reading.kept
+    reading.near.changed(reading.name)
+    assert not reading.kept
+
+
+def test_expiry_is_counted_from_before_the_reading_by_the_servers_time() -> None:
+    before = tick()
+    ends = datetime(2026, 1, 1, 0, 0, 20)  # noqa: DTZ001
+    reading = read(lambda one: None, expiresAt=ends)
+    entry = reading.near.kept.entries["cache:k"]
+    assert before + 19.9 < entry.until <= tick() + 20
+    reading = read(lambda one: None)
+    entry = reading.near.kept.entries["cache:k"]
+    assert before + MAX_AGE <= entry.until <= tick() + MAX_AGE
+
+
+def test_a_hit_needs_a_proof_that_is_new_enough() -> None:
+    reading = read(lambda one: None)
+    reading.stream.proof = tick() - 0.5
+    assert reading.kept
+    reading.stream.proof = tick() - 1.01
+    assert not reading.kept
+    reading.stream.proof = tick()
+    assert reading.kept, "it is there still: only the proof was missing"
+
+
+def test_an_array_as_a_key_is_nobodys_entry() -> None:
+    reading = Reading()
+    reading.begin()
+    assert reading.answer(key=["cache:k"]) is MISSING
+    assert not reading.kept
+
+
+def test_caches_of_one_place_share_what_they_keep(cache: Any) -> None:
+    entry = {"BACKEND": "goscope_django.cache.MongoDBCache", **LONG}
+    other: Any = MongoDBCache("", {name: value for name, value in entry.items() if name != "BACKEND"})
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    other.get("k")
+    assert near_of(other) is near_of(cache)
