@@ -119,6 +119,7 @@ bench: $(VENV)/.installed-test
 soak: $(VENV)/.installed-test
 	@$(PY) -m tests.soak.planted $(if $(SEED),--seed $(SEED)) $(ARGS)
 	@$(PY) -m tests.soak.day
+	@$(PY) -m tests.soak.staleness $(if $(SEED),--seed $(SEED))
 	@$(PY) -m tests.consistency --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 clean:

@@ -45,13 +45,16 @@ class ReplicaSet:
 
     name = "rs"
 
-    def __init__(self, members: int, extra_args: Sequence[str] = (), *, standalone: bool = False) -> None:
+    def __init__(
+        self, members: int, extra_args: Sequence[str] = (), *, standalone: bool = False, arbiter: bool = False
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="goscope-rs-"))
         self._extra_args = tuple(extra_args)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.ports = _free_ports(members)
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
         self._standalone = standalone
+        self._arbiter = arbiter
         self.uri = f"mongodb://{hosts}/" if standalone else f"mongodb://{hosts}/?replicaSet={self.name}"
         try:
             for port in self.ports:
@@ -97,6 +100,12 @@ class ReplicaSet:
         process.send_signal(number)
         if number == signal.SIGKILL:
             process.wait(10)
+
+    def stop_secondary(self) -> int:
+        """Let a secondary with data hang (``resume`` lets it go on); its port."""
+        (port,) = {*self.ports[: -1 if self._arbiter else None]} - {self.primary_port()}
+        self._processes[port].send_signal(signal.SIGSTOP)
+        return port
 
     def resume(self, port: int) -> None:
         """Let the member on ``port`` go on after SIGSTOP, or start it again if it ended."""
@@ -165,31 +174,37 @@ class ReplicaSet:
             time.sleep(0.05)
 
     def _initiate(self) -> None:
-        config = {
+        config: dict[str, Any] = {
             "_id": self.name,
             "members": [{"_id": index, "host": f"127.0.0.1:{port}"} for index, port in enumerate(self.ports)],
             "settings": {"electionTimeoutMillis": 1500, "heartbeatIntervalMillis": 250, "catchUpTimeoutMillis": 1000},
         }
+        others = ["SECONDARY"] * (len(self.ports) - 1)
+        if self._arbiter:
+            config["members"][-1]["arbiterOnly"] = True
+            others[-1] = "ARBITER"
         with MongoClient[dict[str, Any]]("127.0.0.1", self.ports[0], directConnection=True) as client:
             client.admin.command("replSetInitiate", config)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with suppress(PyMongoError), self.client() as client:
                 states = sorted(m["stateStr"] for m in client.admin.command("replSetGetStatus")["members"])
-                if states == ["PRIMARY", *["SECONDARY"] * (len(self.ports) - 1)]:
+                if states == sorted(["PRIMARY", *others]):
                     return
             time.sleep(0.1)
         raise RuntimeError("the replica set did not form within a minute")
 
 
 @contextmanager
-def replica_set(members: int = 3, *, extra_args: Sequence[str] = (), standalone: bool = False) -> Iterator[ReplicaSet]:
+def replica_set(
+    members: int = 3, *, extra_args: Sequence[str] = (), standalone: bool = False, arbiter: bool = False
+) -> Iterator[ReplicaSet]:
     """Yield a replica set of so many ``mongod`` on loopback ports, with a primary; stop and remove it afterwards.
 
     With ``members=1`` it is the server on a TCP port that tests need which put a proxy or another driver in front;
-    with ``standalone`` as well that is no replica set.
+    with ``standalone`` as well that is no replica set. With ``arbiter`` the last member has no data.
     """
-    running = ReplicaSet(members, extra_args, standalone=standalone)
+    running = ReplicaSet(members, extra_args, standalone=standalone, arbiter=arbiter)
     try:
         yield running
     finally:

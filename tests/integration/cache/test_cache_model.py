@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.support.commands import on_server
+from tests.support.near import opened
 
 KEYS = st.sampled_from(["a", "b", "c", "a.b", "$x", "a\nb"])
 VALUES = st.one_of(
@@ -27,15 +28,19 @@ class Model(RuleBasedStateMachine):
     """Every rule does the same to both and compares what comes of it."""
 
     url: ClassVar[str]
+    near: ClassVar[bool] = False
     runner: ClassVar[asyncio.Runner | None]
 
     @initialize()
     def begin(self) -> None:
         model = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": f"model-{next(_numbers)}"}
-        self.context = on_server(self.url, caches={"default": {}, "model": model})
+        entry = {"OPTIONS": {"NEAR": self.near}}
+        self.context = on_server(self.url, caches={"default": entry, "model": model})
         self.context.__enter__()
         self.ours, self.model = caches["default"], caches["model"]
         self.ours.clear()
+        if self.near:
+            opened(self.ours)
 
     def teardown(self) -> None:
         if hasattr(self, "context"):
@@ -132,16 +137,19 @@ class Model(RuleBasedStateMachine):
 
 @pytest.mark.filterwarnings("ignore::django.core.cache.backends.base.CacheKeyWarning")
 @pytest.mark.parametrize("colour", ["sync", "async"])
-@pytest.mark.parametrize("store", ["mongod", "mongomock"])
+@pytest.mark.parametrize("store", ["mongod", "mongomock", "near"])
 def test_it_does_as_djangos_own_cache(store: str, colour: str, request: pytest.FixtureRequest) -> None:
     url = "mongomock://model" if store == "mongomock" else request.getfixturevalue("mongo_url")
     runner = asyncio.Runner() if colour == "async" else None
-    machine = type("Machine", (Model,), {"url": url, "runner": runner})
+    machine = type("Machine", (Model,), {"url": url, "runner": runner, "near": store == "near"})
     try:
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+                max_examples=6 if store == "near" else 30,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow],
             ),
         )
     finally:

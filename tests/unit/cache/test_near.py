@@ -397,6 +397,12 @@ def test_a_reading_that_may_be_old_is_not_kept(name: str, name_of_it: Any) -> No
     assert not read(INTERRUPTIONS[name], reading).kept
 
 
+def test_these_tests_see_a_cache_that_keeps_late_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Near, "_remove", lambda self, name: self.kept.remove(name))
+    assert read(changed_meanwhile("cache:k")).kept
+    assert read(written_meanwhile("cache:k", done=1)).kept
+
+
 def test_a_change_of_another_entry_does_not_matter() -> None:
     assert read(changed_meanwhile("cache:x")).kept
     assert read(written_meanwhile("cache:y", done=0)).kept
