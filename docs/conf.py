@@ -44,7 +44,6 @@ add_module_names = False
 
 html_theme = "furo"
 html_title = f"goscope-django {release}"
-html_static_path = ["_static"]
 html_copy_source = False
 html_show_sourcelink = False
 html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", "")
