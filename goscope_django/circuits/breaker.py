@@ -21,7 +21,6 @@ from goscope_django.core.arguments import Duration
 from goscope_django.core.colours import finished
 from goscope_django.core.flow import Flow, acarry_out, carry_out
 from goscope_django.exceptions import CircuitOpen, InvalidType, InvalidValue
-from goscope_django.process.counters import CALLS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -117,15 +116,14 @@ class CircuitBreaker:
         a coroutine, the outcome is that of awaiting it.
         """
         view = self._view
-        view.used = now = monotonic()
         snap = view.snap
-        if now >= snap.closed_until:
+        if monotonic() >= snap.closed_until:
             try:
                 snap = self._enter()
             except CircuitOpen as refused:
                 return cast("T", self._instead(refused, *args, **kwargs))
         else:
-            view.row[CALLS] += 1
+            view.calls += 1
         try:
             result = fn(*args, **kwargs)
         except BaseException as error:
@@ -140,16 +138,15 @@ class CircuitBreaker:
     async def acall(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Async version of ``call``, for an ``async def`` function. A ``fallback`` may be async, too."""
         view = self._view
-        view.used = now = monotonic()
         snap = view.snap
-        if now >= snap.closed_until:
+        if monotonic() >= snap.closed_until:
             try:
                 snap = await self._aenter()
             except CircuitOpen as refused:
                 instead = self._instead(refused, *args, **kwargs)
                 return cast("T", await instead if isinstance(instead, Awaitable) else instead)
         else:
-            view.row[CALLS] += 1
+            view.calls += 1
         try:
             result = await fn(*args, **kwargs)
         except GeneratorExit:
@@ -227,11 +224,10 @@ class CircuitBreaker:
     def _closed(self) -> Snapshot | None:
         """The snapshot that a call runs under if it needs no further look."""
         view = self._view
-        view.used = now = monotonic()
         snap = view.snap
-        if now >= snap.closed_until:
+        if monotonic() >= snap.closed_until:
             return None
-        view.row[CALLS] += 1
+        view.calls += 1
         return snap
 
     def _end(self, error: BaseException | None) -> tuple[Snapshot, Outcome] | None:

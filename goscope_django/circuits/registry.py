@@ -84,6 +84,7 @@ class Registry:
         self._dropped = time.monotonic()
         self._pause = REFRESH
         self._recovered = NEVER
+        self._tallying = threading.Lock()
         self._turn = Turn()  # of the call that reads all
         self._guard = threading.Lock()  # of local circuits and of the change between the two modes
 
@@ -94,6 +95,7 @@ class Registry:
 
     def retire(self) -> None:
         """Let every call look here again before it runs."""
+        self.tally()
         for view in list(self.views.values()):
             view.snap = NEW
         self.views.clear()
@@ -112,7 +114,7 @@ class Registry:
                 continue
             left = remaining(snap, options, now)
             if left is None:
-                self._count(view)
+                counters.circuits.add(name, counters.CALLS)
                 return snap
             if left > 0 or refused > 1:
                 counters.circuits.add(name, counters.REJECTIONS)
@@ -124,14 +126,24 @@ class Registry:
                 )
             granted = yield from self._probing(view, options)
             if granted is not None:
-                self._count(view)
+                counters.circuits.add(name, counters.CALLS)
                 return granted
             refused += 1
 
-    def _count(self, view: View) -> None:
-        """Count a call, and let those after it, which don't come here, be counted in the same row."""
-        view.row = counters.circuits.row(view.name)
-        counters.circuits.add(view.name, counters.CALLS)
+    def tally(self) -> None:
+        """Count the calls that needed no look here, and note which circuits are in use by them."""
+        # Not waited for: it is for figures, and in a forked child nobody may give it back.
+        if not self._tallying.acquire(blocking=False):
+            return
+        try:
+            now = time.monotonic()
+            for view in list(self.views.values()):
+                calls = view.calls
+                if calls != view.counted:
+                    counters.circuits.row(view.name)[counters.CALLS] += calls - view.counted
+                    view.counted, view.used = calls, now
+        finally:
+            self._tallying.release()
 
     def _probing(self, view: View, options: Options) -> Flow[Snapshot | None]:
         """Ask for a probe. ``None`` if it was not granted; the view then says why."""
@@ -257,6 +269,7 @@ class Registry:
             self._drop_idle(now, [view])
 
     def _read(self, now: float) -> Flow[None]:
+        self.tally()
         used = [view for view in list(self.views.values()) if view.snap is NEW or view.used > now - IDLE]
         try:
             found = yield from self._ask(self.flows.read, [view.name for view in used])
@@ -274,6 +287,7 @@ class Registry:
     def _drop_idle(self, now: float, kept: list[View]) -> None:
         """Read circuits no more that nobody called for long, but ``kept``."""
         self._dropped = now
+        self.tally()
         for view in set(self.views.values()) - set(kept):
             if view.used <= now - IDLE:
                 self.views.pop(view.name, None)
@@ -353,5 +367,11 @@ def forget(**_: object) -> None:
         found.retire()
 
 
+def _tally() -> None:
+    if _registry is not None:
+        _registry.tally()
+
+
+counters.tally_by(_tally)
 setting_changed.connect(forget, dispatch_uid="goscope_django.circuits")
 at_fork(child=forget)

@@ -185,11 +185,12 @@ class Turn:
 class View:
     """A circuit in use in this process.
 
-    ``used`` is when a call last went through (monotonic), ``turn`` whose it is to read this circuit alone,
-    ``known_until`` until when such a reading is enough, ``row`` where its calls are counted.
+    ``used`` is when a call was last seen to go through (monotonic), ``turn`` whose it is to read this circuit alone,
+    ``known_until`` until when such a reading is enough. ``calls`` grows with each call that needed no further look;
+    ``counted`` are those of them that the registry has seen.
     """
 
-    __slots__ = ("known_until", "local", "name", "row", "snap", "turn", "used")
+    __slots__ = ("calls", "counted", "known_until", "local", "name", "snap", "turn", "used")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -198,7 +199,7 @@ class View:
         self.turn = Turn()
         self.known_until = NEVER
         self.local: LocalCircuit | None = None
-        self.row = [0]  # nobody's, until the first call was let in
+        self.calls = self.counted = 0
 
 
 class LocalCircuit:

@@ -285,6 +285,7 @@ _OF_EVENTS: Final[Mapping[str, tuple[Board, int, str]]] = {
 _events: dict[str, int] = dict.fromkeys(SERIES[len(stats.CACHE_COUNTERS) :], 0)
 _events_sent: dict[str, int] = dict(_events)
 _waiting: list[Callable[[], Iterable[Wait]]] = []
+_tallies: list[Callable[[], None]] = []
 
 
 def _named() -> str:
@@ -312,6 +313,18 @@ def announce(waits: Callable[[], Iterable[Wait]]) -> None:
     """Ask ``waits()`` at each sending what callers of this process wait for: kind, key, how many, since when."""
     if waits not in _waiting:
         _waiting.append(waits)
+
+
+def tally_by(tally: Callable[[], None]) -> None:
+    """Call ``tally()`` before counts are read: it adds what was counted elsewhere, on a path that is too hot for it."""
+    if tally not in _tallies:
+        _tallies.append(tally)
+
+
+def _tally() -> None:
+    for one in _tallies:
+        with contextlib.suppress(Exception):
+            one()
 
 
 def observe(event: Event) -> None:
@@ -351,6 +364,7 @@ class Counted:
     """The counts that are about to be sent."""
 
     def __init__(self) -> None:
+        _tally()
         self.rows = {one.name: found for one in list(_aliases.values()) if (found := one.unsent())}
         self.boards = {board: found for board in BOARDS if (found := board.unsent())}
         events = {name: number - _events_sent[name] for name, number in list(_events.items())}
@@ -385,6 +399,7 @@ class Counted:
 
 def forget() -> None:
     """Drop what was counted and not sent."""
+    _tally()
     for one in (*_aliases.values(), *BOARDS):
         one.forget()
     _events_sent.update(_events)
