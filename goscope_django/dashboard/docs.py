@@ -21,9 +21,9 @@ PAGES: Final = {
 """By what is explained: the page, from ``HOME``."""
 
 
-def runbook(kind: str) -> str:
-    """The address of the section that says what to do about a kind of thing that needs attention."""
-    return f"{HOME}how-to/runbook.md#{kind.replace('_', '-')}"
+def address(path: str) -> str:
+    """The address of a page that is named as in the repository: ``docs/how-to/runbook.md#circuit_open``."""
+    return HOME + path.removeprefix("docs/")
 
 
 def page(what: str) -> str:

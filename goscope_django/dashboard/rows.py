@@ -142,7 +142,7 @@ class Rows:
             "action": one.action,
             "command": one.command if one.command is None or len(one.command) < LONGEST_COMMAND else None,
             "words": one.kind.replace("_", " "),
-            "docs": docs.runbook(one.kind),
+            "docs": docs.address(one.docs),
             "buttons": [button for name in names for button in self._button(name, shown, seen)],
         }
 
@@ -178,6 +178,7 @@ class Rows:
             "name": shown,
             "state": one.state,
             "failures": one.failure_count,
+            "why": "" if one.opened_by is None or one.state == "closed" else text.visible(one.opened_by, 200),
             "changed": text.moment(one.updated_at),
             "generation": one.generation,
             "retry": one.retry_after,

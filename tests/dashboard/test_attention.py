@@ -56,7 +56,7 @@ def test_each_has_its_link_and_its_action_before_all_else(operator: Client) -> N
         assert f'href="{PAGE}circuit/c0001/"' in found and f'href="{PAGE}task/t0000/"' in found
         assert "2 things need attention: 1 open circuit, 1 stalled task." in found
         assert "manage.py goscope_circuit show c0001" in found
-        assert f'href="{docs.runbook("circuit_open")}"' in found
+        assert f'href="{docs.HOME}how-to/runbook.md#circuit_open"' in found
         marks = {(seen.key, seen.mark) for seen in Elements(found).seen()}
         assert marks == {("c0001", 1), ("t0000", 1)}
         actions = re.findall(r'formaction="[^"]*/act/(\w+)/"', found)

@@ -59,6 +59,7 @@ def test_from_the_tile_to_the_reason_to_forcing_it_closed(operator: Operator) ->
     operator.find(".goscope-tiles .goscope-alarm a[href='#circuits']").click()
     link(operator, "supplier", "#section-circuits")
     assert operator.driver.current_url.endswith(f"{PAGE}circuit/supplier/")
+    assert "ConnectionError: no route to host" in operator.text("#section-known")
     assert "closed → open (failures)" in operator.text("#section-timeline")
     operator.press("Force closed: circuit supplier")
     operator.find("#id_reason").send_keys("their status page says it is over")

@@ -104,7 +104,7 @@ def test_every_name_leads_to_a_page_that_says_what_is_known(operator: Client) ->
     assert "3 waiting" in lock and "web-1:7" in lock and "POST /orders/" in lock and "acquired" in lock
     assert f'href="{PAGE}?q=web-3%3A4711"' in page_of(operator, "lock", "orders")
     circuit = Elements(page_of(operator, "circuit", "supplier")).text
-    assert "closed → open (failures)" in circuit
+    assert "closed → open (failures)" in circuit and "ZeroDivisionError" in circuit
     task = Elements(page_of(operator, "task", "import")).text
     assert "row 17 is broken" in task and "checkpoint 1" in task and "50 %" in task
     record = Elements(page_of(operator, "idempotency", "pay")).text
@@ -236,6 +236,7 @@ def test_while_mongodb_is_down_the_page_says_so(operator: Client) -> None:
 
 
 def test_the_docs_that_are_named_exist() -> None:
+    assert docs.address("docs/how-to/runbook.md#forged") == f"{docs.HOME}how-to/runbook.md#forged"
     assert set(docs.PAGES) >= set(KINDS)
     for page in docs.PAGES.values():
         assert (ROOT / "docs" / page).is_file(), page
