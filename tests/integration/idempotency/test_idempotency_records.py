@@ -330,7 +330,7 @@ class TestUnknownOutcomes:
         plan: list[str] = []
 
         class Breaking:
-            clock = executor.clock
+            clock, database, reach = executor.clock, executor.database, executor.reach
 
             def __call__(self, command: Any) -> Any:
                 way = plan.pop(0) if plan and isinstance(command, Query) else "fine"
