@@ -168,8 +168,8 @@ class MongoDBCache(BaseCache):
 
         With ``tags`` the value counts as missing once one of them is invalidated, also while it is being computed.
 
-        A hit is one round trip, two with tags; a stale one the same. A value that is computed takes five, and one more
-        with tags; waiting for another thread or task none.
+        A hit is one round trip, two with tags; a stale one the same. A value that is computed takes five, one more
+        with tags and one more with ``stale``; waiting for another thread or task none.
         """
         wanted = self.wanted(key, default, timeout, version, stale=stale, background=background, tags=tags)
         return carry_out(self.computing.get_or_set(wanted))

@@ -179,7 +179,9 @@ class CacheFlows:
 
     def set(self, clock: Clock, key: str, value: object, ttl: int | None, terms: Terms | None = None) -> Flow[None]:
         """Store the value. Raises ``InvalidValue`` if it is too large; the previous value is then gone."""
-        yield from _set(clock, key, self.codec.pack(key, value), ttl, terms)
+        packed = self.codec.pack(key, value)
+        yield from own.marked(clock, key, ttl, terms)
+        yield from _set(clock, key, packed, ttl, terms)
 
     def add(self, clock: Clock, key: str, value: object, ttl: int | None, terms: Terms | None = None) -> Flow[bool]:
         """Store the value unless there is a live entry; whether it was stored. Two commands and more where one with
@@ -188,6 +190,7 @@ class CacheFlows:
         entry = _named_entry(key, packed, _times(clock, ttl, terms))
         refused, fields = ([_UNSEALED], {**FIELDS, "value.t": True}) if self._sealed_only else ([], FIELDS)
         change = clock.put({"$or": [clock.new("updatedAt"), clock.passed(), own.stale(clock), *refused]}, entry)
+        yield from own.marked(clock, key, ttl, terms)
         try:
             for _ in range(ATTEMPTS):
                 before = yield from by_id(clock, _before(clock, {"_id": key}, change, fields, upsert=True))
@@ -220,6 +223,7 @@ class CacheFlows:
         """
         packed = self.codec.pack(key, value)
         entry = _entry(key, packed, _times(clock, ttl, terms))
+        yield from own.marked(clock, key, ttl, terms)
         try:
             change = [{"$set": entry}]
             return (yield from self._rewritten(clock, key, entry, lambda kept, found: _always(change)))
@@ -304,7 +308,7 @@ class CacheFlows:
             return None if ttl is None else clock.after(ttl + more)
 
         def moved(kept: Own, _: Mapping[str, Any]) -> Flow[Any]:
-            return _moved(clock, kept, after, ttl)
+            return _moved(clock, key, kept, after, ttl)
 
         return (yield from self._rewritten(clock, key, {"expiresAt": after(0)}, moved))
 
@@ -317,7 +321,7 @@ class CacheFlows:
         def moved(kept: Own, found: Mapping[str, Any]) -> Flow[Any]:
             now = instant((yield from own.server_time(clock, found)))
             left = 0 if now is None else max(0, round((when - now).total_seconds() * 1_000))
-            return (yield from _moved(clock, kept, after, left))
+            return (yield from _moved(clock, key, kept, after, left))
 
         return (yield from self._rewritten(clock, key, {"expiresAt": after(0)}, moved))
 
@@ -426,7 +430,8 @@ class CacheFlows:
         return int(removed.deleted_count)
 
     def page(self, clock: Clock, prefix: str, previous: Page | None, size: int = BATCH) -> Flow[Page]:
-        """The live keys among the next ``size`` under ``prefix``. Two commands for the first page, then one.
+        """The live keys among the next ``size`` under ``prefix``. Two commands for the first page, then one. Three
+        for the first one where there are entries that may be stale.
 
         The first one asks for keys that have expired but are still there. Unless there are very many of them, the
         index alone then gives each page.
@@ -435,7 +440,7 @@ class CacheFlows:
         after = None if previous is None else previous.after
         test: dict[str, Any] = {"key": prefix_range(prefix, after)}
         if expired is None:
-            test["$expr"] = clock.live()
+            test["$expr"] = own.fresh(clock)
         fields = {"_id": False, "key": True}
         walk = {"sort": [("key", 1)], "limit": size, "batch_size": size + 1}
         found = yield from ask(CACHE, "find", test, fields, **walk)
@@ -561,11 +566,22 @@ def _forged(key: str, error: Undecodable) -> Flow[Any]:
 
 
 def _expired(clock: Clock, prefix: str) -> Flow[frozenset[str] | None]:
-    """Keys under ``prefix`` that have expired but are still there; ``None`` if there are more than ``BATCH``."""
-    test = {"key": prefix_range(prefix), **clock.expired_filter("expiresAt")}
-    fields = {"_id": False, "key": True}
-    found = yield from ask(CACHE, "find", test, fields, limit=BATCH + 1, batch_size=BATCH + 2)
-    return None if len(found) > BATCH else frozenset(one["key"] for one in named_by_text(found))
+    """Keys under ``prefix`` that have expired but are still there; ``None`` if there are more than ``BATCH``.
+
+    One command. A second one looks for those that are only stale, where the first has met the mark that there may be
+    some: no index tells them.
+    """
+    fields, most = {"_id": False, "key": True}, {"limit": BATCH + 1, "batch_size": BATCH + 2}
+    mark = own.mark(prefix)
+    passed = {"key": prefix_range(prefix), **clock.expired_filter("expiresAt")}
+    found = yield from ask(CACHE, "find", {"$or": [passed, {"_id": mark}]}, fields, **most)
+    keys = {one["key"] for one in named_by_text(found)}
+    if mark in keys and len(found) <= BATCH:
+        keys.discard(mark)
+        test = {"key": prefix_range(prefix), "freshUntil": {"$type": "date"}, "$expr": own.stale(clock)}
+        found = yield from ask(CACHE, "find", test, fields, **most)
+        keys |= {one["key"] for one in named_by_text(found)}
+    return None if len(found) > BATCH else frozenset(keys)
 
 
 # Writing: ``packed`` is a value as the codec stores it.
@@ -657,9 +673,10 @@ def _always(change: T) -> Flow[T]:
     return change
 
 
-def _moved(clock: Clock, kept: Own, after: Callable[[int], Any], lasting: int | None) -> Flow[Any]:
+def _moved(clock: Clock, key: str, kept: Own, after: Callable[[int], Any], lasting: int | None) -> Flow[Any]:
     """The change that lets an entry with own fields be fresh until ``after(0)``, and its tags last as long."""
     stale = kept.terms.stale
+    yield from own.marked(clock, key, lasting, kept.terms)
     if kept.tags:
         reach = None if lasting is None else lasting + stale
         if (yield from tags.versions(clock, kept.tags, reach)) != kept.tags:

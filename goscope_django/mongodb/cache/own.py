@@ -11,16 +11,22 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
+
+from pymongo.errors import DuplicateKeyError
 
 from goscope_django.core.flow import Flow, ask
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import Expression, instant, is_set, literal, or_null
 from goscope_django.mongodb.document.reading import rows, text
 from goscope_django.mongodb.driver.execute import CACHE
+
+SPARE: Final = 3_600_000
+"""Milliseconds by which what is kept for entries outlasts them, so that not each of them has to see to that."""
 
 NONE: Final[dict[str, Any]] = {"ownFor": None}
 """The own fields of an entry that has none."""
@@ -33,6 +39,9 @@ FIELDS: Final[dict[str, bool]] = {
 
 Tags = Mapping[str, str]
 """The version of each tag, by the tag's ``_id``."""
+
+
+_LONG_AGO: Final = datetime(1970, 1, 1)  # noqa: DTZ001  as mongomock holds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,26 @@ def restated(expires_at: Expression, fresh_until: Expression) -> list[dict[str, 
     """An update that moves the times of an entry whose own fields hold; to be sent with ``this``."""
     stated = {"updatedAt": "$updatedAt", "expiresAt": expires_at}
     return [{"$set": {"expiresAt": expires_at, "freshUntil": fresh_until, "ownFor": stated}}]
+
+
+def mark(key: str) -> str:
+    """The ``_id`` of the document that says, for all keys of the project that ``key`` (or its beginning) belongs to,
+    that some entries may be stale. It is no entry: no key of a cache begins like this."""
+    return f"{key.partition('cache:')[0]}cache-stale"
+
+
+def marked(clock: Clock, key: str, ttl: int | None, terms: Terms | None) -> Flow[None]:
+    """See to it that the mark is there for as long as an entry on these terms. One command, as a rule one that changes
+    nothing; none for an entry that is never stale."""
+    if terms is None or not terms.stale or ttl is None:
+        return
+    name, lasting = mark(key), ttl + terms.stale
+    enough = {"$gt": [{"$ifNull": ["$expiresAt", _LONG_AGO]}, clock.after(lasting)]}
+    moment = {"$cond": [enough, "$expiresAt", clock.after(2 * lasting + SPARE)]}
+    with contextlib.suppress(DuplicateKeyError):  # somebody else makes it at this moment
+        yield from ask(
+            CACHE, "update", {"_id": name}, [{"$set": {"key": literal(name), "expiresAt": moment}}], upsert=True
+        )
 
 
 def server_time(clock: Clock, found: Mapping[str, Any]) -> Flow[datetime | None]:

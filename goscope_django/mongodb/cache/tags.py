@@ -22,7 +22,7 @@ from pymongo.errors import BulkWriteError
 
 from goscope_django.core.flow import Flow, Query, ask
 from goscope_django.core.ticks import tick
-from goscope_django.mongodb.cache.own import Tags, Terms
+from goscope_django.mongodb.cache.own import SPARE, Tags, Terms
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import FAR, literal
 from goscope_django.mongodb.document.failures import DUPLICATE_KEY
@@ -32,10 +32,6 @@ from goscope_django.mongodb.document.reading import text
 TAGS: Final = "go_goscope_tags"
 BATCH: Final = 1_000
 """How many tags one command handles."""
-
-SPARE: Final = 3_600_000
-"""Milliseconds. A tag's document outlives what it was made for by so much, and by as much again as that: so that not
-every entry has to prolong it."""
 
 REMEMBERED: Final = 10_000
 ATTEMPTS: Final = 5

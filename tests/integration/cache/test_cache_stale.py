@@ -28,10 +28,11 @@ from goscope_django.cache.background import background
 from goscope_django.cache.together import together
 from goscope_django.circuits import CircuitBreaker
 from goscope_django.exceptions import InvalidType, InvalidValue
+from goscope_django.mongodb.cache import flows
 from goscope_django.process import counters
 from goscope_django.testing.conformance.base import Drive
 from tests.support.commands import Recorder, on_server
-from tests.support.own_fields import document, entries, let_end, make_stale, node_sets
+from tests.support.own_fields import ago, document, entries, let_end, make_stale, node_sets
 
 ROOT = Path(__file__).resolve().parents[3]
 CALLERS = 8
@@ -127,6 +128,7 @@ def test_every_other_method_takes_it_for_expired(cache: Any, drive: Drive) -> No
     with pytest.raises(ValueError, match="not found"):
         drive(cache, "incr_version", "key")
     assert drive(cache, "count_keys", "k") == 0
+    assert drive(cache, "keys", "*") == []
     assert document("key")["value"] == 1, "none of these has changed it"
     assert drive(cache, "get_or_set", "key", lambda: 3, 60) == 3, "who gives no stale= wants no stale value"
     again()
@@ -139,6 +141,7 @@ def test_every_other_method_takes_it_for_expired(cache: Any, drive: Drive) -> No
 def test_a_fresh_one_is_like_any_other(cache: Any, drive: Drive) -> None:
     drive(cache, "get_or_set", "key", lambda: 1, 60, stale=30)
     assert drive(cache, "add", "key", 2) is False
+    assert drive(cache, "keys", "*") == ["key"]
     assert drive(cache, "incr", "key") == 2
     assert drive(cache, "touch", "key", 500) is True
     assert 499 <= drive(cache, "ttl", "key") <= 500
@@ -172,9 +175,9 @@ def test_the_old_value_serves_while_the_callable_fails(
 
 def test_a_failure_that_comes_after_the_end_of_stale_is_raised(cache: Any, drive: Drive) -> None:
     drive(cache, "get_or_set", "key", lambda: "old", 60, stale=30)
-    entries().update_one({}, [{"$set": {"freshUntil": "$updatedAt"}}])
+    entries().update_one({"value": {"$exists": True}}, [{"$set": {"freshUntil": "$updatedAt"}}])
     ends = document("key")["expiresAt"] - timedelta(seconds=89)
-    entries().update_one({}, {"$set": {"expiresAt": ends, "ownFor.expiresAt": ends}})
+    entries().update_one({"value": {"$exists": True}}, {"$set": {"expiresAt": ends, "ownFor.expiresAt": ends}})
 
     def slowly() -> Any:
         time.sleep(1.2)
@@ -342,6 +345,21 @@ def test_a_value_that_is_no_callable_is_stored_anew(cache: Any, drive: Drive) ->
     assert drive(cache, "get", "key") == 2
 
 
+def test_listings_leave_out_what_is_stale_however_many_there_are(
+    cache: Any, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows, "BATCH", 5)
+    for number in range(9):
+        cache.get_or_set(f"s{number}", lambda: 1, 60, stale=30)
+        cache.set(f"s{number}-fresh", 1, 60)
+    entries().update_many({"freshUntil": {"$ne": None}}, {"$set": {"freshUntil": ago(1)}})
+    assert drive(cache, "keys", "s*") == [f"s{number}-fresh" for number in range(9)]
+    assert drive(cache, "keys", "s[0-2]*") == [f"s{number}-fresh" for number in range(3)]
+    assert drive(cache, "delete_pattern", "s3*") == 2, "what is stale goes too"
+    cache.clear()
+    assert drive(cache, "keys", "*") == []
+
+
 def test_what_was_invalidated_serves_no_more(cache: Any, drive: Drive) -> None:
     drive(cache, "get_or_set", "key", lambda: "old", 60, stale=30, tags=("a",))
     make_stale("key")
@@ -362,7 +380,7 @@ def test_what_node_writes_over_a_stale_entry_is_nodes(cache: Any, drive: Drive) 
 @pytest.mark.parametrize("damage", [5, "later", {"a": 1}, None])
 def test_a_freshness_that_is_no_date_is_none(cache: Any, drive: Drive, damage: Any) -> None:
     drive(cache, "get_or_set", "key", lambda: "old", 60, stale=30)
-    entries().update_one({}, {"$set": {"freshUntil": damage}})
+    entries().update_one({"value": {"$exists": True}}, {"$set": {"freshUntil": damage}})
     assert drive(cache, "get", "key") == "old" and drive(cache, "add", "key", 1) is False
 
 
