@@ -205,7 +205,7 @@ class OperatorCommand(BaseCommand):
     def more(self, found: Section[Any]) -> None:
         """Say how the list goes on, if it does."""
         if found.next is not None:
-            self.note(f"{len(found.items)} of {number(found.total)}; go on with --after {found.next!r}.")
+            self.note(f"{len(found.items)} of {number(found.matching)}; go on with --after {found.next!r}.")
 
     def document(self, content: dict[str, Any]) -> None:
         """Print the one JSON document."""

@@ -127,7 +127,7 @@ def test_limits_and_searches() -> None:
         assert (len(found["items"]), found["total"]) == (4, 30)
         behind = data(f"goscope_{command}", "list", "--limit", "4", "--after", found["next"])[kind]
         assert behind["items"][0] != found["items"][-1] and len(behind["items"]) == 4
-        assert data(f"goscope_{command}", "list", "--search", "0007")[kind]["total"] == 1
+        assert data(f"goscope_{command}", "list", "--search", "0007")[kind]["matching"] == 1
     assert len(data("goscope_circuit", "list", "--state", "open")["circuits"]["items"]) == 10
     assert len(data("goscope_checkpoint", "list", "--status", "stalled")["tasks"]["items"]) == 15
     out, err = io.StringIO(), io.StringIO()
@@ -318,7 +318,7 @@ def test_a_lock_is_shown_with_who_waits_and_when_it_was_lost() -> None:
         counters._waiting.remove(told)
         counters.forget()
     found = data("goscope_lock", "show", "nightly")
-    assert (found["lock"]["key"], found["waiters"][0]["count"], found["losses"][0]["token"]) == ("nightly", 2, 3)
+    assert (found["lock"]["key"], found["waits"][0]["count"], found["losses"][0]["token"]) == ("nightly", 2, 3)
     assert [one["kind"] for one in found["attention"]] == ["lock_waited"]
     text = run("goscope_lock", "show", "nightly")
     assert "web-1:4711, main" in text and "0123456789abcdef" not in text

@@ -44,7 +44,7 @@ def test_every_kind_is_told(url: str, by: Operators) -> None:
     with own_store(url):
         fill(locks=3, circuits=3, records=3)
         with checkpointed("import") as task:
-            task.save({"canary": "secret"}, progress=25)
+            task.save({"n": "secret"}, progress=25)
         found: dict[Kind, Details] = {kind: by.details(kind, KEYS[kind]) for kind in KINDS}
         state = operations.state()
     assert "secret" not in json.dumps(plain(found))
