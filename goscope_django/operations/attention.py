@@ -45,6 +45,14 @@ WAITED: Final = 1.0
 LONG_HELD: Final = 3_600.0
 """Seconds after which a lock of which nothing is known is held unusually long."""
 
+TIMES: Final = 10
+"""So many times as long as it is held as a rule (in 95 of 100 cases) a lock is held unusually long, if that is known
+(``FIGURES_PER_NAME``), and for ``LEAST_HELD`` at least."""
+
+LEAST_HELD: Final = 60.0
+ENOUGH: Final = 5
+"""Holds of an hour that make a rule."""
+
 RUNBOOK: Final = "docs/how-to/runbook.md"
 """Has a section for each kind."""
 
@@ -126,19 +134,20 @@ def attention(
         *_problems(problems, hint),
         *_circuits(trouble.circuits, now),
         *_tasks(trouble.tasks),
-        *_locks(trouble.waited, trouble.held, waits),
+        *_locks(trouble.waited, trouble.held, waits, figures),
         *_lost(figures.totals, losses),
         *_forged(cache, figures.totals),
     ]
     by_kind: dict[str, int] = {}
     items: list[AttentionItem] = []
+    at_least = False
     for kind in ATTENTION_KINDS:
         some = sorted((one for one in found if one.kind == kind), key=lambda one: -(one.seconds or 0.0))
         if some:
             by_kind[kind] = min(len(some), MOST)
+            at_least |= len(some) > MOST
             items += (replace(one, docs=f"{RUNBOOK}#{kind}") for one in some[:SHOWN])
     complete = not any(one.kind in ("unreachable", "cache_unread", "unread") for one in problems)
-    at_least = any(len(some) > MOST for some in (trouble.circuits, trouble.tasks, trouble.held))
     return Attention(
         summary=_summary(by_kind, at_least=at_least, complete=complete),
         total=sum(by_kind.values()),
@@ -271,7 +280,19 @@ def _tasks(tasks: Iterable[TaskItem]) -> Iterator[AttentionItem]:
         )
 
 
-def _locks(waited: Iterable[LockItem], held: Iterable[LockItem], waits: Sequence[WaitItem]) -> Iterator[AttentionItem]:
+def _usual(figures: Figures) -> dict[str, float]:
+    """For how long a lock is held in 95 of 100 cases, for those of which that is known."""
+    found: dict[str, float] = {}
+    for hour in figures.names:
+        for one in hour.locks:
+            if one.held.p95 is not None and one.held.count >= ENOUGH:
+                found[one.name] = max(found.get(one.name, 0.0), one.held.p95)
+    return found
+
+
+def _locks(
+    waited: Iterable[LockItem], held: Iterable[LockItem], waits: Sequence[WaitItem], figures: Figures
+) -> Iterator[AttentionItem]:
     told = set()
     for one in waited:
         theirs = [wait for wait in waits if wait.kind == "lock" and wait.key == one.key]
@@ -288,12 +309,16 @@ def _locks(waited: Iterable[LockItem], held: Iterable[LockItem], waits: Sequence
             "Look at what its holder does. If that is stuck or gone, release the lock.",
             longest,
         )
+    usual = _usual(figures)
     for one in held:
-        if one.key not in told and one.held_for is not None and one.held_for >= LONG_HELD:
+        rule = usual.get(one.key)
+        most = LONG_HELD if rule is None else max(LEAST_HELD, TIMES * rule)
+        if one.key not in told and one.held_for is not None and one.held_for >= most:
+            known = "" if rule is None else f", since it is held for {PAGE.duration(rule)} at most as a rule"
             yield _lock(
                 one,
                 "lock_held_long",
-                "that is unusually long.",
+                f"that is unusually long{known}.",
                 "Look at whether its holder still works on it. If not, release the lock.",
                 one.held_for,
             )

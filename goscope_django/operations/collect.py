@@ -27,7 +27,7 @@ from goscope_django.mongodb.driver import inspection
 from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.finding import Wanted, says, usual
 from goscope_django.operations import cache_section, convert
-from goscope_django.operations.attention import LONG_HELD, Trouble, attention
+from goscope_django.operations.attention import LEAST_HELD, LONG_HELD, Trouble, attention
 from goscope_django.operations.place import TIME_LIMIT, Place, place
 from goscope_django.operations.values import (
     SECTION_ORDERS,
@@ -262,7 +262,9 @@ def _lock_trouble(clock: Clock, making: _Making) -> Flow[Trouble]:
     hour = making.parts["figures"]
     keys = {one.key for one in hour.waits if one.kind == "lock"} if isinstance(hour, stats.Hour) else ()
     waited = (yield from trouble.locks(clock, making.here.prefix, keys=keys)) if keys else []
-    held = yield from trouble.locks(clock, making.here.prefix, held_for=int(LONG_HELD * 1_000))
+    # Who counts by name knows of each how long is unusual. Without that it is the same for all.
+    least = LEAST_HELD if conf.current().figures_per_name else LONG_HELD
+    held = yield from trouble.locks(clock, making.here.prefix, held_for=int(least * 1_000))
     return Trouble(
         waited=tuple(convert.lock(*one) for one in waited),
         held=tuple(convert.lock(*one) for one in held),

@@ -62,7 +62,7 @@ def test_an_empty_store_has_an_empty_state(store: str, by: Operators) -> None:
     assert all(getattr(state, name).total == 0 and getattr(state, name).items == () for name in PAGED)
     assert state.server.topology == ("replica set" if store == "mongod" else "mongomock")
     assert state.server.indexes_ok is True
-    assert len(state.server.indexes) == 12
+    assert len(state.server.indexes) == 13
     assert state.cache.aliases[0].alias == "default" and state.cache.aliases[0].entries == 0
     assert len(state.figures.minutes) == 60
     assert set(state.figures.series) == set(figures.SERIES)
@@ -165,7 +165,7 @@ def test_what_needs_attention_is_found_whatever_is_on_the_page(store: str, by: O
     finally:
         counters._waiting.remove(told)
     state = by.see(limit=1, search="nothing like it")
-    assert not errors(state) and state.locks.total == 0 and state.waits.items == ()
+    assert not errors(state) and state.locks.matching == 0 and state.waits.items == ()
     assert [(one.kind, one.key) for one in state.attention.items] == [
         *(("circuit_open", name) for name in ("c0001", "c0004", "c0007")),
         ("circuit_forced", "c0000"),
@@ -179,6 +179,21 @@ def test_what_needs_attention_is_found_whatever_is_on_the_page(store: str, by: O
     assert "worker-1" in state.attention.items[-3].sentence
     assert {one.key: one.held_by for one in by.see(limit=1).waits.items}["l00008"] == "worker-1"
     assert "secret" not in json.dumps(state.as_json())
+
+
+@pytest.mark.parametrize("names", [0, 10])
+def test_where_locks_are_counted_by_name_each_has_its_own_rule(names: int, mongo_url: str) -> None:
+    with own_store(mongo_url, FIGURES_PER_NAME=names):
+        counters.forget()
+        for _ in range(6):
+            with lock("quick"):
+                pass
+        assert figures.flush()
+        for key in ("quick", "other"):
+            assert runtime.adapter().lock.acquire(key, 60_000, owner="web-1:4711, main, 0123456789abcdef")
+        query("go_goscope_locks", "update_many", {}, {"$set": {"createdAt": soon(-120)}})
+        found = [(one.kind, one.key) for one in operations.state().attention.items]
+        assert found == ([("lock_held_long", "quick")] if names else [])
 
 
 def test_a_process_finds_all_that_it_holds_and_waits_for(store: str, by: Operators) -> None:
@@ -199,7 +214,7 @@ def test_a_process_finds_all_that_it_holds_and_waits_for(store: str, by: Operato
         counters._waiting.remove(told)
     state = by.see(search=me.upper())
     assert not errors(state)
-    assert [one.key for one in state.locks.items] == ["l00001"]
+    assert [one.key for one in state.locks.items] == ["l00001", "l00003"]  # the other one it waits for
     assert [one.task_id for one in state.tasks.items] == ["t0001"]
     assert [one.key for one in state.flights.items] == ["f0001"]
     assert [(one.key, one.holder) for one in state.idempotency.items] == [("i0001", f"{me}, main")]

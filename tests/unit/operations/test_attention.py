@@ -22,9 +22,12 @@ from goscope_django.operations.values import (
     CacheFigures,
     CircuitItem,
     Figures,
+    LockFigures,
     LockItem,
     LossItem,
+    NameFigures,
     TaskItem,
+    Timing,
     WaitItem,
 )
 
@@ -183,6 +186,22 @@ def test_locks_that_others_wait_for_come_longest_first_and_before_those_held_lon
     ]
     assert "3 callers wait" in found.items[1].sentence and "1 caller waits" in found.items[0].sentence
     assert found.items[0].command == "manage.py goscope_lock release --token 7 b"
+
+
+def test_what_is_unusual_for_a_name_is_told_by_how_long_it_is_held_as_a_rule() -> None:
+    def known(name: str, p95: float, count: int) -> LockFigures:
+        held, wait = Timing(count=count, p95=p95), Timing()
+        return LockFigures(name=name, acquired=count, contended=0, not_acquired=0, lost=0, wait=wait, held=held)
+
+    names = (
+        NameFigures(hour=NOW, locks=(known("quick", 0.5, 50), known("steady", 900.0, 9), known("rare", 0.5, 4))),
+        NameFigures(hour=NOW, locks=(known("steady", 60.0, 9), known("slow", 20.0, 5))),
+    )
+    held = [lock("quick", held_for=60.0), lock("steady", held_for=8_999.0), lock("rare", held_for=3_599.0)]
+    held += [lock("slow", held_for=201.0), lock("slow", held_for=199.0), lock("unknown", held_for=3_600.0)]
+    found = judged(Trouble(held=tuple(held)), figures=Figures(names=names))
+    assert [(one.key, one.seconds) for one in found.items] == [("unknown", 3_600.0), ("slow", 201.0), ("quick", 60.0)]
+    assert "held for 20 s at most as a rule" in found.items[1].sentence
 
 
 def test_a_lock_of_node_is_released_by_its_owner() -> None:
