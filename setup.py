@@ -125,6 +125,7 @@ setup(
             "gunicorn>=23",
             "httpx>=0.27",
             "hypothesis>=6.100",
+            "jsonschema>=4.23",
             "mongomock>=4.3",
             "mypy>=1.15",
             "psutil>=6",
