@@ -244,14 +244,14 @@ class CacheFlows:
         # The times stay as they are, so own fields that hold go on to hold. An entry that turns out to have been
         # invalidated is changed in vain: it is never read again.
         update, whole = {"$inc": {"value": delta}}, clock.whole_number("value")
-        lately = clock.lately_live()
+        lately, reached = clock.lately_live(), None if clock.primary is None else clock.primary.reached()
         try:
-            if lately is None or clock.estimate is None:
+            if lately is None or reached is None:
                 test = {"key": key, "$expr": own.fresh(clock), **whole}
                 found = yield from stating(clock, {**FIELDS, "value": True}, "modify", test, update)
             else:
                 # A counter's document is small: a projection would cost the server more than sending all of it.
-                test = {"key": key, **lately, **own.fresh_filter(clock), **whole}
+                test = {"key": key, **lately, **own.lately_fresh(reached), **whole}
                 found = yield Query(CACHE, "modify", test, update)
         except OperationFailure as error:
             # Not a number: a sealed value, or a list with a number in it, which a filter takes for a number.

@@ -113,9 +113,11 @@ def fresh(clock: Clock) -> Expression:
     return {"$and": [clock.live(), {"$cond": [stale(clock), False, True]}]}
 
 
-def fresh_filter(clock: Clock) -> dict[str, Any]:
-    """A filter for entries that are not stale. Of one without own fields the server computes nothing."""
-    return {"$and": [{"$or": [{"ownFor": None}, {"$expr": {"$cond": [stale(clock), False, True]}}]}]}
+def lately_fresh(reached: datetime) -> dict[str, Any]:
+    """A filter for entries that are not stale, or were not when the server's clock came to ``reached``. Of an entry
+    without own fields the server computes nothing."""
+    fresh = {"$nor": [{"freshUntil": {"$lte": reached}}]}
+    return {"$and": [{"$or": [{"ownFor": None}, fresh, {"$expr": {"$cond": [held(), False, True]}}]}]}
 
 
 def this(key: str, found: Mapping[str, Any]) -> dict[str, Any]:
