@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--million", action="store_true", help="also at a million entries (minutes)")
     chosen = parser.parse_args()
-    from benchmarks import cache, harness, signing
+    from benchmarks import cache, harness, near, signing
     from goscope_django.mongodb import embedded
 
     with (
@@ -34,6 +34,7 @@ def main() -> int:
         base = server.uri.replace("/?", "/{}?")
         url = base.format("bench")
         caches = {**cache.settings_for(url, port), **signing.settings_for(f"{url}&w=1")}
+        caches |= near.settings_for(f"{url}&w=1")
         for name in ("few", "many"):
             caches[name] = {
                 "BACKEND": "goscope_django.cache.MongoDBCache",
@@ -70,6 +71,7 @@ def _run(chosen: argparse.Namespace, report: object, url: str, port: int | None)
         handoff,
         idempotency,
         locks,
+        near,
         renewal,
         scale,
         signing,
@@ -83,6 +85,8 @@ def _run(chosen: argparse.Namespace, report: object, url: str, port: int | None)
         client.admin.command("setParameter", 1, wiredTigerEngineRuntimeConfig="cache_size=2G")
         if not parts or "cache" in parts:
             cache.run(report, url, client, "bench")
+        if not parts or "near" in parts:
+            near.run(report, client, "bench", f"{url}&w=1", port)
         if not parts or "signing" in parts:
             signing.run(report)
         if not parts or "locks" in parts:

@@ -80,7 +80,9 @@ class MongoDBCache(BaseCache):
         codec = runtime.codec(pickle=self.options.pickle)
         self._flows = CacheFlows(codec, sign=self.options.sign, min_bytes=self.options.min_bytes)
         self._figures = figures.alias(alias_of(location, params))
-        self._backing = Backing(self.options, fault, self.key_prefix, self._figures)
+        self._made_with = (self.key_prefix, self.version)
+        naming = (type(self), *self._made_with, params.get("KEY_FUNCTION"))
+        self._backing = Backing(self.options, fault, self.key_prefix, self._figures, naming)
         self._keys = Keys(self, self._backing, default_function=self.options.default_key_function)
         self.computing = Computing(self, self._backing, self._flows, adding=self._adding, setting=self._setting)
 
@@ -91,13 +93,13 @@ class MongoDBCache(BaseCache):
 
         One round trip; none where the near cache has it.
         """
-        near = self._near(full := self._keys.stored(key, version))
-        return self._read(key, default, self._backing.run(MISSING, self._get, full) if near is MISSING else near)
+        near = self._at_hand(key, version)
+        return self._asked(key, default, version) if near is MISSING else near
 
     async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         """Async version of ``get``."""
-        near = self._near(full := self._keys.stored(key, version))
-        return self._read(key, default, await self._backing.arun(MISSING, self._get, full) if near is MISSING else near)
+        near = self._at_hand(key, version)
+        return await self._aasked(key, default, version) if near is MISSING else near
 
     def set(  # type: ignore[override]  # Django's returns nothing
         self,
@@ -558,9 +560,40 @@ class MongoDBCache(BaseCache):
         """``None`` for never; 0 for what is to be deleted."""
         return milliseconds_of(self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout)
 
-    def _near(self, full: str) -> Any:
+    def _at_hand(self, key: Any, version: int | None) -> Any:
+        """The value where it was found near before, for half of what the rest takes."""
         near = self._backing.near
-        return MISSING if near is None else near.found(self._flows, full)
+        if (
+            near is None
+            or version is not None
+            or self.version != self._made_with[1]
+            or self.key_prefix != self._made_with[0]
+            or conf.current() is not self._backing.settings
+        ):
+            return MISSING
+        return near.at_hand(self._flows, key)
+
+    def _near(self, key: Any, full: str, version: int | None) -> Any:
+        near = self._backing.near
+        if near is None:
+            return MISSING
+        found = near.found(self._flows, full)
+        if (
+            found is not MISSING
+            and version is None
+            and (self.key_prefix, self.version) == self._made_with
+            and self._keys.made_by_django
+        ):
+            near.calls(key, full)
+        return found
+
+    def _asked(self, key: Any, default: Any, version: int | None) -> Any:
+        near = self._near(key, full := self._keys.stored(key, version), version)
+        return self._read(key, default, self._backing.run(MISSING, self._get, full) if near is MISSING else near)
+
+    async def _aasked(self, key: Any, default: Any, version: int | None) -> Any:
+        near = self._near(key, full := self._keys.stored(key, version), version)
+        return self._read(key, default, await self._backing.arun(MISSING, self._get, full) if near is MISSING else near)
 
     def _near_many(self, keys: Iterable[Any], version: int | None) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
         """The stored keys with their keys, the values that the near cache has, and the stored keys of the rest."""

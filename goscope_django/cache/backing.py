@@ -36,7 +36,7 @@ FEATURE: Final = "cache"
 class Backing:
     """The store of one cache object. ``prefix`` is what its stored keys begin with, ``url`` where they are.
 
-    ``near`` is what this process keeps of it, ``None`` without the option.
+    ``near`` is what this process keeps of it, ``None`` without the option. ``settings`` are those that were looked at.
     """
 
     store: Store
@@ -45,13 +45,21 @@ class Backing:
     url: str
     near: Near | None = None
 
-    def __init__(self, options: CacheOptions, fault: conf.BadSettings | None, key_prefix: str, figures: Alias) -> None:
+    def __init__(
+        self,
+        options: CacheOptions,
+        fault: conf.BadSettings | None,
+        key_prefix: str,
+        figures: Alias,
+        naming: tuple[object, ...] = (),
+    ) -> None:
+        """``naming`` tells cache objects apart that make other stored keys of the same key."""
         self.figures = figures
+        self._naming = naming
         self._options = options
         self._fault = fault
-        self._key_prefix = key_prefix
         self._feature = f"{FEATURE}.{key_prefix}" if key_prefix else FEATURE
-        self._settings: conf.Settings | None = None
+        self.settings: conf.Settings | None = None
         self._outage: Outage | None = None
         self._overload = Overload(counts=False)
         self.insists = False
@@ -61,7 +69,7 @@ class Backing:
         """Look at the settings as they are now. Raises ``ImproperlyConfigured`` if they, or the entry in ``CACHES``,
         can't be used."""
         settings = conf.current()
-        if settings is self._settings:
+        if settings is self.settings:
             return
         if self._fault is not None:
             raise conf.BadSettings(str(self._fault))
@@ -73,7 +81,7 @@ class Backing:
         self._outage = outage(self._feature, self.url) if ignores else None
         self._overload = Overload(counts=False) if self.insists else overload(self.url)
         self.near = self._near()
-        self._settings = settings
+        self.settings = settings
 
     def _near(self) -> Near | None:
         location = self._options.location
@@ -81,7 +89,7 @@ class Backing:
             return None
         place = urls.Hidden(self.url)
         changes = stream(place, self.prefix, lambda: runtime.connection(location or None, "CACHES LOCATION"))
-        return near(place, self.prefix, self._options, self._key_prefix, changes)
+        return near(place, self.prefix, self._options, self._naming, self.figures, changes)
 
     @property
     def ignores(self) -> bool:

@@ -18,9 +18,13 @@ _SMALL: Final = 0.1
 
 
 class Entry:
-    """One entry. ``how`` says what ``value`` is, ``until`` (by ``tick``) when it ends, ``size`` its bytes."""
+    """One entry. ``how`` says what ``value`` is, ``until`` (by ``tick``) when it ends, ``size`` its bytes.
 
-    __slots__ = ("full", "how", "main", "name", "size", "until", "uses", "value")
+    ``key`` is the key by which callers ask for it, ``None`` as long as nobody has, ``row`` what counts its hits, and
+    ``counted`` the bytes of one.
+    """
+
+    __slots__ = ("counted", "full", "how", "key", "main", "name", "row", "size", "until", "uses", "value")
 
     def __init__(self, full: str, name: Any, how: int, value: Any, size: int, until: float) -> None:
         self.full = full
@@ -31,22 +35,28 @@ class Entry:
         self.until = until
         self.uses = 0
         self.main = False
+        self.key: str | None = None
+        self.row: list[int] = []
+        self.counted = 0
 
 
 class Kept:
-    """Entries by their stored key. ``entries`` may be looked into without a lock."""
+    """Entries by their stored key, and by the key that callers know (``named``). Both may be looked into without a
+    lock."""
 
     def __init__(self, max_entries: int, max_bytes: int) -> None:
         self.max_entries = max_entries
         self.max_bytes = max_bytes
         self.evicted = 0
         self.entries: dict[str, Entry] = {}
+        self.named: dict[str, Entry] = {}
         self.clear()
 
     def clear(self) -> None:
         """Remove everything."""
         # Not a new dict: whoever looks without a lock must see that it is empty.
         self.entries.clear()
+        self.named.clear()
         self._small: OrderedDict[str, Entry] = OrderedDict()
         self._main: OrderedDict[str, Entry] = OrderedDict()
         self._gone: OrderedDict[str, None] = OrderedDict()
@@ -72,6 +82,12 @@ class Kept:
         while len(self.entries) > self.max_entries or self.bytes > self.max_bytes:
             self._evict()
 
+    def call(self, entry: Entry, key: str, row: list[int], counted: int) -> None:
+        """From now on ``entry`` is found by ``key`` as well, if it is still kept."""
+        if entry.key is None and self.entries.get(entry.full) is entry:
+            entry.key, entry.row, entry.counted = key, row, counted
+            self.named[key] = entry
+
     def _enter(self, entry: Entry) -> None:
         if entry.main:
             self._main[entry.full] = entry
@@ -83,9 +99,14 @@ class Kept:
         """Remove the entry of this key; what it was."""
         entry = self.entries.pop(full, None)
         if entry is not None:
-            self.bytes -= entry.size
+            self._forget(entry)
             self._leave(entry)
         return entry
+
+    def _forget(self, entry: Entry) -> None:
+        self.bytes -= entry.size
+        if entry.key is not None:
+            self.named.pop(entry.key, None)
 
     def _leave(self, entry: Entry) -> None:
         if entry.main:
@@ -129,5 +150,5 @@ class Kept:
 
     def _drop(self, entry: Entry) -> None:
         del self.entries[entry.full]
-        self.bytes -= entry.size
+        self._forget(entry)
         self.evicted += 1

@@ -30,7 +30,8 @@ def plain_key(key: Any, key_prefix: str, version: int | None) -> str:
 
 
 class Keys:
-    """The stored keys of one cache object."""
+    """The stored keys of one cache object. ``made_by_django``: by Django's own functions, so alike for all objects with
+    the same prefix and version."""
 
     def __init__(self, cache: BaseCache, backing: Backing, *, default_function: bool) -> None:
         kind = type(cache)
@@ -41,7 +42,7 @@ class Keys:
             kind.make_and_validate_key is BaseCache.make_and_validate_key
             and kind.validate_key is BaseCache.validate_key
         )
-        self._made_by_django = self._checked_by_django and default_function and kind.make_key is BaseCache.make_key
+        self.made_by_django = self._checked_by_django and default_function and kind.make_key is BaseCache.make_key
 
     def stored(self, key: Any, version: int | None) -> str:
         """The stored key. Raises ``InvalidValue`` for what can't be stored: lone surrogates, more than 64 KiB."""
@@ -49,7 +50,7 @@ class Keys:
         # it is known to be good at a glance.
         self._backing.resolve()
         prefix = self._backing.prefix
-        if self._made_by_django:
+        if self.made_by_django:
             cut = len(prefix)
             full = f"{prefix}{self._start(version)}{key!s}"
             if len(full) - cut <= _LONGEST and full.isascii() and not _ODD.search(full, cut):
@@ -60,7 +61,7 @@ class Keys:
     def stored_many(self, keys: Iterable[Any], version: int | None) -> dict[str, Any]:
         """The stored keys, each with its key."""
         self._backing.resolve()
-        if self._made_by_django:
+        if self.made_by_django:
             # One look at all of them: the longest, and one search through the whole text.
             prefix = self._backing.prefix
             start = f"{prefix}{self._start(version)}"

@@ -19,7 +19,7 @@ import marshal
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -40,6 +40,8 @@ from goscope_django.mongodb.cache.nearby import Reading
 from goscope_django.mongodb.cache.stream import ChangeStream, stop_all
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver import written
+from goscope_django.process import counters
+from goscope_django.process.counters import HITS, READ, Alias, bell
 
 MAX_AGE: Final = 60.0
 """Seconds after which an entry is read again in any case."""
@@ -69,13 +71,15 @@ class NearFigures:
 class Near:
     """The near cache of one place and prefix, for all threads and tasks of this process."""
 
-    def __init__(self, options: NearOptions, stream: ChangeStream) -> None:
+    def __init__(self, options: NearOptions, stream: ChangeStream, figures: Alias | None = None) -> None:
+        self.alias = figures
         self.options = options
         self.stream = stream
         self.max_stale = options.max_stale
         self.figures = NearFigures()
         self.kept = Kept(options.max_entries, options.max_bytes)
         self._entries = self.kept.entries
+        self._named = self.kept.named
         self.begin_anew()
         stream.watch(self)
         written.listen(self)
@@ -92,10 +96,34 @@ class Near:
         self._writing_any = 0
         self.kept.clear()
 
-    # Hits
+    # Hits. The first two are alike, since this is a hot path: a get of 100 bytes takes 1.3 microseconds by the first,
+    # 2.6 by the second, and a call that both shared would add 0.1.
+
+    def at_hand(self, flows: CacheFlows, key: Any) -> Any:
+        """The value by the key that callers know, once ``calls`` has told it; ``MISSING`` if the server has to be
+        asked. It is counted."""
+        proof = self.stream.proof
+        entry = self._named.get(key) if type(key) is str else None
+        if entry is None:
+            return MISSING
+        now = tick()
+        if now - proof > self.max_stale or now >= entry.until:
+            return MISSING
+        entry.uses += 1
+        self.figures.hits += 1
+        row = entry.row
+        row[HITS] += 1
+        row[READ] += entry.counted
+        if not bell.awake:
+            bell.ring()
+        if entry.how == _SHARED:
+            return entry.value
+        if entry.how == _MARSHALLED:
+            return marshal.loads(entry.value)  # noqa: S302  made by this process and never out of it
+        return flows.thawed(entry.full, entry.value)
 
     def found(self, flows: CacheFlows, full: str) -> Any:
-        """The value; ``MISSING`` if the server has to be asked. Sends nothing."""
+        """The same by the stored key. It is not counted."""
         proof = self.stream.proof
         entry = self._entries.get(full)
         if entry is None:
@@ -110,6 +138,16 @@ class Near:
         if entry.how == _MARSHALLED:
             return marshal.loads(entry.value)  # noqa: S302  made by this process and never out of it
         return flows.thawed(full, entry.value)
+
+    def calls(self, key: Any, full: str) -> None:
+        """``key`` is what callers call ``full``: always, for those who share this near cache."""
+        entry = self._entries.get(full)
+        if entry is None or entry.key is not None or type(key) is not str or self.alias is None:
+            return
+        text = entry.value if entry.how == _SHARED else None
+        counted = len(text) if type(text) is bytes or (type(text) is str and text.isascii()) else 0
+        with self._lock:
+            self.kept.call(entry, key, self.alias.row(key), counted)
 
     def found_many(self, flows: CacheFlows, keys: Iterable[str]) -> dict[str, Any]:
         """The values of those for which the server need not be asked."""
@@ -279,21 +317,45 @@ class _Began:
 _found: Final[dict[tuple[object, ...], Near]] = {}
 
 
-def near(place: str, prefix: str, options: CacheOptions, key_prefix: str, stream: ChangeStream) -> Near:
+def near(
+    place: str, prefix: str, options: CacheOptions, naming: tuple[object, ...], figures: Alias, stream: ChangeStream
+) -> Near:
     """This process's near cache for a place, a prefix and these options, which say what may be read and how much may be
-    kept."""
+    kept. ``naming`` tells who makes stored keys alike; hits are counted in ``figures``."""
     assert options.near is not None
-    key = (place, prefix, key_prefix, options.near, options.pickle, options.sign)
+    key = (place, prefix, naming, figures.name, options.near, options.pickle, options.sign)
     found = _found.get(key)
-    return found if found is not None else _found.setdefault(key, Near(options.near, stream))
+    return found if found is not None else _found.setdefault(key, Near(options.near, stream, figures))
 
 
-def all_of_this_process() -> Collection[Near]:
-    """Those that were made until now."""
-    return list(_found.values())
+def near_of(alias: str) -> Near | None:
+    """What this process keeps of an alias; ``None`` if it has not read it, or keeps nothing. Opens nothing."""
+    found = [one for one in list(_found.values()) if one.alias is not None and one.alias.name == alias]
+    return max(found, key=lambda one: one.stream.last_used, default=None)
+
+
+_told: Final[dict[str, int]] = {"near_hits": 0, "near_removed": 0, "near_emptied": 0}
+_telling = threading.Lock()
+
+
+def _tally() -> None:
+    # Not waited for: it is for figures, and in a forked child nobody may give it back.
+    if not _telling.acquire(blocking=False):
+        return
+    try:
+        figures = [one.figures for one in list(_found.values())]
+        for name, before in _told.items():
+            number = sum(getattr(one, name.removeprefix("near_")) for one in figures)
+            if number > before:
+                counters.tallied(name, number - before)
+                _told[name] = number
+    finally:
+        _telling.release()
 
 
 def _after_fork() -> None:
+    global _telling
+    _telling = threading.Lock()
     for one in _found.values():
         one.begin_anew()
 
@@ -304,5 +366,6 @@ def _settings_changed(*, setting: str, **_: object) -> None:
         stop_all()
 
 
+counters.tally_by(_tally)
 at_fork(child=_after_fork)
 setting_changed.connect(_settings_changed, dispatch_uid="goscope_django.cache.near")

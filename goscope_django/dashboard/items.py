@@ -226,6 +226,11 @@ def _cache_facts(rows: Rows, one: CacheAlias) -> Iterator[Fact]:
         yield _plain("Store of its own", one.url)
     if one.degraded:
         yield Fact(label="Now", shown="works without MongoDB in this process", badge="open")
+    if one.near is not None:
+        near = one.near
+        how = {"open": "", "opening": "; its stream is being opened", "none": "; by time alone"}[near.stream]
+        kept = f"{text.number(near.entries)} entries, {text.number(near.bytes)} bytes, {text.number(near.hits)} hits"
+        yield Fact(label="Near cache", shown=kept, note=f"in process {near.process}{how}")
 
 
 _FACTS: Final[Mapping[str, Callable[[Rows, Any], Iterator[Fact]]]] = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +13,9 @@ from django.core.cache import caches
 
 from goscope_django import conf
 from goscope_django.cache import MongoDBCache
+from goscope_django.cache.near import near_of
 from goscope_django.core.flow import Flow
+from goscope_django.core.ticks import tick
 from goscope_django.exceptions import GoscopeError
 from goscope_django.mongodb import overview
 from goscope_django.mongodb.document import indexes
@@ -22,7 +27,7 @@ from goscope_django.operations.caches import strict
 from goscope_django.operations.kept_sessions import stored_in
 from goscope_django.operations.place import TIME_LIMIT, Place, place
 from goscope_django.operations.servers import index_item
-from goscope_django.operations.values import Cache, CacheAlias, CacheFigures, IndexItem, NamespaceItem
+from goscope_django.operations.values import Cache, CacheAlias, CacheFigures, IndexItem, NamespaceItem, NearItem
 
 OUTSIDE = "(outside CACHES)"
 
@@ -139,9 +144,29 @@ def _alias(here: Place, one: _Alias, hour: Hour | None) -> CacheAlias:
         sessions=one.sessions,
         max_entries=one.cache.options.max_entries if one.cache is not None else None,
         degraded=one.degraded,
+        near=_near(one.name),
         figures=_of(hour, one.name),
         namespaces=_namespaces(hour, one.name),
         indexes=one.indexes,
+    )
+
+
+def _near(alias: str) -> NearItem | None:
+    found = near_of(alias)
+    if found is None:
+        return None
+    stream, figures = found.stream, found.figures
+    proved = stream.proof
+    return NearItem(
+        process=f"{socket.gethostname()}:{os.getpid()}",
+        stream="none" if stream.alone else "open" if stream.generation else "opening",
+        entries=len(found.kept),
+        bytes=found.kept.bytes,
+        hits=figures.hits,
+        removed=figures.removed,
+        emptied=figures.emptied,
+        evicted=found.kept.evicted,
+        proved_ago=max(0.0, tick() - proved) if math.isfinite(proved) else None,
     )
 
 

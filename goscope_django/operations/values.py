@@ -316,13 +316,34 @@ class Idempotency(Section[IdempotencyItem]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NearItem:
+    """The near cache of an alias in the process that answered, ``process``.
+
+    ``stream`` is ``open``, ``opening`` or ``none`` (there are no change streams, so it goes by time alone).
+    ``proved_ago`` is the age of its proof in seconds, ``None`` without one. ``hits``, ``removed`` (entries that
+    somebody changed), ``emptied`` and ``evicted`` count since the process began. ``bytes`` is an estimate.
+    """
+
+    process: str
+    stream: str
+    entries: int
+    bytes: int
+    hits: int
+    removed: int
+    emptied: int
+    evicted: int
+    proved_ago: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheAlias:
     """One entry of ``CACHES``.
 
     ``entries`` counts what is stored under its prefix, also entries that have expired and are not removed yet. Counting
     stops at a fixed number; then ``at_least`` is true. ``url`` (masked) is given only if it has a store of its own.
     ``sessions`` counts the live sessions that clearing it removes, up to that number; ``None`` if none are kept in it.
-    ``degraded``: in this process it works without MongoDB at the moment.
+    ``degraded``: in this process it works without MongoDB at the moment. ``near``: what this process keeps of it;
+    ``None`` without the option, and where it has not read yet.
     """
 
     alias: str
@@ -334,6 +355,7 @@ class CacheAlias:
     sessions: int | None = None
     max_entries: int | None = None
     degraded: bool = False
+    near: NearItem | None = None
     figures: CacheFigures = field(default_factory=CacheFigures)
     namespaces: tuple[NamespaceItem, ...] = ()
     indexes: tuple[IndexItem, ...] = ()

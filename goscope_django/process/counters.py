@@ -87,6 +87,9 @@ COUNTED: Final = (
     "cache_stale_served",
     "cache_refreshes",
     "cache_tags_invalidated",
+    "near_hits",
+    "near_removed",
+    "near_emptied",
 )
 """The counters that ``count`` adds to. ``flights_saved_ms``: how long the flights took that were joined.
 ``flights_unshared``: those whose outcome was for its leader alone. ``task_items``: items that tasks saved as done.
@@ -307,6 +310,11 @@ def count(name: str, by: int = 1) -> None:
     _events[name] += by
     if not bell.awake:
         bell.ring()
+
+
+def tallied(name: str, by: int) -> None:
+    """``count``, for what ``tally_by`` calls: it wakes nobody."""
+    _events[name] += by
 
 
 def announce(waits: Callable[[], Iterable[Wait]]) -> None:

@@ -142,6 +142,11 @@ class ChangeStream:
             self._start()
 
     @property
+    def last_used(self) -> float:
+        """When (by ``tick``) somebody last wanted to keep an entry."""
+        return self._used
+
+    @property
     def wait(self) -> float:
         """Seconds that one request may wait at the server: a third of the least ``max_stale``, so that a proof is at
         most two thirds old when the next one comes."""
@@ -418,6 +423,9 @@ class _Following:
         with suppress(Exception), pymongo.timeout(_FAREWELL):
             if cursor is not None and primary(self._client) == self.served:
                 cursor.close()
+            elif cursor is not None:
+                # Only a mark: else the driver would try to close it at a server that is gone, and warn of that.
+                setattr(cursor, "_killed", True)  # noqa: B010
         with suppress(Exception):
             self._session.end_session()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import enum
+import os
 import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ from bson import ObjectId
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 
-from goscope_django import conf
+from goscope_django import conf, operations
 from goscope_django.cache import MongoDBCache
 from goscope_django.cache.kept import Entry, Kept
 from goscope_django.cache.near import MAX_AGE, Near
@@ -25,6 +27,7 @@ from goscope_django.mongodb.cache.stream import ChangeStream
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.document.clock import ServerClock
 from goscope_django.mongodb.driver import written
+from goscope_django.process import counters
 from tests.support.commands import on_server
 from tests.support.near import near_of
 
@@ -478,3 +481,98 @@ def test_caches_of_one_place_share_what_they_keep(cache: Any) -> None:
     assert cache.get("k") == 1
     other.get("k")
     assert near_of(other) is near_of(cache)
+
+
+def test_hits_are_counted_for_the_alias_and_its_namespace(cache: Any) -> None:
+    cache.set("user:1", "x" * 10)
+    cache.get("user:1")
+    row = cache._figures.row("user:1")
+    before = list(row)
+    for _ in range(5):
+        cache.get("user:1")
+    assert (row[counters.HITS] - before[counters.HITS], row[counters.READ] - before[counters.READ]) == (5, 50)
+    assert row[counters.MISSES] == before[counters.MISSES]
+    sums = counters.Counted().events
+    cache.get("user:1")
+    assert counters.Counted().events["near_hits"] == sums["near_hits"] + 1
+
+
+def test_a_key_is_not_taken_for_another_that_equals_it(cache: Any) -> None:
+    class Kind(str, enum.Enum):  # noqa: UP042  whose text is not its value
+        A = "a"
+
+    assert Kind.A.value == "a"
+    assert str(Kind.A) != "a"
+    cache.set("a", 1)
+    cache.set(Kind.A, 2)
+    for _ in range(3):
+        assert (cache.get("a"), cache.get(Kind.A)) == (1, 2)
+    cache.set(5, "number")
+    cache.set("5", "number too")
+    for _ in range(3):
+        assert cache.get(5) == cache.get("5") == "number too"
+
+
+def test_another_version_or_prefix_of_the_object_is_another_key(cache: Any) -> None:
+    cache.set("k", "one")
+    cache.set("k", "two", version=2)
+    for _ in range(3):
+        assert (cache.get("k"), cache.get("k", version=2)) == ("one", "two")
+    cache.version = 2
+    try:
+        for _ in range(3):
+            assert (cache.get("k"), cache.get("k", version=1)) == ("two", "one")
+    finally:
+        cache.version = 1
+    assert cache.get("k") == "one"
+    cache.key_prefix = "other"
+    try:
+        assert cache.get("k") is None
+    finally:
+        cache.key_prefix = ""
+    assert cache.get("k") == "one"
+
+
+def test_aliases_with_other_options_share_nothing_that_they_may_not() -> None:
+    signed = {"OPTIONS": {**LONG["OPTIONS"], "SIGN": True}}
+    prefixed = {**LONG, "KEY_PREFIX": "p"}
+    with on_server("mongomock://near-options", caches={"default": LONG, "signed": signed, "prefixed": prefixed}):
+        plain, sealed, other = (caches[name] for name in ("default", "signed", "prefixed"))
+        plain.set("k", 1)
+        for _ in range(3):
+            assert plain.get("k") == 1
+            assert sealed.get("k") is None, "it is not signed"
+            assert other.get("k") is None
+        sealed.set("k", 2)
+        for _ in range(3):
+            assert (plain.get("k"), sealed.get("k")) == (2, 2)
+
+
+def test_a_removed_entry_is_not_found_by_the_key_either() -> None:
+    kept = Kept(2, 10**6)
+    for number in range(5):
+        entry = Entry(f"cache:{number}", f"cache:{number}", 0, None, 1, 0.0)
+        kept.put(entry)
+        kept.call(entry, str(number), [0], 0)
+        assert kept.named.keys() == {one.key for one in kept.entries.values()}
+    gone = kept.entries["cache:4"]
+    kept.remove("cache:4")
+    kept.call(gone, "late", [0], 0)
+    assert "4" not in kept.named
+    assert "late" not in kept.named
+    kept.clear()
+    assert not kept.named
+
+
+def test_the_state_says_what_this_process_keeps(cache: Any) -> None:
+    cache.set("k", "x")
+    cache.get("k")
+    cache.get("k")
+    (alias,) = [one for one in operations.state().cache.aliases if one.alias == "default"]
+    assert alias.near is not None
+    assert alias.near.entries >= 1
+    assert alias.near.hits >= 1
+    assert alias.near.stream == "none"
+    assert alias.near.process.endswith(f":{os.getpid()}")
+    (other,) = [one for one in operations.state().cache.aliases if one.alias == "other"]
+    assert other.near is None

@@ -1,0 +1,182 @@
+"""The near cache: hits against raw PyMongo, LocMemCache and Redis; its costs elsewhere; how soon a write is seen."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from django.core.cache import caches
+from pymongo import MongoClient
+
+from benchmarks.cache import DICT, OURS, PEERS, RAW, SMALL
+from benchmarks.harness import Contender, Goal, Operation, Report, percentile
+from benchmarks.raw import RawCache
+
+NEAR = "near cache"
+KEYS = 100_000
+PROGRAM = "-m", "benchmarks.near"
+
+
+def settings_for(place: str) -> dict[str, Any]:
+    """Entries of ``CACHES``: one with a near cache, and one on the same place without."""
+    entry = {"BACKEND": "goscope_django.cache.MongoDBCache", "LOCATION": place, "KEY_PREFIX": "near"}
+    return {"near": {**entry, "OPTIONS": {"NEAR": True}}, "far": entry}
+
+
+def _kept(cache: Any, *keys: str) -> None:
+    """Read until what is read comes from the near cache."""
+    near = _near(cache)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        before = near.figures.hits
+        found = cache.get_many(keys)
+        if len(found) == len(keys) and near.figures.hits - before == len(keys):
+            return
+        time.sleep(0.01)
+    raise RuntimeError("nothing is kept")
+
+
+def _near(cache: Any) -> Any:
+    cache.get("anything")
+    return cache._backing.near
+
+
+def run(report: Report, client: MongoClient[dict[str, Any]], database: str, place: str, redis_port: int | None) -> None:
+    """All rows of the near cache."""
+    near, far, raw = caches["near"], caches["far"], RawCache(client, database)
+    peers = {name: caches[alias] for alias, name in PEERS.items() if alias in caches.settings and alias != "database"}
+    every: dict[str, Any] = {RAW: raw, NEAR: near, **peers}
+    for cache in every.values():
+        cache.set("small", SMALL)
+        cache.set("dict", DICT)
+    _kept(near, "small", "dict")
+
+    def contenders(work: Any, among: dict[str, Any]) -> list[Contender]:
+        return [
+            Contender(name, lambda _, cache=cache: work(cache))  # type: ignore[misc]
+            for name, cache in among.items()
+        ]
+
+    def getting(key: str) -> Any:
+        return lambda cache: lambda: cache.get(key)
+
+    report.section("Near cache, 1 thread")
+    report.compare("get hit 100 B", contenders(getting("small"), every), Goal(NEAR, 30, 60))
+    report.compare(
+        "get hit 100 B",
+        contenders(getting("small"), {"LocMemCache": peers["LocMemCache"], NEAR: near}),
+        Goal(NEAR, 1.2, 3),
+    )
+    if "django-redis" in peers:
+        among = {"django-redis": peers["django-redis"], NEAR: near}
+        report.compare("get hit 100 B", contenders(getting("small"), among), Goal(NEAR, 12, 25))
+    report.compare(
+        "get hit 10 KB dict",
+        contenders(getting("dict"), {"LocMemCache": peers["LocMemCache"], NEAR: near}),
+        Goal(NEAR, 1.0, 1.3),
+    )
+
+    def setting(cache: Any) -> Operation:
+        turns = itertools.count()
+        return lambda: cache.set("set", f"{next(turns)} {SMALL}", 300)
+
+    report.compare("set 100 B", contenders(setting, {OURS: far, NEAR: near}), Goal(NEAR, 0.95, 1.0))
+    report.compare("get that is no hit", contenders(getting("missing"), {OURS: far, NEAR: near}))
+    report.figures("Near cache, a write elsewhere and the idle stream")
+    _seen(report, client[database]["go_goscope_cache"], near)
+    _idle(report, client, near)
+    _zipf(report, place, redis_port)
+
+
+def _seen(report: Report, entries: Any, near: Any) -> None:
+    """How long after the write was answered another process's value is read here."""
+    stored, times = near._keys.stored("small", None), []
+    for number in range(200):
+        _kept(near, "small")
+        entries.update_one({"key": stored}, {"$set": {"value": number}})
+        written = time.perf_counter()
+        while near.get("small") != number:
+            time.sleep(0.0002)
+        times.append(time.perf_counter() - written)
+    report.figure("a write elsewhere is seen, median", NEAR, statistics.median(times) * 1e3, "ms", most=20, reach=5)
+    report.figure("a write elsewhere is seen, p99", NEAR, percentile(times, 0.99) / 1e3, "ms", most=150, reach=50)
+
+
+def _idle(report: Report, client: MongoClient[dict[str, Any]], near: Any) -> None:
+    """What the open stream costs while nothing happens, by the server's own counters and by its thread's CPU time."""
+    _kept(near, "small")
+    thread = next(one for one in threading.enumerate() if one.name == "goscope-near")
+    seconds = 10.0
+    began, before = _cpu(thread), client.admin.command("serverStatus")["opcounters"]["getmore"]
+    time.sleep(seconds)
+    asked = client.admin.command("serverStatus")["opcounters"]["getmore"] - before
+    report.figure("idle stream, commands a second", NEAR, asked / seconds, "commands/s", most=5, reach=3)
+    spent = _cpu(thread) - began
+    report.figure("idle stream, CPU of a core", NEAR, spent / seconds * 100, "%", most=0.3, reach=0.1)
+
+
+def _cpu(thread: threading.Thread) -> float:
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident or 0))
+
+
+def _zipf(report: Report, place: str, redis_port: int | None) -> None:
+    """Four processes with eight threads each: 95 % reads over a Zipf distribution, 5 % writes."""
+    rates = {NEAR: _fleet("near", place, redis_port)}
+    report.figure("reads a second, Zipf, 5 % writes, 4 processes", NEAR, rates[NEAR], "reads/s")
+    if redis_port is not None and "django-redis" in caches.settings:
+        theirs = _fleet("django-redis", place, redis_port)
+        report.figure("reads a second, Zipf, 5 % writes, 4 processes", "django-redis", theirs, "reads/s")
+        report.figure("... near cache against django-redis", NEAR, rates[NEAR] / theirs, "times")
+
+
+def _fleet(alias: str, place: str, redis_port: int | None) -> float:
+    arguments = [sys.executable, *PROGRAM, alias, place, str(redis_port or 0)]
+    workers = [subprocess.Popen([*arguments, str(number)], stdout=subprocess.PIPE, text=True) for number in range(4)]
+    return sum(float(json.loads(one.communicate(timeout=300)[0])) for one in workers)
+
+
+def _work(alias: str, place: str, redis_port: int, number: int, seconds: float = 5.0) -> float:
+    import django
+    from django.conf import settings
+
+    found = settings_for(place)
+    if redis_port:
+        location = f"redis://127.0.0.1:{redis_port}/0"
+        found["django-redis"] = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": location}
+    settings.configure(SECRET_KEY="benchmarks", GOSCOPE={"URL": place}, CACHES=found, INSTALLED_APPS=["goscope_django"])
+    django.setup()
+    cache: Any = caches[alias]
+    numbers = random.Random(number)
+    weights = list(itertools.accumulate(1 / (one + 1) for one in range(KEYS)))
+    wanted = numbers.choices(range(KEYS), cum_weights=weights, k=200_000)
+    cache.set_many({f"zipf:{one}": SMALL for one in set(wanted[:20_000])}, 600)
+    reads, end = [0] * 8, time.perf_counter() + seconds
+
+    def read(thread: int) -> None:
+        mine: Any = caches[alias]
+        for turn, one in enumerate(itertools.cycle(wanted[thread::8])):
+            if turn % 20 == 0:
+                mine.set(f"zipf:{one}", SMALL, 600)
+                if time.perf_counter() > end:
+                    return
+            elif mine.get(f"zipf:{one}") is None:
+                mine.set(f"zipf:{one}", SMALL, 600)
+            reads[thread] += 1
+
+    threads = [threading.Thread(target=read, args=(one,)) for one in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    return sum(reads) / seconds
+
+
+if __name__ == "__main__":
+    print(json.dumps(_work(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
