@@ -9,6 +9,7 @@ Rules of this file:
 * A write of this process removes the entry before it is sent and once more when it has ended.
 * An entry ends when the server's clock says so, which stated its time when the entry was read, and after ``MAX_AGE`` in
   any case. Without change streams it ends ``max_stale`` after its reading began.
+* An entry with tags is not kept: whether they stand only the server says. A stale value is not either.
 * Values that can't be changed are shared. Others are made anew for each hit.
 * There is one for each place, prefix and set of options in a process. ``stream`` is said in ``mongodb.cache.stream``.
 """
@@ -161,17 +162,16 @@ class Near:
     # Reading
 
     def get(self, clock: Clock, flows: CacheFlows, full: str) -> Flow[Any]:
-        """``CacheFlows.get`` from the primary; what is read is kept. One command."""
+        """``CacheFlows.get`` from the primary; what is read is kept. As many commands."""
         values = yield from self._read(clock, flows, [full])
         if values is None:
             return (yield from flows.get(clock, full))
         return values.get(full, MISSING)
 
     def get_many(self, clock: Clock, flows: CacheFlows, keys: Sequence[str]) -> Flow[dict[str, Any]]:
-        """``CacheFlows.get_many`` from the primary; what is read is kept. One command for each thousand keys."""
+        """``CacheFlows.get_many`` from the primary; what is read is kept. As many commands."""
         values: dict[str, Any] = {}
-        for start in range(0, len(keys), BATCH):
-            batch = keys[start : start + BATCH]
+        for batch in flows.batches(keys):
             found = yield from self._read(clock, flows, batch)
             values |= (yield from flows.get_many(clock, batch)) if found is None else found
         return values

@@ -367,6 +367,11 @@ class CacheFlows:
 
     # Many entries by their keys
 
+    @staticmethod
+    def batches(keys: Sequence[str]) -> Iterable[Sequence[str]]:
+        """As many keys at a time as one command takes."""
+        return _key_batches(keys)
+
     def get_many(self, clock: Clock, keys: Sequence[str]) -> Flow[dict[str, Any]]:
         """The values of the live ones. One command for each thousand keys, one more for those with tags."""
         values, decode = {}, self.codec.decode

@@ -2,7 +2,8 @@
 
 Rules of this file:
 
-* One command for each thousand keys, as without keeping. It asks for the server's time too, by which expiry is judged.
+* One command for each thousand keys, as without keeping, and one for the tags. It asks for the server's time too, by
+  which expiry is judged.
 * What is read may be kept only if ``Reading.name`` is an ``_id`` that the change stream tells of.
 """
 
@@ -15,12 +16,14 @@ from typing import Any, Final, NamedTuple
 from bson.objectid import ObjectId
 
 from goscope_django.core.flow import Flow, ask
+from goscope_django.mongodb.cache import own, tags
+from goscope_django.mongodb.cache.own import Own, own_of
 from goscope_django.mongodb.codec.plain import built_in
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant
 from goscope_django.mongodb.driver.execute import CACHE
 
-_FIELDS: Final = {"_id": True, "key": True, "value": True, "expiresAt": True}
+_FIELDS: Final = {**own.FIELDS, "_id": True, "key": True, "value": True}
 """What of an entry is read."""
 
 
@@ -38,12 +41,25 @@ def read(clock: Clock, keys: Sequence[str]) -> Flow[tuple[list[Reading] | None, 
     rows, served = yield from ask(CACHE, "fresh", test, {**_FIELDS, **clock.stamp()}, len(keys))
     if rows is None:
         return None, served
-    return [_reading(clock, row) for row in rows if not clock.lapsed(row)], served
+    found = [(row, own_of(row)) for row in rows if not clock.lapsed(row)]
+    names = {tag for _, kept in found if kept is not None for tag in kept.tags or ()}
+    current = (yield from tags.current(clock, names)) if names else {}
+    readings = []
+    for row, kept in found:
+        if kept is not None and (not _stands(kept, current) or (yield from own.ended(clock, kept, row))):
+            continue
+        readings.append(_reading(clock, row, kept))
+    return readings, served
 
 
-def _reading(clock: Clock, row: dict[str, Any]) -> Reading:
-    name, expires_at = row.get("_id"), row.get("expiresAt")
+def _stands(kept: Own, current: own.Tags) -> bool:
+    return kept.tags is not None and all(current.get(tag) == version for tag, version in kept.tags.items())
+
+
+def _reading(clock: Clock, row: dict[str, Any], kept: Own | None) -> Reading:
+    name, expires_at = row.get("_id"), (kept and kept.fresh_until) or row.get("expiresAt")
     ours = isinstance(name, ObjectId) or (type(name) is str and name == row.get("key"))
+    ours = ours and not (kept is not None and kept.tags)
     if expires_at is None:
         return Reading(row, name if ours else None, None)
     if not isinstance(expires_at, datetime):  # nobody knows when this passes

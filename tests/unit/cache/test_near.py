@@ -576,3 +576,39 @@ def test_the_state_says_what_this_process_keeps(cache: Any) -> None:
     assert alias.near.process.endswith(f":{os.getpid()}")
     (other,) = [one for one in operations.state().cache.aliases if one.alias == "other"]
     assert other.near is None
+
+
+def test_an_entry_with_tags_is_read_and_not_kept(cache: Any) -> None:
+    cache.set("k", 1, tags=("product:7",))
+    for _ in range(3):
+        assert cache.get("k") == 1
+        assert cache.get_many(["k"]) == {"k": 1}
+    assert not kept(cache, "k")
+    cache.invalidate_tags("product:7")
+    assert cache.get("k") is None
+    assert cache.get_many(["k"]) == {}
+
+
+def owned(**fields: Any) -> dict[str, Any]:
+    written_at = datetime(2025, 12, 31)  # noqa: DTZ001  as the driver gives it
+    ends = datetime(2026, 1, 1, 0, 0, 50)  # noqa: DTZ001
+    times = {"updatedAt": written_at, "expiresAt": ends}
+    return {**times, "ownFor": times, **fields}
+
+
+def test_a_value_is_kept_until_it_is_not_fresh_any_more() -> None:
+    fresh = datetime(2026, 1, 1, 0, 0, 5)  # noqa: DTZ001
+    reading = read(lambda one: None, **owned(freshUntil=fresh))
+    assert reading.near.kept.entries["cache:k"].until <= tick() + 5
+    # Node has written it since, so the field says nothing.
+    later = datetime(2026, 1, 1, 0, 0, 1)  # noqa: DTZ001
+    reading = read(lambda one: None, **owned(freshUntil=fresh, updatedAt=later))
+    assert reading.near.kept.entries["cache:k"].until > tick() + 40
+
+
+def test_a_stale_value_is_a_miss_and_not_kept() -> None:
+    reading = Reading()
+    reading.begin()
+    past = datetime(2025, 12, 31, 23)  # noqa: DTZ001
+    assert reading.answer(**owned(freshUntil=past)) is MISSING
+    assert not reading.kept
