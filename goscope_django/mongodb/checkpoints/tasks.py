@@ -115,7 +115,8 @@ class TaskFlows:
         checkpoint, document, data, places = self._document(run, token, snapshot)
         fields = {**self._state(clock, snapshot, data, places), "leaseUntil": clock.after(run.lease)}
         cancelled = yield from self._write(clock, run, fields, cancelled, sequence={"$lte": snapshot.sequence})
-        yield from self.history.insert(checkpoint, run.claim, document)
+        if not (yield from self._add(run, checkpoint, document)):
+            raise lost(run.task_id, SAVED)
         yield Emit("checkpoint_saved", task_id=run.task_id, sequence=snapshot.sequence, progress=snapshot.progress)
         return cancelled
 
@@ -181,14 +182,14 @@ class TaskFlows:
         full = self.prefix + run.task_id
         result = self.codec.encode(full, ending.result)
         fields: dict[str, Expression] = {}
-        history: Flow[None] | None = None
+        history: Flow[bool] | None = None
         if save or result is not None:
             checkpoint, document, data, places = self._document(run, token, snapshot)
             # Made only to check the size, since the head will hold both the state and the result.
             self.history.document(checkpoint, run.claim, stored=data, most=MAX_STATE, more={"result": result})
             if save:
                 fields = self._state(clock, snapshot, data, places)
-                history = self.history.insert(checkpoint, run.claim, document)
+                history = self._add(run, checkpoint, document)
         if ending.status in FINISHED:
             fields["finishedAt"] = clock.now()
             fields["expiresAt"] = None if run.retention is None else clock.after(run.retention)
@@ -367,6 +368,19 @@ class TaskFlows:
             yield from ask(CHECKPOINTS, "delete_many", remains)
         return {**head, "sequence": max(held, known)}
 
+    def _add(self, run: Run, checkpoint: Checkpoint, document: RawBSONDocument) -> Flow[bool]:
+        """Add what the head has to the history. One command. ``False`` if the next runner has done that already, which
+        takes one more: then it has started from this very state."""
+        try:
+            yield from self.history.insert(checkpoint, run.claim, document)
+        except CheckpointConflict:
+            test = {"taskId": self.prefix + run.task_id, "sequence": checkpoint.sequence}
+            found = yield from ask(CHECKPOINTS, "confirm", test)
+            if found is None or found.get("token") is None:  # another program's
+                raise
+            return False
+        return True
+
     def _add_missing(self, clock: Clock, full: str, run: Run, head: dict[str, Any]) -> Flow[None]:
         sequence = whole(head.get("sequence"))
         missing = Checkpoint(
@@ -447,7 +461,7 @@ class TaskFlows:
         if head is None:  # another runner holds it by now, or nobody can say
             return "This state may have been saved; the next runner then goes on from it"
         if whole(head.get("sequence")) == sequence and head.get("saved"):
-            return "This state was saved, and the next runner goes on from it"
+            return SAVED
         return NOT_SAVED
 
     def _update(self, run: Run, test: dict[str, Any], fields: dict[str, Expression]) -> Flow[tuple[bool, bool]]:
@@ -488,6 +502,7 @@ def cancellation(clock: Clock) -> dict[str, Expression]:
 
 
 NOT_SAVED: Final = "Nothing was saved"
+SAVED: Final = "This state was saved, and the next runner goes on from it"
 
 
 def lost(task_id: str, known: str = NOT_SAVED) -> TaskLost:

@@ -12,10 +12,12 @@ from pymongo.errors import AutoReconnect
 
 from goscope_django import runtime
 from goscope_django.checkpoints import checkpointed
+from goscope_django.contracts import Checkpoint
 from goscope_django.core.flow import Command, Emit, Query, run
-from goscope_django.exceptions import TaskLost
+from goscope_django.exceptions import CheckpointConflict, TaskLost
+from goscope_django.mongodb.checkpoints.history import CHECKPOINTS
 from goscope_django.mongodb.checkpoints.tasks import TASKS, TaskFlows
-from goscope_django.mongodb.checkpoints.values import Run, Snapshot
+from goscope_django.mongodb.checkpoints.values import Ending, Run, Snapshot
 from tests.support.locks import settings_for
 
 
@@ -111,3 +113,60 @@ def test_what_was_not_saved_is_said_to_be_so() -> None:
 @pytest.mark.parametrize("arrives", [True, False])
 def test_what_nobody_can_know_any_more_is_said_to_be_unknown(arrives: bool) -> None:
     assert "may have been saved" in saved_late(arrives, lambda: expire(claim="another's"))
+
+
+class TestAnotherRunnerBetweenTheTwoWritesOfASave:
+    """The head has the state, the runner is frozen, the next one starts from it and adds it to the history."""
+
+    def outrun(self, make: Callable[[TaskFlows, Any, Run, int], Any], between: Callable[[TaskFlows], object]) -> Any:
+        """Run the flow that ``make`` gives; ``between`` comes before its state is added to the history."""
+        adapter = runtime.adapter()
+        executor: Any = adapter.store.executor()
+        flows = TaskFlows(adapter.checkpoint.flows)
+        one = Run("import", "c" * 32, "me", 30_000, 10, None, 10, None, False, {})
+        started = adapter.store.run(flows.start, one)
+        executor.collection(CHECKPOINTS).delete_many({})
+        frozen: list[int] = []
+
+        def execute(command: Command[Any]) -> Any:
+            if type(command) is Emit:
+                return None
+            if type(command) is Query and command.method == "insert_one" and not frozen:
+                frozen.append(1)
+                between(flows)
+            return executor(command)
+
+        found = run(make(flows, executor.clock, one, started.token), execute)
+        assert frozen
+        return found
+
+    def next_runner(self, flows: TaskFlows) -> None:
+        expire()
+        other = Run("import", "d" * 32, "other", 30_000, 10, None, 10, None, False, {})
+        started = runtime.adapter().store.run(flows.start, other)
+        assert started.outcome == "started" and started.data == {"row": 7}
+
+    @staticmethod
+    def snapshot() -> Snapshot:
+        return Snapshot(1, {"row": 7}, [], 50.0, None, None, None, None, datetime.now(UTC))
+
+    def saving(self, flows: TaskFlows, clock: Any, one: Run, token: int) -> Any:
+        return flows.save(clock, one, token, self.snapshot(), cancelled=False)
+
+    def finishing(self, flows: TaskFlows, clock: Any, one: Run, token: int) -> Any:
+        return flows.finish(clock, one, token, Ending("failed", error="x"), self.snapshot(), save=True)
+
+    def test_the_runner_is_told_that_it_is_lost_and_that_its_state_was_saved(self) -> None:
+        with pytest.raises(TaskLost, match="This state was saved"):
+            self.outrun(self.saving, self.next_runner)
+
+    def test_one_that_has_ended_in_order_is_told_nothing(self) -> None:
+        self.outrun(self.finishing, self.next_runner)
+
+    def test_a_state_of_another_program_is_a_conflict_as_ever(self) -> None:
+        def foreign(flows: TaskFlows) -> None:
+            moment = datetime.now(UTC)
+            runtime.adapter().checkpoint.save(Checkpoint("theirs", "import", 1, moment, 0.0, {"row": 1}))
+
+        with pytest.raises(CheckpointConflict):
+            self.outrun(self.saving, foreign)
