@@ -120,6 +120,8 @@ soak: $(VENV)/.installed-test
 	@$(PY) -m tests.soak.planted $(if $(SEED),--seed $(SEED)) $(ARGS)
 	@$(PY) -m tests.soak.day
 	@$(PY) -m tests.soak.staleness $(if $(SEED),--seed $(SEED))
+	@$(PY) -m tests.consistency.unconfirmed
+	@$(PY) -m tests.consistency.test_sweep
 	@$(PY) -m tests.consistency --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 clean:

@@ -403,10 +403,10 @@ def flights(history: Sequence[Operation]) -> list[Violation]:
 
 
 def replays(history: Sequence[Operation]) -> list[Violation]:
-    """All repeats of an idempotent call get one result (``once.call``, whose result is ``[run, own]``)."""
+    """All repeats of an idempotent call get one result (``once.call``; its result is ``[run, own]``, or nothing)."""
     found = []
     runs = {one.number: one for one in history if one.name == "once.run"}
-    for group in _by_key(one for one in history if one.name == "once.call" and one.ok).values():
+    for group in _by_key(one for one in history if one.name == "once.call" and one.ok and one.result).values():
         repeats = {one.result[0]: one for one in group if not one.result[1]}
         if len(repeats) > 1:
             found.append(Violation("replays", "repeats with different results", tuple(repeats.values())))
@@ -443,8 +443,14 @@ def recovery(history: Sequence[Operation]) -> list[Violation]:
             tried = [one for one in after if _worker(one) == kind]
             text = f"{kind} did not work again within {RECOVERY:g} seconds of the last fault"
             found.append(Violation("recovery", text, (healed, *tried[:5])))
-    late = [one for one in after if one.began > healed.ended + RECOVERY and one.outcome in ("fail", "unknown")]
-    found += [Violation("recovery", "it failed long after the last fault", (healed, one)) for one in late if one.error]
+    worked_again: dict[tuple[str, str], Operation] = {}
+    for one in after:
+        who = (one.client, one.args.get("mode", "sync"))
+        if one.ok:
+            worked_again.setdefault(who, one)
+        elif one.error and one.began > healed.ended + RECOVERY and who in worked_again:
+            text = "it failed long after the last fault, although it had worked again"
+            found.append(Violation("recovery", text, (healed, worked_again[who], one)))
     return found
 
 

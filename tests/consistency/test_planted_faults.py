@@ -275,7 +275,7 @@ SCENARIOS: list[tuple[str, Scenario, str]] = [
 
 def test_each_checker_is_proved() -> None:
     assert {checker for _, _, checker in SCENARIOS} == set(CHECKERS)
-    # That one needs three nodes and time: the soak proves it.
+    # That one needs three nodes and time: see ``unconfirmed``, which the soak runs.
     assert {fault for fault, _, _ in SCENARIOS} == set(faults.FAULTS) - {"unconfirmed_writes"}
 
 

@@ -289,7 +289,7 @@ class Workloads:
             flow = call(cache.get, cache.aget, key)
             if not key.startswith("cache"):
                 flow = call(circuits.get_state, circuits.aget_state, key)
-            yield from self._call("count.read", key, flow, lambda found: getattr(found, "failure_count", found))
+            yield from self._call("count.read", key, flow, lambda found: getattr(found, "failure_count", found) or 0)
         for key in keys.get("claim", ()):
             flow = call(store.get, store.aget, key)
             yield from self._call("claim.read", key, flow, lambda found: found and ["completed", found.value])

@@ -106,16 +106,15 @@ class Day:
             self.counts[name] += 1
 
     def _locks(self, number: int) -> Flow[None]:
-        from goscope_django.locks import lock
+        from goscope_django.locks import LockLost, lock
 
         block = lock(f"minute:{number % 50}", MINUTE * 1.5, blocking_timeout=10)
-        handle = yield from call(block.__enter__, block.__aenter__)
+        yield from call(block.__enter__, block.__aenter__)
         yield Pause(MINUTE * 1.7 if number % 3 == 0 else MINUTE / 10)
-        assert not handle.lost.is_set() or number % 3 == 0, "a busy machine may be late with a renewal"
         try:
             yield from call(block.__exit__, block.__aexit__, None, None, None)
-        except Exception as error:
-            self.counts[type(error).__name__] += 1
+        except LockLost:  # a busy machine may be late with a renewal
+            self.counts["LockLost"] += 1
         if number % 7 == 0:
             left = lock(f"left:{number}", MINUTE, auto_extend=False)
             yield from call(left.acquire, left.aacquire)
@@ -125,7 +124,7 @@ class Day:
         from goscope_django.checkpoints import TaskLost, adelete_task, checkpointed, delete_task
 
         name = f"task:{number}"
-        block = checkpointed(name, lease=MINUTE * 20, keep=2, retention=1, on_sigterm=False)
+        block = checkpointed(name, lease=MINUTE * 500, keep=2, retention=1, on_sigterm=False)
         task = yield from call(block.__enter__, block.__aenter__)
         ended: tuple[Any, ...] = (None, None, None)
         try:
