@@ -9,6 +9,7 @@ import os
 import pty
 import struct
 import termios
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
@@ -244,23 +245,28 @@ def test_an_owner_is_cut_before_a_key_and_a_key_last() -> None:
 
 @contextmanager
 def terminal(rows: int, width: int) -> Iterator[tuple[IO[str], Callable[[], str]]]:
-    """A terminal of this size, and what was shown on it so far."""
+    """A terminal of this size, and what was shown on it once it is closed."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, width, 0, 0))
-    os.set_blocking(master, False)
-    shown = ""
+    shown: list[bytes] = []
 
-    def so_far() -> str:
-        nonlocal shown
-        with suppress(BlockingIOError):
+    def read() -> None:  # all the time: a terminal takes some kilobytes only until they are read
+        with suppress(OSError):  # nobody writes any more
             while part := os.read(master, 65_536):
-                shown += part.decode(errors="replace")
-        return shown
+                shown.append(part)
+
+    stream, reader = os.fdopen(slave, "w"), threading.Thread(target=read)
+    reader.start()
+
+    def closed() -> str:
+        stream.close()
+        reader.join()
+        return b"".join(shown).decode()
 
     try:
-        with os.fdopen(slave, "w") as stream:
-            yield stream, so_far
+        yield stream, closed
     finally:
+        closed()
         os.close(master)
 
 
@@ -270,7 +276,6 @@ def test_a_table_is_as_wide_as_the_terminal(width: int) -> None:
     assert runtime.adapter().lock.acquire(key, 60_000, owner=owner)
     with terminal(24, width) as (stream, shown):
         call_command("goscope_lock", "list", stdout=stream, no_color=True)
-        stream.flush()
         lines = shown().split("\r\n")
     assert max(map(len, lines)) <= width
     assert (key in lines[1]) == (width >= 100) and (owner in lines[1]) == (width == 160)
@@ -297,7 +302,6 @@ def test_watch_redraws_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", pause)
     with terminal(20, 100) as (stream, shown):
         call_command("goscope_status", "--watch", "5", "--limit", "30", stdout=stream)
-        stream.flush()
         screens = shown().split("\x1b[H")[1:]
     assert pauses == [5.0] * 3 and len(screens) == 3
     for one in screens:
