@@ -12,6 +12,7 @@ import termios
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import IO, Any
 
 import pytest
@@ -299,7 +300,8 @@ def test_watch_redraws_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
         if len(pauses) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("time.sleep", pause)
+    module = "goscope_django.management.commands.goscope_status.time"
+    monkeypatch.setattr(module, SimpleNamespace(sleep=pause))  # and not the one that PyMongo's threads use
     with terminal(20, 100) as (stream, shown):
         call_command("goscope_status", "--watch", "5", "--limit", "30", stdout=stream)
         screens = shown().split("\x1b[H")[1:]
