@@ -75,6 +75,8 @@ def test_status_is_a_probe(mongo_url: str, adapter: MongoDBAdapter) -> None:
     [
         ("goscope_status",),
         also(("goscope_lock", "list")),
+        ("goscope_lock", "show", "k"),
+        ("goscope_idempotency", "delete", "k", "--no-input"),
         ("goscope_lock", "release", "k", "--no-input"),
         also(("goscope_circuit", "list")),
         also(("goscope_circuit", "reset", "c", "--no-input")),
