@@ -121,7 +121,7 @@ soak: $(VENV)/.installed-test
 	@$(PY) -m tests.soak.day
 	@$(PY) -m tests.soak.staleness $(if $(SEED),--seed $(SEED))
 	@$(PY) -m tests.consistency.unconfirmed
-	@$(PY) -m tests.consistency.test_sweep
+	@$(PY) -m tests.consistency.sweep
 	@$(PY) -m tests.consistency --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 clean:

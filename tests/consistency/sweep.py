@@ -1,14 +1,13 @@
 """Every step of every client, once for each command that it sends, which is lost in one of several ways.
 
 No luck is needed: the ``n``-th message after a moment, or the answer to it, never arrives. What clients are told of it
-goes through the checkers, as in a run. ``python -m tests.consistency.test_sweep`` (in ``make soak``) tries all ways and
+goes through the checkers, as in a run. ``python -m tests.consistency.sweep`` (in ``make soak``) tries all ways and
 more paths.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import sys
 import tempfile
@@ -19,12 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import django
-import pytest
 from django.conf import settings
 from django.core.cache import caches
 from django.test.utils import setup_test_environment
 
 from goscope_django.core.flow import Pause, acarry_out, carry_out
+from goscope_django.exceptions import StoreUnavailable
 from tests.consistency import workloads
 from tests.consistency.checkers import Violation, check
 from tests.consistency.history import Recorder, read
@@ -33,7 +32,6 @@ from tests.support.commands import on_server
 from tests.support.mongod import ReplicaSet, replica_set
 from tests.support.proxy import Proxy, _name
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
 DATABASE: Final = "sweep"
 FEATURES: Final = ("locks", "sections", "counts", "registers", "claims", "once", "flights", "probes", "tasks")
 WAYS: Final = ("answer", "command", "two answers", "two commands", "answer, then nothing", "command, then nothing")
@@ -92,8 +90,12 @@ class Sweep:
         for name in self.direct.list_collection_names():
             self.direct[name].delete_many({})
         for key in COUNTERS:
-            if key.startswith("cache"):
-                caches["default"].set(key, 0, None)
+            while key.startswith("cache"):
+                try:
+                    caches["default"].set(key, 0, None)
+                    break
+                except StoreUnavailable:  # the driver has not yet seen that the last loss is over
+                    time.sleep(0.05)
         self.tried += 1
         paths = [self.folder / f"{self.tried}-c{client}.jsonl" for client in (1, 2, 3)]
         first, *others = [Workloads(Recorder(path, path.stem), random.Random(f"{seed}"), mode) for path in paths]
@@ -132,20 +134,6 @@ class Sweep:
                         yield f"{feature}, {mode}, {way} {number}, seed {seed}: {one}"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ReplicaSet]:
-    with replica_set(members=1) as running:
-        yield running
-
-
-@pytest.fixture
-def sweep(server: ReplicaSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
-    monkeypatch.setattr(workloads, "bucket", lambda seconds: 0)
-    monkeypatch.setattr(Workloads, "_work", lambda self, longest: Pause(0.001))
-    with swept(server, tmp_path) as found:
-        yield found
-
-
 @contextmanager
 def swept(server: ReplicaSet, folder: Path) -> Iterator[Sweep]:
     """A ``Sweep`` on this server."""
@@ -155,15 +143,13 @@ def swept(server: ReplicaSet, folder: Path) -> Iterator[Sweep]:
             yield Sweep(loser, direct[DATABASE], folder)
 
 
-@pytest.mark.parametrize(("feature", "mode"), [*zip(FEATURES, itertools.cycle(("sync", "async")), strict=False)])
-def test_one_lost_answer_breaks_no_promise(feature: str, mode: str, sweep: Sweep) -> None:
-    assert list(sweep.all(feature, mode, ("answer",), range(1))) == []
-    assert sweep.tried > 1, "something was lost"
-
-
 def main() -> int:
     settings.configure(
-        SECRET_KEY="sweep-" + "s" * 50, INSTALLED_APPS=["goscope_django"], DATABASES={}, LOGGING_CONFIG=None
+        SECRET_KEY="sweep-" + "s" * 50,
+        INSTALLED_APPS=["goscope_django"],
+        GOSCOPE={"CONNECT_ON_READY": False},
+        DATABASES={},
+        LOGGING_CONFIG=None,
     )
     django.setup()
     workloads.bucket = lambda seconds: 0
