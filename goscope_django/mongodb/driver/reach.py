@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import pymongo
 from pymongo import ReadPreference
-from pymongo.errors import PyMongoError
+from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
 from goscope_django.core.flow import Flow, Query, invoke
 from goscope_django.mongodb.document.failures import NoServer, said
@@ -61,9 +61,11 @@ class Reach:
         """``query`` failed after ``took`` seconds. If it found no server the next calls don't wait for one."""
         if isinstance(error, NoServer) or took < self._patience * ENOUGH or self.sees(query):
             return
-        self._looked = time.monotonic()
+        now = time.monotonic()
+        # A connection that broke proves less than a search for a server: the next callers look for one first.
+        self._looked = now if isinstance(error, ServerSelectionTimeoutError) else now - PAUSE
         if not self.away:
-            self._since, self.away = self._looked, True
+            self._since, self.away = now, True
         self._reason = said(error)
 
     def worked(self) -> None:

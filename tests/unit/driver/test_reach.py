@@ -163,3 +163,14 @@ def test_a_broken_connection_and_then_no_server_is_an_outage(client: Client) -> 
     reached = fresh(client)
     reached.failed(WRITE, AutoReconnect("connection closed"), PATIENCE)
     assert reached.away
+
+
+def test_after_a_connection_that_broke_late_the_next_caller_looks_and_goes_on(
+    client: Client, clock: SimpleNamespace
+) -> None:
+    """An answer that never came does not say that there is no server: one that is lost fails no other call."""
+    reached = fresh(client)
+    reached.failed(WRITE, AutoReconnect("connection closed"), PATIENCE)
+    client.comes = {"primary"}
+    ask(reached)
+    assert client.looks == 1
