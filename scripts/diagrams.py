@@ -26,11 +26,11 @@ from html import escape
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "diagrams"
-WIDTH, MARGIN, STEP, TOP = 760, 24, 44, 84
-LETTER = 7.2
+WIDTH, MARGIN, STEP, TOP = 600, 14, 46, 84
+LETTER = 7.9
 """A letter's mean width in pixels at the size used, on the generous side."""
 STYLE = (
-    "text{font:13px system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif;fill:#1d2733}"
+    "text{font:14.5px system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif;fill:#1d2733}"
     ".back{fill:#fbfcfd;stroke:#c9d1da}.lane{stroke:#9aa7b4;stroke-dasharray:4 4}.head{fill:#e3ebf3;stroke:#9aa7b4}"
     ".name{font-weight:600}.line{stroke:#2f6f8f;stroke-width:1.6}.tip{fill:#2f6f8f}"
     ".bad{stroke:#b3261e;stroke-width:1.6}.badtip{fill:none;stroke:#b3261e;stroke-width:2.2}"
@@ -87,7 +87,7 @@ def _scene(lanes: str, steps: list[str]) -> Iterator[str]:
     place = {lane: MARGIN + room * (index + 0.5) for index, lane in enumerate(names)}
     bottom = TOP + STEP * len(steps)
     for lane, name in names.items():
-        _fits(name, room - 20)
+        _fits(name, room - 14)
         yield f'<line class="lane" x1="{place[lane]:g}" y1="52" x2="{place[lane]:g}" y2="{bottom}"/>'
         left, width = place[lane] - room / 2 + 6, room - 12
         yield f'<rect class="head" x="{left:g}" y="20" width="{width:g}" height="32" rx="5"/>'
@@ -131,8 +131,9 @@ def _bars(unit: str, rows: list[str]) -> Iterator[str]:
     if any(len(row) != 3 for row in parted):
         raise Unreadable("a row of bars is: label | number | what stands beside the bar")
     start = MARGIN + max(_fits(label, 320) for label, _, _ in parted) + 12
-    room = WIDTH - MARGIN - start - max(_fits(said, 240) for _, _, said in parted) - 10
     most = max(float(value) for _, value, _ in parted)
+    # As long as they can be with what stands beside each.
+    room = min((WIDTH - MARGIN - start - 10 - _fits(said, 240)) * most / float(value) for _, value, said in parted)
     yield _text(MARGIN, 36, unit, "name", "start")
     for index, (label, value, said) in enumerate(parted):
         y, width = 52 + 34 * index, max(2.0, float(value) / most * room)

@@ -1,6 +1,7 @@
 """Orders and their messages; a sender that fails, is killed, and is not alone."""
 
 from io import StringIO
+from unittest import mock
 
 from django.core import mail
 from django.core.management import call_command
@@ -40,6 +41,11 @@ class Outbox(TransactionTestCase):
             place("a@example.org")
             raise ZeroDivisionError
         self.assertEqual((self.run_it(), Order.objects.count()), ("0 sent", 0))
+
+    def test_there_is_no_order_without_its_message(self):
+        with mock.patch.object(Message.objects, "create", side_effect=OSError), self.assertRaises(OSError):
+            place("a@example.org")
+        self.assertFalse(Order.objects.exists())
 
     def test_a_killed_sender_loses_nothing_and_repeats_one_at_most(self):
         for number in range(5):
