@@ -3,6 +3,7 @@
 from django.core.cache import cache
 
 from goscope_django.circuits import CircuitBreaker
+from goscope_django.exceptions import StoreError
 
 PER_SECOND = 5
 
@@ -11,20 +12,22 @@ class TooManyCalls(Exception):
     """We have used up this second's calls, or the supplier says so. No sign that it is ill."""
 
 
-breaker = CircuitBreaker("supplier", failure_threshold=3, reset_timeout=30, exclude=TooManyCalls)
+# Neither that nor an outage of MongoDB, where the calls are counted, is a failure of the supplier.
+breaker = CircuitBreaker("supplier", failure_threshold=3, reset_timeout=30, exclude=(TooManyCalls, StoreError))
 
 
 def take_a_turn():
     """Count a call of the whole fleet; the server's clock says when a second is over."""
-    while True:
+    for _ in range(3):
         cache.add("supplier:calls", 0, timeout=1)
         try:
             calls = cache.incr("supplier:calls")  # atomic, and leaves the expiry as it is
         except ValueError:  # the second ended between the two
             continue
-        if calls > PER_SECOND:
-            raise TooManyCalls
-        return
+        if calls <= PER_SECOND:
+            return
+        break
+    raise TooManyCalls
 
 
 @breaker

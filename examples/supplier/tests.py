@@ -1,9 +1,12 @@
 """A supplier that is well, that is asked too often, and that is down."""
 
+from unittest import mock
+
 from django.core.cache import cache
 from django.test import SimpleTestCase
 
 from goscope_django.circuits import CircuitOpen, get_circuit
+from goscope_django.exceptions import StoreUnavailable
 from goscope_django.testing import empty_store
 from supplier.calls import PER_SECOND, TooManyCalls, stock
 
@@ -38,6 +41,19 @@ class Supplier(SimpleTestCase):
         cache.expire("supplier:calls", 0)
         self.assertEqual(stock("tea", self.fetch(200)), "tea: 3 left")
         self.assertLessEqual(cache.ttl("supplier:calls") or 0, 1)
+
+    def test_an_outage_of_the_counter_is_no_failure_of_the_supplier(self):
+        stock("tea", self.fetch(200))
+        with mock.patch.object(cache, "incr", side_effect=StoreUnavailable):
+            for _ in range(5):
+                with self.assertRaises(StoreUnavailable):
+                    stock("tea", self.fetch(200))
+        cache.set("supplier:calls", 0, timeout=3600)
+        self.assertEqual(stock("tea", self.fetch(200)), "tea: 3 left")
+
+    def test_a_counter_that_never_answers_keeps_nobody_busy(self):
+        with mock.patch.object(cache, "incr", side_effect=ValueError), self.assertRaises(TooManyCalls):
+            stock("tea", self.fetch(200))
 
     def test_a_429_is_no_failure_and_a_500_is_one(self):
         cache.set("supplier:calls", -100, timeout=3600)
