@@ -35,6 +35,16 @@ class Webhook(SimpleTestCase):
             self.assertEqual(self.send({"id": "e3", "amount": 10}, signature).status_code, 403)
         self.assertEqual(booked, [("e1", 10)])
 
+    def test_a_delivery_while_another_one_runs_is_told_to_come_again(self):
+        answers = []
+
+        def slow(event, amount):
+            answers.append(self.send({"id": "e1", "amount": 10}))
+
+        with mock.patch("webhook.views.book", side_effect=slow) as run:
+            self.assertEqual(self.send({"id": "e1", "amount": 10}).status_code, 200)
+        self.assertEqual((run.call_count, answers[0].status_code, answers[0]["Retry-After"]), (1, 409, "1"))
+
     def test_after_a_failure_the_next_delivery_runs(self):
         self.client.raise_request_exception = False
         with mock.patch("webhook.views.book", side_effect=RuntimeError):
