@@ -18,6 +18,7 @@ from goscope_django.dashboard import text
 from goscope_django.exceptions import PoolExhausted, StoreError, StoreUnavailable
 from goscope_django.http.problems import problem
 from goscope_django.middleware import RETRY_AFTER
+from goscope_django.operations.meanwhile import FEATURES
 
 _TITLES = (
     (PoolExhausted, "This process has no connection to MongoDB free"),
@@ -40,6 +41,7 @@ def answer(url: Callable[[str], str], request: HttpRequest, error: StoreError, *
         "since_text": text.moment(since, zone=True),
         "page_url": url("changelist"),
         "posted": request.method == "POST",
+        "features": FEATURES,
     }
     response = HttpResponse(render_to_string("goscope/away.html", context), status=503)
     response["Retry-After"] = f"{RETRY_AFTER:.0f}"

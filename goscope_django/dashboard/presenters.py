@@ -17,6 +17,7 @@ from goscope_django.dashboard.graphs import graphs
 from goscope_django.dashboard.rows import PLURALS, Rows
 from goscope_django.dashboard.sparklines import Sparkline, sparkline
 from goscope_django.operations import SECTIONS, State
+from goscope_django.operations.meanwhile import FEATURES
 
 AT_ONCE: Final = 8
 """Things that need attention and are shown at once; the others are folded."""
@@ -61,6 +62,7 @@ class Presented:
         state, rows = self.state, self.rows
         return {
             "state": state,
+            "features": () if state.reachable else FEATURES,
             "as_of": text.moment(state.generated_at, zone=True),
             "searched": text.visible(state.search),
             "empty": self._empty(),

@@ -19,6 +19,7 @@ from goscope_django.management.output import (
     seconds,
 )
 from goscope_django.operations import SECTIONS, State
+from goscope_django.operations.meanwhile import FEATURES
 from goscope_django.operations.wording import escaped, number
 
 TOP, REST, BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -122,6 +123,11 @@ class Command(OperatorCommand):
             self.line(f"  not reached: {escaped(state.error)}", self.style.ERROR)
             self.line(f"  {state.hint}")
             self.line(f"  named by {state.chosen_by}")
+            self.line()
+            self.line("What each feature does meanwhile", self.style.MIGRATE_HEADING)
+            width = max(len(one.feature) for one in FEATURES) + 4
+            for one in FEATURES:
+                self.wrapped(f"  {one.feature.ljust(width - 2)}{one.now}", indent=" " * width)
             return
         kind = server.topology or "unknown"
         near = f", {server.latency * 1_000:.1f} ms away" if server.latency is not None else ""

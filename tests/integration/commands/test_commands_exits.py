@@ -17,6 +17,7 @@ import pytest
 
 from goscope_django.mongodb import MongoDBAdapter
 from goscope_django.mongodb.driver import client as clients
+from goscope_django.operations.meanwhile import FEATURES
 from tests.support.long import also
 from tests.support.manage import ROOT, Ended, environment, manage, script, start
 from tests.support.mongod import process_exists
@@ -100,6 +101,10 @@ def test_without_a_server_the_exit_code_is_2_and_the_message_says_what_to_do(arg
 def test_fail_fast_does_not_keep_an_operator_out() -> None:
     ended = manage(AWAY, "goscope_status", goscope={"FAIL_FAST": True})
     assert ended.code == 2 and "Traceback" not in ended.err
+    assert "What each feature does meanwhile" in ended.out
+    assert all(one.feature in ended.out and one.now[:20] in ended.out for one in FEATURES)
+    told = ended.out.partition("meanwhile")[2]
+    assert all(len(line) <= 80 for line in told.splitlines())
 
 
 @pytest.mark.parametrize(
