@@ -19,7 +19,8 @@ PORT ?= 8000
 ifneq ($(GOSCOPE_URL),)
 export GOSCOPE_URL
 endif
-WORKERS ?= auto
+# Two more than there are cores: many tests wait for something.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 2)
 ARGS ?=
 SECONDS ?= 600
 

@@ -297,7 +297,8 @@ class Computing:
         """Compute the value, or wait for whoever computes it, and store it."""
         if not callable(wanted.default):
             return (yield from self.keep(wanted, wanted.default, (yield from self.terms(wanted))))
-        deadline = time.monotonic() + conf.current().default_lock_timeout
+        # One lease until that of a process that died has ended, and one for whoever computes in its place.
+        deadline = time.monotonic() + 2 * conf.current().default_lock_timeout
         if wanted.full in _computed_here.get():  # a callable that asks for the very value that it computes
             return (yield from self._computed(wanted))[0]
         while True:

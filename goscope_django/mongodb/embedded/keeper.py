@@ -165,7 +165,9 @@ class Keeper:
         return kept != b"" and kept == _content(b"data/mongod.lock")
 
     def _end(self) -> int:
-        os.killpg(0, signal.SIGTERM)  # to all of the group: a script may have started it instead of becoming it
+        # To all of the group: a script may have started it instead of becoming it. A server that ends in order removes
+        # its socket by the path that it was started with. If the folder is elsewhere by now that is its successor's.
+        os.killpg(0, signal.SIGTERM if self._is_where_it_was() else signal.SIGKILL)
         code, deadline = None, time.monotonic() + _PATIENCE
         while code is None:
             left = deadline - time.monotonic()

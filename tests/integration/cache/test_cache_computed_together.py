@@ -268,7 +268,7 @@ def test_a_lease_that_cant_be_asked_for_is_done_without(
 
 
 @both
-def test_nobody_waits_for_longer_than_the_lease(kind: str, mongo_url: str) -> None:
+def test_nobody_waits_for_longer_than_twice_the_lease(kind: str, mongo_url: str) -> None:
     with on_server(mongo_url, DEFAULT_LOCK_TIMEOUT=0.3):
         held = locks.backend().acquire("get_or_set:cache::1:key", 30)
         assert held is not None
