@@ -15,6 +15,7 @@ from goscope_django.mongodb import MongoDBAdapter
 from goscope_django.mongodb import figures as stats
 from goscope_django.mongodb.driver import client as clients
 from goscope_django.mongodb.figures import Hour
+from goscope_django.process import counters
 from tests.support.commands import Recorder
 from tests.support.manage import Ended, script, start_script
 from tests.support.operations import own_store
@@ -275,6 +276,7 @@ cache.get("user:1")
 
 def test_a_batch_is_one_command_whatever_is_in_it(mongo_url: str) -> None:
     recorder = Recorder()
+    counters.forget()  # what other tests of this process have counted
     with own_store(mongo_url, CLIENT_OPTIONS={"event_listeners": [recorder]}):
         cache.set("user:1", 1)
         with lock("k"):
@@ -299,6 +301,7 @@ def test_a_batch_is_one_command_whatever_is_in_it(mongo_url: str) -> None:
 
 def test_with_names_it_is_still_one_command(mongo_url: str) -> None:
     recorder = Recorder()
+    counters.forget()
     with own_store(mongo_url, FIGURES_PER_NAME=3, CLIENT_OPTIONS={"event_listeners": [recorder]}):
         for expected in (["findAndModify", "findAndModify", "update"], ["update"]):
             with lock("k"):
