@@ -97,7 +97,7 @@ def test_from_who_waits_to_the_holder_to_its_process_to_releasing(operator: Oper
 
 def test_filter_sort_select_three_act_and_see_three_results(operator: Operator) -> None:
     fill(locks=3, tasks=12)
-    operator.size(1_600)  # beside the sidebar there is room for all columns
+    operator.size(1_920)  # beside the sidebar there is room for all columns
     operator.open(every=60)
     link(operator, "6 stalled", "#section-tasks")
     link(operator, "PROGRESS", "#section-tasks")
