@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -51,6 +52,12 @@ SECOND: Final = timedelta(seconds=1)
 MILLISECOND: Final = timedelta(milliseconds=1)
 
 
+@functools.cache
+def _flows(pickle: bool, sign: bool, min_bytes: int | None) -> CacheFlows:
+    """The operations for these options. They hold no state, and Django makes a cache object per thread and task."""
+    return CacheFlows(runtime.codec(pickle=pickle), sign=sign, min_bytes=min_bytes)
+
+
 class MongoDBCache(BaseCache):
     """``CACHES = {"default": {"BACKEND": "goscope_django.cache.MongoDBCache"}}``.
 
@@ -77,8 +84,7 @@ class MongoDBCache(BaseCache):
         self._strict: MongoDBCache | None = None
         super().__init__({**params, "TIMEOUT": None, "OPTIONS": {}})
         self.default_timeout: Timeout = self.options.timeout
-        codec = runtime.codec(pickle=self.options.pickle)
-        self._flows = CacheFlows(codec, sign=self.options.sign, min_bytes=self.options.min_bytes)
+        self._flows = _flows(self.options.pickle, self.options.sign, self.options.min_bytes)
         self._figures = figures.alias(alias_of(location, params))
         self._made_with = (self.key_prefix, self.version)
         naming = (type(self), *self._made_with, params.get("KEY_FUNCTION"))
@@ -159,9 +165,9 @@ class MongoDBCache(BaseCache):
 
         A callable runs once for all who miss the value together, in all processes: on a lease that is renewed
         meanwhile. If it raises, or its value can't be stored, those who wait in this process get that very exception at
-        once, and every other process computes at once. Nobody waits for longer than ``DEFAULT_LOCK_TIMEOUT``, nor where
-        waiting is not possible (the lease can't be asked for, no connection of the pool is free): then it is computed
-        without. So this saves work and does not guarantee one call.
+        once, and every other process computes at once. Nobody waits for longer than twice ``DEFAULT_LOCK_TIMEOUT``, nor
+        where waiting is not possible (the lease can't be asked for, no connection of the pool is free): then it is
+        computed without. So this saves work and does not guarantee one call.
 
         With ``stale`` (seconds or a ``timedelta``) a value may serve for so long after its timeout, to callers who give
         ``stale``; for every other method it has expired. One caller in all processes then computes, all others get the
