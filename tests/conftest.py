@@ -17,6 +17,7 @@ from tests.support.long import LONG
 
 if TYPE_CHECKING:
     from goscope_django.mongodb.embedded import Mongod
+    from goscope_django.testing.conformance.base import Drive
 
 GAP = "mongomock:"  # what the reason of a skip begins with when only mongomock is to blame
 
@@ -85,6 +86,16 @@ def why_no_mongod() -> str:
 def goscope_worker_prefix() -> str:
     """No prefix: here each worker has a server of its own, and tests look at documents and start processes."""
     return ""
+
+
+@pytest.fixture(params=["sync", "async"])
+def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
+    """Calls an operation's sync form, and then its async one."""
+    from goscope_django.testing.conformance.base import Drive
+
+    drive = Drive(request.param)
+    yield drive
+    drive.close()
 
 
 @pytest.fixture(scope="session")

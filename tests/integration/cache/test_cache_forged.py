@@ -16,7 +16,7 @@ from django.core.cache import cache, caches
 from django.core.cache.backends.base import InvalidCacheBackendError
 from django.test import override_settings
 
-from goscope_django import runtime, signals
+from goscope_django import runtime
 from goscope_django.testing.conformance.base import Drive
 from tests.support.commands import on_server
 from tests.support.values import Point
@@ -46,25 +46,6 @@ def settings(request: pytest.FixtureRequest, store: str) -> Iterator[None]:
 @pytest.fixture(params=["mongod", "mongomock"])
 def store(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
-@pytest.fixture
-def told() -> Iterator[list[dict[str, Any]]]:
-    found: list[dict[str, Any]] = []
-
-    def receiver(sender: Any, signal: Any, **details: Any) -> None:
-        found.append(details)
-
-    signals.cache_entry_forged.connect(receiver)
-    yield found
-    signals.cache_entry_forged.disconnect(receiver)
 
 
 def entries() -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -32,13 +31,6 @@ LIMIT = 40
 @pytest.fixture(params=["mongod", "mongomock"])
 def url(request: pytest.FixtureRequest) -> Any:
     return "mongomock://options" if request.param == "mongomock" else request.getfixturevalue("mongo_url")
-
-
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
 
 
 def entries() -> Any:

@@ -24,13 +24,6 @@ AWAY = "mongodb://user:hunter2@127.0.0.1:9/goscope"  # the port "discard", on wh
 BRIEF = {"serverSelectionTimeoutMS": 100, "connectTimeoutMS": 100}
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 class Clock:
     """Stands in for monotonic time in ``outage``."""
 

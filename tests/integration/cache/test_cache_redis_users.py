@@ -37,13 +37,6 @@ def server(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 def test_set_says_whether_it_stored(drive: Drive) -> None:
     assert drive(cache, "set", "key", "value") is True
     assert drive(cache, "set", "key", "value1", nx=True) is False

@@ -14,7 +14,7 @@ from django.http import HttpResponse
 from django.test import override_settings
 from django.utils.safestring import SafeString, mark_safe
 
-from goscope_django import runtime, signals
+from goscope_django import runtime
 from goscope_django.exceptions import Contended, InvalidValue
 from goscope_django.mongodb.cache import flows
 from goscope_django.testing.conformance.base import Drive
@@ -57,25 +57,6 @@ def settings(request: pytest.FixtureRequest, store: str, recorder: Recorder) -> 
     with on_server(url, caches=ALIASES, client_options=options):
         cache.clear()
         yield
-
-
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
-@pytest.fixture
-def told() -> Iterator[list[dict[str, Any]]]:
-    found: list[dict[str, Any]] = []
-
-    def receiver(sender: Any, signal: Any, **details: Any) -> None:
-        found.append(details)
-
-    signals.cache_entry_forged.connect(receiver)
-    yield found
-    signals.cache_entry_forged.disconnect(receiver)
 
 
 def entries() -> Any:

@@ -29,13 +29,6 @@ def settings(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 def entries() -> Any:
     return runtime.connection().sync().database.go_goscope_cache
 

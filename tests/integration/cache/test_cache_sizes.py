@@ -24,13 +24,6 @@ def settings(mongo_url: str) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 def sized(number: int, kind: str) -> Any:
     return {"text": "x" * number, "bytes": b"x" * number, "list": ["x" * (number // 2), "x" * (number - number // 2)]}[
         kind

@@ -56,13 +56,6 @@ def store(request: pytest.FixtureRequest, recorder: Recorder) -> Iterator[str]:
         yield request.param
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 def here() -> Any:
     """The default cache of this thread or task."""
     return caches["default"]

@@ -47,13 +47,6 @@ def real(store: str, recorder: Recorder) -> Recorder:
     return recorder
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 def here() -> Any:
     """The default cache of this thread or task."""
     return caches["default"]

@@ -48,13 +48,6 @@ def proxy(server: ReplicaSet) -> Iterator[Proxy]:
         yield proxy
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 @pytest.fixture
 def adapter(proxy: Proxy, drive: Drive, database: Any) -> Iterator[MongoDBAdapter]:
     url = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true&serverSelectionTimeoutMS=500&appname=valued"

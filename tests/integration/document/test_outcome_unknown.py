@@ -54,13 +54,6 @@ def direct(server: ReplicaSet, proxy: Proxy) -> Iterator[Any]:
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 @pytest.fixture
 def adapter(proxy: Proxy, drive: Drive, direct: Any) -> Iterator[MongoDBAdapter]:
     """An adapter through the proxy, in one colour, with a shorter time limit."""

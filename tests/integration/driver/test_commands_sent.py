@@ -48,13 +48,6 @@ def settings(url: str, recorder: Recorder) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 class Scene:
     """One project on the server: prepares without being counted, then counts."""
 

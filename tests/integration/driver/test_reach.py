@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,13 +20,6 @@ pytestmark = pytest.mark.real
 cache: Any = default_cache
 AWAY = "mongodb://user:hunter2@127.0.0.1:9/goscope"  # the port "discard", on which nobody listens
 BRIEF = {"serverSelectionTimeoutMS": 300}
-
-
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
 
 
 def refused(drive: Drive, subject: Any, method: str, *args: Any) -> BaseException | None:

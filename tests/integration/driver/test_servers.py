@@ -38,13 +38,6 @@ def proxy(server: ReplicaSet) -> Iterator[Proxy]:
         yield proxy
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 @pytest.fixture
 def before(server: ReplicaSet, proxy: Proxy, drive: Drive) -> Iterator[Callable[[Rewrite], MongoDBAdapter]]:
     """Makes an adapter before a server whose answers are rewritten."""

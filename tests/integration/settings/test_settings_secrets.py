@@ -57,13 +57,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         yield guarded
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 def test_the_right_password_works(guarded: Guarded, drive: Drive) -> None:
     with on_server(guarded.url(RIGHT)):
         drive(cache, "set", "k", 1)

@@ -40,13 +40,6 @@ def provider(request: pytest.FixtureRequest) -> Iterator[MongoDBFlightProvider]:
         yield MongoDBFlightProvider(adapter.store, key_prefix=adapter.key_prefix)
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 @pytest.fixture
 def taken_over() -> Iterator[list[str]]:
     keys: list[str] = []

@@ -70,13 +70,6 @@ def server(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> Iterator[
         yield Server(monkeypatch)
 
 
-@pytest.fixture(params=["sync", "async"])
-def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
-    drive = Drive(request.param)
-    yield drive
-    drive.close()
-
-
 @pytest.fixture
 def told() -> Iterator[list[str]]:
     found: list[str] = []
