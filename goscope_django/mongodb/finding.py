@@ -62,11 +62,6 @@ class Wanted:
         given = self.after or ""
         return int(given) if given.isascii() and given.isdigit() and len(given) < 10 else 0
 
-    @property
-    def narrow(self) -> bool:
-        """Whether some things may be left out."""
-        return bool(self.search or self.state)
-
     def following(self, found: int) -> str | None:
         """The cursor of the next page, where this one was asked for with one thing more and ``found`` came."""
         return str(self.place + self.limit) if found > self.limit else None

@@ -111,7 +111,7 @@ class CacheFlows:
         """``sign``: every value is sealed, and none is taken that is not. ``min_bytes``: larger ones are compressed."""
         self.codec = codec.of(CACHE).sealing(every=sign, min_bytes=min_bytes)
         self._bare = self.codec.bare
-        self._sealed_only = sign
+        self._sealed_only = self.codec.takes_sealed_only
 
     # A value without a server
 
