@@ -145,7 +145,8 @@ def works(client: httpx.Client) -> None:
     with ThreadPoolExecutor(8) as pool:
 
         def both() -> bool:
-            found = list(pool.map(lambda _: client.get("/count"), range(8)))
+            # A kept connection would go to the same worker for ever.
+            found = list(pool.map(lambda _: client.get("/count", headers={"Connection": "close"}), range(8)))
             assert {one.status_code for one in found} == {200}
             seen.extend(one.json() for one in found)
             return len({one["pid"] for one in seen}) == 2
