@@ -71,6 +71,9 @@ Stages = list[dict[str, Any]]
 LIMIT: Final = 2.0
 """Seconds that a call waits for the store at most. After that its breaker goes on without the store."""
 
+EXACT: Final = 100
+"""Failures of which a circuit's document keeps the very times."""
+
 BATCH: Final = 10_000
 """Circuits that one command reads at most."""
 
@@ -180,7 +183,9 @@ class CircuitFlows:
     ) -> Flow[Reading]:
         """Record a failure of a call that was admitted to the closed circuit under ``generation``, and its ``reason``.
 
-        Opens the circuit if the failures of the last ``window`` milliseconds are ``threshold``.
+        Opens the circuit if the failures of the last ``window`` milliseconds are ``threshold``. The first ``EXACT`` of
+        them are listed with their times. More of them count as if they came together in a hundredth of the window, at
+        its beginning: a long list would make each failure dearer than the one before.
         """
         turn, test = new_claim(), all_of(CLOSED, {"$eq": [GENERATION, generation]}, UNFORCED)
 
@@ -192,10 +197,14 @@ class CircuitFlows:
                 {"$cond": [ours, array("failures"), []]}, just({"at": or_null("lastFailureTime"), "n": others})
             )
             recent = {"$and": [{"$gt": ["$$x.at", clock.before(window)]}, {"$gt": ["$$x.n", 0]}]}
-            with_this = joined(kept("failures", recent), just({"at": now, "n": 1}))
+            size, slot = {"$size": "$failures"}, clock.slot(max(1, window // EXACT))
+            rest = {"$cond": [{"$lt": [size, EXACT]}, "$failures", kept("failures", {"$ne": ["$$x.at", slot]})]}
+            this = {
+                "at": {"$cond": [{"$lt": [size, EXACT - 1]}, now, slot]},
+                "n": {"$subtract": ["$failureCount", listed]},
+            }
             counted = {
                 "state": "closed",
-                "failureCount": listed,
                 "lastFailureTime": now,
                 "lastFailure": why(clock, reason),
                 "updatedAt": now,
@@ -203,7 +212,9 @@ class CircuitFlows:
             full = all_of(test, {"$gte": [FAILURE_COUNT, threshold]})
             return [
                 {"$set": {"failures": {"$cond": [test, known, array("failures")]}}},
-                {"$set": {"failures": {"$cond": [test, with_this, "$failures"]}}},
+                {"$set": {"failures": {"$cond": [test, kept("failures", recent), "$failures"]}}},
+                {"$set": conditions(test, {"failureCount": {"$add": [listed, 1]}, "failures": rest})},
+                {"$set": {"failures": {"$cond": [test, joined("$failures", just(this)), "$failures"]}}},
                 {"$set": conditions(test, counted)},
                 {
                     "$set": move(

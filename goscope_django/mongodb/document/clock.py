@@ -82,6 +82,10 @@ class Clock:
         """``milliseconds`` ago."""
         raise NotImplementedError
 
+    def slot(self, milliseconds: int) -> Expression:
+        """When the present slot began, if time is divided into slots of so many ``milliseconds``."""
+        raise NotImplementedError
+
     def after_field(self, field: str, otherwise: str) -> Expression:
         """As many milliseconds from now as ``field`` holds; the instant in ``otherwise`` if that can't be added."""
         raise NotImplementedError
@@ -154,6 +158,9 @@ class ServerClock(Clock):
     def before(self, milliseconds: int) -> Expression:
         return {"$subtract": ["$$NOW", milliseconds]}
 
+    def slot(self, milliseconds: int) -> Expression:
+        return {"$subtract": ["$$NOW", {"$mod": [{"$toLong": "$$NOW"}, milliseconds]}]}
+
     def after_field(self, field: str, otherwise: str) -> Expression:
         length = countable(field)
         return {"$cond": [{"$gt": [length, 0]}, {"$add": ["$$NOW", length]}, or_null(otherwise)]}
@@ -225,6 +232,11 @@ class LocalClock(Clock):
 
     def before(self, milliseconds: int) -> Expression:
         return self._moment(-milliseconds)
+
+    def slot(self, milliseconds: int) -> Expression:
+        moment = self._moment()
+        passed = round(moment.replace(tzinfo=UTC).timestamp() * 1_000) % milliseconds
+        return moment - timedelta(milliseconds=passed)
 
     def after_field(self, field: str, otherwise: str) -> Expression:
         return or_null(otherwise)

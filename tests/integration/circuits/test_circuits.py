@@ -85,6 +85,24 @@ class TestClosed:
         fail(by, breaker, 1)
         assert shown("supplier").state == "open"
 
+    def test_very_many_failures_are_counted_exactly_and_listed_in_brief(self, by: Caller) -> None:
+        breaker = CircuitBreaker("supplier", failure_threshold=281, window=600)
+        fail(by, breaker, 80)
+        age("supplier", 300)
+        fail(by, breaker, 120)
+        found = document("supplier")
+        assert found is not None
+        assert found["failureCount"] == sum(one["n"] for one in found["failures"]) == 200
+        assert len(found["failures"]) <= 110
+        assert len({one["at"] for one in found["failures"] if one["n"] > 1}) <= 10
+        age("supplier", 301)  # the first eighty are too old now
+        fail(by, breaker, 1)
+        assert shown("supplier").failure_count == 121
+        fail(by, breaker, 159)
+        assert (shown("supplier").state, shown("supplier").failure_count) == ("closed", 280)
+        fail(by, breaker, 1)
+        assert (shown("supplier").state, shown("supplier").failure_count) == ("open", 281)
+
     def test_excluded_exceptions_are_neither_success_nor_failure(self, by: Caller) -> None:
         breaker = CircuitBreaker(
             "supplier", failure_threshold=2, exclude=(KeyError, lambda error: "mine" in str(error))

@@ -269,7 +269,7 @@ class TestManyAtOnce:
 
 
 def told_about(name: str) -> Any:
-    """What is stored of it. The synchronous client may see the server up to a second later than the asynchronous one."""
+    """What is stored of it. The sync client may see the server up to a second later than the async one."""
     deadline = time.monotonic() + 30
     while True:
         try:

@@ -24,6 +24,7 @@ from tests.support.locks import settings_for
 @pytest.fixture(autouse=True)
 def store() -> Iterator[None]:
     with settings_for("mongomock://"):
+        runtime.adapter().ensure_indexes()
         heads().delete_many({})
         yield
 
