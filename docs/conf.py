@@ -23,7 +23,7 @@ author = "goscope_django contributors"
 project_copyright = author
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "outside", "llms", "commands_table"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "outside", "llms", "commands_table", "inner"]
 root_doc = "index"
 # README.md is the same list of pages for those who read them where the code is; index.md includes it.
 exclude_patterns = ["README.md", "_build", "_ext"]
@@ -41,6 +41,8 @@ autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 add_module_names = False
+# What the integrations import; the site describes them without it.
+autodoc_mock_imports = ["celery", "kombu", "health_check", "prometheus_client", "pytest"]
 
 html_theme = "furo"
 html_title = f"goscope-django {release}"

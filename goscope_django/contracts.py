@@ -5,6 +5,9 @@ in milliseconds (int) or a ``timedelta``; instants are aware UTC datetimes. Ever
 ``a`` in front (``acquire`` / ``aacquire``), which is left out here. A ``pattern`` is a regular expression, and so code:
 some take without end on a short key, and nothing interrupts them. Never let users write one; for those there are the
 cache's globs and ``re.escape``.
+
+Every method raises ``StoreError`` if the store fails or can't be reached, and ``InvalidType`` or ``InvalidValue`` for
+an argument that can't be used. Every method is one round trip unless its text says otherwise.
 """
 
 from __future__ import annotations
@@ -35,7 +38,11 @@ class LockInfo:
 
 @dataclass(frozen=True, slots=True)
 class CircuitBreakerState:
-    """The shared part of a circuit's document."""
+    """The shared part of a circuit's document.
+
+    ``state`` is ``closed``, ``open`` or ``half-open``, ``failure_count`` how many failures there were since the last
+    success; the times are aware UTC, ``None`` for never.
+    """
 
     state: CircuitState = "closed"
     failure_count: int = 0
@@ -120,82 +127,175 @@ class Event:
 
 @runtime_checkable
 class LockHandle(Protocol):
-    """One acquisition. Its methods act on this very acquisition only, whoever holds the lock by then."""
+    """One acquisition. Its methods act on this very acquisition only, whoever holds the lock by then.
+
+    Every method is one round trip, and every change is atomic. ``ttl`` is in milliseconds or a ``timedelta``. Every
+    method raises ``StoreError`` if the store fails or can't be reached.
+    """
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """The key that was locked."""
+
     @property
-    def owner(self) -> str: ...
+    def owner(self) -> str:
+        """Who holds it, for observers."""
+
     @property
-    def token(self) -> int: ...
+    def token(self) -> int:
+        """The fencing token, which grows with each acquisition of the key."""
+
     @property
-    def expires_at(self) -> datetime: ...
-    def release(self) -> bool: ...
-    def extend(self, ttl: Ttl) -> bool: ...
-    def is_valid(self) -> bool: ...
+    def expires_at(self) -> datetime:
+        """When the lease ends, by the store's clock, as far as is known here."""
+
+    def release(self) -> bool:
+        """Give the lock back; ``False`` if this acquisition no longer held it."""
+
+    def extend(self, ttl: Ttl) -> bool:
+        """Let the lease end ``ttl`` from now; ``False`` if this acquisition no longer holds the lock."""
+
+    def is_valid(self) -> bool:
+        """Whether this acquisition holds the lock now."""
 
 
 class LockProvider(Protocol):
-    """Mutual exclusion with leases and fencing tokens."""
+    """Mutual exclusion with leases and fencing tokens. Every change is atomic.
+
+    ``key`` is the lock's; ``ttl`` is for how long the lease lasts, in milliseconds or as a ``timedelta``.
+    """
 
     def acquire(self, key: str, ttl: Ttl | None = None, owner: str | None = None) -> LockHandle | None:
-        """Take the lock if it is free or expired, in one server-side step; ``None`` if somebody holds it."""
+        """Take the lock if it is free or expired; ``None`` if somebody holds it, be it ``owner`` itself.
+
+        ``ttl=None`` is the provider's default. ``owner`` is a name for observers, random text if ``None``. Raises
+        ``OutcomeUnknown`` if the answer was lost and can't be asked for.
+        """
 
     def extend(self, key: str, ttl: Ttl, owner: str) -> bool:
-        """Move the expiry if ``owner`` holds the lock unexpired, in one server-side step."""
+        """Let the lease end ``ttl`` from now; ``False`` unless ``owner`` holds the lock unexpired."""
 
     def force_release(self, key: str) -> bool:
         """Remove the lock whoever holds it; ``True`` if there was one."""
 
-    def get(self, key: str) -> LockInfo | None: ...
-    def list(self, pattern: str | None = None) -> Sequence[LockInfo]: ...
+    def get(self, key: str) -> LockInfo | None:
+        """The live lock, or ``None``."""
+
+    def list(self, pattern: str | None = None) -> Sequence[LockInfo]:
+        """Live locks whose whole key matches ``pattern``, by key."""
 
 
 class CircuitBreakerStateProvider(Protocol):
-    """Shared circuit states; every recording is one atomic update."""
+    """Shared circuit states. Every change is one atomic update. ``key`` is the circuit's name."""
 
-    def get_state(self, key: str) -> CircuitBreakerState | None: ...
-    def set_state(self, key: str, state: CircuitBreakerState) -> None: ...
-    def record_failure(self, key: str, max_failures: int) -> int: ...
-    def record_success(self, key: str) -> None: ...
-    def list(self, pattern: str | None = None) -> Mapping[str, CircuitBreakerState]: ...
-    def delete(self, key: str) -> bool: ...
+    def get_state(self, key: str) -> CircuitBreakerState | None:
+        """The circuit's state; ``None`` where nothing was ever recorded. Never changes it."""
+
+    def set_state(self, key: str, state: CircuitBreakerState) -> None:
+        """Overwrite the circuit's state with ``state``."""
+
+    def record_failure(self, key: str, max_failures: int) -> int:
+        """Count a failure, and open the circuit when the count is ``max_failures``; the new count."""
+
+    def record_success(self, key: str) -> None:
+        """Close the circuit and forget its failures."""
+
+    def list(self, pattern: str | None = None) -> Mapping[str, CircuitBreakerState]:
+        """States by key, of the circuits whose whole key matches ``pattern``."""
+
+    def delete(self, key: str) -> bool:
+        """Remove the circuit; ``True`` if there was one."""
 
 
 class CacheProvider(Protocol):
-    """Values with an expiry."""
+    """Values with an expiry. Every change of one entry is atomic. ``key`` is the entry's, without a prefix."""
 
-    def get(self, key: str) -> Any: ...
-    def set(self, key: str, value: Any, ttl: Ttl | None = None) -> None: ...
-    def delete(self, key: str) -> bool: ...
-    def has(self, key: str) -> bool: ...
-    def clear(self) -> int: ...
-    def keys(self, pattern: str | None = None) -> Sequence[str]: ...
+    def get(self, key: str) -> Any:
+        """The value; ``None`` if it is missing or expired."""
+
+    def set(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
+        """Store ``value`` for ``ttl`` (milliseconds or a ``timedelta``), for good if ``None``."""
+
+    def delete(self, key: str) -> bool:
+        """Remove the entry; ``True`` if there was a live one."""
+
+    def has(self, key: str) -> bool:
+        """Whether there is a live entry."""
+
+    def clear(self) -> int:
+        """Remove all entries of this prefix; how many there were. Not atomic as a whole."""
+
+    def keys(self, pattern: str | None = None) -> Sequence[str]:
+        """Live keys that match ``pattern`` as a whole, in order. It may take several round trips."""
 
 
 class CheckpointProvider(Protocol):
-    """Numbered states of tasks. A (task, sequence) is written once."""
+    """Numbered states of tasks. A (task, sequence) is written once. ``task_id`` is the task's id."""
 
-    def save(self, checkpoint: Checkpoint) -> None: ...
-    def load_latest(self, task_id: str) -> Checkpoint | None: ...
-    def load(self, checkpoint_id: str) -> Checkpoint | None: ...
-    def list(self, task_id: str) -> Sequence[Checkpoint]: ...
-    def tasks(self, pattern: str | None = None) -> Sequence[str]: ...
-    def cleanup(self, task_id: str, keep_count: int) -> int: ...
-    def delete_all(self, task_id: str) -> int: ...
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Insert ``checkpoint``; atomic.
+
+        Raises ``CheckpointConflict`` if its task has this sequence already, and overwrites nothing; and
+        ``CheckpointTooLarge`` if it does not fit.
+        """
+
+    def load_latest(self, task_id: str) -> Checkpoint | None:
+        """The checkpoint with the task's highest sequence; ``None`` if there is none."""
+
+    def load(self, checkpoint_id: str) -> Checkpoint | None:
+        """The checkpoint with the id ``checkpoint_id``; ``None`` if there is none."""
+
+    def list(self, task_id: str) -> Sequence[Checkpoint]:
+        """All checkpoints of the task, the oldest first."""
+
+    def tasks(self, pattern: str | None = None) -> Sequence[str]:
+        """Ids of the tasks that have checkpoints and match ``pattern`` as a whole. Changes nothing."""
+
+    def cleanup(self, task_id: str, keep_count: int) -> int:
+        """Remove all but the ``keep_count`` latest; how many. It may take two round trips, and is not atomic."""
+
+    def delete_all(self, task_id: str) -> int:
+        """Remove all checkpoints of the task; how many there were. Not atomic."""
 
 
 class IdempotencyProvider(Protocol):
-    """Results by key, with a claim while the work is in progress."""
+    """Results by ``key``, with a claim while the work is in progress. Every change is atomic.
 
-    def get(self, key: str) -> IdempotencyRecord | None: ...
-    def set(self, key: str, value: Any, ttl: Ttl | None = None) -> None: ...
-    def delete(self, key: str) -> bool: ...
-    def begin(
-        self, key: str, ttl: Ttl, fingerprint: str | None = None, lease_ttl: Ttl = 60_000
-    ) -> IdempotencyClaim: ...
-    def complete(self, key: str, token: int, value: Any, ttl: Ttl | None = None) -> bool: ...
-    def abandon(self, key: str, token: int) -> bool: ...
-    def extend(self, key: str, token: int, lease_ttl: Ttl) -> bool: ...
-    def in_progress(self, key: str) -> bool: ...
-    def list(self, pattern: str | None = None, limit: int = 1_000) -> Sequence[IdempotencyInfo]: ...
+    ``ttl`` is how long a result is kept, ``lease_ttl`` how long a claim holds unless it is extended, both in
+    milliseconds or as a ``timedelta``; ``token`` is that of the claim. ``complete``, ``abandon`` and ``extend`` are
+    ``False``, and change nothing, unless ``token`` is the live claim's.
+    """
+
+    def get(self, key: str) -> IdempotencyRecord | None:
+        """The result; ``None`` if there is none or it has expired. A claim in progress is no result."""
+
+    def set(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
+        """Store the result ``value`` without a claim, whatever is there. ``ttl=None`` keeps it for good."""
+
+    def delete(self, key: str) -> bool:
+        """Remove the result, and a claim in progress; ``True`` if there was one."""
+
+    def begin(self, key: str, ttl: Ttl, fingerprint: str | None = None, lease_ttl: Ttl = 60_000) -> IdempotencyClaim:
+        """Claim the key, or tell what is there: of concurrent calls exactly one is ``started``.
+
+        A key that was used with another ``fingerprint`` is a ``mismatch``. Raises ``OutcomeUnknown`` if the answer was
+        lost and can't be asked for. It may take two round trips.
+        """
+
+    def complete(self, key: str, token: int, value: Any, ttl: Ttl | None = None) -> bool:
+        """Store the result ``value``, kept for ``ttl`` (that of ``begin`` if ``None``)."""
+
+    def abandon(self, key: str, token: int) -> bool:
+        """Give the claim up without a result, so that the next caller starts at once."""
+
+    def extend(self, key: str, token: int, lease_ttl: Ttl) -> bool:
+        """Let the claim's lease end ``lease_ttl`` from now."""
+
+    def in_progress(self, key: str) -> bool:
+        """Whether somebody works on the key now. Changes nothing."""
+
+    def list(self, pattern: str | None = None, limit: int = 1_000) -> Sequence[IdempotencyInfo]:
+        """Live claims, then live results, whose whole key matches ``pattern``, by key; at most ``limit``.
+
+        It may take several round trips.
+        """

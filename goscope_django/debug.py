@@ -51,14 +51,17 @@ class _Shown:
 
 
 class ExceptionReporterFilter(SafeExceptionReporterFilter):
-    """Django's filter, which also masks passwords in URLs. Make your own filter a subclass of it."""
+    """Django's filter, which also masks passwords in URLs. Make your own filter a subclass of it.
+
+    All methods raise nothing and send nothing.
+    """
 
     def cleanse_setting(self, key: str | int, value: Any) -> Any:
-        """A setting, or an item of ``META`` or of the cookies, as it may be shown."""
+        """The setting ``key``, or an item of ``META`` or of the cookies: its ``value`` as it may be shown."""
         return _masked(super().cleanse_setting(key, value), secrets())
 
     def get_traceback_frame_variables(self, request: HttpRequest | None, tb_frame: FrameType) -> ItemsView[str, Any]:
-        """The variables of a function as they may be shown."""
+        """The variables of a function, whose frame is ``tb_frame``, as they may be shown with ``request``'s page."""
         known, found = secrets(), dict(super().get_traceback_frame_variables(request, tb_frame))
         if self.is_active(request) and _of_a_store(tb_frame):
             return dict.fromkeys(found, self.cleansed_substitute).items()
@@ -70,7 +73,10 @@ def _of_a_store(frame: FrameType) -> bool:
 
 
 def hidden(text: str, known: list[re.Pattern[str]]) -> str:
-    """``text`` without passwords: those ``known``, and any in a URL."""
+    """``text`` without passwords: those ``known``, and any in a URL.
+
+    :meta private:
+    """
     for secret in known:
         text = secret.sub(MASK, text)
     return _URL.sub(rf"\g<1>{MASK}@", text)
@@ -91,7 +97,10 @@ def _masked(value: Any, known: list[re.Pattern[str]]) -> Any:
 
 
 def secrets() -> list[re.Pattern[str]]:
-    """What finds the passwords that the settings hold, the longest first."""
+    """What finds the passwords that the settings hold, the longest first.
+
+    :meta private:
+    """
     found = set(_in_settings())
     forms: set[str] = set()
     for one in found:
@@ -138,7 +147,10 @@ def _passwords(value: object, depth: int) -> Iterator[str]:
 
 
 def shown_settings() -> str:
-    """All settings as the filter that is in force shows them. Empty if it can't be made: Django says so elsewhere."""
+    """All settings as the filter that is in force shows them. Empty if it can't be made: Django says so elsewhere.
+
+    :meta private:
+    """
     try:
         return repr(import_string(conf.reporter_filter())().get_safe_settings())
     except Exception:  # noqa: BLE001

@@ -68,7 +68,10 @@ class GoscopeError(Exception):
 
 
 def told(error: BaseException) -> str:
-    """The text of an error of ours; of another only the class, since its text may quote a value."""
+    """The text of an error of ours; of another only the class, since its text may quote a value.
+
+    :meta private:
+    """
     return str(error) if isinstance(error, GoscopeError) else type(error).__name__
 
 

@@ -1,8 +1,8 @@
 """Makes responses of errors of this package that nobody catches.
 
 ``MIDDLEWARE = ["goscope_django.middleware.StoreUnavailableMiddleware", ...]``, as the first, and
-``"goscope_django.middleware.CircuitOpenMiddleware"`` anywhere in the list. They work in sync and async stacks and cost
-a request nothing unless something raises. Whoever holds a lock, a claim or a task while
+``"goscope_django.middleware.CircuitOpenMiddleware"`` anywhere in the list. They work in sync and async stacks, send
+nothing to MongoDB and cost a request nothing unless something raises. Whoever holds a lock, a claim or a task while
 the request runs is then described by its method and route.
 """
 
@@ -53,12 +53,17 @@ def circuit_open_response(request: HttpRequest, error: CircuitOpen) -> HttpRespo
     """The answer to a request whose circuit is open.
 
     The circuit's name is left out: it is not meant for clients.
+
+    :meta private:
     """
     return _unavailable(request, "circuit-open", "A service that this needs is not available.", error.retry_after)
 
 
 def store_unavailable_response(request: HttpRequest, error: StoreError) -> HttpResponse:
-    """The answer to a request that needed the database. What happened is logged, and left out here."""
+    """The answer to a request that needed the database. What happened is logged, and left out here.
+
+    :meta private:
+    """
     logger.error("%s %s: answered with 503: %s: %s", request.method, request.path, type(error).__name__, error)
     own = _own_answer(request)
     if own is not None:
@@ -91,6 +96,10 @@ class CircuitOpenMiddleware:
     async_capable = True
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        """Django makes it of ``MIDDLEWARE``.
+
+        :meta private:
+        """
         self.get_response = get_response
         if iscoroutinefunction(get_response):
             markcoroutinefunction(self)
@@ -108,7 +117,10 @@ class CircuitOpenMiddleware:
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Called by Django with what the view raised."""
+        """Called by Django with what the view raised.
+
+        :meta private:
+        """
         return circuit_open_response(request, exception) if isinstance(exception, CircuitOpen) else None
 
 
@@ -125,6 +137,10 @@ class StoreUnavailableMiddleware:
     async_capable = True
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        """Django makes it of ``MIDDLEWARE``.
+
+        :meta private:
+        """
         self.get_response = _answering(get_response)
         _stand_behind(get_response)
         got_request_exception.connect(_note, dispatch_uid="goscope_django.middleware")
@@ -140,7 +156,10 @@ class StoreUnavailableMiddleware:
         return _instead(request, response)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Called by Django with what the view raised."""
+        """Called by Django with what the view raised.
+
+        :meta private:
+        """
         return store_unavailable_response(request, exception) if isinstance(exception, StoreError) else None
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """``CircuitOpen`` is 503 and ``LockNotAcquired`` 409, both with ``Retry-After``. DRF's handler does the rest.
 
-    DRF marks the transaction of ``ATOMIC_REQUESTS`` for rollback, as it does for its own errors.
+    ``error`` and ``context`` are what DRF gives. It marks the transaction of ``ATOMIC_REQUESTS`` for rollback, as it
+    does for its own errors. Raises nothing and sends nothing.
     """
     from rest_framework.exceptions import APIException
     from rest_framework.views import exception_handler as standard

@@ -41,8 +41,11 @@ _SALT: Final = "goscope_django.sessions"
 class SessionStore(SessionBase):
     """One session; see Django's ``SessionBase`` for the methods, each of which has an async version.
 
-    ``load``, ``save``, ``create``, ``exists``, ``delete`` and ``flush`` are one round trip, ``cycle_key`` is two. Each
-    raises ``StoreUnavailable``, or another ``StoreError``, if MongoDB can't be reached or fails.
+    ``session_key`` is the session's key, ``None`` for a new one. Raises ``ImproperlyConfigured`` where the cache of
+    ``SESSION_CACHE_ALIAS`` is not of this package. Making the object sends nothing.
+
+    Each method is one round trip and atomic, but ``cycle_key``, which is two. Each raises ``StoreUnavailable``, or
+    another ``StoreError``, if MongoDB can't be reached or fails.
     """
 
     def __init__(self, session_key: str | None = None) -> None:
@@ -122,7 +125,7 @@ class SessionStore(SessionBase):
             raise
 
     def exists(self, session_key: str | None) -> bool:
-        """Whether there is a live session of this key."""
+        """Whether there is a live session of the key ``session_key``."""
         return carry_out(self._exists(session_key))
 
     async def aexists(self, session_key: str | None) -> bool:
@@ -134,7 +137,7 @@ class SessionStore(SessionBase):
         return bool(session_key) and (yield from _asked(store.has_key, store.ahas_key, _place(str(session_key))))
 
     def delete(self, session_key: str | None = None) -> None:
-        """Remove the session of this key, or this one."""
+        """Remove the session of the key ``session_key``, or this one if that is ``None``."""
         carry_out(self._delete(session_key))
 
     async def adelete(self, session_key: str | None = None) -> None:
@@ -162,7 +165,10 @@ class SessionStore(SessionBase):
 
     @classmethod
     def clear_expired(cls) -> None:
-        """Remove expired sessions now, as ``manage.py clearsessions`` does. MongoDB does so by itself each minute."""
+        """Remove expired sessions now, as ``manage.py clearsessions`` does. MongoDB does so by itself each minute.
+
+        Not atomic as a whole.
+        """
         session_cache().remove_expired(PREFIX)
 
     @classmethod
@@ -208,12 +214,18 @@ def _asked(plain: Callable[..., Any], twin: Callable[..., Any], *args: Any, **kw
 
 
 def unreadable_since() -> datetime | None:
-    """When this process first failed to read or write a session, if it has not succeeded since. By its own clock."""
+    """When this process first failed to read or write a session, if it has not succeeded since. By its own clock.
+
+    :meta private:
+    """
     return _since
 
 
 def session_cache() -> MongoDBCache:
-    """The cache of sessions, one that always asks the server. Raises ``ImproperlyConfigured`` if it is not ours."""
+    """The cache of sessions, one that always asks the server. Raises ``ImproperlyConfigured`` if it is not ours.
+
+    :meta private:
+    """
     alias = conf.session_cache_alias()
     found = caches[alias]
     if not isinstance(found, MongoDBCache):
@@ -243,7 +255,10 @@ TOO_FEW: Final = (
 
 
 def fault() -> str | None:
-    """What is wrong with the cache of sessions, if this engine is in use: for the system checks. Opens nothing."""
+    """What is wrong with the cache of sessions, if this engine is in use: for the system checks. Opens nothing.
+
+    :meta private:
+    """
     if conf.session_engine() != __name__:
         return None
     try:

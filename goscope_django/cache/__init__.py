@@ -1,4 +1,4 @@
-"""Django's cache on MongoDB, sync and async. The cache itself is in ``backend``."""
+"""Django's cache on MongoDB, sync and async: ``MongoDBCache`` is the backend, ``cache`` the default cache, typed."""
 
 from __future__ import annotations
 

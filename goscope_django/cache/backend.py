@@ -66,15 +66,25 @@ class MongoDBCache(BaseCache):
     ``MAX_ENTRIES``, ``CULL_FREQUENCY``, ``SERIALIZER`` (``"bson"`` refuses pickle), ``ON_ERROR``, ``NEAR`` (what was
     read lately is kept in the process), ``SIGN`` (every value is signed), ``COMPRESS`` (large ones are compressed).
 
-    A ``timeout`` is seconds, a ``timedelta`` or ``None`` for never; zero and less delete. Expiry is judged by the
-    server's clock. Every method raises ``InvalidType`` (a ``TypeError``) or ``InvalidValue`` (a ``ValueError``) for
-    arguments that can't be used, and ``StoreError`` if MongoDB fails or can't be reached; with ``ON_ERROR="ignore"``
-    it goes on without. ``options`` is the entry in ``CACHES``, checked.
+    ``key`` is a text, or is made one by ``str()``; ``version`` is the key's version, the alias's ``VERSION`` if
+    ``None``. A ``timeout`` is seconds, a ``timedelta`` or ``None`` for never; zero and less delete. Expiry is judged by
+    the server's clock. ``pattern`` is a glob (``*``, ``?``, ``[a-z]``). Every method raises ``InvalidType`` (a
+    ``TypeError``) or ``InvalidValue`` (a ``ValueError``) for arguments that can't be used, and ``StoreError`` if
+    MongoDB fails or can't be reached; with ``ON_ERROR="ignore"`` it goes on without. ``options`` is the entry in
+    ``CACHES``, checked.
+
+    Every change of one entry is atomic unless its text says otherwise. The round trips below are those for an entry
+    without more: reading one with tags takes one more, and changing one with tags, ``stale`` or a signature (``SIGN``)
+    one or two more. ``MAX_ENTRIES`` adds some now and then, to whatever stores.
     """
 
     def __init__(self, location: str, params: Mapping[str, Any]) -> None:
         # A fault is raised at first use. Django's system checks make every cache, and an error here would end them
         # before ours can say what is wrong.
+        """Django makes it of the entry in ``CACHES``.
+
+        :meta private:
+        """
         fault: conf.BadSettings | None = None
         try:
             self.options = cache_options(location, params)
@@ -177,7 +187,8 @@ class MongoDBCache(BaseCache):
         With ``tags`` the value counts as missing once one of them is invalidated, also while it is being computed.
 
         A hit is one round trip, two with tags; a stale one the same. A value that is computed takes five, one more
-        with tags and one more with ``stale``; waiting for another thread or task none.
+        with tags and one more with ``stale``; waiting for another thread or task none. Taking the lease is atomic, and
+        so is storing the value; both together are not.
         """
         wanted = self.wanted(key, default, timeout, version, stale=stale, background=background, tags=tags)
         return carry_out(self.computing.get_or_set(wanted))
@@ -262,7 +273,7 @@ class MongoDBCache(BaseCache):
         return await self.atouch(key, None, version=version)
 
     def delete(self, key: Any, version: int | None = None) -> bool:
-        """Remove the entry; whether there was a live one. One round trip."""
+        """Remove the entry; whether there was a live one. Atomic, one round trip."""
         return self._deleted(key, self._backing.run(False, self._flows.delete, self._keys.stored(key, version)))
 
     async def adelete(self, key: Any, version: int | None = None) -> bool:
@@ -318,7 +329,7 @@ class MongoDBCache(BaseCache):
         return await self.aincr(key, -delta_of(delta), version=version)
 
     def incr_version(self, key: Any, delta: int = 1, version: int | None = None) -> int:
-        """Move an entry to another version, with the time it has left; the new version.
+        """Move an entry to the version ``delta`` further on, with the time it has left; the new version.
 
         Four round trips, not atomic. Raises ``ValueError`` if there is no live entry.
         """
@@ -353,7 +364,7 @@ class MongoDBCache(BaseCache):
     def set_many(
         self, data: Mapping[Any, Any], timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[Any]:
-        """Store many; the keys that were not stored. Atomic for each key.
+        """Store ``data``, values by key; the keys that were not stored. Atomic for each key.
 
         Not stored are values that are too large (their old values are gone) and, with ``ON_ERROR="ignore"``, all of
         them while MongoDB can't be reached. One round trip for each thousand, one more where it overwrites entries of
@@ -370,7 +381,7 @@ class MongoDBCache(BaseCache):
         return self._counted(names, SETS, await self._backing.arun(names, store) if names else [])
 
     def delete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
-        """Remove many. One round trip for each thousand."""
+        """Remove those of ``keys`` that are there. Atomic for each key, one round trip for each thousand."""
         if names := self._keys.stored_many(keys, version):
             self._counted(names.values(), DELETES, self._backing.run(0, self._flows.delete_many, list(names)))
 
@@ -382,7 +393,7 @@ class MongoDBCache(BaseCache):
     def iter_keys(
         self, pattern: str = "*", version: int | None = None, *, itersize: int | None = None
     ) -> Iterator[str]:
-        """Live keys that match the glob, in order, a thousand at a time: memory stays constant however many there are.
+        """Live keys that match ``pattern``, in order, a thousand at a time, so memory does not grow with their number.
 
         ``itersize`` is how many are read at a time, if less. One round trip for each thousand (or ``itersize``), and
         one before them. Keys that come or go meanwhile may or may not be seen.
@@ -403,7 +414,8 @@ class MongoDBCache(BaseCache):
                 yield key
 
     def keys(self, pattern: str = "*", version: int | None = None) -> list[str]:
-        """Live keys that match the glob (``*``, ``?``, ``[a-z]``), in order; see ``iter_keys`` for very many."""
+        """Live keys that match ``pattern``, in order; a list, so ``iter_keys`` is for very many. It takes as many round
+        trips as ``iter_keys``."""
         return list(self.iter_keys(pattern, version=version))
 
     async def akeys(self, pattern: str = "*", version: int | None = None) -> list[str]:
@@ -413,10 +425,10 @@ class MongoDBCache(BaseCache):
     def delete_pattern(
         self, pattern: str, version: int | None = None, *, prefix: str | None = None, itersize: int | None = None
     ) -> int:
-        """Remove the entries whose keys match the glob; how many there were.
+        """Remove the entries whose keys match ``pattern``; how many there were. Atomic for each entry only.
 
         ``prefix`` is another ``KEY_PREFIX`` than this cache's. ``"start*"`` is one round trip. Another glob takes those
-        of ``iter_keys``, and one for each thousand matches.
+        of ``iter_keys`` (``itersize`` is its), and one for each thousand matches.
         """
         return carry_out(self._delete_pattern(pattern, version, prefix, itersize))
 
@@ -428,7 +440,8 @@ class MongoDBCache(BaseCache):
 
     def clear(self) -> None:
         """Remove all versions of this alias's ``KEY_PREFIX``. With a ``KEY_FUNCTION`` of your own: every cache entry
-        under ``GOSCOPE["KEY_PREFIX"]``. One round trip."""
+        under ``GOSCOPE["KEY_PREFIX"]``. One round trip. Atomic for each entry only: what is stored meanwhile may
+        stay."""
         self.remove_all()
 
     async def aclear(self) -> None:
@@ -450,10 +463,12 @@ class MongoDBCache(BaseCache):
         auto_extend: bool | None = None,
         owner: str | None = None,
     ) -> CacheLock:
-        """A lock whose name is made like a key of this cache, as django-redis gives it: see ``CacheLock``.
+        """A lock whose ``name`` is made like a key of this cache, as django-redis gives it: see ``CacheLock``.
 
-        With a ``timeout`` (seconds) it is held for that long at most, unless ``auto_extend=True``; without one it is
-        renewed until it is released. ``sleep`` is accepted: a waiter is woken, it does not poll at that rate.
+        With a ``timeout`` (seconds or a ``timedelta``) it is held for that long at most, unless ``auto_extend=True``;
+        without one it is renewed until it is released. ``blocking``, ``blocking_timeout`` (seconds) and ``owner`` are
+        those of ``goscope_django.locks.lock``. With ``thread_local=False`` another thread may release it. ``sleep``
+        (seconds) is accepted: a waiter is woken, it does not poll at that rate. Sends nothing.
         """
         return CacheLock(
             self.make_key(name, version=version),
@@ -474,15 +489,18 @@ class MongoDBCache(BaseCache):
 
     @property
     def degraded(self) -> bool:
-        """Whether this process goes on without MongoDB at this moment (``ON_ERROR="ignore"``). Asks no server."""
+        """Whether this process goes on without MongoDB at this moment (``ON_ERROR="ignore"``). Asks no server.
+
+        Raises ``ImproperlyConfigured`` if the settings can't be used.
+        """
         self._backing.resolve()
         return self._backing.degraded
 
     def close(self, **kwargs: Any) -> None:
-        """Nothing: Django calls it after every request, and the client belongs to the process."""
+        """Do nothing, and send nothing: Django calls it after every request, and the client belongs to the process."""
 
     async def aclose(self, **kwargs: Any) -> None:
-        """Nothing; see ``close``."""
+        """Async version of ``close``."""
 
     def wanted(
         self,
@@ -498,6 +516,8 @@ class MongoDBCache(BaseCache):
         """What ``get_or_set`` with these arguments asks ``computing`` for. Sends nothing.
 
         Raises ``InvalidType`` and ``InvalidValue`` for arguments that can't be used.
+
+        :meta private:
         """
         old, behind = stale_options(stale, background)
         full, names = self._keys.stored(key, version), self._keys.stored_tags(tags)
@@ -506,7 +526,7 @@ class MongoDBCache(BaseCache):
     # For operators
 
     def remove_all(self) -> int:
-        """``clear``, and how many entries it removed."""
+        """``clear`` that returns how many entries it removed."""
         return self._backing.run(0, self._flows.delete_range, self._keys.own_prefix(), self._keys.own_regex())
 
     async def aremove_all(self) -> int:
@@ -515,7 +535,10 @@ class MongoDBCache(BaseCache):
 
     def strict(self) -> MongoDBCache:
         """This cache for sessions: it always asks the server and raises while it can't be reached. It stores what it is
-        given as it is: that is signed already, for the session's key, and compressed."""
+        given as it is: that is signed already, for the session's key, and compressed.
+
+        :meta private:
+        """
         if self._strict is None:
             location, params = self._entry
             options = dict(params.get("OPTIONS") or {})
@@ -526,25 +549,39 @@ class MongoDBCache(BaseCache):
         return self._strict
 
     def count_keys(self, start: str) -> int:
-        """How many live entries of this cache's version have keys that begin with ``start``. One round trip."""
+        """How many live entries of this cache's version have keys that begin with ``start``. One round trip.
+
+        :meta private:
+        """
         return self._backing.run(0, self._flows.count_live, self._keys.base(None) + start)
 
     async def acount_keys(self, start: str) -> int:
-        """Async version of ``count_keys``."""
+        """Async version of ``count_keys``.
+
+        :meta private:
+        """
         return await self._backing.arun(0, self._flows.count_live, self._keys.base(None) + start)
 
     def remove_expired(self, start: str) -> int:
-        """Remove expired entries whose keys begin with ``start``, before MongoDB does; how many. One round trip."""
+        """Remove expired entries whose keys begin with ``start``, before MongoDB does; how many. One round trip.
+
+        :meta private:
+        """
         return self._backing.run(0, self._flows.delete_expired, self._keys.base(None) + start)
 
     async def aremove_expired(self, start: str) -> int:
-        """Async version of ``remove_expired``."""
+        """Async version of ``remove_expired``.
+
+        :meta private:
+        """
         return await self._backing.arun(0, self._flows.delete_expired, self._keys.base(None) + start)
 
     def stored_range(self) -> tuple[str, str | None]:
         """What the stored keys of this alias begin with, and the expression that they match (``None``: none needed).
 
         Asks no server. Raises ``ImproperlyConfigured`` if the settings can't be used.
+
+        :meta private:
         """
         return self._keys.own_prefix(), self._keys.own_regex()
 
@@ -553,11 +590,16 @@ class MongoDBCache(BaseCache):
 
         Asks no server. Raises ``InvalidValue`` where a ``KEY_FUNCTION`` does not keep beginnings, and
         ``ImproperlyConfigured`` if the settings can't be used.
+
+        :meta private:
         """
         return self._keys.base(version) + start
 
     def count_as(self, alias: str) -> None:
-        """Count what this object does in the figures of ``alias``, for one that was not made by ``caches[alias]``."""
+        """Count what this object does in the figures of ``alias``, for one that was not made by ``caches[alias]``.
+
+        :meta private:
+        """
         self._figures = self._backing.figures = figures.alias(alias)
 
     # One operation: what runs on the store, and what is made of its result

@@ -51,7 +51,8 @@ def cached(
     alias): a template that names parameters (``"product:{product_id}"``), or a function of the call's arguments; so
     ``delete`` with that key removes the result. Without it the key is made of the function's name and all arguments,
     which must be texts, numbers, dates, model instances, tuples of these and the like. ``tags`` are templates as well,
-    or a function of the arguments. ``stale`` and ``background`` are those of ``get_or_set``, and so are the costs.
+    or a function of the arguments. ``stale`` (seconds or a ``timedelta``), ``background`` and ``version`` are those of
+    ``get_or_set``, and so are round trips and what is atomic.
 
     Raises ``InvalidType`` and ``InvalidValue`` where it is written for arguments that can't be used, for a function
     that has no name of its own and no ``key``, and for a template that names no parameter; at a call ``InvalidType``

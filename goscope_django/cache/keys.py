@@ -24,8 +24,10 @@ _ODD: Final = re.compile(r"[\x00-\x20\x7f]")
 
 
 def plain_key(key: Any, key_prefix: str, version: int | None) -> str:
-    """A ``KEY_FUNCTION`` that stores ``foo`` as ``foo``, as Node's adapter reads it; a ``KEY_PREFIX`` stands before
-    it."""
+    """A ``KEY_FUNCTION`` that stores the ``key`` ``foo`` as ``foo``, as Node's adapter reads it.
+
+    ``key_prefix`` (``KEY_PREFIX``) stands before it, and ``version`` is left out. Sends nothing and raises nothing.
+    """
     return f"{key_prefix}:{key}" if key_prefix else str(key)
 
 

@@ -34,7 +34,9 @@ T = TypeVar("T")
 class CacheLock:
     """A lock named like a key of a cache: a sync and async context manager, and an object to acquire and release.
 
-    ``name`` is the lock's key. ``with`` yields this object; ``token`` is its fencing token.
+    ``cache.lock`` makes it. ``name`` is the lock's key. ``with`` yields this object; ``token`` is its fencing token.
+    ``owner``, ``token``, ``lost`` and ``expires_at`` raise ``LockError`` if the lock was not acquired here. Every
+    method that asks the server raises ``StoreError`` if it can't be reached.
     """
 
     def __init__(
@@ -49,6 +51,10 @@ class CacheLock:
         auto_extend: bool | None = None,
         owner: str | None = None,
     ) -> None:
+        """``cache.lock`` makes it.
+
+        :meta private:
+        """
         arguments.duration_seconds(sleep, "sleep")
         self.name = arguments.key(name)
         self.timeout = timeout
@@ -93,7 +99,10 @@ class CacheLock:
 
     @property
     def inner(self) -> LockHandle:
-        """The backend's own handle."""
+        """The backend's own handle.
+
+        :meta private:
+        """
         return self._held("looked at")[0].inner
 
     @property
@@ -108,11 +117,11 @@ class CacheLock:
 
     @property
     def lost(self) -> Lost:
-        """Set once the lock is lost."""
+        """Set once the lock is lost: ``is_set()``, ``wait(timeout)`` (seconds)."""
         return self._held("looked at")[0].lost
 
     def ensure_held(self) -> None:
-        """Raise ``LockLost`` if the lock is not held any more. Sends nothing."""
+        """Raise ``LockLost`` if the lock is not held any more, ``LockError`` if it never was here. Sends nothing."""
         self._held("looked at")[0].ensure_held()
 
     @property
@@ -125,7 +134,8 @@ class CacheLock:
     def acquire(self, blocking: bool | None = None, blocking_timeout: Duration | None = None) -> bool:
         """Acquire the lock; ``False`` if somebody else held it for all of ``blocking_timeout`` (seconds).
 
-        One round trip if it is free. Raises ``StoreError`` if the server can't be reached.
+        ``blocking=False`` makes one attempt. What is not given is as it was given to ``cache.lock``. One atomic round
+        trip if it is free; see ``goscope_django.locks.lock`` for what waiting costs.
         """
         return carry_out(self._acquire(blocking, blocking_timeout))
 
@@ -148,7 +158,7 @@ class CacheLock:
         self._here.held = (handle, since + lease)
 
     def release(self) -> bool:
-        """Give the lock back; ``True``. One round trip.
+        """Give the lock back; ``True``. One atomic round trip.
 
         Raises ``LockError`` if it was not acquired here, ``LockLost`` (one of them) if it was lost, and ``StoreError``
         if the server can't be reached; it may then be called again.
@@ -175,8 +185,9 @@ class CacheLock:
     def extend(self, additional_time: Duration | None = None, replace_ttl: bool = False) -> bool:
         """Add ``additional_time`` (seconds or a ``timedelta``) to what is left of the lease; ``True``.
 
-        With ``replace_ttl`` that is all that is left then. Without a time the lease begins anew. Errors as for
-        ``release``. One round trip.
+        With ``replace_ttl`` that is all that is left then. Without a time the lease begins anew. Raises what
+        ``release`` raises, and ``InvalidType`` or ``InvalidValue`` for a time that can't be used. One atomic round
+        trip.
         """
         return carry_out(self._extend(additional_time, replace_ttl))
 
@@ -197,7 +208,7 @@ class CacheLock:
         return True
 
     def reacquire(self) -> bool:
-        """Let the lease begin anew: ``extend`` without a time."""
+        """``extend`` without a time: the lease begins anew."""
         return self.extend()
 
     async def areacquire(self) -> bool:

@@ -73,7 +73,9 @@ def cached_page(
     fails. ``tags`` are templates that name the view's parameters (``"product:{pk}"``), or a function of its arguments;
     ``cache.invalidate_tags`` makes all pages with one of them a miss.
 
-    A hit is two round trips, three with tags. Raises ``InvalidType`` and ``InvalidValue`` where it is written for
+    ``key_prefix`` stands in front of the keys (``CACHE_MIDDLEWARE_KEY_PREFIX`` if ``None``). A hit is two round trips,
+    three with tags. Storing a page is atomic for each of its two entries: what of the request it depends on, and the
+    response. Raises ``InvalidType`` and ``InvalidValue`` where it is written for
     arguments that can't be used; at a request ``ImproperlyConfigured`` if ``cache`` is no cache of this package, and
     ``StoreError`` if MongoDB fails or can't be reached, unless the cache ignores that.
     """

@@ -10,6 +10,8 @@ Rules of this file:
 * At most one runner at a time holds a task. After a crash the next one goes on as soon as the lease has ended.
 * Items are processed at least once. After a crash the items since the last save are processed again.
 * A body that is left without an error has completed the task. It is not run again unless asked.
+* Every function for operators raises ``StoreError`` if MongoDB fails or can't be reached, and ``InvalidType`` or
+  ``InvalidValue`` for an argument that can't be used.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _current: ContextVar[Task | None] = ContextVar("goscope_task", default=None)
 
 
 def current_task() -> Task | None:
-    """The task whose block or function is running here, if any."""
+    """The task whose block or function is running here, if any. Raises nothing and sends nothing."""
     return _current.get()
 
 
@@ -61,10 +61,12 @@ class checkpointed:  # noqa: N801 - used like a function, as contextlib's are
     * ``owner`` and ``metadata`` (at most 64 KiB) are for operators and for whoever dispatches the task again.
     * ``on_sigterm=False`` leaves SIGTERM alone.
 
-    Entering takes two commands and raises ``TaskAlreadyRunning``, ``TaskExhausted`` or ``TaskCancelled``. A completed
-    task is not held: ``task.completed`` is true, ``task.result`` has the result, loops give nothing, saving raises
-    ``TaskLost``; a decorated function is not called, and the stored result is returned. Leaving takes one command, two
-    more if something is still to be saved; it raises ``TaskLost`` if the task was taken over.
+    Making it sends nothing. Entering takes two round trips, the first of which takes the task and is atomic; it raises
+    ``TaskAlreadyRunning``, ``TaskExhausted`` or ``TaskCancelled``. A completed task is not held: ``task.completed`` is
+    true, ``task.result`` has the result, loops give nothing, saving raises ``TaskLost``; a decorated function is not
+    called, and the stored result is returned. Leaving takes one atomic round trip, two more if something is still to be
+    saved; it raises ``TaskLost`` if the task was taken over. All of these raise ``StoreError`` if MongoDB can't be
+    reached, and ``InvalidType`` or ``InvalidValue`` for a bad argument.
     """
 
     def __init__(

@@ -36,8 +36,8 @@ def list_tasks(
     """Up to ``limit`` tasks in the order of their ids, behind ``after``, whose whole id matches ``pattern``.
 
     The pattern is a regular expression, and so code: never a user's text. ``stalled=True``: only tasks whose worker is
-    gone, that is, which say that they run while their lease has ended. One command; with a pattern one
-    for every 500 tasks looked at.
+    gone, that is, which say that they run while their lease has ended. One round trip; with a pattern one for every 500
+    tasks looked at.
     """
     return carry_out(_list(pattern, limit, after, stalled=stalled))
 
@@ -50,7 +50,10 @@ async def alist_tasks(
 
 
 def stalled_tasks(limit: int = 100, after: str | None = None) -> list[TaskInfo]:
-    """Tasks whose worker is gone: they say that they run, and their lease has ended. One command."""
+    """Tasks whose worker is gone: they say that they run, and their lease has ended.
+
+    At most ``limit``, in the order of their ids, behind ``after``. One round trip.
+    """
     return carry_out(_list(None, limit, after, stalled=True))
 
 
@@ -60,7 +63,7 @@ async def astalled_tasks(limit: int = 100, after: str | None = None) -> list[Tas
 
 
 def get_task(task_id: str) -> TaskInfo | None:
-    """The task, or ``None``. One command."""
+    """The task ``task_id``, or ``None``. One round trip."""
     return carry_out(_of_one(TaskQueryFlows.get, task_id))
 
 
@@ -70,7 +73,10 @@ async def aget_task(task_id: str) -> TaskInfo | None:
 
 
 def task_result(task_id: str, default: Any = None) -> Any:
-    """The result of a completed task, else ``default``. One command."""
+    """The result of the task ``task_id`` if it is completed, else ``default``. One round trip, which only reads.
+
+    Raises ``Undecodable`` for a result that is forged or damaged.
+    """
     completed, result = carry_out(_of_one(TaskQueryFlows.result, task_id))
     return result if completed else default
 
@@ -82,9 +88,10 @@ async def atask_result(task_id: str, default: Any = None) -> Any:
 
 
 def cancel_task(task_id: str) -> bool:
-    """Ask the task to stop: its runner learns it with its next save. If nobody runs it, it is cancelled at once.
+    """Ask the task ``task_id`` to stop: its runner learns it with its next save.
 
-    ``False`` if there is no such task or it is finished. One command.
+    If nobody runs it, it is cancelled at once. ``False`` if there is no such task or it is finished. One atomic round
+    trip.
     """
     return carry_out(_of_one(TaskQueryFlows.cancel, task_id))
 
@@ -95,10 +102,10 @@ async def acancel_task(task_id: str) -> bool:
 
 
 def reset_task(task_id: str, *, discard: bool = False) -> bool:
-    """Let a failed, exhausted, cancelled or completed task be started again, from its last state.
+    """Let the failed, exhausted, cancelled or completed task ``task_id`` be started again, from its last state.
 
-    ``discard=True`` removes its state and history. ``False`` if there is no such task or somebody runs it. One command,
-    two with ``discard``.
+    ``discard=True`` removes its state and history. ``False`` if there is no such task or somebody runs it. One atomic
+    round trip; with ``discard`` two more, which remove what nobody reads any more.
     """
     return carry_out(_of_one(TaskQueryFlows.reset, task_id, discard=discard))
 
@@ -109,10 +116,11 @@ async def areset_task(task_id: str, *, discard: bool = False) -> bool:
 
 
 def delete_task(task_id: str, *, expected_token: int | None = None, force: bool = False) -> bool:
-    """Remove a task and its history. ``False`` if there is none or somebody runs it.
+    """Remove the task ``task_id`` and its history. ``False`` if there is none or somebody runs it.
 
     With ``expected_token`` only if the task's token is still this one, so that what was looked at is what is deleted.
-    ``force=True`` removes a running task too: its runner can't save any more. Three commands at most.
+    ``force=True`` removes a running task too: its runner can't save any more. Removing the task is atomic, and its
+    history goes after it. Three round trips, four where there was nothing but a history.
     """
     return carry_out(_of_one(TaskQueryFlows.delete, task_id, _token(expected_token), force=force))
 
@@ -131,11 +139,12 @@ def resume_stalled(
 ) -> list[TaskInfo]:
     """Call ``dispatch(info)`` for each stalled task that may be tried again; returns those that were dispatched.
 
-    For a scheduler. If several call it at once, only one of them dispatches a task, and none does so again for
-    ``again_after`` seconds. If ``dispatch`` raises anything but ``KeyboardInterrupt`` (``SystemExit`` too), that is
-    logged and the task may be tried at once. If it raises ``DispatchRefused``, as ours do for what we have not signed,
-    ``task_refused`` is sent, and the task does not count for ``limit``: so planted ones don't keep others from their
-    turn. One command for each ``limit`` stalled tasks that are looked at, one for each that is dispatched, two for each
+    For a scheduler: at most ``limit`` tasks, whose whole id matches the regular expression ``pattern``. If several call
+    it at once, only one of them dispatches a task, and none does so again for ``again_after`` seconds. If ``dispatch``
+    raises anything but ``KeyboardInterrupt`` (``SystemExit`` too), that is logged and the task may be tried at once. If
+    it raises ``DispatchRefused``, as ours do for what we have not signed, ``task_refused`` is sent, and the task does
+    not count for ``limit``: so planted ones don't keep others from their turn. One round trip for each ``limit``
+    stalled tasks that are looked at, one for each that is dispatched, which claims it and is atomic, and two for each
     that fails.
 
     ``info.metadata`` is what the database holds: a ``dispatch`` of your own must not import or call what it names.
@@ -173,17 +182,17 @@ def register_dispatcher(dispatch: Callable[[TaskInfo], object]) -> None:
 
 
 def can_run_again() -> bool:
-    """Whether a dispatcher is registered in this process. Sends nothing."""
+    """Whether a dispatcher is registered in this process. Raises nothing and sends nothing."""
     return bool(_dispatchers)
 
 
 def run_again(task_id: str, *, expected_token: int | None = None, again_after: float | timedelta = AGAIN_AFTER) -> bool:
-    """Dispatch a stalled task by the registered dispatchers, wherever one of them can start it.
+    """Dispatch the stalled task ``task_id`` by the registered dispatchers, wherever one of them can start it.
 
     ``False`` if it is not stalled, has no attempt left, was dispatched less than ``again_after`` seconds ago, or its
     last run is not the one with ``expected_token``: of several callers only one dispatches it. Raises
     ``DispatchRefused`` if no dispatcher takes it, also where none is registered, and what a dispatcher raises; it may
-    then be tried at once. Two commands, three where it fails.
+    then be tried at once. Two round trips, the second of which claims it and is atomic; three where it fails.
     """
     return carry_out(_run_again(task_id, expected_token, again_after))
 
@@ -219,7 +228,11 @@ def _run_again(task_id: str, expected_token: int | None, again_after: float | ti
 
 
 def cleanup_tasks() -> int:
-    """Remove what finished tasks saved, once their retention is over; returns how many states. For daily use."""
+    """Remove what finished tasks saved, once their retention is over; returns how many states. For daily use.
+
+    Two round trips for every 500 tasks with a history, one more where there is something to remove. Not atomic, and
+    harmless while tasks run: only the histories of tasks that are gone are removed.
+    """
     return carry_out(_ask(TaskQueryFlows.orphans))
 
 

@@ -99,7 +99,10 @@ class TaskState:
 
     @property
     def consistent(self) -> bool:
-        """Whether the data can't have changed since the last item was done."""
+        """Whether the data can't have changed since the last item was done.
+
+        :meta private:
+        """
         return not (self._exposed or self._changed)
 
     @property

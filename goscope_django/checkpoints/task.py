@@ -34,36 +34,37 @@ class _Exactly:
         self._runner.do(self._runner.settle())
 
 
-def _known(name: str) -> Any:
-    """What the state knows under ``name``, to be read only."""
+def _known(name: str, text: str | None = None) -> Any:
+    """What the state knows under ``name``, to be read only; ``text`` is its docstring, if the state has none."""
 
     def read(task: Task) -> Any:
         return getattr(task._state, name)
 
-    return property(read, doc=getattr(getattr(TaskState, name, None), "__doc__", None))
+    return property(read, doc=text or getattr(getattr(TaskState, name, None), "__doc__", None))
 
 
 class Task:
     """A task that is held, or that is completed already (``completed``; then there is nothing to do).
 
-    ``data`` is the last saved state (``None`` at first), ``resumed`` whether there was one. ``attempt`` counts the
-    starts, ``token`` is the fencing token, ``sequence`` the number of the last save, ``result`` the result of a
-    completed task. ``progress`` is 0 to 100; ``done`` and ``total`` count items; ``rate`` is in items per second,
-    ``estimated_time_remaining`` in seconds. ``lost``: the lease is gone, as far as this process knows. ``cancelled``:
-    an operator asked the task to stop, as of the last save; a body that asks this and leaves is not completed. None of
-    these sends anything. Methods that reach the store have ``a`` twins.
+    ``checkpointed`` makes it. ``id`` is the task's id, ``data`` is the last saved state (``None`` at first),
+    ``resumed`` whether there was one. ``attempt`` counts the starts, ``token`` is the fencing token, ``sequence`` the
+    number of the last save, ``result`` the result of a completed task. ``progress`` is 0 to 100; ``done`` and ``total``
+    count items; ``rate`` is in items per second, ``estimated_time_remaining`` in seconds. ``lost``: the lease is gone,
+    as far as this process knows. ``cancelled``: an operator asked the task to stop, as of the last save; a body that
+    asks this and leaves is not completed. None of these sends anything. Methods that reach the store have an async
+    version, with an ``a`` in front.
     """
 
-    id: str = _known("id")
-    attempt: int = _known("attempt")
-    token: int = _known("token")
-    sequence: int = _known("sequence")
-    resumed: bool = _known("resumed")
-    completed: bool = _known("completed")
-    result: Any = _known("result")
-    progress: float = _known("progress")
-    done: int | None = _known("done")
-    total: int | None = _known("total")
+    id: str = _known("id", "The task's id.")
+    attempt: int = _known("attempt", "Which start of the task this is, from 1 on.")
+    token: int = _known("token", "The fencing token: grows with each run.")
+    sequence: int = _known("sequence", "The number of the last save; 0 before the first.")
+    resumed: bool = _known("resumed", "Whether there was a saved state when this run began.")
+    completed: bool = _known("completed", "Whether the task was completed before: then there is nothing to do.")
+    result: Any = _known("result", "The result of a completed task.")
+    progress: float = _known("progress", "How far the task is, 0 to 100.")
+    done: int | None = _known("done", "How many items are done; ``None`` where none are counted.")
+    total: int | None = _known("total", "How many items there are; ``None`` if that is not known.")
     rate: float | None = _known("rate")
     estimated_time_remaining: float | None = _known("estimated_time_remaining")
     consistent: bool = _known("consistent")
@@ -71,6 +72,10 @@ class Task:
     cancelled: bool = _known("cancelled")
 
     def __init__(self, runner: Runner, interval: float) -> None:
+        """``checkpointed`` makes it.
+
+        :meta private:
+        """
         self._runner = runner
         self._state = runner.state
         self._interval = interval
@@ -90,11 +95,15 @@ class Task:
     state = data
 
     def raise_if_cancelled(self) -> None:
-        """Raise ``TaskCancelled`` if an operator asked the task to stop, as of the last save."""
+        """Raise ``TaskCancelled`` if an operator asked the task to stop, as of the last save. Sends nothing."""
         self._state.raise_if_cancelled()
 
     def complete(self, result: Any = None) -> None:
-        """Say that the work is done, with this result. It is written when the block is left without an error."""
+        """Say that the work is done, with this ``result``. It is written when the block is left without an error.
+
+        Raises nothing and sends nothing. A result that can't be stored, or does not fit, is an error where the block is
+        left.
+        """
         self._state.complete(result)
 
     def save(
@@ -106,13 +115,16 @@ class Task:
         total: int | None = None,
         on_commit: bool = False,
     ) -> Saved:
-        """Save ``data`` (``task.data`` if not given) and the places of loops. Two commands; renews the lease.
+        """Save ``data`` (``task.data`` if not given) and the places of loops. Two round trips; renews the lease.
+
+        The state is there after the first one, which is atomic and holds only if the task is still ours; the second one
+        writes the history.
 
         ``progress`` is 0 to 100; it is worked out where ``done`` and ``total`` are known. With ``on_commit=True``
         inside ``atomic()`` the save waits for the commit, and a rollback drops it. Without it, places that a
         transaction of this thread may still take back are saved as they were before it. Raises ``TaskLost`` if this
-        runner does not hold the task any more, ``CheckpointTooLarge`` before anything is sent. After about every tenth
-        save the history is pruned a moment later.
+        runner does not hold the task any more, ``CheckpointTooLarge``, ``InvalidType`` or ``InvalidValue`` before
+        anything is sent, else ``StoreError``. After about every tenth save the history is pruned a moment later.
         """
         state, runner = self._state, self._runner
         before = state.accept(data, progress, done, total)
@@ -143,7 +155,11 @@ class Task:
         return await self._runner.ado(self._runner.save())
 
     def report(self, *, progress: float | None = None, done: int | None = None, total: int | None = None) -> None:
-        """Say how far the task is. Written with the next save, or by one command of its own every five seconds."""
+        """Say how far the task is: ``progress`` (0 to 100), or ``done`` of ``total`` items.
+
+        It is written with the next save, or by one atomic round trip of its own every five seconds. Raises what
+        ``save`` raises.
+        """
         self._state.accept(KEEP, progress, done, total)
         self._runner.do(self._runner.report())
 
@@ -166,9 +182,10 @@ class Task:
         atomic: bool | str = False,
         page: int = PAGE,
     ) -> Iterator[T]:
-        """The items that are not done yet, one by one; the loop's place is saved as it goes.
+        """The ``items`` that are not done yet, one by one; the loop's place is saved as it goes.
 
-        Saves after ``every`` items or ``interval`` seconds (the task's if neither is given), and at the end. An item is
+        Saves after ``every`` items or ``interval`` seconds (the task's if neither is given), and at the end: two round
+        trips each, as ``save``. ``total`` is how many items there are, asked of ``items`` if not given. An item is
         done when the next one is asked for; items since the last save are repeated after a crash. A queryset goes on
         behind the last row by ``key`` (a unique field; ``pk`` if the queryset is not ordered), ``page`` rows a query.
         Other iterables are counted and must give the same items in the same order again. If ``items`` and ``key`` are
@@ -177,8 +194,8 @@ class Task:
         ``atomic=True`` (or a database alias) processes ``every`` items in a transaction and saves after its commit. On
         ``django_mongodb_backend`` it saves in the transaction, so that each item is done exactly once. That needs
         ``GOSCOPE["URL"] = "django://<alias>"`` and a replica set; anything else raises ``ImproperlyConfigured``.
-        Raises ``TaskLost`` or ``TaskCancelled`` instead of giving the next item. Inside a transaction that somebody
-        else opened nothing is saved until it is over.
+        Raises ``TaskLost`` or ``TaskCancelled`` instead of giving the next item, and what ``save`` raises. Inside a
+        transaction that somebody else opened nothing is saved until it is over.
         """
         source, policy = Source(items, key, total, page), loops.Policy(every, interval, self._interval)
         state, runner = self._state, self._runner

@@ -268,5 +268,8 @@ class CircuitBreaker:
 
 
 def circuit_breaker(name: str, **options: Unpack[BreakerOptions]) -> CircuitBreaker:
-    """``CircuitBreaker(name, **options)`` as a decorator. On a class-based view use it through ``method_decorator``."""
+    """``CircuitBreaker(name, **options)`` as a decorator. On a class-based view use it through ``method_decorator``.
+
+    ``options`` are those of ``CircuitBreaker``, and so are errors and round trips.
+    """
     return CircuitBreaker(name, **options)

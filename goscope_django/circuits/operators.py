@@ -17,11 +17,11 @@ from goscope_django.mongodb.circuits.table import CircuitInfo, Command
 
 
 def force_open(name: str, reason: str = "", *, expected_generation: int | None = None) -> CircuitInfo | None:
-    """Refuse all calls through the circuit until ``reset``, whatever calls report; the circuit as it is then.
+    """Refuse all calls through the circuit ``name`` until ``reset``, whatever calls report; the circuit as it is then.
 
-    ``None``, and nothing changed, if the circuit's generation is not ``expected_generation``. ``reason`` is kept. One
-    atomic update, which makes the circuit if it does not exist. Raises ``InvalidType`` or ``InvalidValue`` for a bad
-    argument, else ``StoreError``.
+    ``None``, and nothing changed, if the circuit's generation is not ``expected_generation``. ``reason`` is kept in its
+    history. One round trip, an atomic update, which makes the circuit if it does not exist. Raises ``InvalidType`` or
+    ``InvalidValue`` for a bad argument, else ``StoreError``.
     """
     return carry_out(_command("force_open", name, reason, expected_generation))
 
@@ -42,10 +42,11 @@ async def aforce_close(name: str, reason: str = "", *, expected_generation: int 
 
 
 def reset(name: str, reason: str = "", *, expected_generation: int | None = None) -> CircuitInfo | None:
-    """Remove an operator's override, close the circuit and forget its failures; the circuit as it is then.
+    """Remove an operator's override, close the circuit ``name`` and forget its failures; the circuit as it is then.
 
-    ``None``, and nothing changed, if there is no such circuit or its generation is not ``expected_generation``. One
-    atomic update. Raises ``InvalidType`` or ``InvalidValue`` for a bad argument, else ``StoreError``.
+    ``None``, and nothing changed, if there is no such circuit or its generation is not ``expected_generation``.
+    ``reason`` is kept in its history. One round trip, an atomic update. Raises ``InvalidType`` or ``InvalidValue`` for
+    a bad argument, else ``StoreError``.
     """
     return carry_out(_command("reset", name, reason, expected_generation))
 
@@ -56,7 +57,10 @@ async def areset(name: str, reason: str = "", *, expected_generation: int | None
 
 
 def get_circuit(name: str) -> CircuitInfo | None:
-    """The circuit as it is now by the server's time; ``None`` if nothing was ever written about it."""
+    """The circuit ``name`` as it is now by the server's time; ``None`` if nothing was ever written about it.
+
+    One round trip. Raises ``InvalidType`` or ``InvalidValue`` for a bad name, else ``StoreError``.
+    """
     return carry_out(_show(name))
 
 
@@ -66,7 +70,11 @@ async def aget_circuit(name: str) -> CircuitInfo | None:
 
 
 def list_circuits(pattern: str | re.Pattern[str] | None = None) -> list[CircuitInfo]:
-    """The circuits of this project's prefix whose whole name matches the regular expression ``pattern``, by name."""
+    """The circuits of this project's prefix whose whole name matches the regular expression ``pattern``, by name.
+
+    One round trip. The pattern is code, never a user's text. Raises ``InvalidType`` or ``InvalidValue`` for a bad one,
+    else ``StoreError``.
+    """
     return carry_out(_list(pattern))
 
 

@@ -22,7 +22,10 @@ __all__ = ["register"]
 
 
 def register(site: AdminSite) -> None:
-    """Put the dashboard on ``site``, at ``<site>/goscope/dashboard/``. Doing it again changes nothing."""
+    """Put the dashboard on ``site``, at ``<site>/goscope/dashboard/``. Doing it again changes nothing.
+
+    Raises nothing and sends nothing.
+    """
     from goscope_django.dashboard.site import DashboardAdmin
     from goscope_django.models import Dashboard
 

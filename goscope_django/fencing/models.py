@@ -33,8 +33,10 @@ class FencedQuerySet(models.QuerySet[Any]):
     def fenced_update(self, handle: object, **values: Any) -> int:
         """Update all rows, unless one of them has seen a newer token than that of ``handle``. Returns how many.
 
-        ``handle`` is a lock's handle or a token (an ``int``). One ``UPDATE ... WHERE fence <= token`` and one
-        ``SELECT``, in a transaction. Raises ``StaleFence``, and updates no row, if one has seen a newer token.
+        ``handle`` is a lock's handle or a token (an ``int``), ``values`` are those of ``update``. Atomic: one
+        ``UPDATE ... WHERE fence <= token`` and one ``SELECT`` in a transaction, so two round trips to the rows' own
+        database beside those of the transaction. Raises ``StaleFence``, and updates no row, if one has seen a newer
+        token, and ``InvalidType`` for what is no token.
 
         On ``django_mongodb_backend`` it is done in the backend's transaction: in the one that is open, else in one of
         its own, which is tried again a few times while other writes are in the way. On a standalone server, which has
@@ -117,8 +119,9 @@ class FencedModel(models.Model):
     def save_fenced(self, handle: object, **options: Any) -> None:
         """``save()`` unless the row has seen a newer token than that of ``handle`` (a lock's handle or a token).
 
-        The token is compared and written in the same ``UPDATE``. ``options`` are those of ``save``. Raises
-        ``StaleFence``, and changes nothing, if the row has seen a newer token.
+        The token is compared and written in the same atomic ``UPDATE``: as many round trips as ``save()``, and one more
+        where nothing matched. ``options`` are those of ``save``. Raises ``StaleFence``, and changes nothing, if the row
+        has seen a newer token, and ``InvalidType`` for what is no token.
 
         A model with a table of its own beside its parent's is several documents on ``django_mongodb_backend``. There it
         is saved in the backend's transaction, and on a standalone server ``ConfigurationError`` is raised before

@@ -29,8 +29,9 @@ class fenced_transaction:  # noqa: N801 - used like a function, as transaction.a
     the same transaction: either the lock was ours until the commit, or nothing was written.
 
     Raises ``StaleFence`` if the lock was lost, the driver's error for conflicts of your own writes, ``OutcomeUnknown``
-    if nobody can say whether it was committed, ``ConfigurationError`` on a standalone server. The lease is renewed once
-    at the beginning and then not until the end: the transaction must fit in it. Three round trips beside your own.
+    if nobody can say whether it was committed, ``ConfigurationError`` on a standalone server. The transaction is
+    atomic. The lease is renewed once at the beginning and then not until the end: the transaction must fit in it. Three
+    round trips beside your own.
     """
 
     def __init__(self, handle: HeldLock, client: Any = None) -> None:

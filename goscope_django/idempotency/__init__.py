@@ -1,8 +1,11 @@
 """``idempotent``: a request or call that comes twice is carried out once, and both get the same answer.
 
-``decorator`` has the decorator, ``policy`` decides, ``attempt`` keeps a claim and ends it, ``payload`` reads requests,
-``answers`` makes responses and results.
+``current`` and ``request.idempotency`` give the ``Attempt`` to the work while it runs. The errors below are what a
+function raises; a view answers them itself.
 """
+
+# ``decorator`` has the decorator, ``policy`` decides, ``attempt`` keeps a claim and ends it, ``payload`` reads
+# requests, ``answers`` makes responses and results.
 
 from __future__ import annotations
 

@@ -60,6 +60,10 @@ class Attempt:
         *,
         atomic: str | None = None,
     ) -> None:
+        """``idempotent`` makes it.
+
+        :meta private:
+        """
         assert claim.token is not None
         assert claim.claim is not None
         self.key = key
@@ -160,7 +164,10 @@ class Attempt:
     # For the decorator
 
     def keep(self, started: float) -> Flow[None]:
-        """Keep the lease alive. The command that granted it was sent at ``started`` (monotonic seconds)."""
+        """Keep the lease alive. The command that granted it was sent at ``started`` (monotonic seconds).
+
+        :meta private:
+        """
         self._renewal = yield from call(renewal.keep, renewal.akeep, self._renewable, started)
 
     def _watch(self, started: float, milliseconds: int) -> Flow[None]:
@@ -169,17 +176,26 @@ class Attempt:
         self._renewal = yield from call(renewal.keep, renewal.akeep, watched, started, renew=False)
 
     def stop(self) -> None:
-        """Renew the lease no more: without another word the claim ends with it. Sends nothing."""
+        """Renew the lease no more: without another word the claim ends with it. Sends nothing.
+
+        :meta private:
+        """
         if self._renewal is not None:
             self._renewal.stop()
 
     def leave_to_lease(self) -> None:
-        """Neither complete the claim nor give it up: repeats find it running until its lease ends. Sends nothing."""
+        """Neither complete the claim nor give it up: repeats find it running until its lease ends. Sends nothing.
+
+        :meta private:
+        """
         self.stop()
         logger.warning("whether the work of %.200r was committed is unknown: its claim ends with its lease", self.name)
 
     def complete(self, value: Any) -> Flow[bool]:
-        """Store the result, in the open transaction if there is one. ``False``, and an event, if the claim was lost."""
+        """Store the result, in the open transaction if there is one. ``False``, and an event, if the claim was lost.
+
+        :meta private:
+        """
         self.stop()
         provider, session, self._session = self._provider, self._session, None
         if session is None:
@@ -207,6 +223,8 @@ class Attempt:
         """Store the result in the transaction that is open on the database of ``atomic=``. One command.
 
         ``False``, and an event, if another worker's result is there. The renewal goes on until the transaction ends.
+
+        :meta private:
         """
         assert self._atomic is not None
         database, session = store_database(self._atomic), mongodb_session(self._atomic)
@@ -220,11 +238,17 @@ class Attempt:
         return False
 
     def outcome(self, fingerprint: str | None) -> IdempotencyClaim:
-        """What a caller with ``fingerprint`` is told of the record that another worker made. One command."""
+        """What a caller with ``fingerprint`` is told of the record that another worker made. One command.
+
+        :meta private:
+        """
         return self._provider.outcome(self.name, fingerprint)
 
     def entered(self) -> Flow[None]:
-        """The transaction with the result is committed: remove the claim, or leave it to its lease."""
+        """The transaction with the result is committed: remove the claim, or leave it to its lease.
+
+        :meta private:
+        """
         self.stop()
         entered = self._provider.entered
         try:
@@ -235,7 +259,10 @@ class Attempt:
 
     def abandon(self) -> Flow[None]:
         """Give the claim up, so that a repeat runs at once; if MongoDB can't be reached, as soon as it answers, or at
-        the end of the lease."""
+        the end of the lease.
+
+        :meta private:
+        """
         self.stop()
         try:
             yield from self._rollback()
@@ -249,7 +276,10 @@ class Attempt:
 
     def complete_later(self, value: Any) -> Flow[None]:
         """After a ``complete`` that failed: store the result as soon as MongoDB answers. An event if the lease ends
-        before that, since a repeat runs then."""
+        before that, since a repeat runs then.
+
+        :meta private:
+        """
         provider, recorded = self._provider, False
 
         def again() -> Flow[None]:

@@ -28,7 +28,10 @@ OnConflict = Literal["reject", "wait"]
 
 
 def current() -> Attempt | None:
-    """The attempt whose work runs here (the innermost one), else ``None``. In a view also ``request.idempotency``."""
+    """The attempt whose work runs here (the innermost one), else ``None``. In a view also ``request.idempotency``.
+
+    Raises nothing and sends nothing.
+    """
     return running.get()
 
 

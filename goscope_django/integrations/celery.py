@@ -65,6 +65,9 @@ def resumable(
     ``on_running`` says what happens to a message whose task another runner holds. ``"retry"``: it is sent again for
     when the lease may have ended, as often as needed, without using up the task's retries. ``"ignore"``: it is dropped.
     ``"raise"``, and always where Celery runs eagerly: it fails with ``TaskAlreadyRunning``.
+
+    Decorating sends nothing; it raises ``InvalidType`` or ``InvalidValue`` for an argument that can't be used, and for
+    a coroutine function. A run raises, costs and is atomic as ``checkpointed`` is.
     """
     decorating.no_bare_function(task_id, "resumable", "@resumable()")
     if task_id is not None and not callable(task_id):
@@ -134,12 +137,13 @@ def _message(request: Any, task_id: str) -> dict[str, Any]:
 
 
 def dispatch(info: TaskInfo, **options: Any) -> Any:
-    """Send a stalled task's message again, with its id: for ``resume_stalled(dispatch)``. Returns the ``AsyncResult``.
+    """Send the message of a stalled task (``info``) again, with its id: for ``resume_stalled(dispatch)``.
 
-    ``options`` are those of Celery's ``apply_async``. Raises ``DispatchRefused`` (an ``InvalidValue``) for a task that
-    no Celery worker started, or whose arguments were not kept (more than 32 KiB, or not JSON); for a message that we
-    have not signed for this very task; and for a Celery task that is not registered in this process, after the modules
-    that Celery's settings name were imported.
+    Returns the ``AsyncResult``. One message to Celery's broker; sends nothing to MongoDB. ``options`` are those of
+    Celery's ``apply_async``. Raises ``DispatchRefused`` (an ``InvalidValue``) for a task that no Celery worker started,
+    or whose arguments were not kept (more than 32 KiB, or not JSON); for a message that we have not signed for this
+    very task; and for a Celery task that is not registered in this process, after the modules that Celery's settings
+    name were imported.
     """
     sent = messages.opened(NAME, info)
     if sent["task"] not in current_app.tasks:

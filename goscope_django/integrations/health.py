@@ -24,11 +24,11 @@ with needed("django-health-check", "goscope-django[health]"):
 
 @dataclasses.dataclass
 class MongoDB(HealthCheck):  # type: ignore[misc]  # it carries no type hints
-    """The server of ``GOSCOPE["URL"]``: one command, and with ``indexes`` one for each collection.
+    """The server of ``GOSCOPE["URL"]``: one round trip, and with ``indexes`` one for each collection. Changes nothing.
 
     * ``slow``: an answer that takes more than so many seconds is a warning.
-    * ``timeout``: how long it may take altogether. A server that took the connection and has not answered by then is
-      slow, too.
+    * ``timeout``: how long it may take altogether (a ``timedelta``; 2 seconds). A server that took the connection and
+      has not answered by then is slow, too.
     * ``indexes``: also warn of indexes that are missing or differ.
 
     It runs on a thread with the process's own client. So it measures a command, not the making of a connection.
@@ -39,7 +39,10 @@ class MongoDB(HealthCheck):  # type: ignore[misc]  # it carries no type hints
     timeout: dt.timedelta = dataclasses.field(default=dt.timedelta(seconds=2), repr=False)
 
     def run(self) -> None:
-        """Raises ``ServiceUnavailable`` or ``ServiceWarning``; their messages name no credentials."""
+        """Raises ``ServiceUnavailable`` or ``ServiceWarning``; their messages name no credentials.
+
+        Changes nothing. Round trips are those of the class.
+        """
         try:
             found = operations.probe(self.timeout.total_seconds(), self.slow)
         except ImproperlyConfigured as error:

@@ -61,7 +61,10 @@ def _labelled(name: str, text: str, label: str, values: Mapping[str, float]) -> 
 
 
 def families(state: State) -> Iterator[Metric]:
-    """The metrics of a state. A section that could not be read has none, and ``goscope_section_up`` says so."""
+    """The metrics of ``state``. A section that could not be read has none, and ``goscope_section_up`` says so.
+
+    Raises nothing and sends nothing.
+    """
     yield _gauge("up", "1 if the MongoDB server was reached.", float(state.reachable))
     yield _gauge("state_seconds", "How long it took to read all of this.", state.took)
     parts = ("server", *SECTIONS, "cache", "figures")
@@ -166,19 +169,26 @@ def _caches(state: State) -> Iterator[Metric]:
 
 
 class GoscopeCollector(Collector):
-    """Reads the state at each scrape: at most 2.5 seconds, and a bounded number of commands."""
+    """Reads the state at each scrape: at most 2.5 seconds, and as many round trips as ``operations.state``."""
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics as of now."""
+        """The metrics as of now. Changes nothing.
+
+        Raises ``ImproperlyConfigured`` for settings that can't be used, and nothing where MongoDB can't be reached:
+        ``goscope_up`` is 0 then. Round trips are those of ``operations.state``.
+        """
         return families(operations.state(limit=1))
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing, since registering must not read anything."""
+        """Nothing, since registering must not read anything. Raises nothing and sends nothing."""
         return ()
 
 
 def register(registry: CollectorRegistry = REGISTRY) -> GoscopeCollector:
-    """Let ``registry`` (prometheus-client's own by default) collect our metrics as well."""
+    """Let ``registry`` (prometheus-client's own by default) collect our metrics as well.
+
+    For once at start-up: what is registered twice is shown twice. Raises nothing and sends nothing.
+    """
     collector = GoscopeCollector()
     registry.register(collector)
     return collector
@@ -187,7 +197,10 @@ def register(registry: CollectorRegistry = REGISTRY) -> GoscopeCollector:
 @require_safe
 @never_cache
 def metrics(request: HttpRequest) -> HttpResponse:
-    """A view with our metrics alone. It asks for no login: protect it as you protect your other endpoints."""
+    """A view with our metrics alone. It asks for no login: protect it as you protect your other endpoints.
+
+    ``request`` is a GET or a HEAD. Errors and round trips are those of ``GoscopeCollector.collect``.
+    """
     registry = CollectorRegistry()
     register(registry)
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

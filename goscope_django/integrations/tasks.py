@@ -47,6 +47,9 @@ def resumable(task_id: str | Callable[..., str] | None = None, **options: Any) -
     ``context``), or ``None`` for the id of the task's result. That needs ``takes_context=True``, and resumes only if
     the backend runs the same result again. A parameter ``task`` of the function gets the resumable task. The function
     may be a coroutine function. If another runner holds the task, the call fails with ``TaskAlreadyRunning``.
+
+    Decorating sends nothing; it raises ``InvalidType`` or ``InvalidValue`` for an argument that can't be used. A run
+    raises, costs and is atomic as ``checkpointed`` is.
     """
 
     decorating.no_bare_function(task_id, "resumable", "@resumable()")
@@ -92,11 +95,12 @@ def resumable(task_id: str | Callable[..., str] | None = None, **options: Any) -
 
 
 def dispatch(info: TaskInfo) -> Any:
-    """Enqueue a stalled task again, with its arguments: for ``resume_stalled(dispatch)``. Returns the ``TaskResult``.
+    """Enqueue a stalled task (``info``) again, with its arguments: for ``resume_stalled(dispatch)``.
 
-    Raises ``DispatchRefused`` (an ``InvalidValue``) for a task that ``django.tasks`` did not start, or not with an id
-    of its own, or whose arguments were not kept (more than 32 KiB, or not JSON); for a message that we have not signed
-    for this very task; and where the module of the function is not loaded, or the name is not that of a ``Task``.
+    Returns the ``TaskResult``. Sends what the backend of ``django.tasks`` sends; this package sends nothing. Raises
+    ``DispatchRefused`` (an ``InvalidValue``) for a task that ``django.tasks`` did not start, or not with an id of its
+    own, or whose arguments were not kept (more than 32 KiB, or not JSON); for a message that we have not signed for
+    this very task; and where the module of the function is not loaded, or the name is not that of a ``Task``.
     """
     sent = messages.opened(NAME, info)
     task = _loaded(sent["module"], sent["name"])

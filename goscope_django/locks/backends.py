@@ -40,20 +40,46 @@ class LockBackend(Protocol):
     ``False`` if it no longer holds the lock. A handle needs ``key``, ``owner``, ``token`` (grows with each acquisition
     of the key) and ``expires_at``. ``get`` and ``list`` tell of live locks. Every method has an async version with an
     ``a`` in front, needed for ``async with`` and async functions.
+
+    Every method that changes a lock must do so in one atomic step, and should be one round trip. Every method raises
+    ``StoreError`` if the locks can't be reached.
     """
 
-    def acquire(self, key: str, timeout: Duration | None = None, owner: str | None = None) -> Any: ...
-    def extend(self, handle: Any, timeout: Duration) -> bool: ...
-    def release(self, handle: Any) -> bool: ...
-    def force_release(self, key: str) -> bool: ...
-    def get(self, key: str) -> LockInfo | None: ...
-    def list(self, pattern: str | None = None) -> builtins.list[LockInfo]: ...
-    async def aacquire(self, key: str, timeout: Duration | None = None, owner: str | None = None) -> Any: ...
-    async def aextend(self, handle: Any, timeout: Duration) -> bool: ...
-    async def arelease(self, handle: Any) -> bool: ...
-    async def aforce_release(self, key: str) -> bool: ...
-    async def aget(self, key: str) -> LockInfo | None: ...
-    async def alist(self, pattern: str | None = None) -> builtins.list[LockInfo]: ...
+    def acquire(self, key: str, timeout: Duration | None = None, owner: str | None = None) -> Any:
+        """Make one attempt at the lock on ``key``, for ``timeout``, in the name of ``owner``: a handle, or ``None``."""
+
+    def extend(self, handle: Any, timeout: Duration) -> bool:
+        """Let the lease of ``handle`` end ``timeout`` from now."""
+
+    def release(self, handle: Any) -> bool:
+        """Give back what ``handle`` holds."""
+
+    def force_release(self, key: str) -> bool:
+        """Remove the lock on ``key``, whoever holds it; ``True`` if there was one."""
+
+    def get(self, key: str) -> LockInfo | None:
+        """The live lock on ``key``, or ``None``."""
+
+    def list(self, pattern: str | None = None) -> builtins.list[LockInfo]:
+        """Live locks whose whole key matches the regular expression ``pattern``, by key."""
+
+    async def aacquire(self, key: str, timeout: Duration | None = None, owner: str | None = None) -> Any:
+        """Async version of ``acquire``."""
+
+    async def aextend(self, handle: Any, timeout: Duration) -> bool:
+        """Async version of ``extend``."""
+
+    async def arelease(self, handle: Any) -> bool:
+        """Async version of ``release``."""
+
+    async def aforce_release(self, key: str) -> bool:
+        """Async version of ``force_release``."""
+
+    async def aget(self, key: str) -> LockInfo | None:
+        """Async version of ``get``."""
+
+    async def alist(self, pattern: str | None = None) -> builtins.list[LockInfo]:
+        """Async version of ``list``."""
 
 
 @runtime_checkable
@@ -123,17 +149,20 @@ def _ttl(timeout: Duration | None) -> int:
 class MongoDBLockBackend:
     """Locks in ``go_goscope_locks`` of ``GOSCOPE["URL"]``: see ``LockBackend``. Each method is one round trip.
 
-    Raises ``StoreUnavailable`` or ``OutcomeUnknown`` if the server can't be reached.
+    ``key`` is the lock's, ``handle`` what ``acquire`` returned; ``timeout`` is seconds or a ``timedelta``. Every change
+    is atomic. Every method raises ``StoreUnavailable`` or ``OutcomeUnknown`` if the server can't be reached, and
+    ``InvalidType`` or ``InvalidValue`` for a bad argument.
     """
 
     def _provider(self) -> MongoDBLockProvider:
         return runtime.adapter().lock
 
     def acquire(self, key: str, timeout: Duration | None = None, owner: str | None = None) -> LockHandle | None:
-        """Take the lock if it is free or its lease has ended, in one atomic step; ``None`` if somebody holds it.
+        """Take the lock if it is free or its lease has ended; ``None`` if somebody holds it.
 
-        After an ``OutcomeUnknown`` what may have been acquired is given back in the background, once the server
-        answers.
+        The lease lasts ``timeout`` (``DEFAULT_LOCK_TIMEOUT`` if ``None``); ``owner`` is a name for observers, random
+        text if ``None``. After an ``OutcomeUnknown`` what may have been acquired is given back in the background, once
+        the server answers.
         """
         return carry_out(self._acquire(key, timeout, owner))
 
@@ -206,7 +235,10 @@ class MongoDBLockBackend:
     # What a backend may offer besides
 
     def remaining(self, key: str) -> float:
-        """Seconds until the lock is free if nobody gives it back, by the server's clock; 0 if it is free now."""
+        """Seconds until the lock is free if nobody gives it back, by the server's clock; 0 if it is free now.
+
+        Changes nothing.
+        """
         provider = self._provider()
         return provider.store.run(provider.flows.remaining, key)
 
@@ -226,7 +258,10 @@ class MongoDBLockBackend:
         return await provider.store.arun(provider.flows.standing, key)
 
     def renewable(self, handle: LockHandle, milliseconds: int) -> Renewable:
-        """The lock as one of many leases that one command renews."""
+        """The lock as one of many leases that one command renews.
+
+        :meta private:
+        """
         inner = _handle(handle)
         provider = inner.provider
         return Renewable(

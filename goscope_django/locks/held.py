@@ -49,6 +49,8 @@ class HeldLock:
     held although it was not given back. That is at the end of its lease at the latest, by this machine's monotonic
     clock, whether or not the server can be reached or the renewal still runs. A forked child does not hold its
     parent's locks: ``lost`` is set there.
+
+    ``lock`` makes it.
     """
 
     __slots__ = (
@@ -80,7 +82,10 @@ class HeldLock:
         *,
         auto_extend: bool,
     ) -> None:
-        """``keep`` is ``renewal.keep`` or ``renewal.akeep``; ``started`` is ``time.monotonic()`` before the attempt."""
+        """``keep`` is ``renewal.keep`` or ``renewal.akeep``; ``started`` is ``time.monotonic()`` before the attempt.
+
+        :meta private:
+        """
         self._backend = backend
         self._inner = inner
         self._milliseconds = milliseconds
@@ -141,7 +146,10 @@ class HeldLock:
 
     @property
     def inner(self) -> LockHandle:
-        """The backend's own handle."""
+        """The backend's own handle.
+
+        :meta private:
+        """
         return self._inner
 
     @property
@@ -156,11 +164,17 @@ class HeldLock:
         return self._state == "released"
 
     def enter(self, by: Hashable) -> None:
-        """A block or decorated call of ``by`` (see ``holder.whoami``) holds it from here on, until ``leave``."""
+        """A block or decorated call of ``by`` (see ``holder.whoami``) holds it from here on, until ``leave``.
+
+        :meta private:
+        """
         self._entered_by = by
 
     def keeps_out(self, me: tuple[Hashable, ...]) -> bool:
-        """Whether ``me`` (see ``holder.myself``) would wait for itself: it holds this without an end."""
+        """Whether ``me`` (see ``holder.myself``) would wait for itself: it holds this without an end.
+
+        :meta private:
+        """
         return self._entered_by in me and self._auto_extend and self._state == "held" and not self.lost.is_set()
 
     # Whether it is lost
@@ -180,14 +194,17 @@ class HeldLock:
     check = ensure_held
 
     def on_lost(self, callback: Callable[[Self], object]) -> None:
-        """Call ``callback(handle)`` once when the lock is lost, on the thread or task that renews; now if it is."""
+        """Call ``callback(handle)`` once when the lock is lost, on the thread or task that renews; now if it is.
+
+        Raises nothing and sends nothing: what the callback raises is logged.
+        """
         with self._guard:
             self._callbacks.append(callback)
         if self.lost.is_set():
             self._tell()
 
     async def wait_lost(self) -> bool:
-        """Wait until the lock is lost (``True``) or was released (``False``)."""
+        """Wait until the lock is lost (``True``) or was released (``False``). Raises nothing and sends nothing."""
         over, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def wake() -> None:
@@ -223,7 +240,7 @@ class HeldLock:
     # What asks the backend
 
     def release(self) -> bool:
-        """Give the lock back; ``False`` if it was released or lost before. One round trip, bounded by the lease.
+        """Give the lock back; ``False`` if it was released or lost before. One atomic round trip, bounded by the lease.
 
         Raises ``StoreError`` if the server can't be reached. It is then not renewed any more. Until its lease ends it
         is tried again in the background, so that the lock is free as soon as the server answers; you may call
@@ -312,7 +329,7 @@ class HeldLock:
         return True
 
     def let_expire(self) -> None:
-        """Neither renew it nor give it back: it ends with its lease. Sends nothing."""
+        """Neither renew it nor give it back: it ends with its lease. Raises nothing and sends nothing."""
         with self._guard:
             if self._state not in HELD:
                 return
@@ -323,7 +340,8 @@ class HeldLock:
         """Let the lease end ``ttl`` (**milliseconds** or a timedelta) or ``timeout`` (seconds or a timedelta) from now.
 
         With neither, it ends as long from now as was asked for at first. ``False`` if the lock is no longer held. One
-        round trip.
+        atomic round trip; none if it is known to be lost. Raises ``InvalidType`` or ``InvalidValue`` for a time that
+        can't be used, ``StoreError`` if the server can't be reached.
         """
         return carry_out(self._extend(ttl, timeout))
 
@@ -348,7 +366,10 @@ class HeldLock:
         return bool(held)
 
     def is_valid(self) -> bool:
-        """Ask the server whether this acquisition holds the lock now: one round trip. Only a fenced write proves it."""
+        """Ask the server whether this acquisition holds the lock now. Only a fenced write proves it.
+
+        One round trip; none if it is known to be lost. Raises ``StoreError`` if the server can't be reached.
+        """
         return carry_out(self._is_valid())
 
     async def ais_valid(self) -> bool:
@@ -374,11 +395,16 @@ class HeldLock:
         """Release at the end of a block that raised ``error``, or ``None``.
 
         If it raised nothing, raises ``LockLost`` if the lock is lost, or what the release raises.
+
+        :meta private:
         """
         carry_out(self._leave(error))
 
     async def aleave(self, error: BaseException | None) -> None:
-        """Async version of ``leave``."""
+        """Async version of ``leave``.
+
+        :meta private:
+        """
         await acarry_out(self._leave(error))
 
     def _leave(self, error: BaseException | None) -> Flow[None]:
@@ -414,11 +440,17 @@ class HeldLock:
     # For transactions on the lock's own document
 
     def pause_renewal(self) -> Callable[[], None]:
-        """No renewals until the function that is returned is called; the lease's end stays as it is."""
+        """No renewals until the function that is returned is called; the lease's end stays as it is.
+
+        :meta private:
+        """
         return self._renewal.pause()
 
     def sending(self) -> bool:
-        """Whether a renewal is on its way."""
+        """Whether a renewal is on its way.
+
+        :meta private:
+        """
         return self._renewal.sending
 
 

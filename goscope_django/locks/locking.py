@@ -59,8 +59,11 @@ def lock(
     ``with`` yields the handle (``HeldLock``). Raises ``LockNotAcquired`` if the wait was in vain, ``LockReentered`` at
     once where it would wait for a block or decorated call of the same thread or task, ``StoreError`` if the server
     can't be reached, and at the end of the block ``LockLost`` if the lock was lost meanwhile and the block did not
-    raise. Uncontended it is two round trips. While waiting one waiter of each process reads: at most 40 times a second,
-    and 5 times where the lock has been held for 4 seconds.
+    raise. Raises ``InvalidType`` or ``InvalidValue`` for a bad argument.
+
+    Each attempt is atomic. Uncontended it is two round trips, one to acquire and one to release; making the object
+    sends nothing. While waiting one waiter of each process reads: at most 40 times a second, and 5 times where the lock
+    has been held for 4 seconds.
     """
     return Lock(
         key, timeout, blocking=blocking, blocking_timeout=blocking_timeout, auto_extend=auto_extend, owner=owner
@@ -84,8 +87,8 @@ def locked(
 
     Inside ``atomic()`` the lock is given back after the commit or the rollback, not before: on the database ``using``,
     or on all that are in a transaction. Until then calls for the same key in that transaction go on under the same
-    lock. For functions, methods, views and ``async def``; not for generators. The other arguments and errors are those
-    of ``lock``.
+    lock. For functions, methods, views and ``async def``; not for generators. The other arguments, and what it raises
+    and costs, are those of ``lock``.
     """
     options: dict[str, Any] = {
         "blocking": blocking,
@@ -101,7 +104,8 @@ def locked(
 class Lock:
     """What to lock and how: a sync and async context manager and a decorator, made by ``lock``.
 
-    Each block and each call is an acquisition of its own, in as many threads and tasks at once as you like.
+    Each block and each call is an acquisition of its own, in as many threads and tasks at once as you like. All errors
+    and round trips are those of ``lock``.
     """
 
     def __init__(
@@ -114,6 +118,10 @@ class Lock:
         auto_extend: bool = True,
         owner: str | None = None,
     ) -> None:
+        """``lock`` makes it.
+
+        :meta private:
+        """
         decorating.no_function(key, "lock", '@lock("stock"), and with a function of the arguments @locked(...)')
         self.key = arguments.key(key)
         self.timeout = None if timeout is None else arguments.duration_milliseconds(timeout, "timeout")
@@ -132,8 +140,8 @@ class Lock:
     def acquire(self) -> HeldLock:
         """Acquire; the handle is yours to release, or to use as a context manager.
 
-        Raises ``LockNotAcquired`` (``LockReentered``), and ``StoreError`` if the server can't be reached. One round
-        trip if the lock is free.
+        Raises ``LockNotAcquired`` (``LockReentered``), and ``StoreError`` if the server can't be reached. One atomic
+        round trip if the lock is free.
         """
         return carry_out(self._acquire())
 
@@ -210,7 +218,10 @@ class Lock:
         return (0.0 if found is None else math.inf), 0.0
 
     def where(self) -> tuple[Any, Hashable, int]:
-        """The backend, what identifies the lock in this process, and the lease in milliseconds, as settings are now."""
+        """The backend, what identifies the lock in this process, and the lease in milliseconds, as settings are now.
+
+        :meta private:
+        """
         store = backend()
         settings = conf.current()
         milliseconds = self.timeout
@@ -256,7 +267,10 @@ class Lock:
         return decorated(function, self.keyed_by(self.key, function, "lock(): key"), None)
 
     def keyed_by(self, key: Any, function: Callable[..., Any], what: str) -> Callable[..., Lock]:
-        """What gives the lock of a call of ``function``: this one, on ``key`` as the call's arguments fill it."""
+        """What gives the lock of a call of ``function``: this one, on ``key`` as the call's arguments fill it.
+
+        :meta private:
+        """
         arguments.function(function, what.partition(":")[0])
         make = decorating.keyed(key, function, what)
         if getattr(make, "constant", None) == self.key:
@@ -303,7 +317,10 @@ _backends: dict[str, LockBackend] = {}
 
 
 def backend() -> LockBackend:
-    """The object of the class that ``GOSCOPE["LOCK_BACKEND"]`` names. Raises ``ImproperlyConfigured``."""
+    """The object of the class that ``GOSCOPE["LOCK_BACKEND"]`` names. Sends nothing.
+
+    Raises ``ImproperlyConfigured`` if the class can't be imported or made.
+    """
     path = conf.current().lock_backend
     found = _backends.get(path)
     if found is None:

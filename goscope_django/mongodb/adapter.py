@@ -38,6 +38,11 @@ class MongoDBAdapter:
     ``db`` is a ``pymongo`` ``Database`` or ``AsyncDatabase`` (or mongomock's). A synchronous one serves the async
     methods as well: by an asynchronous client of its own for each event loop, or by ``async_db``.
     ``key_prefix`` stands in front of every stored key; ``default_lock_ttl`` is in milliseconds or a ``timedelta``.
+    ``codec`` says how values are stored (without pickle if not given), ``sink`` is called with every ``Event``.
+
+    ``lock``, ``circuit_breaker``, ``cache``, ``checkpoint`` and ``idempotency`` are the providers. Making an adapter
+    sends nothing; it raises ``InvalidType`` or ``InvalidValue`` for a bad argument. Every method that asks the server
+    raises ``StoreError`` if it fails or can't be reached.
     """
 
     def __init__(
@@ -67,15 +72,18 @@ class MongoDBAdapter:
     def on(
         cls, store: Store, *, key_prefix: str = "", default_lock_ttl: Ttl = 30_000, codec: Codec | None = None
     ) -> MongoDBAdapter:
-        """An adapter on a store that is there already."""
+        """An adapter on a store that is there already.
+
+        :meta private:
+        """
         adapter = cls.__new__(cls)
         adapter._compose(store, key_prefix, default_lock_ttl, codec)
         return adapter
 
     def connect(self) -> None:
-        """Reach the server and make what indexes are missing.
+        """``ensure_indexes``, and note that it is connected.
 
-        Raises ``StoreUnavailable`` if it can't be reached, ``IndexConflict`` if an index exists with other options.
+        Raises ``StoreUnavailable`` if the server can't be reached, ``IndexConflict`` if an index has other options.
         """
         self.ensure_indexes()
         self._connected = True
@@ -86,7 +94,10 @@ class MongoDBAdapter:
         self._connected = True
 
     def disconnect(self) -> None:
-        """Note that it is no longer connected. The database's client belongs to whoever made it and stays open."""
+        """Note that it is no longer connected. The database's client belongs to whoever made it and stays open.
+
+        Raises nothing and sends nothing.
+        """
         self._connected = False
 
     async def adisconnect(self) -> None:
@@ -94,7 +105,7 @@ class MongoDBAdapter:
         self._connected = False
 
     def is_connected(self) -> bool:
-        """Whether ``connect`` succeeded and ``disconnect`` was not called since. No round trip."""
+        """Whether ``connect`` succeeded and ``disconnect`` was not called since. Raises nothing and sends nothing."""
         return self._connected
 
     async def ais_connected(self) -> bool:
@@ -110,7 +121,11 @@ class MongoDBAdapter:
         await self.store.arun(ping)
 
     def ensure_indexes(self, *, repair: bool = False) -> list[IndexState]:
-        """Make what indexes are missing; the states as they were found. Idempotent, drops nothing unless ``repair``."""
+        """Make what indexes are missing; the states as they were found. Idempotent, drops nothing unless ``repair``.
+
+        One round trip for each collection, and one for each index that is missing (two where it is replaced). Each
+        index is made atomically. Raises ``IndexConflict`` if an index exists with other options, without ``repair``.
+        """
         return self.store.run(indexes.ensure, repair=repair)
 
     async def aensure_indexes(self, *, repair: bool = False) -> list[IndexState]:
@@ -118,7 +133,7 @@ class MongoDBAdapter:
         return await self.store.arun(indexes.ensure, repair=repair)
 
     def check_indexes(self) -> list[IndexState]:
-        """The states of all indexes; changes nothing."""
+        """The states of all indexes; changes nothing. One round trip for each collection."""
         return self.store.run(indexes.check)
 
     async def acheck_indexes(self) -> list[IndexState]:
@@ -126,7 +141,10 @@ class MongoDBAdapter:
         return await self.store.arun(indexes.check)
 
     def wipe(self) -> None:
-        """Remove every document under this prefix, from all collections. For tests: there is no way back."""
+        """Remove every document under this prefix, from all collections. For tests: there is no way back.
+
+        One or two round trips for each collection, not atomic.
+        """
         self.store.run(_wipe, self.key_prefix)
 
     async def awipe(self) -> None:

@@ -4,7 +4,11 @@
 * An action acts on what the operator saw: a lock's token, a circuit's generation, a task's token. If that has changed
   since, nothing is done, and ``StateChanged`` says what is there now. ``NotFound`` says that there is nothing. Without
   such a mark an action takes the thing as it is.
-* All functions raise ``StoreError`` (``StoreUnavailable`` if MongoDB can't be reached) and ``ConfigurationError``.
+* All functions raise ``StoreError`` (``StoreUnavailable`` if MongoDB can't be reached) and ``ConfigurationError``, and
+  ``InvalidType`` or ``InvalidValue`` for an argument that can't be used.
+* Before an action or a listing the server is asked whether it answers: one round trip, which is not counted below.
+* ``token`` and ``generation`` are the mark of what was seen: with one, an action is refused if the thing has it no
+  more.
 """
 
 from __future__ import annotations

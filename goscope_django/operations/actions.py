@@ -28,10 +28,10 @@ from goscope_django.operations.values import Done
 
 
 def release_lock(key: str, token: int | None = None, owner: str | None = None) -> Done:
-    """Take the lock away from its holder, who learns of it at its next renewal.
+    """Take the lock on ``key`` away from its holder, who learns of it at its next renewal.
 
     With ``token`` (or ``owner``, for locks of Node, which have no token) only if it is still that acquisition. One
-    command. Raises ``NotFound`` and ``StateChanged``.
+    atomic round trip, two where it is refused. Raises ``NotFound`` and ``StateChanged``.
     """
     return carry_out(_release_lock(key, token, owner))
 
@@ -60,10 +60,10 @@ def _release_lock(key: str, token: int | None, owner: str | None) -> Flow[Done]:
 
 
 def open_circuit(name: str, generation: int | None = None, reason: str = "") -> Done:
-    """Force the circuit open until it is reset: every process refuses calls through it within about a second.
+    """Force the circuit ``name`` open until it is reset: every process refuses calls through it within about a second.
 
     With ``generation`` only if the circuit is still in it. A circuit that does not exist is made. ``reason`` is kept in
-    its history. One command. Raises ``StateChanged``.
+    its history. One atomic round trip, two where it is refused. Raises ``StateChanged``.
     """
     return carry_out(_command_circuit("force_open", name, generation, reason))
 
@@ -121,9 +121,10 @@ def _command_circuit(command: str, name: str, generation: int | None, reason: st
 
 
 def delete_task(task_id: str, token: int | None = None) -> Done:
-    """Delete the task with all its checkpoints, if nobody runs it and its last run is the one with ``token``.
+    """Delete the task ``task_id`` and its checkpoints, if nobody runs it and its last run is the one with ``token``.
 
-    Three commands at most. Raises ``NotFound`` and ``StateChanged`` (it is running, or another run has begun).
+    Deleting the task is atomic, and its checkpoints go after it. Three round trips, five where there is no such task.
+    Raises ``NotFound`` and ``StateChanged`` (it is running, or another run has begun).
     """
     return carry_out(_delete_task(task_id, token))
 
@@ -142,10 +143,10 @@ def _delete_task(task_id: str, token: int | None) -> Flow[Done]:
 
 
 def cancel_task(task_id: str, token: int | None = None) -> Done:
-    """Ask the task's runner to stop at its next save. A task that nobody runs is cancelled at once.
+    """Ask the runner of the task ``task_id`` to stop at its next save. A task that nobody runs is cancelled at once.
 
-    With ``token`` only if its last run is still that one. Two commands at most. Raises ``NotFound`` and
-    ``StateChanged`` (it is finished, or another run has begun).
+    With ``token`` only if its last run is still that one. One atomic round trip, two where it is refused. Raises
+    ``NotFound`` and ``StateChanged`` (it is finished, or another run has begun).
     """
     return carry_out(_cancel_task(task_id, token))
 
@@ -164,10 +165,12 @@ def _cancel_task(task_id: str, token: int | None) -> Flow[Done]:
 
 
 def reset_task(task_id: str, token: int | None = None, discard: bool = False) -> Done:
-    """Let a task that nobody runs be started again, where it stopped or, with ``discard``, from the beginning.
+    """Let the task ``task_id``, if nobody runs it, be started again, where it stopped or, with ``discard``, from the
+    beginning.
 
-    With ``token`` only if its last run is still that one. Two commands at most. Raises ``NotFound`` and
-    ``StateChanged`` (it is running, or another run has begun).
+    With ``token`` only if its last run is still that one. One atomic round trip, two where it is refused; with
+    ``discard`` two more, which remove what nobody reads any more. Raises ``NotFound`` and ``StateChanged`` (it is
+    running, or another run has begun).
     """
     return carry_out(_reset_task(task_id, token, discard))
 
@@ -216,9 +219,10 @@ def _change_task(
 
 
 def run_task_again(task_id: str, token: int | None = None) -> Done:
-    """Dispatch a stalled task by the dispatchers that ``checkpoints.register_dispatcher`` knows.
+    """Dispatch the stalled task ``task_id`` by the dispatchers that ``checkpoints.register_dispatcher`` knows.
 
-    With ``token`` only if its last run is still that one. Four commands at most. Raises ``NotFound``, ``StateChanged``
+    With ``token`` only if its last run is still that one. Claiming it is atomic: of several only one dispatches it. Two
+    round trips, four at most where it is refused or fails. Raises ``NotFound``, ``StateChanged``
     (it is not stalled, or was dispatched in the last minutes) and ``DispatchRefused``; ``DispatchRefused`` too if a
     dispatcher fails, chained to what it raised.
     """
@@ -257,8 +261,10 @@ def _run_task_again(task_id: str, token: int | None) -> Flow[Done]:
 
 
 def cleanup_checkpoints(task_id: str, keep: int) -> Done:
-    """Remove all but the newest ``keep`` (1 or more) checkpoints of the task. Three commands at most. Raises
-    ``NotFound``."""
+    """Remove all but the newest ``keep`` (1 or more) checkpoints of the task ``task_id``.
+
+    Not atomic; a save in between loses nothing. Three round trips at most. Raises ``NotFound``.
+    """
     return carry_out(_cleanup_checkpoints(task_id, keep))
 
 
@@ -292,10 +298,10 @@ def _no_task(task_id: str) -> NotFound:
 
 
 def delete_idempotency(key: str, token: int | None = None) -> Done:
-    """Delete the claim or result, so that a repeat of the request runs again; with ``token`` only if it still has it.
+    """Delete the claim or result of ``key``, so that a repeat of the request runs again.
 
-    A worker that runs the request goes on, but can no longer store its result. One command. Raises ``NotFound`` and
-    ``StateChanged``.
+    With ``token`` only if it still has it. A worker that runs the request goes on, but can no longer store its result.
+    One atomic round trip, two where it is refused. Raises ``NotFound`` and ``StateChanged``.
     """
     return carry_out(_delete_idempotency(key, token))
 

@@ -52,9 +52,10 @@ def strict(entry: Mapping[str, Any], alias: str) -> MongoDBCache:
 
 
 def cache_keys(alias: str = "default", pattern: str = "*", version: int | None = None, limit: int = 1_000) -> list[str]:
-    """Up to ``limit`` live keys of one version that match the glob ``pattern``, in order. Those of sessions are hashed.
+    """Up to ``limit`` live keys of one ``version`` that match the glob ``pattern``, in order. Sessions' are hashed.
 
-    One command, and one for each thousand keys looked at. Raises ``NotFound`` for an alias that is not ours.
+    Changes nothing. One round trip, and one for each thousand keys looked at. Raises ``NotFound`` for an ``alias`` that
+    is not ours.
     """
     most = arguments.count(limit, "limit")
     with within(LONGEST):
@@ -63,10 +64,10 @@ def cache_keys(alias: str = "default", pattern: str = "*", version: int | None =
 
 
 def delete_cache_keys(alias: str, keys: Sequence[str], version: int | None = None) -> Done:
-    """Delete these keys; ``count`` is how many there were. Raises ``NotFound``.
+    """Delete these ``keys`` of one ``version`` of the ``alias``; ``count`` is how many there were. Raises ``NotFound``.
 
-    One command for each. A key of a session may be given as ``cache_keys`` shows it: that takes a walk through the keys
-    that begin alike.
+    One round trip for each, and atomic for each only. A key of a session may be given as ``cache_keys`` shows it: that
+    takes a walk through the keys that begin alike.
     """
     cache = cache_of(alias)
     with within(LONGEST):
@@ -88,10 +89,10 @@ def _meant(cache: MongoDBCache, key: str, version: int | None) -> str:
 
 
 def clear_cache(alias: str = "default", pattern: str | None = None, version: int | None = None) -> Done:
-    """Remove all entries of the alias (every version), or those of one version whose keys match the glob ``pattern``.
+    """Remove all entries of ``alias``, or those of one ``version`` whose keys match the glob ``pattern``.
 
-    All, and ``"prefix*"``, are one delete over a range of the index. ``count`` is how many were removed. Raises
-    ``NotFound``.
+    All (every version), and ``"prefix*"``, are one round trip, a delete over a range of the index; another glob is two
+    for each thousand keys. Atomic for each entry only. ``count`` is how many were removed. Raises ``NotFound``.
     """
     cache = cache_of(alias)
     if pattern == "":

@@ -88,10 +88,10 @@ class Details:
 
 
 def details(kind: Kind, key: str) -> Details:
-    """Everything known of the thing. Raises ``InvalidValue`` for another ``kind``, and ``StoreError``.
+    """Everything known of the thing ``key`` of this ``kind``. Raises ``InvalidValue`` for another kind.
 
-    Five commands at most, beside the one that makes sure that the server answers; for a cache three more where it has a
-    store of its own, and one more where sessions are kept.
+    Five round trips at most; for a cache three more where it has a store of its own, and one more where sessions are
+    kept.
     """
     return carry_out(_details(kind, key))
 

@@ -54,8 +54,9 @@ def stored_in(cache: MongoDBCache, location: str) -> str | None:
 def signed_out(alias: str, pattern: str | None = None, version: int | None = None) -> str:
     """A sentence on who will be signed out if ``clear_cache`` is called with this; empty if nobody will.
 
-    One command, and with a ``pattern`` that sessions may match one for each thousand keys. Raises no ``StoreError``:
-    the sentence then says that the number is not known.
+    ``alias``, ``pattern`` and ``version`` are those of ``clear_cache``. Changes nothing. One round trip, and with a
+    ``pattern`` that sessions may match one for each thousand keys. Raises no ``StoreError``: the sentence then says
+    that the number is not known.
     """
     entry = conf.our_caches().get(alias)
     if entry is None:

@@ -29,21 +29,25 @@ from goscope_django.operations.values import (
 
 
 def list_locks(limit: int = 100, after: str | None = None, search: str = "") -> Locks:
-    """Held locks by key: at most ``limit``, behind the key ``after``, whose key or owner contains ``search``. Raises
-    ``StoreError``."""
+    """Held locks by key: at most ``limit``, behind the key ``after``, whose key or owner contains ``search``.
+
+    Three round trips at most.
+    """
     here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
     return convert.locks(here.run(overview.locks, here.prefix, Wanted(most, after, text)), _now())
 
 
 def list_circuits(limit: int = 100, after: str | None = None, search: str = "") -> Circuits:
-    """Circuits by name: at most ``limit``, behind the name ``after``, whose name contains ``search``. Raises
-    ``StoreError``."""
+    """Circuits by name: at most ``limit``, behind the name ``after``, whose name contains ``search``.
+
+    Four round trips at most.
+    """
     here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
     return convert.circuits(here.run(overview.circuits, here.prefix, Wanted(most, after, text)), _now())
 
 
 def get_circuit(name: str) -> CircuitItem:
-    """The circuit. Raises ``NotFound`` and ``StoreError``."""
+    """The circuit ``name``. One round trip. Raises ``NotFound`` and ``StoreError``."""
     here = place()
     found = here.run(overview.circuit, here.prefix, arguments.key(name, "name"))
     if found is None:
@@ -52,14 +56,16 @@ def get_circuit(name: str) -> CircuitItem:
 
 
 def list_tasks(limit: int = 100, after: str | None = None, search: str = "") -> Tasks:
-    """Tasks by id: at most ``limit``, behind the id ``after``, whose id or owner contains ``search``. Raises
-    ``StoreError``."""
+    """Tasks by id: at most ``limit``, behind the id ``after``, whose id or owner contains ``search``.
+
+    Four round trips at most.
+    """
     here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
     return convert.tasks(here.run(task_pages(here).page, Wanted(most, after, text)), _now())
 
 
 def get_task(task_id: str) -> TaskItem:
-    """The task. Raises ``NotFound`` and ``StoreError``."""
+    """The task ``task_id``. Two round trips. Raises ``NotFound`` and ``StoreError``."""
     here = place()
     found = here.run(task_pages(here).show, arguments.key(task_id, "task_id"))
     if found is None:
@@ -69,13 +75,16 @@ def get_task(task_id: str) -> TaskItem:
 
 def list_idempotency(limit: int = 100, after: str | None = None, search: str = "") -> Idempotency:
     """Claims, then results, by key: at most ``limit``, behind the cursor ``after``, whose key or holder contains
-    ``search``; never what is stored. Six commands at most. Raises ``StoreError``."""
+    ``search``; never what is stored. Six round trips at most."""
     here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
     return convert.idempotency(here.run(overview.idempotency, here.prefix, Wanted(most, after, text)), _now())
 
 
 def list_checkpoints(task_id: str, limit: int = 100) -> tuple[CheckpointItem, ...]:
-    """The newest checkpoints of the task, at most ``limit``, without what is stored in them. Raises ``StoreError``."""
+    """The newest checkpoints of the task ``task_id``, at most ``limit``, without what is stored in them.
+
+    One round trip.
+    """
     here, most = place(), arguments.count(limit, "limit")
     found = here.run(overview.checkpoints, here.prefix, arguments.key(task_id, "task_id"), most)
     return tuple(copied(CheckpointItem, one) for one in found)

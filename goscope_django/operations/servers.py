@@ -49,7 +49,10 @@ def _stores() -> list[tuple[str, Place]]:
 
 
 def check_indexes() -> list[StoreIndexes]:
-    """All indexes of all stores that the settings name. Changes nothing. One command for each collection and store."""
+    """All indexes of all stores that the settings name. Changes nothing.
+
+    One round trip for each collection and store.
+    """
     found = []
     for what, one in _stores():
         states = one.run(indexes.check)
@@ -61,7 +64,8 @@ def ensure_indexes(repair: bool = False) -> list[tuple[StoreIndexes, list[Done]]
     """Make what is missing in all stores. Returns each store's indexes as they are then, and what was done.
 
     Safe to repeat. With ``repair`` an index that exists with other options is dropped and made again. Without it,
-    ``IndexConflict`` is raised for the first such index, after everything else was made.
+    ``IndexConflict`` is raised for the first such index, after everything else was made. Two round trips for each
+    collection and store, and one for each index that is made (two where it is replaced), each of which is atomic.
     """
     found: list[tuple[StoreIndexes, list[Done]]] = []
     conflict: IndexConflict | None = None
@@ -89,7 +93,7 @@ def ensure_indexes(repair: bool = False) -> list[tuple[StoreIndexes, list[Done]]
 
 
 def ping(seconds: float = 2.0) -> None:
-    """Return if the server answers within ``seconds``; one command. Raises ``StoreUnavailable`` if not."""
+    """Return if the server answers within ``seconds``; one round trip. Raises ``StoreUnavailable`` if not."""
     carry_out(place().reach(seconds))
 
 
@@ -99,7 +103,7 @@ async def aping(seconds: float = 2.0) -> None:
 
 
 def probe(seconds: float = 2.0, slow: float = 0.5) -> Probe:
-    """Whether the server is ``ok``, ``slow`` or ``down``. One command to the primary.
+    """Whether the server is ``ok``, ``slow`` or ``down``. One round trip to the primary.
 
     ``slow`` means that it took more than ``slow`` seconds, or did not answer within ``seconds``. Raises
     ``ImproperlyConfigured`` for settings that can't be used, and nothing else.
@@ -153,15 +157,19 @@ def _folder() -> str:
 
 
 def mongod_status() -> MongodStatus:
-    """What runs in the folder of ``GOSCOPE["URL"]``. Changes nothing. Raises ``ConfigurationError`` for other
-    URLs."""
+    """What runs in the folder of ``GOSCOPE["URL"]``. Changes nothing, and asks the server for its version alone: one
+    round trip. Raises ``ConfigurationError`` for other URLs."""
     found = embedded.status(_folder())
     return copied(MongodStatus, found, directory=str(found.directory), log=str(found.log_path))
 
 
 @contextmanager
 def mongod_running() -> Iterator[MongodStatus]:
-    """Use the private server, and start it if it does not run. At the end it is ended, unless somebody else uses it."""
+    """Use the private server, and start it if it does not run. At the end it is ended, unless somebody else uses it.
+
+    Changes nothing that is stored; round trips as for ``mongod_status``. Raises ``MongodError``, and
+    ``ConfigurationError`` for other URLs.
+    """
     with embedded.start(_folder()):
         yield mongod_status()
 
@@ -169,18 +177,25 @@ def mongod_running() -> Iterator[MongodStatus]:
 def mongod_start() -> MongodStatus:
     """Start the private server unless it runs, and leave it running in the background.
 
-    It then stays until ``mongod_stop``, whether anybody uses it or not. Raises ``MongodError``.
+    It then stays until ``mongod_stop``, whether anybody uses it or not. Changes nothing that is stored; round trips as
+    for ``mongod_status``. Raises ``MongodError``, and ``ConfigurationError`` for other URLs.
     """
     embedded.launch(_folder())
     return mongod_status()
 
 
 def mongod_stop() -> bool:
-    """End the private server, whoever uses it; ``False`` if none ran. Its data are kept. Raises ``MongodError``."""
+    """End the private server, whoever uses it; ``False`` if none ran. Its data are kept. Sends nothing to it.
+
+    Raises ``MongodError``, and ``ConfigurationError`` for other URLs.
+    """
     return embedded.stop(_folder())
 
 
 def mongod_log(lines: int = 20) -> list[str]:
-    """The last lines of its log."""
+    """The last ``lines`` lines of the private server's log. Changes nothing.
+
+    Round trips and errors are those of ``mongod_status``.
+    """
     path = Path(mongod_status().log)
     return path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []

@@ -70,8 +70,8 @@ class IndexItem:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockItem:
     """A held lock. ``token`` is ``None`` for a lock of Node; ``expires_at`` and ``expires_in`` are for one that never
-    ends. ``waiters`` wait for it, as far as processes have reported it, the first of them for ``longest_wait``
-    seconds."""
+    ends. ``waiters`` wait for it, as far as processes have reported it, the first of them for ``longest_wait``;
+    ``held_for``, ``expires_in`` and ``longest_wait`` are seconds."""
 
     key: str
     owner: str
@@ -86,8 +86,8 @@ class LockItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeItem:
-    """A trial call on a half-open circuit, made by ``holder``. Its place is free again in ``seconds_left`` at the
-    latest."""
+    """A trial call on a half-open circuit, made by ``holder``. Its place is free again in ``seconds_left`` seconds at
+    the latest."""
 
     id: str
     seconds_left: float
@@ -98,9 +98,10 @@ class ProbeItem:
 class CircuitItem:
     """A circuit.
 
-    ``retry_after`` is 0 for an open one whose next call is a trial, ``None`` where there is nothing to wait for.
-    ``open_for`` is how long it has been open, ``opened_by`` the failure that opened it, ``last_failure`` the last one.
-    ``generation`` grows with every change of the state: an action that names it is refused after the next change.
+    ``retry_after`` (seconds) is 0 for an open one whose next call is a trial, ``None`` where there is nothing to wait
+    for. ``open_for`` is for how many seconds it has been open, ``opened_by`` the failure that opened it,
+    ``last_failure`` the last one. ``generation`` grows with every change of the state: an action that names it is
+    refused after the next change.
     """
 
     name: str
@@ -126,9 +127,9 @@ class TaskItem:
     ``failed``, ``exhausted`` (tried as often as it may be), ``completed`` or ``cancelled``.
 
     ``failure`` is why the last run failed, ``last_failure`` the same with its trace and attempt; it stays while another
-    run is under way. ``progress`` is 0 to 100, ``rate`` items a
-    second, ``token`` that of the last run: an action that names it is
-    refused once another run has begun.
+    run is under way. ``progress`` is 0 to 100, ``rate`` items per second; ``estimated_time_remaining``,
+    ``heartbeat_age`` (since the last save or renewal) and ``lease_left`` are seconds. ``token`` is that of the last
+    run: an action that names it is refused once another run has begun.
     """
 
     task_id: str
@@ -155,7 +156,7 @@ class TaskItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlightItem:
-    """A flight that runs: ``leader`` has run it for ``age`` seconds, and its lease ends in ``expires_in``."""
+    """A flight that runs: ``leader`` has run it for ``age`` seconds, and its lease ends in ``expires_in`` seconds."""
 
     key: str
     leader: str
@@ -171,7 +172,7 @@ class FlightItem:
 class IdempotencyItem:
     """A live claim (``in_progress``) or result (``completed``), without what is stored.
 
-    ``age`` is the time since it was claimed or stored, ``expires_in`` the time until the claim's lease ends or the
+    ``age`` is the seconds since it was claimed or stored, ``expires_in`` those until the claim's lease ends or the
     result is forgotten. ``token`` is ``None`` for a result of Node. ``holder`` says who made the claim, if that is
     known.
     """
@@ -191,7 +192,7 @@ class CacheFigures:
     """What happened in the last hour, in the whole fleet.
 
     ``bytes_read`` and ``bytes_written`` count only values that are bytes or ASCII text: the size of others is not known
-    without encoding them again. ``hit_ratio`` is 0 to 1, and ``None`` if nothing was read.
+    without encoding them again. ``hit_ratio`` is a share of 0 to 1, and ``None`` if nothing was read.
     """
 
     hits: int = 0
@@ -233,7 +234,7 @@ class WaitItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointItem:
-    """One saved state of a task, without the data."""
+    """One saved state of a task, without the data. ``progress`` is 0 to 100."""
 
     id: str
     sequence: int
@@ -383,11 +384,11 @@ class Waits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How long something took: how often it was measured, the sum in seconds, and the seconds that a half and 95 of a
-    hundred did not exceed (``None``: it was not measured).
+    """How long something took: ``count`` is how often it was measured, ``seconds`` the sum, ``p50`` and ``p95`` the
+    seconds that a half and 95 of a hundred did not exceed (``None``: it was not measured).
 
     ``buckets`` counts what took at most ``Figures.bounds`` and longer than the bound before; the last one what took
-    longer than all bounds. ``counts``, ``p50s`` and ``p95s`` are the same for each minute or hour.
+    longer than all bounds. ``counts``, ``p50s`` and ``p95s`` are the same (in seconds) for each minute or hour.
     """
 
     count: int = 0
@@ -482,7 +483,8 @@ class Figures:
     ``locks_acquired`` and so on. ``timings`` has how long callers waited for a lock (``lock_wait``; those that did not
     have to wait are not in it), how long locks were held (``lock_held``) and how long flights took (``flight_time``).
     ``day`` and ``sums`` have the same for the last day by the hour, and since counting began. ``names`` are the hour
-    before and the one that runs, with what was counted by name there (``FIGURES_PER_NAME``).
+    before and the one that runs, with what was counted by name there (``FIGURES_PER_NAME``). ``bounds`` are those of
+    the timings' buckets, in seconds.
     """
 
     error: str | None = None
@@ -597,7 +599,7 @@ class State:
     def as_json(self) -> dict[str, Any]:
         """The same as data for ``json.dumps``. Instants are ISO 8601 text in UTC with milliseconds.
 
-        The numbers of a section that could not be read are null.
+        The numbers of a section that could not be read are null. Raises nothing and sends nothing.
         """
         found: dict[str, Any] = plain(self)
         for name, part in found.items():
@@ -625,7 +627,10 @@ class Done:
 
 
 def copied(kind: type[D], source: object, **more: Any) -> D:
-    """A ``kind`` of the fields that ``source`` has under the same names, and of ``more``."""
+    """A ``kind`` of the fields that ``source`` has under the same names, and of ``more``.
+
+    :meta private:
+    """
     names = [one.name for one in fields(kind) if one.name not in more and hasattr(source, one.name)]
     return kind(**{name: getattr(source, name) for name in names}, **more)
 
@@ -638,7 +643,10 @@ def _unknown(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as dicts, lists, text and numbers."""
+    """``value`` as dicts, lists, text and numbers.
+
+    :meta private:
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, dict):

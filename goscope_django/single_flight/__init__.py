@@ -1,7 +1,9 @@
 """``single_flight``: identical calls that run at the same time, on any machine, run once and share the outcome.
 
-The decorator is in ``decorator``; which flight a call belongs to is in ``policy``, what an outcome means in ``plan``.
+``HEADER`` is the name of the header in which each response says what it was: ``leader``, ``follower`` or ``bypass``.
 """
+
+# ``decorator`` has the decorator, ``policy`` says which flight a call belongs to, ``plan`` what an outcome means.
 
 from __future__ import annotations
 

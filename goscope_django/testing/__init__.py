@@ -13,7 +13,8 @@ def empty_store() -> None:
     """Remove everything under this project's and worker's prefix from the test store, and forget what breakers saw.
 
     For ``setUp``: unlike a database, the store is not rolled back after a test. Raises ``ConfigurationError`` outside
-    of a running test environment. One command for each collection.
+    of a running test environment, and ``StoreError`` if MongoDB can't be reached. One or two round trips for each
+    collection, not atomic.
     """
     # Imported here: pytest loads the plugin, and so this module, in every run, also of projects without Django.
     from goscope_django import conf, runtime

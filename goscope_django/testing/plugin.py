@@ -1,7 +1,12 @@
 """The pytest plugin: a key prefix for each xdist worker, and the fixture ``goscope``, an empty store.
 
 It is registered by the entry point ``pytest11``, so there is nothing to configure. Settings are read only when a test
-uses them.
+uses them. Its fixtures:
+
+* ``goscope``: the project's ``MongoDBAdapter``. Before the test everything under this worker's prefix is removed, by
+  one or two round trips for each collection. Raises ``StoreError`` if MongoDB can't be reached.
+* ``goscope_worker_prefix`` (of the session): what stands in front of every key that this xdist worker stores, as
+  ``gw0:``. Override it to give the workers other prefixes, or none where each has a server of its own.
 """
 
 from __future__ import annotations

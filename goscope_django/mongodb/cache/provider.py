@@ -16,13 +16,19 @@ from goscope_django.mongodb.driver.store import Store
 
 
 class MongoDBCacheProvider:
-    """See ``contracts.CacheProvider``. Each method is one round trip; ``keys`` is one for each thousand, and one.
+    """``adapter.cache``: see ``contracts.CacheProvider``. Each method is one round trip; ``keys`` is one for each
+    thousand, and one.
 
-    ``ttl`` is milliseconds or a ``timedelta``. Every method raises ``InvalidType`` or ``InvalidValue`` for arguments
-    that can't be used, and ``StoreError`` if MongoDB fails or can't be reached.
+    ``key`` is the entry's, ``ttl`` milliseconds or a ``timedelta``. Every change of one entry is atomic. Every method
+    raises ``InvalidType`` or ``InvalidValue`` for arguments that can't be used, and ``StoreError`` if MongoDB fails or
+    can't be reached.
     """
 
     def __init__(self, store: Store, *, key_prefix: str = "", codec: Codec | None = None) -> None:
+        """``MongoDBAdapter`` makes it.
+
+        :meta private:
+        """
         self.store = store
         self.flows = CacheFlows(codec or Codec(pickle=False))
         self.prefix = f"{key_prefix}cache:"
@@ -45,7 +51,10 @@ class MongoDBCacheProvider:
         return None if found is MISSING else found
 
     def set(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
-        """Store ``value`` for ``ttl``, forever if ``None``. ``InvalidValue`` over 16 MB; then no value is left."""
+        """Store ``value`` for ``ttl``, forever if ``None``.
+
+        Raises ``InvalidValue`` over 16 MB; then no value is left.
+        """
         self.store.run(self.flows.set, self._stored(key), value, self._ttl(ttl))
 
     async def aset(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
@@ -69,7 +78,7 @@ class MongoDBCacheProvider:
         return await self.store.arun(self.flows.has, self._stored(key))
 
     def clear(self) -> int:
-        """Remove all entries of this prefix; how many there were."""
+        """Remove all entries of this prefix; how many there were. Not atomic as a whole."""
         return self.store.run(self.flows.delete_range, self.prefix)
 
     async def aclear(self) -> int:

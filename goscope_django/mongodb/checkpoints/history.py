@@ -244,14 +244,22 @@ def _valid(checkpoint: object) -> Checkpoint:
 
 
 class MongoDBCheckpointProvider:
-    """``adapter.checkpoint``: see ``contracts.CheckpointProvider``. One round trip each; ``cleanup`` takes two."""
+    """``adapter.checkpoint``: see ``contracts.CheckpointProvider``. Each method is one round trip; ``cleanup`` is two.
+
+    ``task_id`` is the task's id. Every method raises ``StoreError`` if MongoDB fails or can't be reached, and
+    ``InvalidType`` or ``InvalidValue`` for an argument that can't be used.
+    """
 
     def __init__(self, store: Store, *, key_prefix: str = "", codec: Codec | None = None) -> None:
+        """``MongoDBAdapter`` makes it.
+
+        :meta private:
+        """
         self.store = store
         self.flows = CheckpointFlows(key_prefix, codec or Codec(pickle=False))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Insert the checkpoint.
+        """Insert ``checkpoint``, which is atomic.
 
         Raises ``CheckpointConflict`` if its (task, sequence) exists, ``CheckpointTooLarge`` over 16 MB.
         """
@@ -275,7 +283,10 @@ class MongoDBCheckpointProvider:
         return await self.store.arun(self.flows.load_latest, arguments.key(task_id, "task_id"))
 
     def load(self, checkpoint_id: str) -> Checkpoint | None:
-        """The checkpoint with this id."""
+        """The checkpoint with the id ``checkpoint_id``, or ``None``.
+
+        Raises ``Undecodable`` if its data are forged or damaged.
+        """
         return self.store.run(self.flows.load, arguments.key(checkpoint_id, "checkpoint_id"))
 
     async def aload(self, checkpoint_id: str) -> Checkpoint | None:
@@ -293,7 +304,7 @@ class MongoDBCheckpointProvider:
     def tasks(self, pattern: str | None = None) -> builtins.list[str]:
         """Ids of the tasks that have checkpoints and match the regular expression ``pattern`` as a whole.
 
-        The pattern is code, never a user's text: see ``contracts``.
+        Changes nothing. The pattern is code, never a user's text: see ``contracts``.
         """
         test = arguments.pattern(pattern)
         return [one for one in self.store.run(self.flows.tasks) if test is None or test.fullmatch(one)]
@@ -304,7 +315,10 @@ class MongoDBCheckpointProvider:
         return [one for one in await self.store.arun(self.flows.tasks) if test is None or test.fullmatch(one)]
 
     def cleanup(self, task_id: str, keep_count: int) -> int:
-        """Remove all but the ``keep_count`` latest; returns how many were removed. Two round trips."""
+        """Remove all but the ``keep_count`` latest; returns how many were removed. Not atomic.
+
+        A save in between loses nothing.
+        """
         keep = arguments.count(keep_count, "keep_count", least=0)
         return self.store.run(self.flows.cleanup, arguments.key(task_id, "task_id"), keep)
 
@@ -314,7 +328,7 @@ class MongoDBCheckpointProvider:
         return await self.store.arun(self.flows.cleanup, arguments.key(task_id, "task_id"), keep)
 
     def delete_all(self, task_id: str) -> int:
-        """Remove all checkpoints of a task; returns how many there were."""
+        """Remove all checkpoints of a task; returns how many there were. Not atomic."""
         return self.store.run(self.flows.cleanup, arguments.key(task_id, "task_id"), 0)
 
     async def adelete_all(self, task_id: str) -> int:

@@ -36,7 +36,8 @@ class TaskFailure:
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """A task as an operator sees it. ``progress`` is 0 to 100, ``rate`` items per second, times are aware UTC.
+    """A task as an operator sees it. ``progress`` is 0 to 100, ``rate`` items per second, ``estimated_time_remaining``
+    seconds; times are aware UTC.
 
     ``status`` is ``running``, ``interrupted`` (let go in order), ``failed``, ``completed`` or ``cancelled``. An
     interrupted or failed task goes on at the next start. ``stalled``: the status is running, but the lease has ended,

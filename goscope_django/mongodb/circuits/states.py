@@ -24,9 +24,17 @@ from goscope_django.mongodb.driver.store import Store
 
 
 class MongoDBCircuitBreakerStateProvider:
-    """``adapter.circuit_breaker``; see ``contracts.CircuitBreakerStateProvider``. Every method is one round trip."""
+    """``adapter.circuit_breaker``; see ``contracts.CircuitBreakerStateProvider``. Every method is one round trip.
+
+    Every change is atomic. ``key`` is the circuit's name. Every method raises ``StoreError`` if MongoDB fails or can't
+    be reached, and ``InvalidType`` or ``InvalidValue`` for an argument that can't be used.
+    """
 
     def __init__(self, store: Store, *, key_prefix: str = "") -> None:
+        """``MongoDBAdapter`` makes it.
+
+        :meta private:
+        """
         self.store = store
         self.flows = StateFlows(key_prefix)
 
@@ -39,7 +47,7 @@ class MongoDBCircuitBreakerStateProvider:
         return await self.store.arun(self.flows.get_state, arguments.key(key))
 
     def set_state(self, key: str, state: CircuitBreakerState) -> None:
-        """Overwrite the four shared fields in one update. Others' fields are kept."""
+        """Overwrite the four shared fields with ``state`` in one update. Others' fields are kept."""
         self.store.run(self.flows.set_state, arguments.key(key), _valid(state))
 
     async def aset_state(self, key: str, state: CircuitBreakerState) -> None:

@@ -13,6 +13,8 @@ Rules of this package:
 - If the keeper is killed, the server goes with it (on Linux), and its users start both again. On macOS the server runs
   on, and the last user that leaves in order ends it.
 - The folder belongs to the user who runs all this, nobody else may write to it, and no link in it is followed.
+- Functions here start and end a process. None of them is a round trip to MongoDB, but :func:`status`, which asks for
+  the version: so nothing is said of round trips below.
 - If a server *died* while it had users (``kill -9``, the OOM killer, a crash), any of them may start it again with
   :func:`revive`. One that was ended on purpose is not started before somebody calls :func:`start` or :func:`launch`.
 """

@@ -51,6 +51,10 @@ class Mongod:
     """
 
     def __init__(self, folder: Folder, *, uri: str, pid: int) -> None:
+        """``start`` makes it.
+
+        :meta private:
+        """
         self.directory = folder.path
         self.log_path = folder.log
         self.uri = uri
@@ -110,7 +114,8 @@ def start(
 def launch(directory: Path | str, *, timeout: float = 30.0) -> int:
     """Like :func:`start`, without being a user: the server runs on when this process ends. Its process id.
 
-    It stays, whoever comes and leaves afterwards, until :func:`stop`.
+    It stays, whoever comes and leaves afterwards, until :func:`stop`. ``directory`` and ``timeout`` (seconds) are those
+    of :func:`start`. Raises ``ConfigurationError`` and ``MongodError`` where that does.
     """
     folder = Folder(directory)
     with folder.translated_errors():

@@ -25,9 +25,19 @@ _NO_TOKEN: Final = -1
 
 
 class MongoDBIdempotencyProvider:
-    """``adapter.idempotency``: see ``contracts.IdempotencyProvider``. One round trip each unless said."""
+    """``adapter.idempotency``: see ``contracts.IdempotencyProvider``. Each method is one round trip unless said.
+
+    ``key`` is the request's; ``token`` and ``claim`` are those of ``IdempotencyClaim``. ``ttl`` is how long a result is
+    kept, ``lease_ttl`` how long a claim holds unless it is extended, both in milliseconds or as a ``timedelta``. Every
+    change is atomic. Every method raises ``StoreError`` if MongoDB fails or can't be reached, and ``InvalidType`` or
+    ``InvalidValue`` for an argument that can't be used.
+    """
 
     def __init__(self, store: Store, *, key_prefix: str = "", codec: Codec | None = None) -> None:
+        """``MongoDBAdapter`` makes it.
+
+        :meta private:
+        """
         self.store = store
         self.flows = IdempotencyFlows(key_prefix, codec or Codec(pickle=False))
 
@@ -42,9 +52,9 @@ class MongoDBIdempotencyProvider:
     ) -> IdempotencyClaim:
         """Claim ``key``, or tell what is there. Atomic: of concurrent calls exactly one is ``started``.
 
-        ``ttl`` is how long the result will be kept, ``lease_ttl`` how long the claim holds unless extended, both in
-        milliseconds or as a ``timedelta``; ``holder`` says who claims it, for observers. Two round trips where this
-        process remembers a result that is gone, or the claim has to be numbered anew. Raises
+        A key that was used with another ``fingerprint`` is a ``mismatch``; ``holder`` says who claims it, for
+        observers. Two round trips where this process remembers a result that is gone, or the claim has to be numbered
+        anew. Raises
         ``OutcomeUnknown`` if the connection broke and the outcome can't be asked for, ``Undecodable`` if the stored
         result is damaged, ``InvalidValue`` for a stored key that begins with ``claim:``.
         """
@@ -66,7 +76,9 @@ class MongoDBIdempotencyProvider:
         )
 
     def complete(self, key: str, token: int, value: Any, ttl: Ttl | None = None, *, claim: str | None = None) -> bool:
-        """Store the result, kept for ``ttl`` (``begin``'s if ``None``); ``False`` unless ``token`` is the live claim's.
+        """Store the result ``value``; ``False`` unless ``token`` is the live claim's.
+
+        It is kept for ``ttl`` (that of ``begin`` if ``None``).
 
         Raises ``InvalidValue`` for a result that does not fit in 16 MB, ``InvalidType`` for one that can't be stored.
         """
@@ -83,11 +95,17 @@ class MongoDBIdempotencyProvider:
         )
 
     def completed(self, key: str, token: int, *, claim: str) -> bool:
-        """Whether the result that is there was stored by ``claim`` with ``token``. One command."""
+        """Whether the result that is there was stored by ``claim`` with ``token``. One command.
+
+        :meta private:
+        """
         return self.store.run(self.flows.completed, arguments.key(key), self._token(token), claim)
 
     async def acompleted(self, key: str, token: int, *, claim: str) -> bool:
-        """Async version of ``completed``."""
+        """Async version of ``completed``.
+
+        :meta private:
+        """
         return await self.store.arun(self.flows.completed, arguments.key(key), self._token(token), claim)
 
     def abandon(self, key: str, token: int, *, claim: str | None = None) -> bool:
@@ -117,7 +135,10 @@ class MongoDBIdempotencyProvider:
         return await self.store.arun(self.flows.get, arguments.key(key))
 
     def set(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
-        """Store a result without a claim, overwriting whatever is there. ``ttl=None`` keeps it for good."""
+        """Store the result ``value`` without a claim, whatever is there. ``ttl=None`` keeps it for good.
+
+        Two round trips where Node stored a result.
+        """
         self.store.run(self.flows.set, arguments.key(key), value, self._ttl(ttl))
 
     async def aset(self, key: str, value: Any, ttl: Ttl | None = None) -> None:
@@ -155,7 +176,10 @@ class MongoDBIdempotencyProvider:
     # Within a transaction that somebody else commits, on a client of theirs
 
     def transactional(self) -> None:
-        """Raise ``ConfigurationError`` on a standalone server. Sends nothing once a server is known."""
+        """Raise ``ConfigurationError`` on a standalone server. Sends nothing once a server is known.
+
+        :meta private:
+        """
         self.store.run(self.flows.transactional)
 
     def enter(
@@ -166,17 +190,25 @@ class MongoDBIdempotencyProvider:
         The claim stays as it is: renew it until the transaction has ended, then call ``entered`` after a commit or
         ``abandon`` after a rollback. ``False`` if there is a live result already; roll the transaction back then.
         Raises the driver's errors as they are, ``InvalidValue`` for a result that does not fit in 16 MB. One command.
+
+        :meta private:
         """
         executor = SyncExecutor(database)
         name, number = arguments.key(key), self._token(token)
         return run(self.flows.enter(executor.clock, name, number, value, ttl, fingerprint, session), executor)
 
     def entered(self, key: str, token: int) -> bool:
-        """After the commit: remove the claim. ``False`` if it had ended already; the result stands in any case."""
+        """After the commit: remove the claim. ``False`` if it had ended already; the result stands in any case.
+
+        :meta private:
+        """
         return self.store.run(self.flows.entered, arguments.key(key), self._token(token))
 
     def outcome(self, key: str, fingerprint: str | None = None) -> IdempotencyClaim:
-        """What ``begin`` would tell of the record that is there, without a claim. ``in_progress`` if there is none."""
+        """What ``begin`` would tell of the record that is there, without a claim. ``in_progress`` if there is none.
+
+        :meta private:
+        """
         return self.store.run(self.flows.outcome, arguments.key(key), fingerprint)
 
     # Within one of MongoDB's transactions
@@ -186,6 +218,8 @@ class MongoDBIdempotencyProvider:
 
         The claim is held for ``timeout`` from now and must not be extended until the transaction ends. Raises
         ``ConfigurationError`` where there are no transactions (standalone server, mongomock).
+
+        :meta private:
         """
         milliseconds = arguments.ttl_milliseconds(timeout, "timeout")
         return self.store.run(self.flows.transaction, arguments.key(key), self._token(token), milliseconds, claim)
@@ -193,7 +227,10 @@ class MongoDBIdempotencyProvider:
     async def atransaction(
         self, key: str, token: int, timeout: Ttl = 60_000, *, claim: str | None = None
     ) -> Any | None:
-        """Async version of ``transaction``: an ``AsyncClientSession``."""
+        """Async version of ``transaction``: an ``AsyncClientSession``.
+
+        :meta private:
+        """
         milliseconds = arguments.ttl_milliseconds(timeout, "timeout")
         return await self.store.arun(
             self.flows.transaction, arguments.key(key), self._token(token), milliseconds, claim
@@ -204,23 +241,34 @@ class MongoDBIdempotencyProvider:
 
         ``False`` if ``token`` is no longer the live claim's; then, and if it raises ``StoreUnavailable``, everything is
         undone. ``OutcomeUnknown`` if the server was lost at the commit; then the stored result tells.
+
+        :meta private:
         """
         return self.store.run(self.flows.complete, arguments.key(key), self._token(token), value, None, session, claim)
 
     async def acomplete_within(
         self, session: Any, key: str, token: int, value: Any, *, claim: str | None = None
     ) -> bool:
-        """Async version of ``complete_within``."""
+        """Async version of ``complete_within``.
+
+        :meta private:
+        """
         return await self.store.arun(
             self.flows.complete, arguments.key(key), self._token(token), value, None, session, claim
         )
 
     def rollback(self, session: Any) -> None:
-        """Undo what was written in ``session`` and end it."""
+        """Undo what was written in ``session`` and end it.
+
+        :meta private:
+        """
         self.store.run(self.flows.rollback, session)
 
     async def arollback(self, session: Any) -> None:
-        """Async version of ``rollback``."""
+        """Async version of ``rollback``.
+
+        :meta private:
+        """
         await self.store.arun(self.flows.rollback, session)
 
     # Arguments
@@ -243,13 +291,20 @@ class MongoDBIdempotencyProvider:
 
 
 class MongoDBIdempotencyAdapter(MongoDBIdempotencyProvider):
-    """The idempotency provider alone, on a database."""
+    """The idempotency provider alone, on a database: for programs that need no other.
+
+    ``db``, ``key_prefix``, ``async_db`` and ``codec`` are those of ``MongoDBAdapter``. Making it sends nothing; raises
+    ``InvalidType`` for what is no database.
+    """
 
     def __init__(self, db: Any, key_prefix: str = "", *, async_db: Any = None, codec: Codec | None = None) -> None:
         super().__init__(store_of(db, async_db), key_prefix=arguments.key(key_prefix, "key_prefix"), codec=codec)
 
     def connect(self) -> None:
-        """Make the collection's indexes if they are missing."""
+        """Make the collection's indexes if they are missing.
+
+        One round trip, and one for each index that is missing. Raises ``IndexConflict`` if one has other options.
+        """
         self.store.run(indexes.ensure, collection=IDEMPOTENCY)
 
     async def aconnect(self) -> None:

@@ -33,7 +33,10 @@ Update = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 def token_of(handle: object) -> int:
-    """The fencing token of a lock's handle, or a token itself (an ``int``)."""
+    """The fencing token of ``handle``: a lock's handle, or a token itself (an ``int``). Sends nothing.
+
+    Raises ``InvalidType`` for anything else, and ``InvalidValue`` for a number that no token can be.
+    """
     token = getattr(handle, "token", handle)
     if type(token) is not int:
         raise InvalidType(f"handle={handle!r:.80}: a lock's handle or its token (int) is needed")
@@ -47,13 +50,13 @@ def fenced_update_one(
     handle: object,
     **options: Any,
 ) -> UpdateResult:
-    """Update one document unless it has seen a newer token than that of ``handle`` (or a token itself).
+    """Update one document of ``collection`` unless it has seen a newer token than that of ``handle``.
 
-    Like ``collection.update_one``, with operators or a pipeline; ``options`` (``upsert``, ``session``,
-    ``array_filters`` ...) go on to it. The document's ``_fence`` is compared and set in the same atomic update. Raises
-    ``StaleFence`` if the document exists and has seen a newer token; a result with ``matched_count`` 0 means that
-    there is no such document. ``upsert=True`` needs the ``_id`` in the filter. One command; a second one where nothing
-    matched.
+    ``handle`` is a lock's handle or a token itself (an ``int``). ``filter`` and ``update`` are those of
+    ``collection.update_one``, with operators or a pipeline; ``options`` (``upsert``, ``session``, ``array_filters``
+    ...) go on to it. The document's ``_fence`` is compared and set in the same atomic update. Raises ``StaleFence`` if
+    the document exists and has seen a newer token; a result with ``matched_count`` 0 means that there is no such
+    document. ``upsert=True`` needs the ``_id`` in the filter. One command; a second one where nothing matched.
     """
     return carry_out(_update(collection, filter, update, token_of(handle), options))
 

@@ -22,11 +22,16 @@ class MongoDBLockHandle:
     """One acquisition of a lock; a sync and async context manager that releases it. Another thread may use it, too.
 
     ``token`` is the fencing token. ``expires_at`` is the server's instant as of the last acquisition or extension.
+    Every change is atomic. Every method raises ``StoreError`` if MongoDB fails or can't be reached.
     """
 
     __slots__ = ("_claim", "_id", "_provider", "expires_at", "key", "owner", "token")
 
     def __init__(self, provider: MongoDBLockProvider, key: str, claim: str, document: dict[str, Any]) -> None:
+        """``MongoDBLockProvider.acquire`` makes it.
+
+        :meta private:
+        """
         expires_at = instant(document["expiresAt"])
         assert expires_at is not None
         self._provider = provider
@@ -42,12 +47,18 @@ class MongoDBLockHandle:
 
     @property
     def provider(self) -> MongoDBLockProvider:
-        """The provider that it was acquired from."""
+        """The provider that it was acquired from.
+
+        :meta private:
+        """
         return self._provider
 
     @property
     def claim(self) -> str:
-        """The random text that identifies this acquisition in the document."""
+        """The random text that identifies this acquisition in the document.
+
+        :meta private:
+        """
         return self._claim
 
     def _extended(self, expires_at: datetime | None) -> bool:
@@ -70,7 +81,11 @@ class MongoDBLockHandle:
         return await self._provider.store.arun(flows.release, self.key, self._claim, self._id, self.expires_at)
 
     def extend(self, ttl: Ttl) -> bool:
-        """Let the lease end ``ttl`` from now; ``False`` if this acquisition holds it no more. One round trip."""
+        """Let the lease end ``ttl`` (milliseconds or a ``timedelta``) from now. One round trip.
+
+        ``False`` if this acquisition holds the lock no more. Raises ``InvalidType`` or ``InvalidValue`` for a bad
+        ``ttl``.
+        """
         milliseconds, flows = arguments.ttl_milliseconds(ttl), self._provider.flows
         identity = {"claim": self._claim}
         return self._extended(self._provider.store.run(flows.extend, self.key, milliseconds, identity, self._id))
@@ -110,9 +125,17 @@ class MongoDBLockHandle:
 
 
 class MongoDBLockProvider:
-    """``adapter.lock``: see ``contracts.LockProvider``. Every method is one round trip."""
+    """``adapter.lock``: see ``contracts.LockProvider``. Every method is one round trip, and every change is atomic.
+
+    ``key`` is the lock's; ``ttl`` is in milliseconds or a ``timedelta``. Every method raises ``StoreError`` if MongoDB
+    fails or can't be reached, and ``InvalidType`` or ``InvalidValue`` for an argument that can't be used.
+    """
 
     def __init__(self, store: Store, *, key_prefix: str = "", default_ttl: Ttl = 30_000) -> None:
+        """``MongoDBAdapter`` makes it.
+
+        :meta private:
+        """
         self.store = store
         self.flows = LockFlows(key_prefix)
         self.default_ttl = arguments.ttl_milliseconds(default_ttl, "default_lock_ttl")

@@ -1,4 +1,4 @@
-"""The contracts as test suites for pytest, one for each contract. A new adapter subclasses them:
+"""The contracts as test suites for pytest, one for each contract. A new adapter subclasses them::
 
     class TestLocks(LockConformance):
         @pytest.fixture

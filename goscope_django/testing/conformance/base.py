@@ -19,7 +19,11 @@ BAD_TTLS = [0, -1, True, False, 1.5, float("nan"), float("inf"), "100", b"1", []
 
 
 class Drive:
-    """Calls methods or their async versions, as ``kind`` says: ``drive(provider, "acquire", "key")``."""
+    """Calls methods or their async versions, as ``kind`` says: ``drive(provider, "acquire", "key")``.
+
+    ``kind`` is ``"sync"`` or ``"async"``; the fixture ``drive`` gives one of each. Raises nothing of its own, and sends
+    nothing but what the methods called send.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -35,7 +39,10 @@ class Drive:
         return self._runner.run(call())
 
     def together(self, number: int, call: Callable[[int], tuple[Any, str, tuple[Any, ...]]]) -> list[Any]:
-        """The results of ``number`` calls at once, in threads or tasks; ``call(n)`` is subject, method, arguments."""
+        """The results of ``number`` calls at once, in threads or tasks; ``call(n)`` is subject, method, arguments.
+
+        Raises what the methods called raise. Sends nothing but what they send.
+        """
         calls = [call(n) for n in range(number)]
         if self._runner is None:
             with ThreadPoolExecutor(number) as pool:
@@ -47,7 +54,7 @@ class Drive:
         return self._runner.run(gather())
 
     def close(self) -> None:
-        """End the event loop."""
+        """End the event loop. Raises nothing and sends nothing."""
         if self._runner is not None:
             self._runner.close()
 
@@ -72,5 +79,5 @@ class Conformance:
 
     @staticmethod
     def outlive(milliseconds: float = SHORT) -> None:
-        """Wait until a lease of ``milliseconds`` has ended."""
+        """Wait until a lease of ``milliseconds`` has ended. Raises nothing and sends nothing."""
         time.sleep(milliseconds / 1_000 + 0.02)
