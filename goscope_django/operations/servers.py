@@ -65,7 +65,7 @@ def ensure_indexes(repair: bool = False) -> list[tuple[StoreIndexes, list[Done]]
 
     Safe to repeat. With ``repair`` an index that exists with other options is dropped and made again. Without it,
     ``IndexConflict`` is raised for the first such index, after everything else was made. Two round trips for each
-    collection and store, and one for each index that is made (two where it is replaced), each of which is atomic.
+    collection and store, and one for each index that is made (two where it is replaced). Not atomic as a whole.
     """
     found: list[tuple[StoreIndexes, list[Done]]] = []
     conflict: IndexConflict | None = None
