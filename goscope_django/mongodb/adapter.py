@@ -123,8 +123,9 @@ class MongoDBAdapter:
     def ensure_indexes(self, *, repair: bool = False) -> list[IndexState]:
         """Make what indexes are missing; the states as they were found. Idempotent, drops nothing unless ``repair``.
 
-        One round trip for each collection, and one for each index that is missing (two where it is replaced). Not atomic
-        as a whole: each index is made for itself. Raises ``IndexConflict`` if an index exists with other options, without ``repair``.
+        One round trip for each collection, and one for each index that is missing (two where it is replaced). Not
+        atomic as a whole: each index is made for itself. Raises ``IndexConflict`` if an index exists with other
+        options, without ``repair``.
         """
         return self.store.run(indexes.ensure, repair=repair)
 
