@@ -2,9 +2,8 @@
 
 from django.test import TransactionTestCase
 
-from goscope_django import runtime
 from goscope_django.fencing import StaleFence
-from goscope_django.locks import LockNotAcquired, lock
+from goscope_django.locks import LockNotAcquired, backend, lock
 from goscope_django.testing import empty_store
 from stock.counting import correct, sell
 from stock.models import Item
@@ -21,7 +20,7 @@ class Stock(TransactionTestCase):
     def test_a_late_count_is_refused(self):
         def slow(sku):
             # It fell asleep, an operator released its lock, and another one counted.
-            self.assertTrue(runtime.adapter().lock.force_release("stock:tea"))
+            self.assertTrue(backend().force_release("stock:tea"))
             correct("tea", lambda sku: 40)
             return 7
 

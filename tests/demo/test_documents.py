@@ -32,6 +32,11 @@ DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DI
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = []
 MIDDLEWARE = []
+ALLOWED_HOSTS = ["127.0.0.1"]
+"""
+TUTORIAL = "docs/tutorial/first-steps.md"
+OF_STARTPROJECT = """
+INSTALLED_APPS = [f"django.contrib.{one}" for one in ("admin", "auth", "contenttypes", "sessions", "messages")]
 """
 # What a reader would do next with the examples.
 AFTER_README = """
@@ -54,6 +59,15 @@ assert cache.get("greeting") == "hello from another process" and 0 < cache.ttl("
 assert handle.release()
 with lock("warehouse", blocking_timeout=2) as second:
     assert second.token > handle.token
+from django.test import RequestFactory
+from goscope_django.checkpoints import get_task
+requests = RequestFactory(SERVER_NAME="127.0.0.1")
+first = report(requests.get("/report/"))
+began = time.monotonic()
+assert report(requests.get("/report/")).content == first.content and time.monotonic() - began < 2
+assert first.content.startswith(b"made at ") and [one.pattern._route for one in urlpatterns] == ["admin/", "report/"]
+done = get_task("numbers")
+assert done.status == "completed" and done.progress == 100 and done.total == 100
 """
 
 
@@ -91,6 +105,8 @@ def project(folder: Path, document: str, mongo_url: str, after: str) -> subproce
     app.mkdir()
     (app / "__init__.py").touch()
     settings, script = [SETTINGS], ["import django; django.setup()"]
+    if document == TUTORIAL:
+        settings.append(OF_STARTPROJECT)
     for name, code in blocks(document):
         if name == "settings.py" or code.lstrip().startswith("INSTALLED_APPS +="):
             settings.append(code)
@@ -117,7 +133,7 @@ def project(folder: Path, document: str, mongo_url: str, after: str) -> subproce
     ("document", "after"),
     [
         ("README.md", AFTER_README),
-        ("docs/tutorial/first-steps.md", AFTER_TUTORIAL),
+        (TUTORIAL, AFTER_TUTORIAL),
         ("docs/how-to/sessions.md", AFTER_SESSIONS),
         ("docs/how-to/when-mongodb-is-down.md", AFTER_OUTAGE),
         ("docs/how-to/from-django-redis.md", ""),
