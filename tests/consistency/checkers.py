@@ -7,6 +7,8 @@ Rules of this file:
   still had it, it lasted until that call began.
 * Two operations are in order only if one had ended before the other began.
 * What is unknown may have happened at any later time, or never.
+* While clocks of servers are wrong (from ``clocks.wrong`` to ``clocks.agree``) no lease lasts for certain: what was
+  granted before lasts up to then, and what was granted meanwhile only as long as its holder is told that it has it.
 """
 
 from __future__ import annotations
@@ -65,14 +67,35 @@ class Hold:
         return result.get("token") if isinstance(result, dict) else None
 
 
+Span = tuple[float, float]
+
+
+def wrong_clocks(history: Sequence[Operation]) -> list[Span]:
+    """From when to when clocks of servers were wrong."""
+    begun = [one.began for one in history if one.name == "clocks.wrong"]
+    ended = [one.ended for one in history if one.name == "clocks.agree"]
+    return [(began, min((end for end in ended if end > began), default=math.inf)) for began in begun]
+
+
+def _certain(asked: float, until: float, wrong: list[Span]) -> float:
+    """Until when what was asked for at ``asked`` lasted for certain, where it would until ``until``."""
+    for began, ended in wrong:
+        if asked < began:
+            until = min(until, began)
+        elif asked < ended:
+            return -math.inf
+    return until
+
+
 def holds(history: Sequence[Operation]) -> list[Hold]:
     """The holds of a history, by their start.
 
     ``*.take`` grants (``result`` is a dictionary) for ``args["ttl"]`` milliseconds. ``*.renew`` (``args["ttl"]``, which
     never shortens it) and ``*.give`` name it by ``args["hold"]``, and are true if the holder still had it.
     """
+    wrong = wrong_clocks(history)
     found = {
-        one.number: Hold(one, one.began + one.args["ttl"] / 1_000 - MARGIN)
+        one.number: Hold(one, _certain(one.began, one.began + one.args["ttl"] / 1_000 - MARGIN, wrong))
         for one in history
         if one.name.endswith(".take") and one.ok and isinstance(one.result, dict)
     }
@@ -84,7 +107,8 @@ def holds(history: Sequence[Operation]) -> list[Hold]:
         if one.ok and one.result is True:
             hold.kept = max(hold.kept, one.began)
             if one.name.endswith(".renew"):
-                hold.until = max(hold.until, one.began + one.args["ttl"] / 1_000 - MARGIN)
+                end = one.began + one.args["ttl"] / 1_000 - MARGIN
+                hold.until = max(hold.until, _certain(one.began, end, wrong))
     for hold in found.values():
         gives = [one for one in hold.after if one.name.endswith(".give")]
         if gives:
@@ -136,6 +160,7 @@ def tokens(history: Sequence[Operation]) -> list[Violation]:
 def kept(history: Sequence[Operation]) -> list[Violation]:
     """A holder is not told that it has lost what it has for certain, nor that it still has what another took since."""
     found, all_of = [], defaultdict[tuple[str, str], list[Hold]](list)
+    wrong = wrong_clocks(history)
     for hold in holds(history):
         all_of[hold.take.kind, hold.take.key].append(hold)
     for (_, key), group in all_of.items():
@@ -143,7 +168,10 @@ def kept(history: Sequence[Operation]) -> list[Violation]:
             continue
         for hold in group:
             for one in hold.after:
-                if one.ok and one.result is False and one.ended < _lease(hold, one) - MARGIN:
+                lasting = _lease(hold, one)
+                # The lease has to lie outside the time of wrong clocks wholly, whichever call asked for it.
+                lasting = min(lasting, _certain(hold.take.began, lasting, wrong))
+                if one.ok and one.result is False and one.ended < lasting - MARGIN:
                     text = "a hold was lost, or told to be lost, while its lease lasted"
                     found.append(Violation("kept", text, (hold.take, *hold.after)))
                     break
@@ -390,10 +418,10 @@ def flights(history: Sequence[Operation]) -> list[Violation]:
         elif calls[run.args["call"]].ended < one.began:
             text = "a result that was there before the call began"
             found.append(Violation("flights", text, (run, calls[run.args["call"]], one)))
-    current = defaultdict[str, list[tuple[Operation, float]]](list)
+    current, wrong = defaultdict[str, list[tuple[Operation, float]]](list), wrong_clocks(history)
     for run in sorted(runs.values(), key=lambda one: one.began):
         asked = calls[run.args["call"]].began
-        until = min(run.ended, asked + run.args["ttl"] / 1_000 - MARGIN)
+        until = min(run.ended, _certain(asked, asked + run.args["ttl"] / 1_000 - MARGIN, wrong))
         others = current[run.key] = [(one, end) for one, end in current[run.key] if end > run.began]
         if until > run.began:
             if others:

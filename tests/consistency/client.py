@@ -31,12 +31,13 @@ FAKETIME: Final = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime
 @dataclass(frozen=True)
 class Spec:
     """``skew`` is what its wall clock is wrong by ("+3600s"), ``planted`` a fault of ``faults``, ``features`` the steps
-    that it takes (all)."""
+    that it takes (all). ``number`` is the client's place among all, which one that replaces it has as well."""
 
     name: str
     url: str
     folder: str
     seed: int
+    number: int = 0
     workers: int = 2
     skew: str = ""
     planted: str = ""

@@ -71,6 +71,14 @@ def local_tokens(patch: Patch) -> None:
     patch(lease.Lease, "next_token", lambda self, clock: {"$literal": next(numbers[acting])})
 
 
+def wall_clock_tokens(patch: Patch) -> None:
+    """A token is the time of day, which a server that takes over may have earlier."""
+    wall = ServerClock()
+    wall.cluster_time = False
+    token = ServerClock.token
+    patch(ServerClock, "token", lambda self: token(wall))
+
+
 def probe_without_lease(patch: Patch) -> None:
     """A probe is granted without a look at those that run."""
     patch(circuits, "running", lambda clock: [])
@@ -186,6 +194,7 @@ FAULTS: Final[dict[str, Callable[[Patch], None]]] = {
         release_without_predicate,
         unconfirmed_writes,
         local_tokens,
+        wall_clock_tokens,
         probe_without_lease,
         completion_without_token,
         save_without_lease,

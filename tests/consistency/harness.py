@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,14 @@ from goscope_django.mongodb import MongoDBAdapter
 from tests.consistency.checkers import RECOVERY, Violation, check
 from tests.consistency.client import Client, Spec
 from tests.consistency.history import Operation, Recorder, read
-from tests.consistency.nemesis import Fault, Nemesis, Way, schedule
+from tests.consistency.nemesis import KINDS, Fault, Nemesis, Way, schedule
+from tests.consistency.nodes import Nodes, nodes
 from tests.consistency.workloads import COUNTERS
-from tests.support.mongod import ReplicaSet, replica_set
+from tests.support.mongod import ReplicaSet
 
 OPTIONS: Final = {"w": "majority", "serverSelectionTimeoutMS": 3_000, "socketTimeoutMS": 4_000}
 SKEWS: Final = ("", "+3600s", "-3600s", "")
+"""Clients' clocks, by their number; an even one is on one side of a cut network, an odd one on the other."""
 STRETCH: Final = 30.0
 """Seconds of one run; a longer time is several, each with a seed and a database of its own."""
 
@@ -58,10 +60,10 @@ class Report:
 
 
 @contextmanager
-def ways_to(nodes: ReplicaSet) -> Iterator[dict[int, Way]]:
+def ways_to(running: ReplicaSet) -> Iterator[dict[int, Way]]:
     """A proxy in front of each node, by the node's port."""
-    ways = {port: Way(port) for port in nodes.ports}
-    names = {f"127.0.0.1:{port}": f"127.0.0.1:{way.port}" for port, way in ways.items()}
+    ways = {port: Way(port) for port in running.ports}
+    names = {f"127.0.0.1:{running.hosts[port]}": f"127.0.0.1:{way.port}" for port, way in ways.items()}
     for way in ways.values():
         way.names = names
     try:
@@ -71,16 +73,16 @@ def ways_to(nodes: ReplicaSet) -> Iterator[dict[int, Way]]:
             way.close()
 
 
-def url_of(ports: Sequence[int], database: str, **more: Any) -> str:
+def url_of(ports: Iterable[int], database: str, **more: Any) -> str:
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     return f"mongodb://{hosts}/{database}?{urlencode({'replicaSet': ReplicaSet.name, **OPTIONS, **more})}"
 
 
-def prepare(nodes: ReplicaSet, database: str) -> None:
+def prepare(running: ReplicaSet, database: str) -> None:
     """Make the indexes, and the counters that clients add to."""
     from goscope_django.cache.keys import plain_key
 
-    with MongoClient[dict[str, Any]](url_of(nodes.ports, database)) as client:
+    with MongoClient[dict[str, Any]](url_of(running.hosts.values(), database)) as client:
         adapter = MongoDBAdapter(client[database])
         adapter.connect()
         for key in COUNTERS:
@@ -89,43 +91,54 @@ def prepare(nodes: ReplicaSet, database: str) -> None:
 
 
 def run(
-    nodes: ReplicaSet, seed: int, seconds: float, folder: Path, *, clients: int = 4, planted: str = "", **spec: Any
+    running: Nodes,
+    seed: int,
+    seconds: float,
+    folder: Path,
+    *,
+    clients: int = 4,
+    planted: str = "",
+    kinds: Sequence[str] = (),
+    **spec: Any,
 ) -> Report:
     """Let ``clients`` work for so many seconds while the faults of ``seed`` happen, and check what they report."""
     database = f"consistency_{seed % 10**8}_{random.SystemRandom().randrange(10**6)}"
-    prepare(nodes, database)
-    faults = schedule(seed, seconds)
-    names = itertools.count(1)
-    with ways_to(nodes) as ways:
-        url = url_of([way.port for way in ways.values()], database)
+    prepare(running, database)
+    faults = schedule(seed, seconds, kinds)
+    numbers = itertools.count()
+    with ways_to(running) as left, ways_to(running) as right:
+        sides = left, right
 
-        def started(skew: str) -> Client:
-            return Client(Spec(f"c{next(names)}", url, str(folder), seed, skew=skew, planted=planted, **spec))
+        def started(number: int) -> Client:
+            """A client: its number decides its side and its clock."""
+            url = url_of([way.port for way in sides[number % 2].values()], database)
+            name, skew = f"c{next(numbers) + 1}", SKEWS[number % len(SKEWS)]
+            return Client(Spec(name, url, str(folder), seed, skew=skew, planted=planted, number=number, **spec))
 
-        running = [started(SKEWS[number % len(SKEWS)]) for number in range(clients)]
+        working = [started(number) for number in range(clients)]
         try:
             recorder = Recorder(folder / "nemesis.jsonl", "nemesis")
-            _until(folder, 0.0, len(running))
+            _until(folder, 0.0, len(working))
             began = time.monotonic()
-            nemesis = Nemesis(nodes, ways, running, recorder, database, lambda one: started(one.spec.skew))
+            nemesis = Nemesis(running, sides, working, recorder, database, lambda one: started(one.spec.number))
             nemesis.run(faults)
             while time.monotonic() < began + seconds:
                 time.sleep(0.1)
             _until_recovered(folder)
-            for one in running[1:]:
+            for one in working[1:]:
                 one.end()
-            running[0].end(_keys(_history(folder)))
+            working[0].end(_keys(_history(folder)))
         finally:
-            for one in running:
+            for one in working:
                 one.end()
     history = _history(folder)
     violations = check(history)
     violations += [
         Violation("errors", f"client {one.spec.name} ended with {one.process.returncode}", ())
-        for one in running
+        for one in working
         if one.process.returncode
     ]
-    with MongoClient[dict[str, Any]](url_of(nodes.ports, database)) as client:
+    with MongoClient[dict[str, Any]](url_of(running.hosts.values(), database)) as client:
         client.drop_database(database)
     return Report(seed, faults, history, violations, _logs(folder) if violations else "")
 
@@ -178,6 +191,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--planted", default="", help="a fault of tests.consistency.faults, in every client")
     parser.add_argument("--features", default="", help="names of Workloads' steps, with commas")
+    parser.add_argument("--kinds", default="", help=f"of faults, with commas; all: {', '.join(KINDS)}")
     options = parser.parse_args()
     features = tuple(options.features.split(",")) if options.features else ()
     broken, deadline = 0, time.monotonic() + options.seconds
@@ -186,10 +200,17 @@ def main() -> int:
         if left < 5 and seed > options.seed:
             break
         # New nodes for each: what one run has done to them does not bear on the next.
-        with tempfile.TemporaryDirectory(prefix="goscope-run-") as folder, replica_set(3) as nodes:
+        with tempfile.TemporaryDirectory(prefix="goscope-run-") as folder, nodes(3) as running:
             length = min(STRETCH, max(5.0, left))
             report = run(
-                nodes, seed, length, Path(folder), clients=options.clients, planted=options.planted, features=features
+                running,
+                seed,
+                length,
+                Path(folder),
+                clients=options.clients,
+                planted=options.planted,
+                kinds=tuple(options.kinds.split(",")) if options.kinds else (),
+                features=features,
             )
         print(f"{report}\n  (SEED={seed} SECONDS={length:g})", flush=True)
         broken += bool(report.violations)

@@ -13,7 +13,7 @@ from goscope_django.core.flow import carry_out, invoke
 from goscope_django.exceptions import LockLost, OutcomeUnknown, StoreUnavailable
 from tests.consistency import checkers
 from tests.consistency.history import NEVER, Operation, Recorder, read
-from tests.consistency.nemesis import schedule
+from tests.consistency.nemesis import PARTS, WRONG_CLOCKS, schedule
 
 _numbers = itertools.count(1)
 
@@ -295,3 +295,31 @@ def test_a_seed_names_a_schedule() -> None:
     assert schedule(5, 60) == schedule(5, 60) != schedule(6, 60)
     assert {one.kind for one in schedule(5, 60)} >= {"lose", "kill primary", "stop primary", "step down", "kill client"}
     assert all(one.at + one.lasting <= 60 for one in schedule(5, 60))
+
+
+def clocks(began: float, ended: float) -> list[Operation]:
+    """Clocks of servers are wrong meanwhile."""
+    return [
+        op("clocks.wrong", began, began, client="nemesis"),
+        op("clocks.agree", ended, ended, client="nemesis"),
+    ]
+
+
+def test_while_clocks_of_servers_are_wrong_no_lease_is_certain() -> None:
+    taken_over = [take("a", 0, 1), take("b", 5, 6, 2)]
+    lost = [take("a", 0, 1), give("a", 2, 3, False)]
+    assert names(taken_over) == {"exclusion"} and names(lost) == {"kept"}
+    for wrong in (clocks(0.5, 9), clocks(-1, 9), clocks(-1, 0.5)):
+        assert not names([*wrong, *taken_over]) and not names([*wrong, *lost])
+    assert names([*clocks(-2, -1), *taken_over, *clocks(6.5, 8)]) == {"exclusion"}
+    assert names([*clocks(-2, -1), *lost, *clocks(4, 5)]) == {"kept"}
+    assert names([*clocks(0.5, 9), *taken_over, give("a", 7, 7.1)]) == {"kept"}, "it was told that it still had it"
+    assert "tokens" in names([*clocks(0.5, 9), take("a", 0, 1, 5), take("b", 5, 6, 5)])
+    asked, run = op("flight.call", 0, 4, "r1", number="f1"), op("flight.run", 1, 4, number="r1", call="f1", ttl=9_000)
+    second = op("flight.call", 2, 5, "r2", number="f2"), op("flight.run", 3, 5, number="r2", call="f2", ttl=9_000)
+    assert names([asked, run, *second]) == {"flights"} and not names([*clocks(1.5, 9), asked, run, *second])
+
+
+def test_a_schedule_of_some_kinds() -> None:
+    assert {one.kind for one in schedule(5, 60, PARTS)} == {*PARTS}
+    assert {one.kind for one in schedule(5, 60, WRONG_CLOCKS)} == {*WRONG_CLOCKS}

@@ -44,6 +44,8 @@ class ReplicaSet:
     """Some ``mongod`` on loopback ports that form one replica set. Elections take about a second."""
 
     name = "rs"
+    catch_up = 1_000
+    """Milliseconds for which a new primary looks for writes that it does not have yet, before it takes any."""
 
     def __init__(
         self, members: int, extra_args: Sequence[str] = (), *, standalone: bool = False, arbiter: bool = False
@@ -52,7 +54,8 @@ class ReplicaSet:
         self._extra_args = tuple(extra_args)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.ports = _free_ports(members)
-        hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
+        self.hosts = self._hosts()
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.hosts.values())
         self._standalone = standalone
         self._arbiter = arbiter
         self.uri = f"mongodb://{hosts}/" if standalone else f"mongodb://{hosts}/?replicaSet={self.name}"
@@ -82,7 +85,12 @@ class ReplicaSet:
             while address is None:
                 client.admin.command("ping")
                 address = client.primary
-            return int(address[1])
+            return self.member(address)
+
+    def member(self, address: tuple[str, int | None]) -> int:
+        """Return the port of the member that the set knows by this address."""
+        (port,) = (port for port, shown in self.hosts.items() if shown == address[1])
+        return port
 
     def primary_pid(self) -> int:
         """Return the process id of the primary; waits for one."""
@@ -143,6 +151,14 @@ class ReplicaSet:
             process.wait(10)
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _hosts(self) -> dict[int, int]:
+        """The ports by which the set knows its members, by those on which they listen."""
+        return {port: port for port in self.ports}
+
+    def _environment(self, port: int) -> dict[str, str]:
+        """What a member's environment has besides this process's."""
+        return {"LC_ALL": "C"}
+
     def _launch(self, port: int) -> None:
         data = self._folder / str(port)
         data.mkdir(exist_ok=True)
@@ -162,7 +178,7 @@ class ReplicaSet:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C ends the tests, which then stop it
-            env={**os.environ, "LC_ALL": "C"},
+            env={**os.environ, **self._environment(port)},
         )
         self._processes[port] = process
         deadline = time.monotonic() + 30
@@ -176,8 +192,12 @@ class ReplicaSet:
     def _initiate(self) -> None:
         config: dict[str, Any] = {
             "_id": self.name,
-            "members": [{"_id": index, "host": f"127.0.0.1:{port}"} for index, port in enumerate(self.ports)],
-            "settings": {"electionTimeoutMillis": 1500, "heartbeatIntervalMillis": 250, "catchUpTimeoutMillis": 1000},
+            "members": [{"_id": index, "host": f"127.0.0.1:{port}"} for index, port in enumerate(self.hosts.values())],
+            "settings": {
+                "electionTimeoutMillis": 1500,
+                "heartbeatIntervalMillis": 250,
+                "catchUpTimeoutMillis": self.catch_up,
+            },
         }
         others = ["SECONDARY"] * (len(self.ports) - 1)
         if self._arbiter:
