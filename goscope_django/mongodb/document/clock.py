@@ -41,13 +41,14 @@ def outrun(token: int, began: datetime, answered: Timestamp | None) -> bool:
     """Whether another holder may have come and gone while the command ran that gave out ``token``.
 
     ``began`` is the server's time when the command began, ``answered`` its cluster time when it answered. The command's
-    own write is one step, or two if it changes a document. Two more are another holder's.
+    own write is one step, or two if it changes a document. Two more are another holder's. An answer from before the
+    command began was given by a server whose clock was set back meanwhile: that tells nothing.
     """
     if answered is None:
         return False
-    second = int(began.timestamp())
+    second, last = int(began.timestamp()), answered.time * TOKEN_STEPS + answered.inc
     first = max(token, second * TOKEN_STEPS)
-    return answered.time * TOKEN_STEPS + answered.inc > first + 2
+    return last > first + 2 or last < second * TOKEN_STEPS
 
 
 class Clock:

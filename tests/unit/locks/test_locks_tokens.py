@@ -28,6 +28,8 @@ BEGAN = datetime.fromtimestamp(SECOND, UTC) + timedelta(milliseconds=250)
         ((SECOND - 5, 7), (SECOND, 1), False),  # the first write for five seconds
         ((SECOND - 5, 7), (SECOND, 2), False),
         ((SECOND - 5, 7), (SECOND, 3), True),
+        ((SECOND - 5, 7), (SECOND - 5, 9), True),  # the clock was set back while the command was on its way
+        ((SECOND + 60, 7), (SECOND + 60, 9), False),  # it was set back a while ago
         ((SECOND, 7), None, False),  # a standalone server
     ],
 )
