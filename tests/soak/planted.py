@@ -16,20 +16,26 @@ import copy
 import datetime as dt
 import decimal
 import faulthandler
+import itertools
 import logging
+import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import bson
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
+from pymongo import WriteConcern
+from pymongo.errors import BulkWriteError
 
 LONGEST: Final = 20.0
 """Seconds that one value or call may take, on a busy machine."""
@@ -46,6 +52,14 @@ CACHES: Final = {
     "signed": {"BACKEND": BACKEND, "OPTIONS": {"SIGN": True, "COMPRESS": {"MIN_BYTES": 10}}},
 }
 Call = Callable[[], object]
+Column = tuple[tuple[str, ...], dict[str, Call]]
+"""Calls that write, and to which collections."""
+DOCUMENTED: Final[dict[str, type[BaseException]]] = {
+    "cache.incr": ValueError,
+    "signed.incr": ValueError,
+    "cache.incr_version": ValueError,
+}
+"""What is documented and no error of ours: Django's own contract has it, where there is no such entry."""
 
 
 class Faults:
@@ -57,7 +71,7 @@ class Faults:
 
     def add(self, what: str, error: object, where: object) -> None:
         if len(self.found) < MOST_FAULTS:
-            self.found.setdefault(f"{what}: {type(error).__name__}", f"{error!s:.300} <- {where!r:.1500}")
+            self.found.setdefault(f"{what}: {type(error).__name__}", f"{error!s:.300} <- {where!s:.20000}")
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {said}" for name, said in self.found.items())
@@ -247,27 +261,42 @@ class Scene:
         for make in (self._use, self._land):
             make()
             for name in self.database.list_collection_names():
-                if name.startswith("go_goscope_") and name != "go_goscope_stats":
+                if name.startswith("go_goscope_"):
                     self.documents.setdefault(name, []).extend(self.database[name].find())
-        self.calls = self._calls()
+        self.reading, self.writing = self._calls()
+        # One node has it: nothing is to survive, and a majority is slower.
+        self._at_once = {
+            name: self.database[name].with_options(write_concern=WriteConcern(1, j=False)) for name in self.documents
+        }
 
     def _use(self) -> None:
+        from goscope_django import figures
         from goscope_django.checkpoints import checkpointed
+        from goscope_django.sessions import SessionStore
 
         adapter = self.adapter
-        assert adapter.lock.acquire("k", 600_000, "me")
+        held = adapter.lock.acquire("k", 600_000, "me")
+        assert held is not None
+        self.token = held.token
+        session = SessionStore()
+        session["user"] = 1
+        session.create()
+        self.session = session.session_key
         for _ in range(3):
             adapter.circuit_breaker.record_failure("k", 3)
         self.cache.set("k", {"a": (1, 2)}, 600)
         self.cache.set("n", 5, 600)
         self.signed.set("signed", {"a": (1, 2)}, 600)
         self.signed.set("signed-n", 5, 600)
+        self.cache.get_or_set("tagged", [1], 600, tags=["tag"], stale=600)
+        self.signed.get_or_set("signed-tagged", [1], 600, tags=["tag"], stale=600)
         adapter.checkpoint.save(self.checkpoint("i", "c", 1, self.now, 5.0, {"a": (1,)}, 3.0))
         adapter.idempotency.set("k", {"result": 1})
-        adapter.idempotency.begin("running", 600_000, "print", 600_000)
+        self.claim = adapter.idempotency.begin("running", 600_000, "print", 600_000).token or 0
         with contextlib.suppress(KeyError), checkpointed("t", metadata={"celery": {"task": "x"}}) as task:
             task.save({"a": (1,)}, progress=20.0)
             raise KeyError
+        figures.flush()
 
     def _land(self) -> None:
         moment = self.now + dt.timedelta(hours=1)
@@ -291,12 +320,13 @@ class Scene:
                 }
             )
 
-    def _calls(self) -> dict[str, Call]:
-        from goscope_django import checkpoints, operations
+    def _calls(self) -> tuple[dict[str, Call], list[list[Column]]]:
+        from goscope_django import checkpoints, circuits, operations
         from goscope_django.checkpoints import messages
-        from goscope_django.circuits import CircuitBreaker
+        from goscope_django.contracts import Checkpoint, CircuitBreakerState
         from goscope_django.idempotency import idempotent
         from goscope_django.locks import lock
+        from goscope_django.sessions import SessionStore, count_sessions
         from goscope_django.single_flight import single_flight
 
         one, cache, signed = self.adapter, self.cache, self.signed
@@ -314,59 +344,170 @@ class Scene:
             messages.opened("celery", info)
             raise AssertionError("something planted was dispatched")
 
+        def circuit_state() -> CircuitBreakerState:
+            return CircuitBreakerState("open", 3, self.now, self.now)
+
+        def saved(session: Any) -> None:
+            session["a"] = 1
+            session.save()
+
         flight = single_flight(1, 0.05, key="k")(plain)
         once = idempotent(key="k")(plain)
-        return {
+        reading: dict[str, Call] = {
             "lock.get": lambda: one.lock.get("k"),
             "lock.list": lambda: one.lock.list("k.*"),
-            "lock.acquire": lambda: one.lock.acquire("k", 1_000),
-            "lock.extend": lambda: one.lock.extend("k", 1_000, "me"),
-            "lock": locked,
             "circuit.get": lambda: one.circuit_breaker.get_state("k"),
             "circuit.list": lambda: one.circuit_breaker.list("k"),
-            "circuit.failure": lambda: one.circuit_breaker.record_failure("k", 3),
-            "circuit.success": lambda: one.circuit_breaker.record_success("k"),
-            "breaker": lambda: CircuitBreaker("k").call(plain),
+            "circuits": lambda: circuits.list_circuits(".*"),
+            "circuit": lambda: circuits.get_circuit("k"),
             "provider cache.get": lambda: one.cache.get("k"),
+            "provider cache.has": lambda: one.cache.has("k"),
             "provider cache.keys": lambda: one.cache.keys("k.*"),
             "cache.get": lambda: cache.get("k"),
-            "cache.get_many": lambda: cache.get_many(["k", "n"]),
+            "cache.get tagged": lambda: cache.get("tagged"),
+            "cache.get_many": lambda: cache.get_many(["k", "n", "tagged"]),
             "cache.has_key": lambda: cache.has_key("k"),
-            "cache.incr": lambda: cache.incr("n"),
-            "cache.touch": lambda: cache.touch("k"),
+            "cache.has_key tagged": lambda: cache.has_key("tagged"),
             "cache.ttl": lambda: cache.ttl("k"),
+            "cache.pttl tagged": lambda: cache.pttl("tagged"),
             "cache.keys": lambda: cache.keys("*"),
-            "cache.get_or_set": lambda: cache.get_or_set("k", 5),
-            "cache.add": lambda: cache.add("k", 5),
+            "cache.count_keys": lambda: cache.count_keys("*"),
             "signed.get": lambda: expect(signed.get("signed"), None, {"a": (1, 2)}),
+            "signed.get tagged": lambda: expect(signed.get("signed-tagged"), None, [1]),
             "signed.get_many": lambda: expect(signed.get_many(["signed"]), {}, {"signed": {"a": (1, 2)}}),
             "signed.has_key": lambda: signed.has_key("signed"),
-            "signed.incr": lambda: expect(signed.incr("signed-n"), 6),
-            "signed.touch": lambda: signed.touch("signed"),
             "signed.ttl": lambda: signed.ttl("signed"),
-            "signed.add": lambda: signed.add("signed", {"a": (1, 2)}),
             "checkpoint.load": lambda: one.checkpoint.load("i"),
             "checkpoint.load_latest": lambda: one.checkpoint.load_latest("c"),
             "checkpoint.list": lambda: one.checkpoint.list("c"),
             "checkpoint.tasks": lambda: one.checkpoint.tasks(".*"),
-            "checkpoint.cleanup": lambda: one.checkpoint.cleanup("c", 1),
             "idempotency.get": lambda: one.idempotency.get("k"),
-            "idempotency.begin": lambda: one.idempotency.begin("running", 1_000, "print", 1_000),
+            "idempotency.in_progress": lambda: one.idempotency.in_progress("running"),
             "idempotency.list": lambda: one.idempotency.list(".*"),
-            "idempotent": once,
-            "single flight": flight,
-            "task": task,
             "tasks": lambda: checkpoints.list_tasks(".*"),
             "task.get": lambda: checkpoints.get_task("t"),
             "task.result": lambda: checkpoints.task_result("t"),
-            "task.cancel": lambda: checkpoints.cancel_task("t"),
-            "task.reset": lambda: checkpoints.reset_task("t"),
-            "task.resume": lambda: checkpoints.resume_stalled(dispatch),
-            "task.cleanup": checkpoints.cleanup_tasks,
+            "tasks stalled": checkpoints.stalled_tasks,
+            "session": lambda: SessionStore(self.session).load(),
+            "session.exists": lambda: SessionStore().exists(self.session),
+            "sessions": count_sessions,
             "state": state,
             "checkpoints": lambda: operations.list_checkpoints("c"),
+            "cache keys": lambda: operations.cache_keys("default"),
+            "details of a lock": lambda: operations.details("lock", "k"),
+            "details of a circuit": lambda: operations.details("circuit", "k"),
+            "details of a task": lambda: operations.details("task", "t"),
+            "details of a record": lambda: operations.details("idempotency", "running"),
             "matches": self._joined,
         }
+        # In each column what writes to one thing. One of each column is called, then the collections are planted again.
+        columns: list[Column] = [
+            (
+                ("locks",),
+                {
+                    "lock.acquire": lambda: one.lock.acquire("k", 1_000),
+                    "lock.extend": lambda: one.lock.extend("k", 1_000, "me"),
+                    "lock.force_release": lambda: one.lock.force_release("k"),
+                    "lock": locked,
+                    "release": lambda: operations.release_lock("k", self.token),
+                },
+            ),
+            (
+                ("circuit",),
+                {
+                    "circuit.failure": lambda: one.circuit_breaker.record_failure("k", 3),
+                    "circuit.success": lambda: one.circuit_breaker.record_success("k"),
+                    "circuit.set_state": lambda: one.circuit_breaker.set_state("k", circuit_state()),
+                    "circuit.delete": lambda: one.circuit_breaker.delete("k"),
+                    "breaker": lambda: circuits.CircuitBreaker("k").call(plain),
+                    "circuit.force_open": lambda: circuits.force_open("k"),
+                    "circuit.force_close": lambda: circuits.force_close("k"),
+                    "circuit.reset": lambda: circuits.reset("k"),
+                    "open circuit": lambda: operations.open_circuit("k", 1),
+                },
+            ),
+            (
+                ("cache",),
+                {
+                    "cache.touch": lambda: cache.touch("k"),
+                    "cache.get_or_set": lambda: cache.get_or_set("k", 5),
+                    "cache.add": lambda: cache.add("k", 5),
+                    "cache.set": lambda: cache.set("k", 5, tags=["tag"]),
+                    "cache.incr_version": lambda: cache.incr_version("k"),
+                },
+            ),
+            (
+                ("cache",),
+                {
+                    "cache.touch tagged": lambda: cache.touch("tagged"),
+                    "cache.get_or_set tagged": lambda: cache.get_or_set("tagged", plain, 5, tags=["tag"], stale=5),
+                    "cache.add tagged": lambda: cache.add("tagged", 5),
+                    "cache.persist": lambda: cache.persist("tagged"),
+                    "cache.expire": lambda: cache.expire("tagged", 5),
+                    "cache.delete": lambda: cache.delete("tagged"),
+                },
+            ),
+            (("cache",), {"cache.incr": lambda: cache.incr("n")}),
+            (("cache",), {"signed.incr": lambda: expect(signed.incr("signed-n"), 6)}),
+            (("cache",), {"signed.get_or_set": lambda: expect(signed.get_or_set("signed-tagged", [1]), [1])}),
+            (
+                ("cache",),
+                {
+                    "signed.touch": lambda: signed.touch("signed"),
+                    "signed.add": lambda: signed.add("signed", {"a": (1, 2)}),
+                },
+            ),
+            (
+                ("cache",),
+                {
+                    "session.save": lambda: saved(SessionStore(self.session)),
+                    "session.cycle_key": lambda: SessionStore(self.session).cycle_key(),
+                    "session.delete": lambda: SessionStore().delete(self.session),
+                },
+            ),
+            (
+                ("tasks", "checkpoints"),
+                {
+                    "checkpoint.save": lambda: one.checkpoint.save(Checkpoint("j", "c", 2, self.now)),
+                    "checkpoint.cleanup": lambda: one.checkpoint.cleanup("c", 1),
+                    "checkpoint.delete_all": lambda: one.checkpoint.delete_all("c"),
+                    "task": task,
+                    "task.cancel": lambda: checkpoints.cancel_task("t"),
+                    "task.reset": lambda: checkpoints.reset_task("t"),
+                    "task.delete": lambda: checkpoints.delete_task("t"),
+                    "task.resume": lambda: checkpoints.resume_stalled(dispatch),
+                    "task.run_again": lambda: checkpoints.run_again("t"),
+                    "task.cleanup": checkpoints.cleanup_tasks,
+                },
+            ),
+            (
+                ("idempotency",),
+                {
+                    "idempotency.begin": lambda: one.idempotency.begin("running", 1_000, "print", 1_000),
+                    "idempotency.complete": lambda: one.idempotency.complete("running", self.claim, 1),
+                    "idempotency.extend": lambda: one.idempotency.extend("running", self.claim, 1_000),
+                    "idempotency.abandon": lambda: one.idempotency.abandon("running", self.claim),
+                    "idempotency.set": lambda: one.idempotency.set("running", 1),
+                    "idempotency.delete": lambda: one.idempotency.delete("k"),
+                    "idempotent": once,
+                },
+            ),
+            (("flights",), {"single flight": flight}),
+        ]
+        whole: list[Column] = [
+            (
+                ("cache",),
+                {
+                    "cache.set_many": lambda: cache.set_many({"k": 5, "tagged": 6}),
+                    "cache.delete_many": lambda: cache.delete_many(["k", "tagged"]),
+                    "cache.delete_pattern": lambda: cache.delete_pattern("t*"),
+                    "cache.invalidate_tags": lambda: cache.invalidate_tags("tag"),
+                    "clear": lambda: operations.clear_cache("default"),
+                },
+            )
+        ]
+        writing = [columns, whole]
+        return reading, writing
 
     def _joined(self) -> None:
         """What a caller that has waited for a flight makes of what is published there."""
@@ -383,23 +524,37 @@ class Scene:
         for name in self.documents:
             self.database[name].delete_many({})
 
-    def restored(self, dice: random.Random, rate: float) -> dict[str, Any]:
-        """Put every document back, but mutate some of one collection; what that is."""
-        chosen = dice.choice(list(self.documents))
-        planted: list[Any] = []
+    def mutate(self, dice: random.Random) -> dict[str, list[Any]]:
+        """Some of all documents, by collection: each of it mutated more or less, or not at all."""
+        found: dict[str, list[Any]] = {}
         for name, documents in self.documents.items():
-            self.database[name].delete_many({})
-            for document in documents:
-                found = document
-                if name == chosen:
-                    found = {**mutated_fields(document, dice, rate), "_id": document["_id"]}
-                    planted.append(found)
-                try:
-                    self.database[name].insert_one(copy.deepcopy(found))
-                except Exception:  # what the server or the driver refuses can't be planted
-                    if name == chosen:
-                        planted.pop()
-        return {chosen: planted}
+            rate = dice.choice((0.0, 0.05, 0.2, 0.6))
+            made = [{**mutated_fields(one, dice, rate), "_id": one["_id"]} if rate else one for one in documents]
+            found[name] = [one for one in map(encoded, made) if one is not None]
+        return found
+
+    def plant(self, there: dict[str, list[Any]], only: Collection[str]) -> int:
+        """Put these documents in place of all that there are in some collections; how many the server took."""
+        planted = 0
+        for name in only:
+            documents = there[name]
+            collection = self._at_once[name]
+            collection.delete_many({})
+            try:
+                planted += len(collection.insert_many(documents, ordered=False).inserted_ids)
+            except BulkWriteError as error:  # what the server refuses can't be planted
+                planted += error.details["nInserted"]
+        return planted
+
+
+def encoded(document: dict[str, Any]) -> RawBSONDocument | None:
+    """A document as it is sent, or ``None`` if BSON can't hold it."""
+    from goscope_django.mongodb.codec import CODEC_OPTIONS
+
+    try:
+        return RawBSONDocument(bson.encode(document), CODEC_OPTIONS.with_options(document_class=RawBSONDocument))
+    except Exception:
+        return None
 
 
 def mutated_fields(document: dict[str, Any], dice: random.Random, rate: float) -> dict[str, Any]:
@@ -432,36 +587,56 @@ def state() -> None:
 
 
 def plant(count: int, seed: int) -> Faults:
-    """Plant ``count`` documents, and read them by the calls in turn."""
-    from goscope_django.exceptions import GoscopeError
-
+    """Plant ``count`` documents and let every call read them: those that only read at once, the others each in turn."""
     logging.disable(logging.CRITICAL)
-    faults, dice, scene, planted, turn = Faults(), random.Random(seed), Scene(), 0, 0
-    names = list(scene.calls)
+    faults, dice, scene, planted = Faults(), random.Random(seed), Scene(), 0
     try:
         while planted < count:
-            there = scene.restored(dice, dice.choice((0.05, 0.2, 0.6)))
-            for collection, documents in there.items():
-                planted += len(documents)
-                faults.counts[f"in {collection}"] += len(documents)
-            for _ in range(6):
-                name, turn = names[turn % len(names)], turn + 1
-                began = time.monotonic()
-                try:
-                    with watched():
-                        scene.calls[name]()
-                    faults.counts["calls answered"] += 1
-                except GoscopeError:
-                    faults.counts["calls that raised what is documented"] += 1
-                except BaseException as error:
-                    if not (name.endswith(".incr") and isinstance(error, ValueError)):
-                        faults.add(name, error, f"seed {seed}, {there!r:.1400}")
-                if time.monotonic() - began > LONGEST:
-                    faults.add(f"{name} takes long", TimeoutError(), there)
+            there = scene.mutate(dice)
+            planted += (landed := scene.plant(there, there))
+            faults.counts["documents"] += landed
+            for name in dice.sample(list(scene.reading), len(scene.reading)):
+                tried(faults, name, scene.reading[name], there, seed)
+            touched: set[str] = set()
+            for columns in scene.writing:
+                orders = [
+                    [(where, *one) for one in dice.sample(list(calls.items()), len(calls))] for where, calls in columns
+                ]
+                for row in itertools.zip_longest(*orders):
+                    scene.plant(there, touched)
+                    touched = set()
+                    for where, name, call in filter(None, row):
+                        touched |= {f"go_goscope_{one}" for one in where}
+                        tried(faults, name, call, there, seed)
     finally:
         logging.disable(logging.NOTSET)
         scene.clear()
     return faults
+
+
+def tried(faults: Faults, name: str, call: Call, there: dict[str, list[Any]], seed: int) -> None:
+    """Call it. It has to return, or to raise what is documented."""
+    from goscope_django.exceptions import GoscopeError
+
+    began = time.monotonic()
+    try:
+        with watched():
+            call()
+        faults.counts["calls answered"] += 1
+    except GoscopeError:
+        faults.counts["calls that raised what is documented"] += 1
+    except BaseException as error:
+        documented = name in DOCUMENTED and isinstance(error, DOCUMENTED[name])
+        if not documented:
+            faults.add(name, error, f"seed {seed}, {shown(there)!r:.20000}")
+    if time.monotonic() - began > LONGEST:
+        faults.add(f"{name} takes long", TimeoutError(), shown(there))
+
+
+def shown(there: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    from goscope_django.mongodb.codec import CODEC_OPTIONS
+
+    return {name: [bson.decode(one.raw, CODEC_OPTIONS) for one in documents] for name, documents in there.items()}
 
 
 def main() -> int:
@@ -470,8 +645,10 @@ def main() -> int:
     parser.add_argument("--planted", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--url", help="an empty MongoDB database; without it a private server is started")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="each with a server and a seed")
     options = parser.parse_args()
-    print(f"seed {options.seed}")
+    if options.processes > 1 and not options.url:
+        return shared(options.decoded, options.planted, options.seed, options.processes)
     with tempfile.TemporaryDirectory() as folder:
         url = options.url or f"embedded://{Path(folder) / 'mongod'}"
         configure(url)
@@ -479,13 +656,26 @@ def main() -> int:
 
         runtime.adapter().ensure_indexes()
         found = Counter[str]()
-        for what, faults in (
-            (f"{options.decoded} values decoded", decode(options.decoded, options.seed)),
-            (f"{options.planted} documents planted", plant(options.planted, options.seed)),
+        for what, work, count in (
+            ("values decoded", decode, options.decoded),
+            ("documents planted", plant, options.planted),
         ):
-            print(f"{what}: {len(faults.found)} faults ({faults.counted})\n{faults}", flush=True)
+            began = time.monotonic()
+            faults = work(count, options.seed) if count else Faults()
+            took = time.monotonic() - began
+            print(
+                f"{count} {what} in {took:.0f} s: {len(faults.found)} faults ({faults.counted})\n{faults}", flush=True
+            )
             found.update(faults.found)
     return 1 if found else 0
+
+
+def shared(decoded: int, planted: int, seed: int, processes: int) -> int:
+    """The same by several processes, each with its share, a server and a seed of its own, from ``seed`` on."""
+    share = [f"--decoded={-(-decoded // processes)}", f"--planted={-(-planted // processes)}", "--processes=1"]
+    command = [sys.executable, "-m", "tests.soak.planted", *share]
+    running = [subprocess.Popen([*command, f"--seed={seed + number}"]) for number in range(processes)]
+    return max(one.wait() for one in running)
 
 
 def configure(url: str) -> None:
