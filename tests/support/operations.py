@@ -17,6 +17,7 @@ from goscope_django import operations, runtime
 from goscope_django.core.flow import Flow, ask
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.operations import State
+from goscope_django.process import counters, losses
 from tests.support.commands import on_server
 from tests.support.freezing import freeze
 
@@ -25,7 +26,12 @@ _numbers = itertools.count()
 
 @contextmanager
 def own_store(url: str, **goscope: Any) -> Iterator[None]:
-    """The project's settings lead to ``url``, under a prefix that nobody else uses, with all indexes."""
+    """The project's settings lead to ``url``, under a prefix that nobody else uses, with all indexes.
+
+    What other tests of this process counted and lost is not sent there.
+    """
+    counters.forget()
+    losses.forget()
     goscope.setdefault("KEY_PREFIX", f"ops{next(_numbers)}:")
     with on_server(url, **goscope):
         runtime.connection().prepare(10)

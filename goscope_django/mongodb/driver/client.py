@@ -133,7 +133,10 @@ class Connection:
             raise ConfigurationError(
                 f"{self.target.shown}: mongomock is not installed; pip install mongomock (for tests only)"
             ) from error
-        return MockExecutor(mongomock.MongoClient()[self.target.database])
+        executor = MockExecutor(mongomock.MongoClient()[self.target.database])
+        if not self.pending:  # what was made before went with the client that had it
+            Store(lambda: executor, None).run(ensure)
+        return executor
 
     @property
     def opened(self) -> bool:

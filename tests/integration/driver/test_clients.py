@@ -13,7 +13,7 @@ from django.core.cache import cache, caches
 from django.core.signals import request_finished
 from pymongo import AsyncMongoClient, MongoClient
 
-from goscope_django import runtime
+from goscope_django import operations, runtime
 from goscope_django.mongodb import MongoDBAdapter
 from goscope_django.mongodb.driver import client as clients
 from tests.support.commands import on_server
@@ -127,6 +127,16 @@ def test_the_end_of_a_request_keeps_the_pool_open(made: Made) -> None:
         assert cache.get("k") == 1
     assert database.client.admin.command("hello")["connectionId"] == before
     assert len(made.sync) == 1
+
+
+def test_mongomock_that_was_closed_is_empty_and_has_its_indexes_again() -> None:
+    with on_server("mongomock://closed"):
+        runtime.connection().prepare(5)
+        cache.set("k", 1)
+        runtime.connection().close()
+        assert cache.get("k") is None
+        assert operations.state().server.indexes_ok
+        runtime.connection().close()
 
 
 def test_a_client_that_was_closed_is_made_anew(made: Made) -> None:

@@ -18,6 +18,7 @@ from goscope_django.dashboard.forms import Seen
 from goscope_django.sessions import SessionStore
 from tests.support.commands import on_server
 from tests.support.dashboard import PAGE, action_url, browser_of
+from tests.support.operations import own_store
 
 OURS = {"SESSION_ENGINE": "goscope_django.sessions", "SESSION_CACHE_ALIAS": "people"}
 ENTRIES: dict[str, dict[str, Any]] = {
@@ -33,7 +34,7 @@ TOLD = "Sessions are kept in it: {} will be signed out."
 @pytest.fixture(params=["goscope_django.sessions", "django.contrib.sessions.backends.cache"])
 def three(request: pytest.FixtureRequest) -> Iterator[None]:
     """Three sessions, and an entry that is none, in each alias."""
-    with on_server("mongomock://", caches=ENTRIES), override_settings(**{**OURS, "SESSION_ENGINE": request.param}):
+    with own_store("mongomock://", caches=ENTRIES), override_settings(**{**OURS, "SESSION_ENGINE": request.param}):
         engine = __import__(request.param, fromlist=["SessionStore"])
         for alias in ENTRIES:
             caches[alias].clear()
@@ -108,7 +109,7 @@ def test_the_commands_and_the_page_tell(three: None, capsys: pytest.CaptureFixtu
 
 @pytest.mark.django_db
 def test_the_page_that_asks_for_confirmation_tells(settings: Any) -> None:
-    with on_server("mongomock://", caches=ENTRIES), override_settings(**OURS):
+    with own_store("mongomock://", caches=ENTRIES), override_settings(**OURS):
         caches["people"].clear()
         session = SessionStore()
         session.save()
