@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from goscope_django.core import histogram
 from goscope_django.mongodb.document.indexes import REPAIR
 from goscope_django.mongodb.trouble import MOST
 from goscope_django.operations.convert import Problem, since
@@ -32,6 +33,7 @@ from goscope_django.operations.values import (
     LockItem,
     LossItem,
     TaskItem,
+    Timing,
     WaitItem,
 )
 from goscope_django.operations.wording import PAGE, escaped, named, number, shortened
@@ -43,7 +45,16 @@ WAITED: Final = 1.0
 """Seconds after which a wait is worth a look."""
 
 LONG_HELD: Final = 3_600.0
-"""Seconds after which a lock of which nothing is known is held unusually long."""
+"""Seconds after which any lock is held unusually long, unless more is known of that one."""
+
+SOON: Final = 300.0
+"""The least number of seconds for a lock of which nothing is known but what is usual for all locks (``usual_hold``)."""
+
+OFTEN: Final = 14.0
+"""Days. What happens once in so many is usual."""
+
+MANY: Final = 100
+"""Holds of all locks that make a rule for all."""
 
 TIMES: Final = 10
 """So many times as long as it is held as a rule (in 95 of 100 cases) a lock is held unusually long, if that is known
@@ -134,7 +145,7 @@ def attention(
         *_problems(problems, hint),
         *_circuits(trouble.circuits, now),
         *_tasks(trouble.tasks),
-        *_locks(trouble.waited, trouble.held, waits, figures),
+        *_locks(trouble.waited, trouble.held, waits, figures, now),
         *_lost(figures.totals, losses),
         *_forged(cache, figures.totals),
     ]
@@ -280,6 +291,23 @@ def _tasks(tasks: Iterable[TaskItem]) -> Iterator[AttentionItem]:
         )
 
 
+def usual_hold(buckets: Sequence[int], began: datetime | None, now: datetime) -> float:
+    """For how long a lock is held at most as a rule, whichever it is: ``SOON`` to ``LONG_HELD`` seconds.
+
+    ``buckets`` count the holds of all locks since ``began``, as a histogram. A bound that is passed once a fortnight
+    is no rule. So a nightly import makes its own length usual, and one lock that was stuck is forgotten.
+    """
+    if began is None or sum(buckets) < MANY:
+        return LONG_HELD
+    rare = max(1.0, (now - began).total_seconds() / 86_400 / OFTEN)
+    longer = sum(buckets)
+    for bound, count in zip(histogram.BOUNDS, buckets, strict=False):
+        longer -= count
+        if longer < rare:
+            return min(max(bound, SOON), LONG_HELD)
+    return LONG_HELD
+
+
 def _usual(figures: Figures) -> dict[str, float]:
     """For how long a lock is held in 95 of 100 cases, for those of which that is known."""
     found: dict[str, float] = {}
@@ -291,7 +319,11 @@ def _usual(figures: Figures) -> dict[str, float]:
 
 
 def _locks(
-    waited: Iterable[LockItem], held: Iterable[LockItem], waits: Sequence[WaitItem], figures: Figures
+    waited: Iterable[LockItem],
+    held: Iterable[LockItem],
+    waits: Sequence[WaitItem],
+    figures: Figures,
+    now: datetime,
 ) -> Iterator[AttentionItem]:
     told = set()
     for one in waited:
@@ -302,19 +334,29 @@ def _locks(
         told.add(one.key)
         count = sum(wait.count for wait in theirs)
         callers = "1 caller waits" if count == 1 else f"{number(count)} callers wait"
-        yield _lock(
+        found = _lock(
             one,
             "lock_waited",
             f"{callers} for it, since {PAGE.duration(longest)}.",
             "Look at what its holder does. If that is stuck or gone, release the lock.",
             longest,
         )
-    usual = _usual(figures)
+        if one.held_for is not None and one.held_for < longest:
+            found = replace(
+                found,
+                action="It changes hands, so nobody is stuck: do less inside the lock, or use more keys.",
+                command=command("goscope_lock show", one.key),
+            )
+        yield found
+    usual, timing = _usual(figures), figures.sums.timings.get("lock_held", Timing())
+    of_all = usual_hold(timing.buckets, figures.sums.since, now)
     for one in held:
         rule = usual.get(one.key)
-        most = LONG_HELD if rule is None else max(LEAST_HELD, TIMES * rule)
+        most = of_all if rule is None else max(LEAST_HELD, TIMES * rule)
         if one.key not in told and one.held_for is not None and one.held_for >= most:
-            known = "" if rule is None else f", since it is held for {PAGE.duration(rule)} at most as a rule"
+            known = "" if most == LONG_HELD else f", since locks are held for {PAGE.duration(most)} at most as a rule"
+            if rule is not None:
+                known = f", since it is held for {PAGE.duration(rule)} at most as a rule"
             yield _lock(
                 one,
                 "lock_held_long",

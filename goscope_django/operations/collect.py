@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from goscope_django import conf, runtime
-from goscope_django.core import arguments
+from goscope_django.core import arguments, histogram
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import GoscopeError, InvalidValue, MissingRights, StoreError, StoreUnavailable
 from goscope_django.mongodb import figures as stats
@@ -27,7 +27,7 @@ from goscope_django.mongodb.driver import inspection
 from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.finding import Wanted, says, usual
 from goscope_django.operations import cache_section, convert
-from goscope_django.operations.attention import LEAST_HELD, LONG_HELD, Trouble, attention
+from goscope_django.operations.attention import LEAST_HELD, LONG_HELD, Trouble, attention, usual_hold
 from goscope_django.operations.place import TIME_LIMIT, Place, place
 from goscope_django.operations.values import (
     SECTION_ORDERS,
@@ -264,12 +264,20 @@ def _lock_trouble(clock: Clock, making: _Making) -> Flow[Trouble]:
     keys = {one.key for one in hour.waits if one.kind == "lock"} if isinstance(hour, stats.Hour) else ()
     waited = (yield from trouble.locks(clock, making.here.prefix, keys=keys)) if keys else []
     # Who counts by name knows of each how long is unusual. Without that it is the same for all.
-    least = LEAST_HELD if conf.current().figures_per_name else LONG_HELD
+    least = LEAST_HELD if conf.current().figures_per_name else _usual_hold(hour, making.moment)
     held = yield from trouble.locks(clock, making.here.prefix, held_for=int(least * 1_000))
     return Trouble(
         waited=tuple(convert.lock(*one) for one in waited),
         held=tuple(convert.lock(*one) for one in held),
     )
+
+
+def _usual_hold(hour: object, now: datetime) -> float:
+    sums = hour.totals if isinstance(hour, stats.Hour) else None
+    if sums is None:
+        return LONG_HELD
+    held = sums.histograms.get("lock_held", ((),))[0]
+    return usual_hold(held[: histogram.BUCKETS], sums.moments[0], now)
 
 
 def _entries(clock: Clock, making: _Making) -> Flow[int]:

@@ -196,6 +196,19 @@ def test_where_locks_are_counted_by_name_each_has_its_own_rule(names: int, mongo
         assert found == ([("lock_held_long", "quick")] if names else [])
 
 
+def test_without_names_the_rule_is_that_of_all_locks(store: str, by: Operators) -> None:
+    for key in ("old", "young"):
+        assert runtime.adapter().lock.acquire(key, 60_000)
+    key, moved = f"{runtime.adapter().key_prefix}lock:old", {"$set": {"createdAt": soon(-310)}}
+    query("go_goscope_locks", "update_one", {"key": key}, moved)
+    assert not by.see().attention.items
+    for _ in range(120):
+        counters.locks.note("any", counters.HELD, 0.01)
+    assert figures.flush()
+    assert [(one.kind, one.key) for one in by.see().attention.items] == [("lock_held_long", "old")]
+    assert "since locks are held for 5 m 00 s at most as a rule" in by.see().attention.items[0].sentence
+
+
 def test_a_process_finds_all_that_it_holds_and_waits_for(store: str, by: Operators) -> None:
     fill(locks=4, circuits=4, tasks=4, flights=4, records=4)
     me, prefix = holder.process(), runtime.adapter().key_prefix

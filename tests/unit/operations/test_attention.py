@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from goscope_django.circuits import CircuitFailure, CircuitOverride
+from goscope_django.core import histogram
 from goscope_django.mongodb.trouble import MOST
 from goscope_django.operations import ATTENTION_KINDS, Attention, AttentionItem
 from goscope_django.operations.attention import LONG_HELD, NOTHING, RUNBOOK, SHOWN, Trouble, attention, command, quoted
@@ -26,6 +27,7 @@ from goscope_django.operations.values import (
     LockItem,
     LossItem,
     NameFigures,
+    SumFigures,
     TaskItem,
     Timing,
     WaitItem,
@@ -202,6 +204,54 @@ def test_what_is_unusual_for_a_name_is_told_by_how_long_it_is_held_as_a_rule() -
     found = judged(Trouble(held=tuple(held)), figures=Figures(names=names))
     assert [(one.key, one.seconds) for one in found.items] == [("unknown", 3_600.0), ("slow", 201.0), ("quick", 60.0)]
     assert "held for 20 s at most as a rule" in found.items[1].sentence
+
+
+def test_a_lock_that_was_taken_after_its_waiters_came_changes_hands_and_is_not_to_be_released() -> None:
+    waits = [wait("quick", 9), wait("stuck", 9)]
+    found = judged(Trouble(waited=(lock("quick", held_for=0.3), lock("stuck", held_for=9.1))), waits=waits).items
+    stuck, quick = sorted(found, key=lambda one: one.key, reverse=True)
+    assert "changes hands" in quick.action and quick.command == "manage.py goscope_lock show quick"
+    assert "release the lock" in stuck.action and stuck.command == "manage.py goscope_lock release --token 7 stuck"
+
+
+def held(*holds: tuple[float, int]) -> Figures:
+    """The holds of all locks in 28 days, as seconds and how many."""
+    row = [0] * histogram.WIDTH
+    for seconds, count in holds:
+        for _ in range(count):
+            histogram.note(row, 0, seconds)
+    timing = Timing(count=sum(row[: histogram.BUCKETS]), buckets=tuple(row[: histogram.BUCKETS]))
+    return Figures(sums=SumFigures(since=NOW - timedelta(days=28), timings={"lock_held": timing}))
+
+
+@pytest.mark.parametrize(
+    ("figures", "most"),
+    [
+        (Figures(), 3_600.0),
+        (held((0.1, 99)), 3_600.0),
+        (held((0.1, 100)), 300.0),
+        (held((0.1, 5_000), (299.0, 28)), 300.0),
+        (held((0.1, 5_000), (1_200.0, 28)), 3_600.0),
+        (held((0.1, 5_000), (600.0, 4)), 900.0),
+        (held((0.1, 5_000), (600.0, 2)), 900.0),
+        (held((0.1, 5_000), (600.0, 1)), 300.0),
+        (held((0.1, 5_000), (600.0, 1), (1_800.0, 1)), 900.0),
+        (held((0.1, 5_000), (20_000.0, 28)), 3_600.0),
+        (held((20_000.0, 200)), 3_600.0),
+    ],
+)
+def test_without_figures_per_name_unusual_is_what_no_lock_does_once_a_fortnight(figures: Figures, most: float) -> None:
+    locks = (lock("over", held_for=most), lock("under", held_for=most - 1))
+    found = only(judged(Trouble(held=locks), figures=figures))
+    assert (found.kind, found.key) == ("lock_held_long", "over")
+    assert ("at most as a rule" in found.sentence) == (most < 3_600)
+
+
+def test_a_young_count_has_no_rare_holds() -> None:
+    figures = held((0.1, 500), (600.0, 1))
+    young = replace(figures, sums=replace(figures.sums, since=NOW - timedelta(hours=1)))
+    locks = (lock("over", held_for=900.0), lock("under", held_for=899.0))
+    assert only(judged(Trouble(held=locks), figures=young)).key == "over"
 
 
 def test_a_lock_of_node_is_released_by_its_owner() -> None:
