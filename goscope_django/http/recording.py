@@ -2,7 +2,8 @@
 
 While a trace is open, the request (also REST framework's around it) and its session are of a subclass that notes what
 is read. ``META``, ``environ``, an ASGI scope, the cookies and the headers are given out as mappings that do the same.
-Rules of this file:
+So does a class-based view, for the attributes that it had before the trace began: ``setup()`` or ``dispatch()`` may
+have made them of the request. Rules of this file:
 
 * What is read is noted by name; the values are those on entry (``values``). Whoever looks at all of a mapping has read
   all of it.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -27,14 +29,18 @@ from django.http.request import HttpHeaders
 from goscope_django.http.values import Source
 
 RECORDER: Final = "_goscope_recorder"
+VIEW: Final = "_goscope_view"
+"""Where a request keeps the class-based view that serves it."""
 SAFE: Final = ("GET", "HEAD", "OPTIONS", "TRACE")
 _CSRF_USED: Final = "CSRF_COOKIE_NEEDS_UPDATE"
 
+_FLOW: Final = "goscope_django.core.flow"
 _PLUMBING: Final = (
     *("django.http", "django.core.handlers", "django.utils.functional", "django.utils.datastructures"),
     *("django.contrib.sessions", "goscope_django", "rest_framework.request"),
     *("_collections_abc", "collections", "functools", "copy"),
 )
+_IN_PLUMBING: Final = tuple(f"{name}." for name in _PLUMBING)
 """Modules through which others read: who called them is the reader."""
 _REPORTERS: Final = frozenset(
     {
@@ -44,15 +50,17 @@ _REPORTERS: Final = frozenset(
 )
 """Packages that send what they read elsewhere. Only what they read themselves: they also wrap views and templates."""
 
-_QUIET: Final = ("django.contrib.messages",)
-_QUIET_IF_SAFE: Final = (*_QUIET, "django.middleware.csrf")
+_QUIET: Final = ("django.contrib.messages.",)
+_QUIET_IF_SAFE: Final = (*_QUIET, "django.middleware.csrf.")
+_quiet: ContextVar[int] = ContextVar("goscope_recording_quiet", default=0)
+"""More than 0 while nothing is noted. Of one thread or task: what others of the same view read meanwhile counts."""
 
 _OF_DJANGO: Final = frozenset(
     {
         *("path", "path_info", "method", "resolver_match", "script_name"),
         *("_read_started", "_upload_handlers", "_encoding", "_post_parse_error"),
         *("_current_scheme_host", "accepted_types", "accepted_types_by_precedence"),
-        *(RECORDER, "_goscope_user", "_goscope_auser", "idempotency"),
+        *(RECORDER, VIEW, "_goscope_user", "_goscope_auser", "idempotency"),
         *("csrf_processing_done", "csrf_cookie_needs_reset", "_dont_enforce_csrf_checks"),
     }
 )
@@ -64,6 +72,15 @@ _OF_REST: Final = frozenset(
         "csrf_processing_done",
     }
 )
+_PARSED: Final = ("_data", "_files", "_full_data")
+"""What REST framework has made of a body, maybe before the view."""
+_OF_VIEW: Final = frozenset(
+    {
+        *("request", "args", "kwargs", "head", "headers", "response", "format_kwarg", "action", "action_map"),
+        *("basename", "detail", "suffix", "name", "description"),
+    }
+)
+"""Attributes that Django's and REST framework's views set themselves, which say nothing beyond the request."""
 
 _CLIENT: Final = ("REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT")
 _IN_META: Final[Mapping[str, tuple[str, ...]]] = {
@@ -109,12 +126,22 @@ def source_now(request: Any, inner: Any) -> Source:
     """The values that a request has now. Notes nothing."""
     attributes = dict(raw(inner))
     outer = {} if request is inner else _outer(request)
+    view = given_to(attributes.get(VIEW))
     recorder = recorder_of(inner)
     if recorder is None:
-        return Source(inner, inner.META, inner.COOKIES, attributes.get("scope", {}), attributes, outer)
+        return Source(inner, inner.META, inner.COOKIES, attributes.get("scope", {}), attributes, outer, view)
     with recorder.silent():
         cookies = dict(inner.COOKIES)
-    return Source(inner, attributes["META"], cookies, attributes.get("scope", {}), attributes, outer)
+    return Source(inner, attributes["META"], cookies, attributes.get("scope", {}), attributes, outer, view)
+
+
+def given_to(view: Any) -> dict[str, Any]:
+    """The attributes of a class-based view that are neither Django's own nor the arguments of ``as_view()``."""
+    if view is None:
+        return {}
+    own = {name: value for name, value in raw(view).items() if name not in _OF_VIEW}
+    options = _options(view) if own else {}
+    return {name: value for name, value in own.items() if not (name in options and options[name] is value)}
 
 
 def _outer(request: Any) -> dict[str, Any]:
@@ -124,10 +151,26 @@ def _outer(request: Any) -> dict[str, Any]:
     return found
 
 
+def _options(view: Any) -> Mapping[str, Any]:
+    """The arguments of ``as_view()``: where Django's resolver has its function, else where that runs."""
+    request = raw(view)["request"]
+    func = getattr(raw(raw(request).get("_request", request)).get("resolver_match"), "func", None)
+    found = getattr(func, "view_initkwargs", None) or getattr(func, "initkwargs", None)
+    frame: Any = sys._getframe(1)
+    while not found and frame is not None:
+        if frame.f_code.co_name == "view" and frame.f_locals.get("self") is view:
+            found = frame.f_locals.get("initkwargs")
+        frame = frame.f_back
+    return found if isinstance(found, Mapping) else {}
+
+
 class Trace:
     """What a view uses from ``watch`` to ``end``. Several may be open on one request."""
 
-    __slots__ = ("_inner", "_kind", "_recorder", "_request", "_source", "_user", "csrf", "itself", "reads", "user_used")
+    __slots__ = (
+        *("_inner", "_kind", "_recorder", "_request", "_source", "_user", "_view", "_view_kind"),
+        *("csrf", "itself", "reads", "user_used"),
+    )
 
     def __init__(self, request: Any, inner: Any) -> None:
         recorder = recorder_of(inner)
@@ -146,6 +189,27 @@ class Trace:
             self._kind = type(request)
             raw(request)[RECORDER] = self._recorder
             request.__class__ = _rest_class(self._kind)
+        self._view: Any = raw(inner).get(VIEW)
+        self._view_kind: Any = None
+        if self._view is not None and self._source.view:
+            self._watch_view()
+
+    def _watch_view(self) -> None:
+        if RECORDER not in raw(self._view):
+            kind: Any = type(self._view)
+            # A class that can't be replaced (one with slots): then it has been looked at wholly.
+            try:
+                self._view.__class__ = _view_class(kind)
+            except TypeError:
+                self.reads |= {f"v:{name}" for name in self._source.view}
+                return
+            self._view_kind = kind
+            raw(self._view)[RECORDER] = self._recorder
+
+    def note_of_view(self, view: Any, name: str) -> None:
+        """An attribute of a class-based view was read."""
+        if view is self._view and name in self._source.view:
+            self.reads.add(f"v:{name}")
 
     def end(self) -> Used:
         """What was used since ``watch``."""
@@ -153,6 +217,9 @@ class Trace:
         if self._kind is not None:
             self._request.__class__ = self._kind
             raw(self._request).pop(RECORDER, None)
+        if self._view_kind is not None:
+            self._view.__class__ = self._view_kind
+            raw(self._view).pop(RECORDER, None)
         user = raw(self._inner).get("user")
         reads = frozenset(self.reads)
         put = None if user is self._user else user
@@ -162,12 +229,11 @@ class Trace:
 class Recorder:
     """What is noted on one request, for all traces that are open on it."""
 
-    __slots__ = ("_mappings", "_quiet", "_session", "inner", "kind", "traces")
+    __slots__ = ("_mappings", "_session", "inner", "kind", "traces")
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         self.traces: list[Trace] = []
-        self._quiet = 0
         self._mappings: dict[str, tuple[Any, Any]] = {}
         self.kind: Any = type(inner)
         self._session: tuple[Any, Any] | None = None
@@ -203,18 +269,19 @@ class Recorder:
 
     @contextlib.contextmanager
     def silent(self) -> Iterator[None]:
-        """Nothing is noted inside."""
-        self._quiet += 1
+        """Nothing is noted inside, of what this thread or task reads."""
+        before = _quiet.get()
+        _quiet.set(before + 1)
         try:
             yield
         finally:
-            self._quiet -= 1
+            _quiet.set(before)
 
     # Noting
 
     def note(self, name: str) -> None:
         """Something was read."""
-        if self._quiet or self.has(name):
+        if _quiet.get() or self.has(name):
             return
         if not _is_quiet(raw(self.inner).get("method") in SAFE):
             self.add(name)
@@ -228,12 +295,18 @@ class Recorder:
         for trace in self.traces:
             trace.reads.add(name)
 
+    def note_of_view(self, view: Any, name: str) -> None:
+        """An attribute of a class-based view was read, for whichever trace it is."""
+        if not _quiet.get():
+            for trace in self.traces:
+                trace.note_of_view(view, name)
+
     def touched(self) -> None:
         """The session was used."""
-        if self._quiet:
+        if _quiet.get():
             return
         reader = _reader()
-        if reader is None or reader.startswith(_QUIET):
+        if reader is None or f"{reader}.".startswith(_QUIET):
             return
         if reader in ("django.contrib.auth", "django.contrib.auth.middleware"):  # get_user(), which is no secret of it
             self.use_user()
@@ -244,7 +317,7 @@ class Recorder:
 
     def note_user(self) -> None:
         """The user was read."""
-        if not self._quiet and _reader() not in (None, "django.contrib.auth.context_processors"):
+        if not _quiet.get() and _reader() is not None:
             self.add("user")
 
     def use_user(self) -> None:
@@ -500,12 +573,12 @@ def _reader() -> str | None:
         module = str(frame.f_globals.get("__name__", ""))
         if module == "logging" or module.startswith("logging."):
             return None
-        if not reader and not module.startswith(_PLUMBING):
+        if module == _FLOW:
+            break  # from here on it is not the view
+        if not reader and not (module in _PLUMBING or module.startswith(_IN_PLUMBING)):
             reader = module
             if module.partition(".")[0] in _REPORTERS:
                 return None
-        if reader and module == "goscope_django.core.flow":
-            break  # from here on it is not the view
         frame = frame.f_back  # type: ignore[assignment]
     return reader
 
@@ -513,7 +586,7 @@ def _reader() -> str | None:
 def _is_quiet(safe: bool) -> bool:
     """Whether what is read now does not count."""
     reader = _reader()
-    return reader is None or reader.startswith(_QUIET_IF_SAFE if safe else _QUIET)
+    return reader is None or f"{reader}.".startswith(_QUIET_IF_SAFE if safe else _QUIET)
 
 
 # The classes of what is recorded
@@ -619,8 +692,34 @@ def _rest_class(kind: Any) -> Any:
             elif name in ("auth", "_auth"):
                 if "_auth" in own:
                     recorder.note("a:auth")
+            elif name in _PARSED:
+                if name in own and own[name] is not _nothing_parsed():
+                    recorder.note("body")
             elif name in own and name not in _OF_REST and name != RECORDER:
                 recorder.note(f"a:{name}")
+        return plainly(self, name)
+
+    return _subclass(kind, __getattribute__=__getattribute__, __reduce_ex__=_reducer(kind))
+
+
+def _nothing_parsed() -> Any:
+    """What stands in REST framework's request for a body that nobody has parsed yet."""
+    return getattr(sys.modules.get("rest_framework.request"), "Empty", None)
+
+
+@lru_cache(maxsize=256)
+def _view_class(kind: Any) -> Any:
+    plainly = kind.__getattribute__
+
+    def __getattribute__(self: Any, name: str) -> Any:  # noqa: N807 - it is this method
+        if name == "__class__":
+            return kind
+        own = raw(self)
+        if name in own or name == "__dict__":
+            recorder = own.get(RECORDER)
+            if recorder is not None:
+                for one in tuple(own) if name == "__dict__" else (name,):
+                    recorder.note_of_view(self, one)
         return plainly(self, name)
 
     return _subclass(kind, __getattribute__=__getattribute__, __reduce_ex__=_reducer(kind))
@@ -639,6 +738,10 @@ def _reducer(kind: Any) -> Callable[[Any, Any], Any]:
         return make, tuple(kind if one is type(self) else one for one in arguments), state, *more
 
     return __reduce_ex__
+
+
+_CONTENT: Final = ("load", "aload", "_session_cache")
+"""What of a session gives its data without a word to ``accessed``."""
 
 
 @lru_cache(maxsize=64)
@@ -666,13 +769,25 @@ def _session_class(kind: Any) -> Any:
             recorder.touched()
         return kind.is_empty(self)
 
+    def __getattribute__(self: Any, name: str) -> Any:  # noqa: N807 - it is this method
+        if name in _CONTENT:
+            recorder = raw(self).get(RECORDER)
+            if recorder is not None and not _asks_itself(self):
+                recorder.touched()
+        return plainly(self, name)
+
+    plainly = kind.__getattribute__
     more = {"is_empty": is_empty} if hasattr(kind, "is_empty") else {}
-    return _subclass(kind, accessed=property(accessed, access), session_key=property(session_key), **more)
+    told = {"accessed": property(accessed, access), "session_key": property(session_key)}
+    return _subclass(kind, **told, **more, __getattribute__=__getattribute__)
 
 
 def _asks_itself(session: Any) -> bool:
     """Whether the session's own code asks: Django's, or that of a session engine."""
-    return sys._getframe(2).f_locals.get("self") is session
+    frame: Any = sys._getframe(2)
+    while frame is not None and frame.f_globals is globals():
+        frame = frame.f_back
+    return frame is not None and frame.f_locals.get("self") is session
 
 
 def _subclass(kind: Any, **more: Any) -> Any:

@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,16 +19,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest
 from django.utils import timezone, translation
 from django.utils.functional import SimpleLazyObject
+from django.views.generic.base import View
 
 from goscope_django import conf
 from goscope_django.core.flow import Flow, call, invoke
 from goscope_django.exceptions import InvalidType
 from goscope_django.http import values
-from goscope_django.http.recording import Trace, Used, raw, recorder_of, source_now
+from goscope_django.http.recording import VIEW, Trace, Used, raw, recorder_of, source_now
 from goscope_django.http.values import ABSENT, Source, is_untouched
 
 CONDITIONS: Final = (
@@ -106,6 +109,15 @@ def plain(request: Any) -> HttpRequest:
     """Django's request, also from inside REST framework's."""
     inner = getattr(request, "_request", None)
     return inner if isinstance(inner, HttpRequest) else request
+
+
+def serve_by(request: Any, instance: Any) -> None:
+    """Tell the request of the object whose method is called, if that is a class-based view made for this request.
+
+    What ``setup()`` and ``dispatch()`` have put on it may come from the request as well.
+    """
+    own = isinstance(instance, View) and raw(instance).get("request") is request
+    raw(plain(request))[VIEW] = instance if own else None
 
 
 # Who asks
@@ -223,7 +235,7 @@ def read(
     if used is not None and used.source is not None:
         source = used.source
         if "user" in names:
-            source.user = _named(_looked_at(inner, source.attributes))
+            source.user = _named(_looked_at(source.attributes))
     else:
         source = source_now(request, inner)
         if "user" in names:
@@ -245,10 +257,11 @@ def _is_nobody(user: Any) -> bool:
     return (kind.__module__, kind.__qualname__) == ("django.contrib.auth.models", "AnonymousUser")
 
 
-def _looked_at(inner: Any, attributes: Mapping[str, Any]) -> Any:
-    for name in (_LOOKED_AT, _ALOOKED_AT):
-        looked = inner.__dict__.get(name)
-        if looked is not None and looked.user is not ABSENT:
+def _looked_at(attributes: Mapping[str, Any]) -> Any:
+    """The user among the attributes on entry. Who has put another one there meanwhile has not loaded ours."""
+    for name, source in ((_LOOKED_AT, "user"), (_ALOOKED_AT, "auser")):
+        looked = attributes.get(name)
+        if looked is not None and looked.user is not ABSENT and looked.given is attributes.get(source):
             return looked.user
     return attributes.get("user")
 
@@ -319,12 +332,15 @@ def _unseen(inner: Any) -> Iterator[None]:
 
 
 def _veil(inner: Any) -> None:
-    """Put in place of a user that nobody has loaded yet one that says when it is used."""
+    """Put in place of Django's lazy user one that says when it is used: each trace is to know of the first time.
+
+    So also in place of one that somebody has loaded already, or of one of ours that was used.
+    """
     attributes = inner.__dict__
     user, looked = attributes.get("user"), attributes.get(_LOOKED_AT)
-    if isinstance(looked, _Looked) and looked.given is user:
+    if isinstance(looked, _Looked) and looked.given is user and is_untouched(user):
         pass
-    elif type(user) is SimpleLazyObject and is_untouched(user):
+    elif type(user) is SimpleLazyObject:
         attributes["user"] = _veiled(inner, user)
     load, looked = attributes.get("auser"), attributes.get(_ALOOKED_AT)
     if load is not None and not (isinstance(looked, _Looked) and looked.given is load):
@@ -342,7 +358,8 @@ def _veiled(inner: Any, user: Any) -> Any:
     def use() -> Any:
         return _used(inner, load())
 
-    looked = inner.__dict__[_LOOKED_AT] = _Looked(SimpleLazyObject(use), load)
+    known = ABSENT if is_untouched(user) else user.__dict__["_wrapped"]
+    looked = inner.__dict__[_LOOKED_AT] = _Looked(SimpleLazyObject(use), load, known)
     return looked.given
 
 
@@ -405,18 +422,30 @@ def header_values(request: Any, names: Iterable[str]) -> list[str | None]:
 def representation(request: Any) -> str:
     """A hash of what may decide on a response besides method, address and caller.
 
-    That is ``Accept``, ``Accept-Language``, the active language and time zone, conditional and range headers, and what
-    REST framework has negotiated.
+    That is ``Accept``, ``Accept-Language``, the active language and time zone, conditional and range headers, what
+    REST framework has negotiated, and the encoding by which Django reads the query.
     """
-    with _silent(plain(request)):
+    inner = plain(request)
+    with _silent(inner):
         said = header_values(request, (*NEGOTIATION, *CONDITIONS))
     return identity(
         *said,
         translation.get_language(),
         timezone.get_current_timezone_name(),
-        getattr(request, "accepted_media_type", None) if plain(request) is not request else None,
-        getattr(request, "version", None) if plain(request) is not request else None,
+        timezone.get_current_timezone().utcoffset(None),  # somebody's own zone may have any name
+        getattr(request, "accepted_media_type", None) if inner is not request else None,
+        getattr(request, "version", None) if inner is not request else None,
+        _encoding(inner),
     )
+
+
+def _encoding(inner: Any) -> str:
+    """The encoding of the query: the client may name it in ``Content-Type``, or middleware in ``request.encoding``."""
+    said = raw(inner).get("_encoding") or settings.DEFAULT_CHARSET
+    try:
+        return codecs.lookup(said).name
+    except LookupError:
+        return str(said)
 
 
 def address(request: Any) -> tuple[str, str, str]:

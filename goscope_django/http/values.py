@@ -3,9 +3,10 @@
 Rules of this file:
 
 * A name is a short text: ``m:HTTP_X_A`` (an entry of ``META``, so also a header), ``c:cart`` (a cookie), ``s:state``
-  (an entry of an ASGI scope that ``META`` does not have), ``a:tenant`` (an attribute that middleware put there), or a
-  word for a whole: ``headers``, ``META``, ``cookies``, ``scope``, ``attributes``, ``user``, ``session``, ``body``,
-  ``GET``. Names are published and logged; values are only hashed.
+  (an entry of an ASGI scope that ``META`` does not have), ``a:tenant`` (an attribute that middleware put there),
+  ``v:tenant`` (one that a class-based view was given before), or a word for a whole: ``headers``, ``META``,
+  ``cookies``, ``scope``, ``attributes``, ``user``, ``session``, ``body``, ``GET``. Names are published and logged;
+  values are only hashed.
 * That there is nothing is a value. Values of different types differ, even if Python calls them equal.
 * What has no text that says all of it can't be compared: ``Incomparable``.
 """
@@ -35,8 +36,8 @@ ABSENT: Final = object()
 _NUMBERS: Final = (bool, int, float, complex, decimal.Decimal, fractions.Fraction)
 _DATES: Final = (dt.date, dt.datetime, dt.time, dt.timedelta, uuid.UUID)
 _TEXTS: Final = (str, SafeString)
-_OF_THE_SERVER: Final = ("asgi", "extensions", "state", "app", "headers", "client", "server")
-"""Entries of an ASGI scope that are in ``META`` too, or say nothing of the request."""
+_OF_THE_SERVER: Final = ("asgi", "extensions", "app", "headers", "client", "server")
+"""Entries of an ASGI scope that are in ``META`` too, or say nothing of the request. So does an empty ``state``."""
 
 
 class Incomparable(Exception):
@@ -93,6 +94,8 @@ class Source:
     attributes: Mapping[str, Any]
     outer: Mapping[str, Any]
     """The attributes of REST framework's request around it."""
+    view: Mapping[str, Any]
+    """The attributes that a class-based view was given before what is shared began."""
     user: Any = ABSENT
     """The identity of the user, where it is needed."""
 
@@ -116,6 +119,8 @@ class Source:
             return self.scope.get(name, ABSENT)
         if kind == "a":
             return self.outer.get(name, self.attributes.get(name, ABSENT))
+        if kind == "v":
+            return self.view.get(name, ABSENT)
         raise Incomparable
 
     def _whole(self, name: str, ignored: Collection[str]) -> str:
@@ -127,7 +132,11 @@ class Source:
         if name == "cookies":
             return _entries(self.cookies.items(), "c", ignored)
         if name == "scope":
-            own = ((key, value) for key, value in self.scope.items() if key not in _OF_THE_SERVER)
+            own = (
+                (key, value)
+                for key, value in self.scope.items()
+                if key not in _OF_THE_SERVER and (key != "state" or value)
+            )
             return _entries(own, "s", ignored) + self._whole("META", ignored)
         if name == "session":
             session = self.attributes.get("session")

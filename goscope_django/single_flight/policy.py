@@ -84,6 +84,8 @@ class Policy:
         text = (yield from invoke(self.key, *args, **kwargs)) if callable(self.key) else None
         if not self._shares(request, text):
             return None
+        if request is not None:
+            requests.serve_by(request, _instance(fn, args, request))
         caller = None if request is None else (yield from requests.caller(request, self.user))
         name = self.name or name_of(fn, args, request)
         ignore = (self.on_error or conf.current().on_error) == "ignore"
@@ -143,11 +145,17 @@ def _which(request: Any, caller: Caller | None, text: str | None, more: str) -> 
     return requests.identity("key", text, method, host, caller.scope, requests.representation(request))
 
 
-def name_of(fn: Callable[..., Any], args: tuple[Any, ...], request: Any) -> str:
-    """A name for the function: two functions never share a flight."""
+def _instance(fn: Callable[..., Any], args: tuple[Any, ...], request: Any) -> Any:
+    """What a method is called on, ``None`` for a function."""
     instance = getattr(unwrapped(fn), "__self__", None)
     if instance is None and request is not None and args and args[0] is not request:
-        instance = args[0]  # a method that was decorated in its class
+        return args[0]  # a method that was decorated in its class
+    return instance
+
+
+def name_of(fn: Callable[..., Any], args: tuple[Any, ...], request: Any) -> str:
+    """A name for the function: two functions never share a flight."""
+    instance = _instance(fn, args, request)
     kind = instance if isinstance(instance, type) or instance is None else type(instance)
     module, name = getattr(fn, "__module__", ""), getattr(fn, "__qualname__", type(fn).__qualname__)
     if kind is not None:

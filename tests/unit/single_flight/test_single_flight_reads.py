@@ -6,6 +6,7 @@ victim still shares.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import enum
 import json
@@ -13,7 +14,8 @@ import logging
 import pickle
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from datetime import timezone as fixed_zone
 from functools import partial
 from io import BytesIO
 from typing import Any
@@ -31,9 +33,12 @@ from django.template import engines
 from django.template.response import TemplateResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory, override_settings
 from django.urls import ResolverMatch, path
+from django.utils import timezone
+from django.utils.decorators import method_decorator
 from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_protect, ensure_csrf_cookie
+from django.views.generic import View
 from rest_framework.exceptions import NotAuthenticated, Throttled
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -752,3 +757,315 @@ async def test_and_an_async_one() -> None:
     found = await stack.atogether([partial(visit, theme) for theme in ("dark", "light", "dark")])
     assert [one.content for one in found] == [b"Falsedark", b"Falselight", b"Falsedark"]
     assert [one["X-Single-Flight"] for one in found] == ["leader", "leader", "follower"]
+
+
+# What the view looks at was made of the request before
+
+
+class Tenant(View):
+    """A view that keeps what it needs of a request on itself, before the method that is shared."""
+
+    gate: Gate
+    tenant: Any = None
+
+    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        super().setup(request, *args, **kwargs)
+        self.tenant = request.headers.get("X-Part")
+        self.service = object()
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        self.gate.hold()
+        return HttpResponse(repr(self.tenant))
+
+
+class OnItself(Tenant):
+    get = single_flight()(Tenant.get)
+
+
+class ByDecorator(Tenant):
+    get = method_decorator(single_flight())(Tenant.get)
+
+
+@method_decorator(single_flight(), name="dispatch")
+class OnDispatch(Tenant):
+    pass
+
+
+class InDispatch(View):
+    gate: Gate
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        self.tenant = request.headers.get("X-Part")
+        return super().dispatch(request, *args, **kwargs)
+
+    @single_flight()
+    def get(self, request: HttpRequest) -> HttpResponse:
+        self.gate.hold()
+        return HttpResponse(repr(vars(self)["tenant"]))
+
+
+class InInitial(APIView):
+    gate: Gate
+    authentication_classes: Any = []
+    renderer_classes: Any = [JSONRenderer]
+
+    def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        self.tenant = request.headers.get("X-Part")
+
+    @single_flight()
+    def get(self, request: Any) -> Response:
+        self.gate.hold()
+        return Response(repr(self.tenant))
+
+
+@pytest.mark.parametrize("kind", [OnItself, ByDecorator, OnDispatch, InDispatch, InInitial])
+def test_what_a_class_based_view_was_given_before_counts(kind: Any) -> None:
+    kind.gate = Gate()
+    view = kind.as_view()
+    found = kind.gate.together([lambda one=one: view(made(HTTP_X_PART=one)) for one in "aba"])
+    assert ["a" in content(one).decode() for one in found] == [True, False, True]
+    assert [one["X-Single-Flight"] for one in found] == ["leader", "leader", "follower"]
+
+
+async def test_and_what_an_async_one_was_given() -> None:
+    class AInDispatch(View):
+        async def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+            self.tenant = request.headers.get("X-Part")
+            return await super().dispatch(request, *args, **kwargs)  # type: ignore[misc]
+
+        @single_flight()
+        async def get(self, request: HttpRequest) -> HttpResponse:
+            await gate.ahold()
+            return HttpResponse(repr(self.tenant))
+
+    gate = Gate()
+    view: Any = AInDispatch.as_view()
+    found = await gate.atogether([partial(view, made(HTTP_X_PART=one)) for one in "aba"])
+    assert [one.content for one in found] == [b"'a'", b"'b'", b"'a'"]
+    assert found[2]["X-Single-Flight"] == "follower"
+
+
+@pytest.mark.parametrize("kind", [OnItself, InInitial])
+def test_what_nobody_reads_of_a_class_based_view_parts_nobody(kind: Any) -> None:
+    class Same(kind):  # type: ignore[misc]
+        gate = Gate()
+
+        @single_flight()
+        def get(self, request: Any) -> HttpResponse:
+            self.gate.hold()
+            return HttpResponse(f"{self.request.path} {self.args} {self.kwargs} {isinstance(self, Same)}")
+
+    view: Any = Same.as_view()
+    found = Same.gate.together([partial(view, made(HTTP_X_PART=one)) for one in "abc"])
+    assert roles(found) == ["follower", "follower", "leader"]
+
+
+def test_the_view_is_its_own_class_to_whoever_asks() -> None:
+    seen: list[Any] = []
+
+    class Asking(Tenant):
+        @single_flight()
+        def get(self, request: HttpRequest) -> HttpResponse:
+            seen.extend([self, self.__class__, isinstance(self, Asking), copy.copy(self).__class__])
+            return HttpResponse(str(super().tenant))
+
+    Asking.as_view()(made())
+    assert seen[1:] == [Asking, True, Asking]
+    assert type(seen[0]) is Asking
+
+
+def test_a_body_that_rest_framework_parsed_before_counts() -> None:
+    class Parsed(InInitial):
+        gate = Gate()
+
+        def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
+            super().initial(request, *args, **kwargs)
+            assert request.data
+
+        @single_flight()
+        def get(self, request: Any) -> Response:
+            self.gate.hold()
+            return Response(request.data)
+
+    view: Any = Parsed.as_view()
+    ask: Any = partial(APIRequestFactory().generic, "GET", "/a", content_type="application/json")
+    bodies = [b'{"q":"a"}', b'{"q":"b"}']
+    found = Parsed.gate.together([partial(view, ask(data=one)) for one in bodies])
+    assert [content(one) for one in found] == bodies
+
+
+# Who is at work meanwhile
+
+
+async def test_what_a_view_reads_while_it_loads_its_user_counts() -> None:
+    gate = Gate()
+
+    async def load() -> User:
+        await asyncio.sleep(0.01)
+        return ann()
+
+    @single_flight(user="everybody")
+    async def view(request: Any) -> HttpResponse:
+        async def tenant() -> Any:
+            await asyncio.sleep(0)
+            return request.headers.get("X-Part")
+
+        await gate.ahold()
+        user, part = await asyncio.gather(request.auser(), tenant())
+        return HttpResponse(f"{user.username} {part}")
+
+    found = await gate.atogether([partial(view, made(HTTP_X_PART=one, auser=load)) for one in "aba"])
+    assert [one.content for one in found] == [b"ann a", b"ann b", b"ann a"]
+    assert found[2]["X-Single-Flight"] == "follower"
+
+
+def test_a_reporter_around_a_view_whose_module_sounds_like_plumbing_hides_nothing() -> None:
+    gate = Gate()
+    code = (
+        "def around(view, request):\n    return view(request)\n"
+        "def look(request):\n    hold()\n    return HttpResponse(request.headers.get('X-Part'))\n"
+    )
+    reporter: dict[str, Any] = {"__name__": "sentry_sdk.integrations.django"}
+    view: dict[str, Any] = {"__name__": "copyshop.views", "hold": gate.hold, "HttpResponse": HttpResponse}
+    exec(code, reporter)
+    exec(code, view)
+    shared = single_flight()(view["look"])
+
+    def ask(part: str) -> Any:
+        return reporter["around"](shared, made(HTTP_X_PART=part))
+
+    found = gate.together([partial(ask, one) for one in "aba"])
+    assert [one.content for one in found] == [b"a", b"b", b"a"]
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["lazy", "loaded"])
+def test_a_guest_that_a_context_processor_hands_on_counts(loaded: bool) -> None:
+    def lazy(name: str) -> HttpRequest:
+        user = SimpleLazyObject(lambda: Guest(name))
+        assert not loaded or user.name == name
+        return made(user=user)
+
+    for ask in (lazy, lambda name: made(user=Guest(name))):
+        found = attacked(template("{{ user.name }}"), [partial(ask, one) for one in ("ann", "bob")])
+        assert [content(one) for one in found] == [b"ann", b"bob"]
+    assert roles(attacked(template("hello"), [partial(lazy, "ann"), partial(lazy, "bob")])) == ["follower", "leader"]
+
+
+@pytest.mark.parametrize("look", [lambda r: r.user.username, template("{{ user.username }}")])
+def test_a_user_whom_middleware_has_loaded_counts_when_used(look: Callable[[Any], Any]) -> None:
+    def loaded(name: str, pk: int) -> HttpRequest:
+        user = SimpleLazyObject(lambda: User(pk=pk, username=name))
+        assert user.is_authenticated
+        return made(user=user)
+
+    makes = [partial(loaded, "ann", 1), partial(loaded, "bob", 2), partial(loaded, "ann", 1)]
+    found = attacked(look, makes, user="everybody")
+    assert [content(one).strip(b"'") for one in found] == [b"ann", b"bob", b"ann"]
+    assert found[2]["X-Single-Flight"] == "follower"
+    assert roles(attacked(template("nobody"), makes, user="everybody")) == ["follower", "follower", "leader"]
+
+
+def test_a_user_that_was_used_outside_counts_inside_too() -> None:
+    gate = Gate()
+
+    @single_flight(user="everybody")
+    def inside(request: Any) -> HttpResponse:
+        gate.hold()
+        return HttpResponse(request.user.username)
+
+    def view(request: Any) -> Any:
+        carry_out(requests.caller(request))
+        assert request.user.is_authenticated
+        return inside(request)
+
+    def lazy(name: str, pk: int) -> HttpRequest:
+        return made(user=SimpleLazyObject(lambda: User(pk=pk, username=name)))
+
+    found = gate.together([lambda: view(lazy("ann", 1)), lambda: view(lazy("bob", 2))])
+    assert [one.content for one in found] == [b"ann", b"bob"]
+
+
+def test_the_user_on_entry_is_compared_and_not_one_that_was_there_before() -> None:
+    gate = Gate()
+
+    @single_flight()
+    def inside(request: Any) -> HttpResponse:
+        gate.hold()
+        return HttpResponse(getattr(request.user, "name", "nobody"))
+
+    def ask(guest: Guest | None) -> Any:
+        request: Any = made(user=SimpleLazyObject(AnonymousUser))
+        carry_out(requests.caller(request))
+        if guest is not None:
+            request.user = guest
+        return inside(request)
+
+    found = gate.together([lambda: ask(Guest("ann")), lambda: ask(None)])
+    assert [one.content for one in found] == [b"ann", b"nobody"]
+
+
+@pytest.mark.parametrize(
+    "look", [lambda r: r.session.load(), lambda r: r.session.get("cart") and dict(r.session._session_cache)]
+)
+def test_a_session_that_is_looked_into_past_its_methods_counts(look: Callable[[Any], Any]) -> None:
+    makes = [partial(made, user=ann(), session=key) for key in ("s" * 8, "t" * 8, "s" * 8)]
+    found = attacked(look, makes)
+    assert [one["X-Single-Flight"] for one in found] == ["leader", "leader", "follower"]
+
+
+def test_a_loaded_session_counts_when_its_data_is_taken() -> None:
+    def loaded(key: str) -> HttpRequest:
+        found = made(user=ann(), session=key)
+        assert found.session["cart"]
+        return found
+
+    makes = [partial(loaded, key) for key in ("s" * 8, "t" * 8, "s" * 8)]
+    found = attacked(lambda r: r.session._session_cache["cart"], makes)
+    assert [content(one) for one in found] == [content(shown(lambda r: r.session["cart"], make())) for make in makes]
+
+
+def test_the_encoding_of_the_query_parts_them() -> None:
+    def ask(kind: str, encoding: str | None = None) -> HttpRequest:
+        found = rf.get("/a", QUERY_STRING="q=%C3%A9", CONTENT_TYPE=kind)
+        if encoding is not None:
+            found.encoding = encoding
+        return found
+
+    kinds = ["", "text/plain; charset=latin-1", "text/plain; charset=UTF8"]
+    found = attacked(lambda r: r.GET["q"], [partial(ask, kind) for kind in kinds])
+    assert [one.content.decode() for one in found] == ["'é'", "'Ã©'", "'é'"]
+    assert found[2]["X-Single-Flight"] == "follower"
+    found = attacked(lambda r: r.GET["q"], [partial(ask, "", "latin-1"), partial(ask, "", "no-such"), partial(ask, "")])
+    assert found[2].content.decode() == "'é'"
+
+
+def test_time_zones_of_one_name_part_them() -> None:
+    gate = Gate()
+
+    @single_flight()
+    def view(request: HttpRequest) -> HttpResponse:
+        gate.hold()
+        return HttpResponse(str(timezone.localtime(datetime(2026, 1, 1, tzinfo=UTC))))
+
+    def ask(hours: int) -> Any:
+        with timezone.override(fixed_zone(timedelta(hours=hours), "home")):
+            return view(made())
+
+    found = gate.together([lambda: ask(2), lambda: ask(-5), lambda: ask(2)])
+    assert [one.content[-6:] for one in found] == [b"+02:00", b"-05:00", b"+02:00"]
+    assert found[2]["X-Single-Flight"] == "follower"
+
+
+async def test_a_state_that_a_server_s_middleware_fills_counts() -> None:
+    gate = Gate()
+
+    @single_flight()
+    async def view(request: ASGIRequest) -> HttpResponse:
+        await gate.ahold()
+        return HttpResponse(repr(dict(request.scope).get("state")))
+
+    found = await gate.atogether([partial(_avisit, view, {"state": {"tenant": one}}) for one in "ab"])
+    assert "follower" not in roles(found)
+    found = await gate.atogether([partial(_avisit, view, {"state": {}}) for _ in "ab"])
+    assert roles(found) == ["follower", "leader"]
