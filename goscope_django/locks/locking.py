@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Hashable
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
@@ -153,10 +153,11 @@ class Lock:
         store, place, milliseconds = self.where()
         # Here, since an attempt of a task runs in a task of its own.
         who, me = self.owner or holder.describe(), holder.myself()
+        late: list[float] = []
 
         def attempt(left: float) -> Flow[HeldLock | None]:
             owner = self.owner or holder.unique(who)
-            once = functools.partial(self._attempt, store, place, milliseconds, left, owner)
+            once = functools.partial(self._attempt, store, place, milliseconds, left, owner, late)
             return call(lambda: carry_out(once()), lambda: _or_undone(acarry_out(once())))
 
         def before_waiting() -> None:
@@ -177,21 +178,34 @@ class Lock:
         return handle
 
     def _attempt(
-        self, store: Any, place: Hashable, milliseconds: int, left: float, owner: str
+        self, store: Any, place: Hashable, milliseconds: int, left: float, owner: str, late: list[float]
     ) -> Flow[HeldLock | None]:
-        """One attempt, with ``left`` seconds of patience; ``None`` if somebody else holds the lock."""
+        """One attempt, with ``left`` seconds of patience; ``None`` if somebody else holds the lock.
+
+        ``late`` is how long each of the last attempts took whose lease was over before the answer came.
+        """
         key, seconds, started = self.key, milliseconds / 1_000, time.monotonic()
         with limited(left if self.patience else math.inf):
             got = yield from call(
                 lambda: store.acquire(key, seconds, owner), lambda: store.aacquire(key, seconds, owner)
             )
+        took = time.monotonic() - started
         if not got:
+            late.clear()
             return None
-        if time.monotonic() - started >= seconds:
+        if took >= seconds:
             # The answer came after the end of the lease: somebody else may hold it by now.
             with contextlib.suppress(StoreError):
                 yield from call(lambda: store.release(got), lambda: store.arelease(got))
-            return None
+            late.append(took)
+            if len(late) < MOST_LATE:
+                return None
+            counters.locks.add(key, counters.NOT_ACQUIRED)
+            raise LockNotAcquired(
+                f"lock {key!r}: timeout={seconds:g} s is shorter than the answer of the server takes "
+                f"({min(late):.3g} s or more, {MOST_LATE} times), so it can't be held; give it a longer one",
+                key=key,
+            )
         held = functools.partial(HeldLock, auto_extend=self.auto_extend)
         handle: HeldLock = yield from call(
             functools.partial(held, renewal.keep),
@@ -304,6 +318,8 @@ async def _or_undone(attempt: Coroutine[Any, Any, HeldLock | None]) -> HeldLock 
         raise
 
 
+MOST_LATE: Final = 10
+"""Attempts in a row that may end after their own lease. Waiting on would not end, though nobody holds the lock."""
 _undoing: set[asyncio.Task[None]] = set()
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -422,3 +423,36 @@ def test_the_lease_is_the_settings_default(store: None) -> None:
     with settings_for(settings.GOSCOPE["TEST"]["URL"], DEFAULT_LOCK_TIMEOUT=500), lock("k") as handle:
         assert _left("k") > 400
         assert handle._renewal.renewable.milliseconds == 500_000
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["always", "for a while"])
+async def test_a_lease_that_ends_before_its_answer_comes_is_an_error_and_no_wait_without_end(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    backend, attempts = locks.backend(), 0
+
+    def slowly() -> None:
+        nonlocal attempts
+        attempts += 1
+        if late or attempts < 4:
+            time.sleep(0.02 if late else 0.25)
+
+    def acquire(*args: Any) -> Any:
+        got = type(backend).acquire(backend, *args)
+        slowly()
+        return got
+
+    async def aacquire(*args: Any) -> Any:
+        got = await type(backend).aacquire(backend, *args)
+        slowly()
+        return got
+
+    monkeypatch.setattr(backend, "acquire", acquire, raising=False)
+    monkeypatch.setattr(backend, "aacquire", aacquire, raising=False)
+    if late:
+        with pytest.raises(LockNotAcquired, match=r"lock 'stock': timeout=0.01 s is shorter .* give it a longer one"):
+            await twin.acquire(lock("stock", 0.01))
+    else:
+        handle = await twin.acquire(lock("stock", 0.2))
+        assert attempts >= 4
+        await twin.release(handle)
