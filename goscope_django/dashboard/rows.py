@@ -29,6 +29,9 @@ from goscope_django.operations.values import (
 LONGEST_COMMAND: Final = 200
 """Characters of a command that is shown."""
 
+LATEST: Final = 5
+"""Transitions of a circuit that its row can unfold. Its own page has all that are kept."""
+
 _CURES: Final[Mapping[str, tuple[str, ...]]] = {
     "circuit_open": ("close_circuit", "open_circuit"),
     "circuit_forced": ("reset_circuit",),
@@ -201,8 +204,9 @@ class Rows:
                     "reason": text.visible(move.reason),
                     "note": text.visible(move.note),
                 }
-                for move in reversed(one.history)
+                for move in reversed(one.history[-LATEST:])
             ],
+            "earlier": len(one.history[:-LATEST]),
             **self._widgets("circuit", shown, self.item("circuit", one.name), seen, buttons),
         }
 

@@ -322,6 +322,8 @@ class _Heads(Generic[T]):
         return [head for head in chosen if (head[name] < last if wanted.down else head[name] > last)]
 
     def _matches(self, head: dict[str, Any], wanted: Wanted) -> bool:
+        if not wanted.state and not wanted.search:
+            return True
         states = self.states(head)
         if wanted.state and wanted.state not in states:
             return False

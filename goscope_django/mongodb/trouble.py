@@ -9,7 +9,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from goscope_django.contracts import LockInfo
@@ -28,6 +28,9 @@ from goscope_django.mongodb.locks.flows import LOCKS, lock_info
 
 MOST: Final = 100
 """Things of one kind that are told. One more may be read: then there are more still."""
+
+MARGIN: Final = timedelta(seconds=30)
+"""More than any command takes from when ``moment`` was read."""
 
 _LOCK_FIELDS: Final = dict.fromkeys(("key", "owner", "token", "createdAt", "expiresAt"), True)
 
@@ -59,11 +62,26 @@ def tasks(clock: Clock, history: CheckpointFlows) -> Flow[list[TaskInfo]]:
     return [one for one in found if one.stalled or one.status == "failed"]
 
 
+def _soon_enough(moment: datetime, held_for: int) -> datetime:
+    try:
+        return moment - timedelta(milliseconds=held_for) + MARGIN
+    except OverflowError:
+        return moment
+
+
 def locks(
-    clock: Clock, prefix: str, *, keys: Collection[str] | None = None, held_for: int = 0
+    clock: Clock,
+    prefix: str,
+    *,
+    keys: Collection[str] | None = None,
+    held_for: int = 0,
+    moment: datetime | None = None,
 ) -> Flow[list[tuple[LockInfo, datetime]]]:
     """Locks that are held now, each with the server's time: those of ``keys``, or else those held for ``held_for``
-    milliseconds and more. One command."""
+    milliseconds and more. One command.
+
+    ``moment`` is the server's time a moment ago. With it the server looks at younger locks no closer.
+    """
     full = f"{prefix}lock:"
     test: dict[str, Any] = {"$expr": clock.live()}
     if keys is not None:
@@ -74,7 +92,7 @@ def locks(
         test = {
             "key": prefix_range(full),
             "key.0": NOT_A_LIST,
-            "createdAt": {"$ne": None},
+            "createdAt": {"$ne": None} if moment is None else {"$lte": _soon_enough(moment, held_for)},
             "$expr": {"$and": [clock.live(), old]},
         }
     fields, order = {**_LOCK_FIELDS, **clock.stamp()}, [("createdAt", 1), ("key", 1)]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from goscope_django import conf, runtime
 from goscope_django.core import arguments, histogram
@@ -23,7 +24,9 @@ from goscope_django.mongodb import figures as stats
 from goscope_django.mongodb import losses, overview, trouble
 from goscope_django.mongodb.checkpoints.history import CheckpointFlows
 from goscope_django.mongodb.document.clock import Clock
+from goscope_django.mongodb.document.indexes import IndexState
 from goscope_django.mongodb.driver import inspection
+from goscope_django.mongodb.driver.client import Connection
 from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.finding import Wanted, says, usual
 from goscope_django.operations import cache_section, convert
@@ -50,8 +53,14 @@ COMMANDS: Final = 46
 """The most that a state costs without the caches. Each alias costs one more, one with a store of its own three, and
 one more where sessions are kept."""
 
+PRESENT: Final = 30.0
+"""Seconds for which a process that looks again and again takes indexes as present that were. One that is missing or
+differs is asked for each time, so that its repair is seen at once."""
+
 LARGEST: Final = 1_000
 """The most items that a page may have."""
+
+_present: Final[WeakKeyDictionary[Connection, tuple[float, tuple[IndexState, ...]]]] = WeakKeyDictionary()
 
 
 def state(
@@ -211,8 +220,19 @@ def _server(clock: Clock, making: _Making) -> Flow[Server]:
         making.now = datetime.now(UTC)
         return convert.server((yield from inspection.mock_view(clock)), None)
     making.now, latency = yield from overview.server_time(clock)
-    database = making.here.connection.target.database
-    return convert.server((yield from inspection.view(clock, database)), latency)
+    connection = making.here.connection
+    until, known = _present.get(connection, (0.0, ()))
+    if time.monotonic() > until:
+        known = ()
+    found = yield from inspection.view(clock, connection.target.database, known)
+    if not known and found.indexes and _remembers() and all(one.state == "present" for one in found.indexes):
+        _present[connection] = (time.monotonic() + PRESENT, found.indexes)
+    return convert.server(found, latency)
+
+
+def _remembers() -> bool:
+    """Whether indexes are taken as present for a while. Under test they come and go."""
+    return not conf.testing()
 
 
 def _locks(clock: Clock, making: _Making) -> Flow[Locks]:
@@ -265,7 +285,7 @@ def _lock_trouble(clock: Clock, making: _Making) -> Flow[Trouble]:
     waited = (yield from trouble.locks(clock, making.here.prefix, keys=keys)) if keys else []
     # Who counts by name knows of each how long is unusual. Without that it is the same for all.
     least = LEAST_HELD if conf.current().figures_per_name else _usual_hold(hour, making.moment)
-    held = yield from trouble.locks(clock, making.here.prefix, held_for=int(least * 1_000))
+    held = yield from trouble.locks(clock, making.here.prefix, held_for=int(least * 1_000), moment=making.now)
     return Trouble(
         waited=tuple(convert.lock(*one) for one in waited),
         held=tuple(convert.lock(*one) for one in held),

@@ -647,8 +647,17 @@ def plain(value: Any) -> Any:
 
     :meta private:
     """
+    kind = type(value)
+    if kind in _AS_IT_IS:
+        return value
+    if kind is float:
+        return round(value, 6)
+    names = _NAMES.get(kind)
+    if names is not None:
+        return {one: plain(getattr(value, one)) for one in names}
     if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+        _NAMES[kind] = tuple(one.name for one in fields(value))
+        return plain(value)
     if isinstance(value, dict):
         return {str(name): plain(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -658,3 +667,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 6)
     return value
+
+
+_AS_IT_IS: Final = frozenset((str, int, bool, type(None)))
+_NAMES: Final[dict[type[Any], tuple[str, ...]]] = {}
+"""The fields of each dataclass that was seen: a state has a thousand of some."""

@@ -304,3 +304,11 @@ def test_sorted_by_a_column_and_filtered_by_a_state(operator: Client, mongo_url:
         assert hidden["locks.sort"] == "-token" and hidden["tasks.state"] == "stalled" and hidden["locks"] == "25"
         assert operator.get(STATE, query).json()["orders"] == {"locks": "-token", "tasks": "-progress"}
         assert operator.get(STATE, {"locks.sort": "nonsense", "circuits.state": "x"}).json()["orders"] == {}
+
+
+def test_a_row_has_the_latest_transitions_and_the_data_have_all(operator: Client, mongo_url: str) -> None:
+    with own_store(mongo_url):
+        fill(circuits=1)
+        page = operator.get(PAGE).content.decode()
+        assert page.count("<li><time>") == 5 and "and 15 before, on its own page" in page
+        assert len(operator.get(STATE).json()["circuits"]["items"][0]["history"]) == 20

@@ -71,7 +71,7 @@ class TaskQueryFlows:
         if clock.stamp():
             pipeline.append({"$addFields": clock.stamp()})
         pipeline.append({"$project": _HIDDEN})
-        found = yield from ask(TASKS, "aggregate", pipeline)
+        found = yield from ask(TASKS, "aggregate", pipeline, batchSize=limit + 1)
         return [self.info(clock, one) for one in found]
 
     def info(self, clock: Clock, head: dict[str, Any]) -> TaskInfo:

@@ -100,8 +100,8 @@ def _indexes(clock: Clock) -> Flow[tuple[IndexState, ...]]:
         return ()
 
 
-def view(clock: Clock, database: str) -> Flow[ServerView]:
-    """Three commands and one for each collection. At first contact three more.
+def view(clock: Clock, database: str, indexes: tuple[IndexState, ...] = ()) -> Flow[ServerView]:
+    """Three commands and one for each collection, unless ``indexes`` are known. At first contact three more.
 
     Raises ``MissingRights`` for a user who may not read anything in ``database``.
     """
@@ -111,7 +111,7 @@ def view(clock: Clock, database: str) -> Flow[ServerView]:
     offset = (datetime.now(UTC) - moment).total_seconds()
     version = yield from _version(wire)
     lacking = yield from capabilities.rights(clock, database)
-    indexes = yield from _indexes(clock)
+    indexes = indexes or (yield from _indexes(clock))
     topology: Topology = "standalone"
     if hello.get("setName"):
         topology = "replica set"

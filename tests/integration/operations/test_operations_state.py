@@ -20,6 +20,7 @@ from goscope_django.contracts import Event
 from goscope_django.exceptions import InvalidType, InvalidValue
 from goscope_django.locks import lock
 from goscope_django.mongodb import overview, trouble
+from goscope_django.operations import collect
 from goscope_django.operations.collect import COMMANDS
 from goscope_django.operations.values import State
 from goscope_django.process import counters, holder
@@ -389,10 +390,30 @@ def test_a_refresh_costs_a_bounded_number_of_commands(mode: str, mongo_url: str)
         recorder.clear()
         state = by.see(limit=1_000, cursors={"locks": state.locks.next}, search="l")
         assert len(state.locks.items) == 1_000
-        assert len(recorder.events) <= COMMANDS + 1
+        assert len(recorder.events) <= COMMANDS + 1 and "getMore" not in recorder.names
         writes = {"insert", "update", "delete", "findAndModify", "createIndexes"}
         assert not writes & set(recorder.names)
     by.close()
+
+
+def test_indexes_that_were_present_are_asked_for_again_after_a_while(
+    mongo_url: str, monkeypatch: pytest.MonkeyPatch, by: Operators
+) -> None:
+    monkeypatch.setattr(collect, "_remembers", lambda: True)
+    recorder = Recorder()
+    with own_store(mongo_url, CLIENT_OPTIONS={"event_listeners": [recorder]}):
+        query("go_goscope_locks", "drop_index", "key_1")
+        for _ in range(2):  # what is missing is looked for each time
+            assert not by.see().server.indexes_ok
+        operations.ensure_indexes()
+        assert by.see().server.indexes_ok
+        recorder.clear()
+        assert by.see().server.indexes_ok and "listIndexes" not in recorder.names
+        monkeypatch.setattr(collect, "PRESENT", -1.0)
+        collect._present.clear()
+        for _ in range(2):
+            recorder.clear()
+            assert by.see().server.indexes_ok and recorder.names.count("listIndexes") == 9
 
 
 def test_missing_and_other_indexes_are_problems_with_what_repairs_them(mongo_url: str, by: Operators) -> None:
