@@ -28,6 +28,8 @@ from django.views.debug import SafeExceptionReporterFilter
 from goscope_django import conf
 from goscope_django.mongodb.driver import urls
 
+__all__ = ["ExceptionReporterFilter"]
+
 FILTER: Final = "goscope_django.debug.ExceptionReporterFilter"
 LEAST: Final = 4
 """Shorter passwords are masked in URLs, but not where they stand alone: too much would be."""
@@ -73,10 +75,7 @@ def _of_a_store(frame: FrameType) -> bool:
 
 
 def hidden(text: str, known: list[re.Pattern[str]]) -> str:
-    """``text`` without passwords: those ``known``, and any in a URL.
-
-    :meta private:
-    """
+    """``text`` without passwords: those ``known``, and any in a URL."""
     for secret in known:
         text = secret.sub(MASK, text)
     return _URL.sub(rf"\g<1>{MASK}@", text)
@@ -97,10 +96,7 @@ def _masked(value: Any, known: list[re.Pattern[str]]) -> Any:
 
 
 def secrets() -> list[re.Pattern[str]]:
-    """What finds the passwords that the settings hold, the longest first.
-
-    :meta private:
-    """
+    """What finds the passwords that the settings hold, the longest first."""
     found = set(_in_settings())
     forms: set[str] = set()
     for one in found:
@@ -147,10 +143,7 @@ def _passwords(value: object, depth: int) -> Iterator[str]:
 
 
 def shown_settings() -> str:
-    """All settings as the filter that is in force shows them. Empty if it can't be made: Django says so elsewhere.
-
-    :meta private:
-    """
+    """All settings as the filter that is in force shows them. Empty if it can't be made: Django says so elsewhere."""
     try:
         return repr(import_string(conf.reporter_filter())().get_safe_settings())
     except Exception:  # noqa: BLE001

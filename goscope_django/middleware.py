@@ -26,6 +26,8 @@ from goscope_django.exceptions import CircuitOpen, StoreError
 from goscope_django.http.problems import problem, retry_after_header
 from goscope_django.process import holder
 
+__all__ = ["CircuitOpenMiddleware", "StoreUnavailableMiddleware"]
+
 TITLE: Final = "Temporarily unavailable"
 RETRY_AFTER: Final = 5.0
 """Seconds after which a client may try again while the database can't be reached."""
@@ -53,17 +55,12 @@ def circuit_open_response(request: HttpRequest, error: CircuitOpen) -> HttpRespo
     """The answer to a request whose circuit is open.
 
     The circuit's name is left out: it is not meant for clients.
-
-    :meta private:
     """
     return _unavailable(request, "circuit-open", "A service that this needs is not available.", error.retry_after)
 
 
 def store_unavailable_response(request: HttpRequest, error: StoreError) -> HttpResponse:
-    """The answer to a request that needed the database. What happened is logged, and left out here.
-
-    :meta private:
-    """
+    """The answer to a request that needed the database. What happened is logged, and left out here."""
     logger.error("%s %s: answered with 503: %s: %s", request.method, request.path, type(error).__name__, error)
     own = _own_answer(request)
     if own is not None:

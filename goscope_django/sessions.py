@@ -31,6 +31,8 @@ from goscope_django.core.arguments import shown_key
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
 from goscope_django.exceptions import ConfigurationError, StoreError
 
+__all__ = ["SessionStore", "acount_sessions", "count_sessions"]
+
 PREFIX: Final = "goscope.session:"
 """What the cache's keys of sessions begin with."""
 _KEY_LENGTH: Final = 32
@@ -214,18 +216,12 @@ def _asked(plain: Callable[..., Any], twin: Callable[..., Any], *args: Any, **kw
 
 
 def unreadable_since() -> datetime | None:
-    """When this process first failed to read or write a session, if it has not succeeded since. By its own clock.
-
-    :meta private:
-    """
+    """When this process first failed to read or write a session, if it has not succeeded since. By its own clock."""
     return _since
 
 
 def session_cache() -> MongoDBCache:
-    """The cache of sessions, one that always asks the server. Raises ``ImproperlyConfigured`` if it is not ours.
-
-    :meta private:
-    """
+    """The cache of sessions, one that always asks the server. Raises ``ImproperlyConfigured`` if it is not ours."""
     alias = conf.session_cache_alias()
     found = caches[alias]
     if not isinstance(found, MongoDBCache):
@@ -255,10 +251,7 @@ TOO_FEW: Final = (
 
 
 def fault() -> str | None:
-    """What is wrong with the cache of sessions, if this engine is in use: for the system checks. Opens nothing.
-
-    :meta private:
-    """
+    """What is wrong with the cache of sessions, if this engine is in use: for the system checks. Opens nothing."""
     if conf.session_engine() != __name__:
         return None
     try:

@@ -101,10 +101,7 @@ class Goscope:
 
 
 def publish(event: Event) -> None:
-    """Log ``event`` to ``goscope.<feature>`` (details, never a stored value) and send its signal by ``send_robust``.
-
-    :meta private:
-    """
+    """Log ``event`` to ``goscope.<feature>`` (details, never a stored value) and send its signal by ``send_robust``."""
     feature = event.details.get("feature") or _FEATURES.get(event.name.partition("_")[0], "events")
     logger = logging.getLogger(f"goscope.{feature}")
     level = _LEVELS.get(event.name, logging.DEBUG)

@@ -1,8 +1,8 @@
 """What is not for callers is left out: the arguments of classes that only this package makes.
 
 autodoc leaves out whatever has ``:meta private:`` in its docstring. It shows how each class is made, though: not where
-``__init__`` has that field, nor of a Protocol, which nobody makes. Who reads the site looks at no files, so the "Rules
-of this file" are "Rules" there.
+``__init__`` has that field, nor of a Protocol, which nobody makes, nor of a class whose base is not installed. Who
+reads the site looks at no files, so the "Rules of this file" are "Rules" there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def hide(
     if what != "class":
         return None
     inner = PRIVATE in (getattr(thing.__init__, "__doc__", None) or "")
-    return ("", "") if inner or getattr(thing, "_is_protocol", False) else None
+    unknown = "*args" in (signature or "") and "**kwargs" in (signature or "")  # of a package that is not installed
+    return ("", "") if inner or unknown or getattr(thing, "_is_protocol", False) else None
 
 
 def rules(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

@@ -21,6 +21,8 @@ with needed("django-health-check", "goscope-django[health]"):
     from health_check.base import HealthCheck
     from health_check.exceptions import ServiceUnavailable, ServiceWarning
 
+__all__ = ["MongoDB"]
+
 
 @dataclasses.dataclass
 class MongoDB(HealthCheck):  # type: ignore[misc]  # it carries no type hints

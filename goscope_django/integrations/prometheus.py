@@ -34,6 +34,8 @@ with needed("prometheus-client", "goscope-django[prometheus]"):
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
     from prometheus_client.registry import Collector
 
+__all__ = ["GoscopeCollector", "metrics", "register"]
+
 UNITS: Final[Mapping[str, tuple[str, int]]] = {
     "flights_saved_ms": ("flights_saved_seconds", 1_000),
     "cache_bytes_read": ("cache_read_bytes", 1),
