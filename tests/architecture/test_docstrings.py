@@ -128,6 +128,20 @@ def test_what_is_inner_is_not_shown(module: str) -> None:
 
 def test_the_number_in_the_text_of_state_is_that_of_the_code() -> None:
     assert f"At most {collect.COMMANDS} round trips" in " ".join((read_state.__doc__ or "").split())
+    for page in ("operations", "dashboard"):
+        assert f"t most {collect.COMMANDS} commands" in read(f"docs/how-to/{page}.md")
+
+
+def test_the_table_of_actions_counts_as_the_docstrings_do() -> None:
+    table = read("docs/how-to/operations.md").partition("\n## Actions\n")[2]
+    rows = re.findall(r"^\| (`.*`) \| .* \| (\d).* \|$", table, re.MULTILINE)
+    said = {name: int(count) for names, count in rows for name in re.findall(r"`(\w+)", names) if "cache" not in names}
+    numbers = ("no", "one", "two", "three")
+    texts = {one.name: one.text.lower() for one in public() if one.owner == "goscope_django.operations"}
+    assert len(said) == 9
+    for name, count in said.items():
+        found = re.search(r"\b(one|two|three)(?: atomic)? round trips?\b", texts[name])
+        assert found is not None and numbers.index(found[1]) == count, name
 
 
 # The test can fail: each of these docstrings lacks something.
