@@ -48,6 +48,7 @@ html_theme = "furo"
 html_title = f"goscope-django {release}"
 html_copy_source = False
 html_show_sourcelink = False
+html_search_scorer = str(HERE / "_ext" / "scorer.js")
 html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", "")
 html_theme_options = {
     "source_repository": HOME,
