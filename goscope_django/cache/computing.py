@@ -214,11 +214,20 @@ class Computing:
         if not wanted.stale:
             return Seen((yield from self._fresh(wanted)))
         seen: Seen = yield from self._backing.ask(NOTHING, self._flows.look, wanted.full)
-        if seen.value is MISSING:
+        self._count(wanted, seen.value)
+        return seen
+
+    def _newest(self, wanted: Wanted) -> Flow[Any]:
+        """The fresh value that somebody has stored meanwhile; ``MISSING`` if there is none. The primary is asked."""
+        found = yield from self._backing.ask(MISSING, self._flows.newest, wanted.full)
+        self._count(wanted, found)
+        return found
+
+    def _count(self, wanted: Wanted, value: Any) -> None:
+        if value is MISSING:
             self._backing.figures.add(wanted.key, MISSES)
         else:
-            self._backing.figures.valued(wanted.key, seen.value, HITS, READ)
-        return seen
+            self._backing.figures.valued(wanted.key, value, HITS, READ)
 
     # A value that is stale
 
@@ -263,9 +272,9 @@ class Computing:
             if not (yield from self._gets(turn)):
                 _note_elsewhere(entry.place)
                 return seen.value
-            again: Seen = yield from self._backing.ask(NOTHING, self._flows.look, wanted.full)
-            if again.value is not MISSING and again.left is None:
-                return again.value
+            found = yield from self._newest(wanted)
+            if found is not MISSING:
+                return found
             figures.count("cache_refreshes")
             value, outcome = yield from compute(entry)
             return value
@@ -289,7 +298,7 @@ class Computing:
             return False
 
     def _turn(self, wanted: Wanted, deadline: float) -> Turn:
-        return Turn(f"get_or_set:{wanted.full}", deadline, lambda: self._fresh(wanted))
+        return Turn(f"get_or_set:{wanted.full}", deadline, lambda: self._newest(wanted))
 
     # A value that is missing
 
@@ -383,7 +392,7 @@ class Computing:
         """Store the value unless somebody was faster; what is there then."""
         if terms is MISSING or (yield from self._backing.ask(False, self._adding(wanted, value, terms))):
             return value
-        found = yield from self._fresh(wanted)
+        found = yield from self._newest(wanted)
         if found is not MISSING:
             return found
         # What is there can't be read, for example because its signature is wrong.

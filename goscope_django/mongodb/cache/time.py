@@ -16,13 +16,14 @@ from goscope_django.mongodb.cache import own
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver.execute import CACHE
 
-_ENTRY: Final = {**own.FIELDS, "value": True}
+STAMPED: Final = {**own.FIELDS, "value": True}
+"""What of an entry is read, besides the server's time."""
 
 
 def stamped(clock: Clock, full: str) -> Flow[Any]:
     """The live entry, read together with the server's time. One command."""
     sent = tick()
-    found = yield from ask(CACHE, "point", {"key": full}, {**_ENTRY, **clock.stamp()})
+    found = yield from ask(CACHE, "point", {"key": full}, {**STAMPED, **clock.stamp()})
     if clock.estimate is not None:
         clock.estimate.learn(found and found.get("now"), sent)
     return None if found is None or clock.lapsed(found) else found
