@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -113,6 +114,17 @@ class TestClosed:
         assert shown("supplier").failure_count == 1
         fail(by, breaker, 1)
         assert by.ends(breaker) == "refused"
+
+    def test_an_exclude_that_fails_hides_neither_the_error_nor_the_failure(
+        self, by: Caller, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        breaker = CircuitBreaker("supplier", failure_threshold=2, exclude=lambda error: error.response.status == 404)
+        with caplog.at_level(logging.ERROR, "goscope.circuits"):
+            fail(by, breaker, 2)
+        assert by.ends(breaker) == "refused"
+        told = [one.getMessage() for one in caplog.records if "exclude" in one.getMessage()]
+        assert len(told) == 1
+        assert "AttributeError for Boom, which counts as a failure" in told[0]
 
     @pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit(), KeyboardInterrupt(), SystemExit()])
     def test_cancellation_is_ignored(self, by: Caller, error: BaseException) -> None:

@@ -106,6 +106,20 @@ class TestOutcomes:
         judge = Judge("supplier", (KeyError, lambda one: "mine" in str(one)))
         assert judge.outcome(error) == outcome
 
+    @pytest.mark.parametrize(
+        ("module", "name", "outcome"),
+        [
+            ("gevent.timeout", "Timeout", "failure"),
+            ("greenlet", "GreenletExit", "ignored"),
+            ("trio", "Cancelled", "ignored"),
+            ("shop", "Cancelled", "failure"),
+        ],
+    )
+    def test_so_is_each_that_is_no_exception_by_class(self, module: str, name: str, outcome: str) -> None:
+        kind = type(name, (BaseException,), {"__module__": module})
+        assert Judge("supplier", ()).outcome(kind()) == outcome
+        assert Judge("supplier", kind).outcome(type("Mine", (kind,), {})()) == "ignored"
+
 
 class TestDecorator:
     def test_it_keeps_name_signature_and_kind(self) -> None:
