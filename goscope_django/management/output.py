@@ -50,7 +50,7 @@ from goscope_django.operations import SCHEMA_VERSION, AttentionItem, Details, Do
 from goscope_django.operations.attention import holder
 from goscope_django.operations.convert import hint
 from goscope_django.operations.details import Kind
-from goscope_django.operations.values import LockItem, Section
+from goscope_django.operations.values import LockItem, Section, TaskItem
 from goscope_django.operations.wording import TERMINAL, escaped, number
 
 WIDTH: Final = 80
@@ -60,6 +60,9 @@ NARROWEST: Final = 40
 LINES: Final = 24
 SMALLEST: Final = 8
 """Columns that are left of a table's column, if there is room for so much of each."""
+
+READABLE: Final = 24
+"""Columns of a key that are left before other columns than the owner's are cut."""
 
 FAILED, UNKNOWN, NO_READER = 1, 2, 141
 LARGEST_LIMIT: Final = 10**9
@@ -303,7 +306,8 @@ class OperatorCommand(BaseCommand):
     ) -> None:
         """Print a table as wide as the terminal at most.
 
-        Where that is not enough, its columns ``cut`` are cut first, the column ``key`` last. ``--full`` cuts nothing.
+        Where that is not enough, its columns ``cut`` are cut first, then a long ``key``, then all. ``--full`` cuts
+        nothing.
         """
         width = None if self.full else self.width()
         for at, text in enumerate(tabulated(headers, rows, width, cut, key)):
@@ -367,9 +371,10 @@ def tabulated(
     """The lines of a table of at most ``width`` columns (``None``: of as many as it needs)."""
     cells = [[escaped("-" if cell is None else cell) for cell in row] for row in rows]
     widths = [max(map(columns, column)) for column in zip(headers, *cells, strict=True)]
-    others = (at for at in reversed(range(len(widths))) if at != key and at not in cut_first)
+    others = [at for at in reversed(range(len(widths))) if at != key and at not in cut_first]
     order = [*cut_first, *others, key]
-    for least, at in [(SMALLEST, at) for at in order] + [(1, at) for at in order]:
+    first = [*((SMALLEST, at) for at in cut_first), (READABLE, key)]  # a cut token or time is no use to anybody
+    for least, at in [*first, *((SMALLEST, at) for at in order), *((1, at) for at in order)]:
         over = 0 if width is None else sum(widths) + 2 * (len(widths) - 1) - width
         if over > 0:
             widths[at] = max(min(least, widths[at]), widths[at] - over)
@@ -392,6 +397,26 @@ def folded(text: str, width: int, indent: str = "  ") -> list[str]:
         lines.append(left[:at].rstrip())
         left = indent + left[at:].lstrip()
     return [*lines, left]
+
+
+def next_try(seconds: float | None) -> str:
+    """When an open circuit lets a trial call through."""
+    return "now" if seconds == 0 else duration(seconds)
+
+
+def rate(one: TaskItem) -> str:
+    """How fast a task goes on; what it was says nothing of one that does not run."""
+    return "-" if one.rate is None or one.status != "running" else f"{one.rate:.1f}/s"
+
+
+def time_left(one: TaskItem) -> str:
+    """How long a task that runs will still take."""
+    return duration(one.estimated_time_remaining if one.status == "running" else None)
+
+
+def last_heard_of(one: TaskItem) -> str:
+    """How long ago the worker of a task gave a sign of life, if it should."""
+    return duration(one.heartbeat_age if one.status in ("running", "stalled") else None)
 
 
 def moment(at: datetime | None) -> str:

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 
 from goscope_django import runtime
 from goscope_django.core import arguments
-from goscope_django.exceptions import NotFound
+from goscope_django.exceptions import InvalidValue, NotFound
 from goscope_django.mongodb import overview
 from goscope_django.mongodb.checkpoints.history import CheckpointFlows
 from goscope_django.mongodb.finding import Wanted
 from goscope_django.operations import convert
 from goscope_django.operations.place import Place, place
 from goscope_django.operations.values import (
+    SECTION_STATES,
     CheckpointItem,
     CircuitItem,
     Circuits,
@@ -37,13 +38,14 @@ def list_locks(limit: int = 100, after: str | None = None, search: str = "") -> 
     return convert.locks(here.run(overview.locks, here.prefix, Wanted(most, after, text)), _now())
 
 
-def list_circuits(limit: int = 100, after: str | None = None, search: str = "") -> Circuits:
-    """Circuits by name: at most ``limit``, behind the name ``after``, whose name contains ``search``.
+def list_circuits(limit: int = 100, after: str | None = None, search: str = "", state: str = "") -> Circuits:
+    """Circuits by name: at most ``limit``, behind the name ``after``, whose name contains ``search``, and that are in
+    ``state``, one of ``SECTION_STATES["circuits"]``.
 
     Four round trips at most.
     """
-    here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
-    return convert.circuits(here.run(overview.circuits, here.prefix, Wanted(most, after, text)), _now())
+    here, wanted = place(), _wanted("circuits", limit, after, search, state)
+    return convert.circuits(here.run(overview.circuits, here.prefix, wanted), _now())
 
 
 def get_circuit(name: str) -> CircuitItem:
@@ -55,13 +57,14 @@ def get_circuit(name: str) -> CircuitItem:
     return convert.circuit(*found)
 
 
-def list_tasks(limit: int = 100, after: str | None = None, search: str = "") -> Tasks:
-    """Tasks by id: at most ``limit``, behind the id ``after``, whose id or owner contains ``search``.
+def list_tasks(limit: int = 100, after: str | None = None, search: str = "", state: str = "") -> Tasks:
+    """Tasks by id: at most ``limit``, behind the id ``after``, whose id or owner contains ``search``, and that are in
+    ``state``, one of ``SECTION_STATES["tasks"]``.
 
     Four round trips at most.
     """
-    here, most, text = place(), arguments.count(limit, "limit"), arguments.key(search, "search")
-    return convert.tasks(here.run(task_pages(here).page, Wanted(most, after, text)), _now())
+    here, wanted = place(), _wanted("tasks", limit, after, search, state)
+    return convert.tasks(here.run(task_pages(here).page, wanted), _now())
 
 
 def get_task(task_id: str) -> TaskItem:
@@ -88,6 +91,13 @@ def list_checkpoints(task_id: str, limit: int = 100) -> tuple[CheckpointItem, ..
     here, most = place(), arguments.count(limit, "limit")
     found = here.run(overview.checkpoints, here.prefix, arguments.key(task_id, "task_id"), most)
     return tuple(copied(CheckpointItem, one) for one in found)
+
+
+def _wanted(section: str, limit: int, after: str | None, search: str, state: str) -> Wanted:
+    known = SECTION_STATES[section]
+    if state not in ("", *known):
+        raise InvalidValue(f"state={state!r}: one of {', '.join(known)} is needed")
+    return Wanted(arguments.count(limit, "limit"), after, arguments.key(search, "search"), state)
 
 
 def task_pages(here: Place) -> overview.TaskPages:

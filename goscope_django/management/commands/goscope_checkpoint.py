@@ -10,9 +10,12 @@ from goscope_django import operations
 from goscope_django.management.output import (
     OperatorCommand,
     duration,
+    last_heard_of,
     moment,
     percent,
     positive,
+    rate,
+    time_left,
     whole,
 )
 from goscope_django.operations import Details
@@ -29,9 +32,7 @@ class Command(OperatorCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         add = self.verbs(parser)
         listing = add("list", "List tasks, by id.")
-        listing.add_argument(
-            "--status", choices=operations.TASK_STATUSES, help="Only those in this status, of those listed."
-        )
+        listing.add_argument("--status", choices=operations.TASK_STATUSES, help="Only those in this status.")
         self.add_paging(listing, "Tasks", "id", "id or owner")
         show = add("show", "Show one task and its checkpoints, without what is stored in them.")
         show.add_argument("task_id")
@@ -76,12 +77,11 @@ class Command(OperatorCommand):
         self.done(done)
 
     def _list(self, limit: int, after: str | None, search: str, status: str | None) -> None:
-        found = operations.list_tasks(limit, after, search)
-        items = [one for one in found.items if status in (None, one.status)]
+        found = operations.list_tasks(limit, after, search, status or "")
         if self.as_json:
-            self.document({"tasks": {**operations.plain(found), "items": operations.plain(items)}})
+            self.document({"tasks": found})
             return
-        if not items:
+        if not found.items:
             self.line("No tasks.")
         else:
             self.table(
@@ -91,12 +91,12 @@ class Command(OperatorCommand):
                         one.task_id,
                         f"{one.status}, cancelling" if one.cancel_requested and one.status == "running" else one.status,
                         percent(one.progress / 100),
-                        "-" if one.rate is None else f"{one.rate:.1f}/s",
-                        duration(one.estimated_time_remaining),
+                        rate(one),
+                        time_left(one),
                         one.attempt if one.max_attempts is None else f"{one.attempt} of {one.max_attempts}",
-                        duration(one.heartbeat_age),
+                        last_heard_of(one),
                     )
-                    for one in items
+                    for one in found.items
                 ],
             )
         self.more(found)
@@ -114,7 +114,7 @@ class Command(OperatorCommand):
             [
                 ("progress", percent(one.progress / 100)),
                 ("items", done),
-                ("remaining", duration(one.estimated_time_remaining)),
+                ("remaining", time_left(one)),
                 ("attempt", f"{one.attempt} of {one.max_attempts or 'any number'}"),
                 ("owner", one.owner if self.full or not one.owner else holder(one.owner)),
                 ("token", one.token),

@@ -7,8 +7,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from goscope_django import operations
-from goscope_django.contracts import CIRCUIT_STATES
-from goscope_django.management.output import OperatorCommand, duration, moment, whole
+from goscope_django.management.output import OperatorCommand, duration, moment, next_try, whole
 from goscope_django.operations import Details
 from goscope_django.operations.attention import holder
 from goscope_django.operations.values import CircuitItem
@@ -29,7 +28,7 @@ class Command(OperatorCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         add = self.verbs(parser)
         listing = add("list", "List circuits, by name.")
-        listing.add_argument("--state", choices=CIRCUIT_STATES, help="Only those in this state, of those listed.")
+        listing.add_argument("--state", choices=operations.SECTION_STATES["circuits"], help="Only those in this state.")
         self.add_paging(listing, "Circuits", "name", "name")
         show = add("show", "Show one circuit: why it opened, and its history.")
         show.add_argument("name")
@@ -62,12 +61,11 @@ class Command(OperatorCommand):
         self.done(act(name, options["generation"], options["reason"]))
 
     def _list(self, limit: int, after: str | None, search: str, state: str | None) -> None:
-        found = operations.list_circuits(limit, after, search)
-        items = [one for one in found.items if state in (None, one.state)]
+        found = operations.list_circuits(limit, after, search, state or "")
         if self.as_json:
-            self.document({"circuits": {**operations.plain(found), "items": operations.plain(items)}})
+            self.document({"circuits": found})
             return
-        if not items:
+        if not found.items:
             self.line("No circuits.")
         else:
             self.table(
@@ -77,10 +75,10 @@ class Command(OperatorCommand):
                         one.name,
                         f"{one.state}, forced" if one.override else one.state,
                         one.failure_count,
-                        duration(one.retry_after),
+                        next_try(one.retry_after),
                         one.generation,
                     )
-                    for one in items
+                    for one in found.items
                 ],
             )
         self.more(found)
@@ -99,7 +97,7 @@ class Command(OperatorCommand):
                 ("failures", one.failure_count),
                 ("generation", one.generation),
                 ("open for", duration(one.open_for)),
-                ("retry after", duration(one.retry_after)),
+                ("retry after", next_try(one.retry_after)),
                 ("opened by", one.opened_by),
                 ("last failure", f"{moment(one.last_failure_time)}  {one.last_failure or ''}".rstrip()),
                 ("last success", moment(one.last_success_time)),

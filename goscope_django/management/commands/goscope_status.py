@@ -13,10 +13,13 @@ from goscope_django.management.output import (
     UNKNOWN,
     Error,
     OperatorCommand,
-    duration,
+    last_heard_of,
+    next_try,
     percent,
     positive,
+    rate,
     seconds,
+    time_left,
 )
 from goscope_django.operations import SECTIONS, State
 from goscope_django.operations.meanwhile import FEATURES
@@ -108,7 +111,7 @@ class Command(OperatorCommand):
         """Print what needs attention, the most urgent first, each with what to do about it."""
         found = state.attention
         well = not found.total and found.complete
-        self.line(found.summary, self.style.SUCCESS if well else self.style.ERROR)
+        self.wrapped(found.summary, self.style.SUCCESS if well else self.style.ERROR)
         self.needs(found.items)
         hidden = sum(found.by_kind.values()) - len(found.items)
         if hidden > 0:
@@ -161,7 +164,7 @@ class Command(OperatorCommand):
             ("Cache", f"{number(state.cache.entries or 0)} entries, {percent(cache.hit_ratio)} hits in the last hour"),
             (
                 "Last hour",
-                ", ".join(f"{number(totals.get(name, 0))} {name.replace('_', ' ')}" for name in self.happenings),
+                ", ".join(_happened(totals.get(name, 0), name) for name in self.happenings),
             ),
         ]
         if cache_section.sessions is not None:
@@ -184,7 +187,7 @@ class Command(OperatorCommand):
                         one.name,
                         f"{one.state}, forced" if one.override else one.state,
                         one.failure_count,
-                        duration(one.retry_after),
+                        next_try(one.retry_after),
                     )
                     for one in unusual
                 ],
@@ -199,10 +202,16 @@ class Command(OperatorCommand):
                         one.task_id,
                         one.status,
                         percent(one.progress / 100),
-                        "-" if one.rate is None else f"{one.rate:.1f}/s",
-                        duration(one.estimated_time_remaining),
-                        duration(one.heartbeat_age),
+                        rate(one),
+                        time_left(one),
+                        last_heard_of(one),
                     )
                     for one in current
                 ],
             )
+
+
+def _happened(count: int, name: str) -> str:
+    """``1 lock lost`` for 1 and ``locks_lost``."""
+    thing, _, what = name.partition("_")
+    return f"{number(count)} {thing.removesuffix('s') if count == 1 else thing} {what}"

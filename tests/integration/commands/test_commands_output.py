@@ -137,6 +137,31 @@ def test_limits_and_searches() -> None:
     assert "--after" in err.getvalue() and "30" in err.getvalue()
 
 
+def test_a_state_is_looked_for_among_all_and_not_among_those_of_one_page() -> None:
+    fill(circuits=30, tasks=30)
+    query("go_goscope_circuit", "update_many", {}, {"$set": {"state": "closed"}})
+    query("go_goscope_tasks", "update_many", {}, {"$set": {"leaseUntil": soon(60)}})
+    operations.open_circuit("c0028", reason="")
+    query("go_goscope_tasks", "update_many", {"token": 30}, {"$set": {"status": "failed", "rate": 12.5}})
+    for arguments, kind, name in (
+        (("goscope_circuit", "list", "--state", "open"), "circuits", "c0028"),
+        (("goscope_circuit", "list", "--state", "forced"), "circuits", "c0028"),
+        (("goscope_checkpoint", "list", "--status", "failed"), "tasks", "t0029"),
+    ):
+        found = data(*arguments, "--limit", "2")[kind]
+        assert [one.get("name") or one.get("task_id") for one in found["items"]] == [name]
+        assert (found["total"], found["matching"]) == (30, 1)
+        shown = run(*arguments, "--limit", "2").splitlines()
+        assert len(shown) == 2 and name in shown[1] and "12.5/s" not in shown[1]
+
+
+def test_an_open_circuit_that_is_tried_at_the_next_call_says_so() -> None:
+    fill(circuits=2)
+    query("go_goscope_circuit", "update_many", {}, {"$set": {"openedAt": soon(-3_600)}})
+    for arguments in (("list",), ("show", "c0001")):
+        assert "now" in run("goscope_circuit", *arguments)
+
+
 def test_circuits_are_worked_with() -> None:
     run("goscope_circuit", "open", "bank", "--reason", "maintenance", "--no-input")
     found = data("goscope_circuit", "show", "bank")["circuit"]
@@ -240,6 +265,9 @@ def test_an_owner_is_cut_before_a_key_and_a_key_last() -> None:
     assert columns(line) <= 80
     _, narrow = tabulated(("LOCK", "OWNER", "TOKEN", "HELD", "LEFT"), rows, 60, [1])
     assert "invoice:k" in narrow and columns(narrow) <= 60
+    long = [("import/" + "k" * 90, "web-1:4711, Thread-3", 1883318331113549, "3h 02m", "28s")]
+    _, line = tabulated(("LOCK", "OWNER", "TOKEN", "HELD", "LEFT"), [*long], 80, [1])
+    assert "1883318331113549" in line and "3h 02m" in line and "import/" in line and columns(line) <= 80
     _, whole = tabulated(("LOCK", "OWNER", "TOKEN", "HELD", "LEFT"), rows, None, [1])
     assert rows[0][0] in whole and rows[0][1] in whole
 
