@@ -186,9 +186,9 @@ class MongoDBCache(BaseCache):
 
         With ``tags`` the value counts as missing once one of them is invalidated, also while it is being computed.
 
-        A hit is one round trip, two with tags; a stale one the same. A value that is computed takes five, one more
-        with tags and one more with ``stale``; waiting for another thread or task none. Taking the lease is atomic, and
-        so is storing the value; both together are not.
+        A hit is one round trip, two with tags, none where the near cache has it; a stale one the same. A value that is
+        computed takes five, one more with tags and one more with ``stale``; waiting for another thread or task none.
+        Taking the lease is atomic, and so is storing the value; both together are not.
         """
         wanted = self.wanted(key, default, timeout, version, stale=stale, background=background, tags=tags)
         return carry_out(self.computing.get_or_set(wanted))
@@ -352,7 +352,10 @@ class MongoDBCache(BaseCache):
     # Many entries
 
     def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
-        """The live ones of ``keys`` with their values. One round trip for each thousand that the near cache lacks."""
+        """The live ones of ``keys`` with their values, in the order in which they were asked for.
+
+        One round trip for each thousand that the near cache lacks.
+        """
         names, near, rest = self._near_many(keys, version)
         return self._read_many(names, near | self._backing.run({}, self._get_many, rest) if rest else near)
 
@@ -666,7 +669,7 @@ class MongoDBCache(BaseCache):
         return found
 
     def _read_many(self, names: Mapping[str, Any], found: Mapping[str, Any]) -> dict[Any, Any]:
-        values = {names[full]: value for full, value in found.items()}
+        values = {key: found[full] for full, key in names.items() if full in found}
         self._figures.read(names.values(), values)
         return values
 

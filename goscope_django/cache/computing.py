@@ -213,9 +213,17 @@ class Computing:
         """What is there, also a stale value if one is wanted."""
         if not wanted.stale:
             return Seen((yield from self._fresh(wanted)))
-        seen: Seen = yield from self._backing.ask(NOTHING, self._flows.look, wanted.full)
+        near = self._backing.near
+        value = MISSING if near is None else near.found(self._flows, wanted.full)
+        seen = Seen(value)
+        if value is MISSING:
+            seen = yield from self._backing.ask(NOTHING, self._look, wanted.full)
         self._count(wanted, seen.value)
         return seen
+
+    def _look(self, clock: Clock, full: str) -> Flow[Seen]:
+        near = self._backing.near
+        return self._flows.look(clock, full) if near is None else near.look(clock, self._flows, full)
 
     def _newest(self, wanted: Wanted) -> Flow[Any]:
         """The fresh value that somebody has stored meanwhile; ``MISSING`` if there is none. The primary is asked."""

@@ -36,7 +36,7 @@ from goscope_django.core.flow import Flow
 from goscope_django.core.forking import at_fork
 from goscope_django.core.ticks import tick
 from goscope_django.mongodb.cache import nearby
-from goscope_django.mongodb.cache.flows import BATCH, MISSING, CacheFlows
+from goscope_django.mongodb.cache.flows import BATCH, MISSING, NOTHING, CacheFlows, Seen
 from goscope_django.mongodb.cache.nearby import Reading
 from goscope_django.mongodb.cache.stream import ChangeStream, stop_all
 from goscope_django.mongodb.document.clock import Clock
@@ -176,11 +176,22 @@ class Near:
             values |= (yield from flows.get_many(clock, batch)) if found is None else found
         return values
 
+    def look(self, clock: Clock, flows: CacheFlows, full: str) -> Flow[Seen]:
+        """``CacheFlows.look`` at the primary; a value that is fresh is kept. As many commands."""
+        seen = yield from self._seen(clock, flows, [full], stale=True)
+        return (yield from flows.look(clock, full)) if seen is None else seen.get(full, NOTHING)
+
     def _read(self, clock: Clock, flows: CacheFlows, keys: Sequence[str]) -> Flow[dict[str, Any] | None]:
+        seen = yield from self._seen(clock, flows, keys, stale=False)
+        return None if seen is None else {full: one.value for full, one in seen.items()}
+
+    def _seen(
+        self, clock: Clock, flows: CacheFlows, keys: Sequence[str], *, stale: bool
+    ) -> Flow[dict[str, Seen] | None]:
         self.stream.used()
-        values: dict[str, Any] = {}
+        found: dict[str, Seen] = {}
         with self._begun() as began:
-            rows, served = yield from nearby.read(clock, keys)
+            rows, served = yield from nearby.read(clock, keys, stale=stale)
             if rows is None:
                 return None
             wanted = set(keys)
@@ -190,9 +201,9 @@ class Near:
                     continue
                 value = yield from flows.opened(full, row.entry)
                 if value is not MISSING:
-                    values[full] = value
+                    found[full] = Seen(value, row.over, row.terms)
                     self._keep(flows, row, value, began, served)
-        return values
+        return found
 
     @contextmanager
     def _begun(self) -> Iterator[_Began]:
@@ -362,7 +373,7 @@ def _after_fork() -> None:
 
 def _settings_changed(*, setting: str, **_: object) -> None:
     """What is of other settings is not read any more. The next reading opens what it needs."""
-    if setting in ("GOSCOPE", "CACHES"):
+    if setting in ("GOSCOPE", "CACHES", "SECRET_KEY", "SECRET_KEY_FALLBACKS"):
         stop_all()
 
 

@@ -17,7 +17,7 @@ from bson.objectid import ObjectId
 
 from goscope_django.core.flow import Flow, ask
 from goscope_django.mongodb.cache import own, tags
-from goscope_django.mongodb.cache.own import Own, own_of
+from goscope_django.mongodb.cache.own import Own, Terms, own_of
 from goscope_django.mongodb.codec.plain import built_in
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import instant
@@ -28,15 +28,19 @@ _FIELDS: Final = {**own.FIELDS, "_id": True, "key": True, "value": True}
 
 
 class Reading(NamedTuple):
-    """An entry that was live. ``left`` is in seconds, ``None`` for never."""
+    """An entry that was live. ``left`` is in seconds, ``None`` for never. ``over``: it is stale, and serves for so many
+    seconds still; ``None`` for a fresh one. ``terms``: on which it was stored."""
 
     entry: dict[str, Any]
     name: str | ObjectId | None
     left: float | None
+    over: float | None = None
+    terms: Terms | None = None
 
 
-def read(clock: Clock, keys: Sequence[str]) -> Flow[tuple[list[Reading] | None, object]]:
-    """The live ones of ``keys``; ``None`` if one reply does not hold them. And which primary answered."""
+def read(clock: Clock, keys: Sequence[str], *, stale: bool = False) -> Flow[tuple[list[Reading] | None, object]]:
+    """The live ones of ``keys``, with ``stale`` also those that are not fresh any more; ``None`` if one reply does not
+    hold them. And which primary answered."""
     test: dict[str, Any] = {"key": keys[0] if len(keys) == 1 else {"$in": list(keys)}}
     rows, served = yield from ask(CACHE, "fresh", test, {**_FIELDS, **clock.stamp()}, len(keys))
     if rows is None:
@@ -46,9 +50,15 @@ def read(clock: Clock, keys: Sequence[str]) -> Flow[tuple[list[Reading] | None, 
     current = (yield from tags.current(clock, names)) if names else {}
     readings = []
     for row, kept in found:
-        if kept is not None and (not _stands(kept, current) or (yield from own.ended(clock, kept, row))):
-            continue
-        readings.append(_reading(clock, row, kept))
+        over = None
+        if kept is not None:
+            if not _stands(kept, current):
+                continue
+            if (yield from own.ended(clock, kept, row)):
+                if not stale:
+                    continue
+                over = own.left(clock, kept, row)
+        readings.append(_reading(clock, row, kept) if over is None else Reading(row, None, None, over, _terms(kept)))
     return readings, served
 
 
@@ -56,18 +66,22 @@ def _stands(kept: Own, current: own.Tags) -> bool:
     return kept.tags is not None and all(current.get(tag) == version for tag, version in kept.tags.items())
 
 
+def _terms(kept: Own | None) -> Terms | None:
+    return None if kept is None else kept.terms
+
+
 def _reading(clock: Clock, row: dict[str, Any], kept: Own | None) -> Reading:
     name, expires_at = row.get("_id"), (kept and kept.fresh_until) or row.get("expiresAt")
     ours = isinstance(name, ObjectId) or (type(name) is str and name == row.get("key"))
     ours = ours and not (kept is not None and kept.tags)
     if expires_at is None:
-        return Reading(row, name if ours else None, None)
+        return Reading(row, name if ours else None, None, None, _terms(kept))
     if not isinstance(expires_at, datetime):  # nobody knows when this passes
-        return Reading(row, None, None)
+        return Reading(row, None, None, None, _terms(kept))
     ends, now = instant(expires_at), instant(clock.read_stamp(row))
     assert ends is not None
     assert now is not None
-    return Reading(row, name if ours else None, (ends - now).total_seconds())
+    return Reading(row, name if ours else None, (ends - now).total_seconds(), None, _terms(kept))
 
 
 def copied(value: object) -> bool:

@@ -136,6 +136,27 @@ def test_async_callers_read_and_keep_too(place: Place, cache: Any) -> None:
     assert asyncio.run(read()) == [{"a": 1}, {"async": {"a": 1}, "k": "old"}, 2]
 
 
+def test_a_hit_of_what_may_be_stale_later_sends_nothing(place: Place, cache: Any) -> None:
+    def again() -> Any:
+        return cache.get_or_set("k", lambda: "computed", 60, stale=60)
+
+    cache.delete("k")
+    assert again() == "computed"
+    deadline = time.monotonic() + 30
+    while NAMES["cache"] not in near_of(cache).kept.entries:
+        assert again() == "computed"
+        assert time.monotonic() < deadline
+    place.recorder.clear()
+    for _ in range(200):
+        assert again() == "computed"
+    assert set(place.recorder.names) <= {"getMore"}
+    changed = place.write("new")
+    asked = tick()
+    while again() != "new":
+        assert asked - changed <= MAX_STALE, "an answer was older than MAX_STALE"
+        asked = tick()
+
+
 def by_delete_and_insert(place: Place) -> None:
     place.entries.delete_one({"key": NAMES["cache"]})
     place.entries.insert_one({"key": NAMES["cache"], "value": "new"})

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
+from django.conf import settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
 
-from goscope_django import conf, operations
-from goscope_django.cache import MongoDBCache
+from goscope_django import conf, locks, operations
+from goscope_django.cache import MongoDBCache, computing
 from goscope_django.cache.kept import Entry, Kept
 from goscope_django.cache.near import MAX_AGE, Near
 from goscope_django.cache.options import NearOptions, cache_options
@@ -30,6 +32,7 @@ from goscope_django.mongodb.driver import written
 from goscope_django.process import counters
 from tests.support.commands import on_server
 from tests.support.near import near_of
+from tests.support.own_fields import make_stale
 
 LONG = {"OPTIONS": {"NEAR": {"MAX_STALE": 3_600}}}
 
@@ -612,3 +615,52 @@ def test_a_stale_value_is_a_miss_and_not_kept() -> None:
     past = datetime(2025, 12, 31, 23)  # noqa: DTZ001
     assert reading.answer(**owned(freshUntil=past)) is MISSING
     assert not reading.kept
+
+
+def test_a_fresh_value_that_may_be_stale_later_is_kept(cache: Any) -> None:
+    def never() -> Any:
+        raise AssertionError("it is there")
+
+    assert cache.get_or_set("k", lambda: [1], 60, stale=60) == [1]
+    for _ in range(3):
+        assert cache.get_or_set("k", never, 60, stale=60) == [1]
+        assert asyncio.run(cache.aget_or_set("k", never, 60, stale=60)) == [1]
+    assert kept(cache, "k")
+    assert near_of(cache).figures.hits >= 5
+    cache.get_or_set("k", never, 60, stale=60).append(2)
+    assert cache.get_or_set("k", never, 60, stale=60) == [1]
+
+
+def test_a_stale_value_serves_and_is_not_kept(cache: Any) -> None:
+    cache.get_or_set("k", lambda: "old", 60, stale=60)
+    make_stale("k")
+    with locks.lock("get_or_set:cache::1:k"):  # somebody else computes
+        assert cache.get_or_set("k", lambda: "new", 60, stale=60) == "old"
+        assert not kept(cache, "k")
+    computing._elsewhere.clear()
+    assert cache.get_or_set("k", lambda: "new", 60, stale=60) == "new"
+    assert cache.get("k") == "new"
+
+
+@pytest.mark.parametrize("alias", ["default", "other"])
+def test_many_come_in_the_order_in_which_they_were_asked_for(cache: Any, alias: str) -> None:
+    asked = [f"key-{number}" for number in random.Random(1).sample(range(100), 20)]
+    found = caches[alias]
+    found.set_many(dict.fromkeys(sorted(asked), 1))
+    for _ in range(2):
+        found.get(asked[7])  # one of them may be near
+        assert list(found.get_many([*asked[:10], "none", *asked[10:]])) == asked
+        assert list(asyncio.run(found.aget_many(asked))) == asked
+
+
+def test_what_another_secret_signed_is_not_near_either() -> None:
+    signed = {"OPTIONS": {"NEAR": {"MAX_STALE": 3_600}, "SIGN": True}}
+    with on_server("mongomock://near-secret", caches={"default": signed}):
+        subject: Any = caches["default"]
+        subject.set("k", 1)
+        while not kept(subject, "k"):  # the stream finds out that there are none
+            assert subject.get("k") == 1
+        with override_settings(SECRET_KEY="another"):
+            assert subject.get("k") is None
+        with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
+            assert subject.get("k") == 1
