@@ -17,7 +17,7 @@ from goscope_django.dashboard.graphs import graphs
 from goscope_django.dashboard.rows import PLURALS, Rows
 from goscope_django.dashboard.sparklines import Sparkline, sparkline
 from goscope_django.operations import SECTIONS, State
-from goscope_django.operations.meanwhile import FEATURES
+from goscope_django.operations.meanwhile import FEATURES, since_when
 
 AT_ONCE: Final = 8
 """Things that need attention and are shown at once; the others are folded."""
@@ -63,6 +63,7 @@ class Presented:
         return {
             "state": state,
             "features": () if state.reachable else FEATURES,
+            "since_when": since_when(state, text.moment(state.away_since, zone=True)),
             "as_of": text.moment(state.generated_at, zone=True),
             "searched": text.visible(state.search),
             "empty": self._empty(),

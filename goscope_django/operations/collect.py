@@ -12,14 +12,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Any, Final
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
 from goscope_django import conf, runtime
 from goscope_django.core import arguments, histogram
 from goscope_django.core.flow import Flow, acarry_out, call, carry_out
-from goscope_django.exceptions import GoscopeError, InvalidValue, MissingRights, StoreError, StoreUnavailable
+from goscope_django.exceptions import (
+    GoscopeError,
+    InvalidValue,
+    MissingRights,
+    PoolExhausted,
+    StoreError,
+    StoreUnavailable,
+)
 from goscope_django.mongodb import figures as stats
 from goscope_django.mongodb import losses, overview, trouble
 from goscope_django.mongodb.checkpoints.history import CheckpointFlows
@@ -59,6 +66,12 @@ differs is asked for each time, so that its repair is seen at once."""
 
 LARGEST: Final = 1_000
 """The most items that a page may have."""
+
+LOOKED: Final = timedelta(minutes=2)
+"""Whoever looks at a server that is away at least so often knows since when it is."""
+
+_away: Final[WeakKeyDictionary[Connection, tuple[datetime, datetime]]] = WeakKeyDictionary()
+"""When a server was first not reached, and when that was last so."""
 
 _present: Final[WeakKeyDictionary[Connection, tuple[float, tuple[IndexState, ...]]]] = WeakKeyDictionary()
 
@@ -321,6 +334,24 @@ _PARTS: Final[Mapping[str, tuple[type[Any], Callable[[Clock, _Making], Flow[Any]
 """The parts in the order in which they are read: what holds the error where one can't be read, and who reads it."""
 
 
+def _away_since(
+    connection: Connection, lost: GoscopeError | None, took: float
+) -> tuple[datetime | None, Literal["process", "member"] | None]:
+    """Since when the server can't be reached, and who knows that."""
+    if not isinstance(lost, StoreUnavailable) or isinstance(lost, PoolExhausted):
+        _away.pop(connection, None)
+        return None, None
+    now, reaches = datetime.now(UTC), connection.reaches()
+    first, looked = _away.get(connection, (now, now))
+    if now - looked >= LOOKED or first == now:  # it may have been there in between
+        first = now - timedelta(seconds=took)
+    _away[connection] = (first, now)
+    written = [one for reach in reaches if (one := reach.last_write()) is not None]
+    if written:
+        return max(written), "member"
+    return min([first, *(one.since for one in reaches if one.since is not None)]), "process"
+
+
 def _finish(making: _Making, cache: Cache, began: float) -> State:
     parts, hour = making.parts, making.parts["figures"]
     figures = hour if isinstance(hour, Figures) else convert.figures(hour)
@@ -332,7 +363,10 @@ def _finish(making: _Making, cache: Cache, began: float) -> State:
     )
     server: Server = parts["server"]
     lost, settings = making.lost, conf.current()
+    away = _away_since(making.here.connection, lost, time.monotonic() - began)
     hint = None if lost is None else convert.hint(making.here.connection.target.scheme, lost)
+    if away[1] == "member":
+        hint = convert.NO_PRIMARY
     problems = tuple(convert.problems(making.here.shown, lost, server, cache, parts))
     known = replace(stuck, circuits=parts["open circuits"].circuits, tasks=parts["failed tasks"].tasks)
     return State(
@@ -341,6 +375,8 @@ def _finish(making: _Making, cache: Cache, began: float) -> State:
         reachable=lost is None,
         error=None if lost is None else str(lost),
         hint=hint,
+        away_since=away[0],
+        away_seen_by=away[1],
         problems=tuple(one.text for one in problems),
         url=making.here.shown,
         chosen_by=settings.chosen_by,

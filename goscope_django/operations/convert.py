@@ -288,6 +288,13 @@ def hint(scheme: str, error: GoscopeError | None = None) -> str:
     )
 
 
+NO_PRIMARY: Final = (
+    "Members of the replica set answer, but none of them is its primary: most of them have to run and to see one "
+    "another. `rs.status()` in mongosh on one of them says which are missing."
+)
+"""The same where members are seen."""
+
+
 def unusable(error: GoscopeError | None) -> str:
     """In a word or two: why there is nothing to be shown."""
     if isinstance(error, MissingRights):

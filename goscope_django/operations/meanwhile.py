@@ -7,6 +7,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from goscope_django.operations.values import State
+from goscope_django.operations.wording import PAGE
+
+KNOWN: Final = 10.0
+"""Seconds for which a process has looked in vain before it says since when."""
+
 
 class Meanwhile(NamedTuple):
     """One ``feature``: what it does ``now``, and ``then``, when the server answers again."""
@@ -37,3 +43,21 @@ FEATURES: Final = (
     ),
     Meanwhile("Tasks", "none is started, none can save", "a task goes on from its last checkpoint"),
 )
+
+
+def since_when(state: State, at: str) -> str:
+    """Since when the server of ``state`` can't be reached, as far as that is known; ``at`` is the instant as text."""
+    if state.away_since is None:
+        return ""
+    lasted = (state.generated_at - state.away_since).total_seconds()
+    if state.away_seen_by == "member":
+        return (
+            f"There has been no primary since about {at} ({PAGE.duration(max(0.0, lasted))} ago): a member that still "
+            "answers has nothing later."
+        )
+    if lasted < KNOWN:
+        return (
+            "Since when is not known here, as this process has only just asked. One that has run for longer knows: "
+            "look at the dashboard, or at goscope_up in Prometheus."
+        )
+    return f"This process has not reached it since {at} ({PAGE.duration(lasted)} ago). It may be away for longer."

@@ -563,7 +563,9 @@ class Attention:
 class State:
     """Everything, as of ``generated_at`` by the server's clock (by this process's clock if ``reachable`` is false).
 
-    ``error`` says why the server could not be reached, and ``hint`` what to do about it. ``problems`` are sentences:
+    ``error`` says why the server could not be reached, and ``hint`` what to do about it. ``away_since`` is since when,
+    as far as ``away_seen_by`` knows: this ``process`` (it may be longer), or a ``member`` of the replica set that still
+    answers (the last write that it has; there is no primary). ``problems`` are sentences:
     what is wrong, and the command that repairs it. ``took`` is how many seconds it took to make the state. ``limit``,
     ``search``, ``states`` and ``orders`` (by section) are what was asked for. ``chosen_by`` names the setting that
     ``url`` comes from, ``under_test`` says whether a test environment runs in this process.
@@ -575,6 +577,8 @@ class State:
     reachable: bool
     error: str | None = None
     hint: str | None = None
+    away_since: datetime | None = None
+    away_seen_by: Literal["process", "member"] | None = None
     problems: tuple[str, ...] = ()
     url: str
     chosen_by: str

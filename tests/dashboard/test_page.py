@@ -118,6 +118,7 @@ def test_without_a_server_the_page_still_comes(operator: Client) -> None:
         for url in (PAGE, LIVE):
             page = operator.get(url).content.decode()
             assert "MongoDB can&#x27;t be reached" in page or "MongoDB can't be reached" in page
+            assert "Since when is not known here" in page or "This process has not reached it since" in page
             assert "Is the server running, does GOSCOPE" in page
             assert 'data-reachable="no"' in page
         answer = operator.get(STATE)

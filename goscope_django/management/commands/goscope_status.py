@@ -22,7 +22,7 @@ from goscope_django.management.output import (
     time_left,
 )
 from goscope_django.operations import SECTIONS, State
-from goscope_django.operations.meanwhile import FEATURES
+from goscope_django.operations.meanwhile import FEATURES, since_when
 from goscope_django.operations.wording import escaped, number
 
 TOP, REST, BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -123,8 +123,11 @@ class Command(OperatorCommand):
         server = state.server
         self.line(escaped(state.url), self.style.MIGRATE_HEADING)
         if not state.reachable:
-            self.line(f"  not reached: {escaped(state.error)}", self.style.ERROR)
-            self.line(f"  {state.hint}")
+            self.wrapped(f"  not reached: {escaped(state.error)}", self.style.ERROR, indent="    ")
+            at = f"{state.away_since:%H:%M:%S} UTC" if state.away_since else ""
+            for told in (since_when(state, at), state.hint):
+                if told:
+                    self.wrapped(f"  {told}")
             self.line(f"  named by {state.chosen_by}")
             self.line()
             self.line("What each feature does meanwhile", self.style.MIGRATE_HEADING)

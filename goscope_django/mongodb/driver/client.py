@@ -32,6 +32,7 @@ from goscope_django.mongodb.document.indexes import IndexState, ensure
 from goscope_django.mongodb.driver import loops
 from goscope_django.mongodb.driver.execute import AsyncExecutor, MockExecutor, SyncExecutor
 from goscope_django.mongodb.driver.inspection import ServerView, mock_view, view
+from goscope_django.mongodb.driver.reach import Reach
 from goscope_django.mongodb.driver.revival import Revival
 from goscope_django.mongodb.driver.store import Sink, Store
 from goscope_django.mongodb.driver.urls import Hidden, Options, Target, parse, without_secrets
@@ -142,6 +143,11 @@ class Connection:
     def opened(self) -> bool:
         """Whether this process has a synchronous client already."""
         return self._executor is not None
+
+    def reaches(self) -> list[Reach]:
+        """What this process's clients know of the server, each that is open."""
+        found = [one.reach for one in self._loops.executors()]
+        return found if self._executor is None or self._executor.reach is None else [self._executor.reach, *found]
 
     def asynchronous(self) -> AsyncExecutor | MockExecutor:
         """The executor of the running event loop. Raises as ``sync`` does."""

@@ -94,6 +94,10 @@ class LoopClients:
             found = self._found[id(loop)] = LoopClient(self._make(), self._database, self._place)
         return found.executor
 
+    def executors(self) -> list[AsyncExecutor]:
+        """Those of all event loops that have one."""
+        return [one.executor for one in list(self._found.values()) if not one.ended]
+
     async def aclose(self) -> None:
         """Close the running event loop's client."""
         found = self._found.pop(id(asyncio.get_running_loop()), None)

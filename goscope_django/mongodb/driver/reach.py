@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pymongo
@@ -56,6 +57,22 @@ class Reach:
         """Whether the driver knows a server for ``query``, or else a primary. Sends nothing."""
         preference = ReadPreference.PRIMARY if query is None else self._preference(query)
         return bool(self._client.topology_description.has_readable_server(preference))
+
+    @property
+    def since(self) -> datetime | None:
+        """Since when no server was found, by this process's clock; ``None`` if the last call found one."""
+        return datetime.now(UTC) - timedelta(seconds=time.monotonic() - self._since) if self.away else None
+
+    def last_write(self) -> datetime | None:
+        """The latest write that a member has, by the driver's monitoring, while it sees members but no primary.
+
+        A primary writes something every ten seconds at least. So it tells when the last one was there.
+        """
+        if self.sees():
+            return None
+        members = self._client.topology_description.server_descriptions().values()
+        written = [one.last_write_date for one in members if one.last_write_date]
+        return datetime.fromtimestamp(max(written), UTC) if written else None
 
     def failed(self, query: Query[Any], error: PyMongoError, took: float) -> None:
         """``query`` failed after ``took`` seconds. If it found no server the next calls don't wait for one."""
