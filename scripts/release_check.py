@@ -9,7 +9,6 @@ Exit code 1 with the reason if anything is not as it should be.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -102,41 +101,21 @@ def install(python: str, distribution: Path, folder: Path) -> Path:
     return inside
 
 
-def materials(inside: Path, distribution: Path) -> Path:
-    """Write what an installation consists of, in CycloneDX's format, from the environment's own metadata."""
-    listed = json.loads(run(inside, "-m", "pip", *QUIET, "list", "--format=json"))
-    licences = json.loads(run(inside, "-c", _LICENCES))
-    components = [
-        {
-            "type": "library",
-            "name": one["name"],
-            "version": one["version"],
-            "purl": f"pkg:pypi/{one['name'].lower().replace('_', '-')}@{one['version']}",
-            **({"licenses": [{"license": {"name": licences[one["name"]]}}]} if licences.get(one["name"]) else {}),
-        }
-        for one in listed
-        if one["name"] not in ("pip", "setuptools")
-    ]
-    main = next(one for one in components if one["name"].replace("_", "-") == "goscope-django")
-    main["hashes"] = [{"alg": "SHA-256", "content": hashlib.sha256(distribution.read_bytes()).hexdigest()}]
-    document = {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.5",
-        "version": 1,
-        "metadata": {"component": main},
-        "components": [one for one in components if one is not main],
-    }
+def materials(inside: Path, folder: Path) -> Path:
+    """Write what the installation of ``inside`` consists of, in CycloneDX's format, by that project's own tool."""
     path = DIST / "goscope-django.cdx.json"
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    of_ours = run(inside, "-c", "import goscope_django; print(goscope_django.__version__)").strip()
+    root = folder / "pyproject.toml"
+    root.write_text(f'[project]\nname = "goscope-django"\nversion = "{of_ours}"\n', encoding="utf-8")
+    run(inside, "-m", "pip", *QUIET, "uninstall", "--yes", "setuptools", "pip")
+    tool = folder / "tool"
+    run(sys.executable, "-m", "venv", tool)
+    run(tool / "bin" / "python", "-m", "pip", *QUIET, "install", "cyclonedx-bom>=7,<8")
+    run(
+        *(tool / "bin" / "cyclonedx-py", "environment", "--pyproject", root, "--mc-type", "library"),
+        *("--output-reproducible", "--output-file", path, inside),
+    )
     return path
-
-
-_LICENCES = """
-import json
-from importlib.metadata import distributions
-found = {one.metadata["Name"]: one.metadata for one in distributions()}
-print(json.dumps({name: told.get("License-Expression") or told.get("License") or "" for name, told in found.items()}))
-"""
 
 
 def main() -> int:
@@ -149,7 +128,8 @@ def main() -> int:
                 for path in found:
                     inside = install(python, path, Path(tempfile.mkdtemp(dir=folder)))
                     print(f"{path.name} works on {run(inside, '--version').strip()}")
-            bill = materials(install(sys.executable, wheel, Path(tempfile.mkdtemp(dir=folder))), wheel)
+            inside = install(sys.executable, wheel, Path(tempfile.mkdtemp(dir=folder)))
+            bill = materials(inside, Path(tempfile.mkdtemp(dir=folder)))
     except Failed as error:
         print(error, file=sys.stderr)
         return 1
