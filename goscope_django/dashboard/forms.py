@@ -36,6 +36,8 @@ class Query:
     cursors: dict[str, str] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     orders: dict[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = field(default=(), compare=False)
+    """Names of parameters whose values make no sense."""
 
     @classmethod
     def of(cls, request: HttpRequest) -> Self:
@@ -45,9 +47,16 @@ class Query:
 
     @classmethod
     def parse(cls, params: QueryDict) -> Self:
-        """From parameters. Those that make no sense are left out."""
+        """From parameters. Those that make no sense are left out, and named in ``ignored``."""
         given = params.get("limit") or ""
         limit = int(given) if given.isascii() and given.isdigit() and len(given) < 6 else PAGE
+        states = {f"{name}.state": known for name, known in SECTION_STATES.items()}
+        orders = {f"{name}.sort": known for name, known in SECTION_ORDERS.items()}
+        ignored = ["limit"] if given and (given != str(limit) or not 1 <= limit <= LARGEST) else []
+        ignored += [one for one, known in states.items() if (value := params.get(one)) and value not in known]
+        ignored += [
+            one for one, known in orders.items() if (value := params.get(one)) and value.removeprefix("-") not in known
+        ]
         return cls(
             search=text_of(params, "q"),
             limit=min(max(1, limit), LARGEST),
@@ -60,6 +69,7 @@ class Query:
                 for name, known in SECTION_ORDERS.items()
                 if (order := params.get(f"{name}.sort") or "").removeprefix("-") in known and order != known[0]
             },
+            ignored=tuple(ignored),
         )
 
     def pairs(self) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from goscope_django import checkpoints
 from goscope_django.dashboard import addresses, docs, text, widgets
 from goscope_django.dashboard.actions import ACTIONS
 from goscope_django.dashboard.forms import Query, Seen
+from goscope_django.operations.attention import holder
 from goscope_django.operations.values import (
     AttentionItem,
     CacheAlias,
@@ -156,7 +157,7 @@ class Rows:
         return {
             "id": text.mark("lock", one.key),
             "key": shown,
-            "owner": text.visible(one.owner),
+            "owner": text.visible(holder(one.owner)),
             **self._held_by(one.owner),
             "token": one.token,
             "waiters": one.waiters,
@@ -284,7 +285,7 @@ class Rows:
             "process_url": self.search(one.process),
             "count": one.count,
             "longest": text.duration(one.longest),
-            "held_by": text.visible(one.held_by) if one.held_by is not None else text.NONE,
+            "held_by": text.visible(holder(one.held_by)) if one.held_by is not None else text.NONE,
             "at": text.moment(one.seen_at),
         }
 

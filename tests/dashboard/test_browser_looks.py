@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from goscope_django import figures, operations, runtime
+from goscope_django.process import counters
 from tests.support.browser import Operator
 from tests.support.commands import on_server
 from tests.support.dashboard import PAGE
 from tests.support.long import also
-from tests.support.operations import fill, own_store
+from tests.support.operations import fill, own_store, query
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
@@ -26,6 +27,7 @@ def store(mongo_url: str) -> Iterator[None]:
 def lively() -> None:
     """Something in every section, with names that do not fit."""
     fill(locks=30, circuits=6, tasks=8, flights=2, records=4)
+    query("go_goscope_locks", "update_many", {}, {"$set": {"token": 1_883_318_331_113_549}})
     long = "tenant/0123456789abcdef/" * 20
     for key in (long, "k" * 5_000, "a key with spaces in it, and no end to them " * 5):
         runtime.adapter().lock.acquire(key, ttl=600_000, owner=f"worker-{long}")
@@ -35,7 +37,12 @@ def lively() -> None:
     for number in range(20):
         cache.set(f"user:{number}", "x" * 100)
         cache.get(f"user:{number + 5}")
-    figures.flush()
+    counters.alias("default").row("user:")[counters.HITS] += 12_345_678
+    counters.announce(told := lambda: [("lock", "l00000", 12, 7_384.0), ("lock", "l00001", 3, 90.0)])
+    try:
+        figures.flush()
+    finally:
+        counters._waiting.remove(told)
 
 
 def faults(operator: Operator, axe: str) -> list[str]:
@@ -97,6 +104,14 @@ WIDE = (
 )
 
 
+OVERFULL = (
+    "return [...document.querySelectorAll('section table')].filter((one) => {"
+    "  const box = one.getBoundingClientRect(); const room = one.closest('section').getBoundingClientRect();"
+    "  return box.right > room.right + 1 || box.left < room.left - 1; })"
+    ".map((one) => one.closest('section').id + ' ' + one.offsetWidth + ' in ' + one.closest('section').offsetWidth)"
+)
+
+
 @pytest.mark.parametrize("language", ["en", "ar"])
 @pytest.mark.parametrize("width", [320, 768, 1_024, 1_280, 1_920])
 def test_nothing_is_to_be_scrolled_sideways(operator: Operator, settings: Any, language: str, width: int) -> None:
@@ -116,6 +131,7 @@ def test_nothing_is_to_be_scrolled_sideways(operator: Operator, settings: Any, l
         assert operator.run("return document.documentElement.scrollWidth") <= width, operator.run(WIDE)
         assert operator.run(WIDE) == []
         operator.find("#toggle-nav-sidebar").click()
+    assert operator.run(OVERFULL) == []
     operator.press("Release: lock l00000")
     assert operator.run("return document.documentElement.scrollWidth") <= width, operator.run(WIDE)
     assert operator.run(WIDE) == []

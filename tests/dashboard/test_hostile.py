@@ -192,6 +192,26 @@ def test_whatever_makes_no_sense_in_the_address_is_left_out(operator: Client, qu
         assert operator.get(f"{url}?{query}").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        *((name, value, True) for name in ("locks.state", "tasks.sort") for value in ("<b>x", "-", "stalld", "\0")),
+        *(("limit", value, True) for value in ("0", "-1", "201", "99999", "²", "007", "<b>x")),
+        *(("limit", value, False) for value in ("", "1", "25", "200")),
+        *(("locks.sort", value, False) for value in ("", "key", "-key", "-held")),
+        ("tasks.state", "stalled", False),
+        ("nothing", "<b>x", False),
+    ],
+)
+def test_what_is_left_out_of_an_address_is_named_without_its_value(
+    operator: Client, name: str, value: str, named: bool
+) -> None:
+    page = operator.get(PAGE, {name: value}).content.decode()
+    assert (f"<code>{name}</code>" in page) == ("Left out" in page) == named
+    assert "<b>x" not in page and "&lt;b&gt;x" not in page
+    assert operator.get(STATE, {name: value}).status_code == 200
+
+
 def test_a_key_that_is_longer_than_any_key_is_told(operator: Client) -> None:
     answer = operator.get(PAGE, {"q": "x" * 70_000})
     assert answer.status_code == 200
