@@ -689,6 +689,7 @@ def _rest_class(kind: Any) -> Any:
             if name in ("user", "_user"):
                 if "_user" in own:
                     recorder.note("user")
+                    _note_loading(recorder, own["_user"])
             elif name in ("auth", "_auth"):
                 if "_auth" in own:
                     recorder.note("a:auth")
@@ -700,6 +701,13 @@ def _rest_class(kind: Any) -> Any:
         return plainly(self, name)
 
     return _subclass(kind, __getattribute__=__getattribute__, __reduce_ex__=_reducer(kind))
+
+
+def _note_loading(recorder: Recorder, user: Any) -> None:
+    """What was read to load Django's user, where REST framework has taken that one over."""
+    looked = raw(recorder.inner).get("_goscope_user")
+    if looked is not None and looked.reads and raw(user).get("_wrapped", user) is looked.user:
+        recorder.adopt(looked.reads, user=False)
 
 
 def _nothing_parsed() -> Any:

@@ -304,15 +304,17 @@ class _Looked:
     given: Any
     load: Callable[[], Any]
     user: Any = ABSENT
+    reads: frozenset[str] = frozenset()
+    """What somebody's own loading has read of the request beside the user: whoever uses the user has read it too."""
 
 
-def _used(inner: Any, user: Any) -> Any:
-    """``user``, for whom the view asked: note it, and tell Django, which then says ``Vary: Cookie``."""
+def _used(inner: Any, looked: _Looked) -> Any:
+    """The user, for whom the view asked: note it, and tell Django, which then says ``Vary: Cookie``."""
     recorder = recorder_of(inner)
     if recorder is not None:
-        recorder.use_user()
+        recorder.adopt(looked.reads, user=True)
     _set_accessed(inner, True)
-    return user
+    return looked.user
 
 
 def _set_accessed(inner: Any, accessed: bool) -> None:
@@ -328,7 +330,28 @@ def _unseen(inner: Any) -> Iterator[None]:
     before = bool(getattr(inner.__dict__.get("session"), "accessed", False))
     with _silent(inner):
         yield
-    _set_accessed(inner, before)
+    recorder = recorder_of(inner)
+    if recorder is None or not any(trace.itself or trace.user_used for trace in recorder.traces):
+        _set_accessed(inner, before)  # else another task of the view has used it meanwhile
+
+
+@contextlib.contextmanager
+def _apart(inner: Any, looked: _Looked) -> Iterator[None]:
+    """``_unseen`` for a loading that is not Django's: what it reads is kept, and counts when the user is used.
+
+    Whether a second factor was given, for example, stands in the session, and then on the user.
+    """
+    before = bool(getattr(inner.__dict__.get("session"), "accessed", False))
+    trace = Trace(inner, inner)
+    try:
+        yield
+    finally:
+        looked.reads = trace.end().reads - {"user"}
+        _set_accessed(inner, before)
+
+
+def _is_djangos(load: Any) -> bool:
+    return getattr(getattr(load, "func", load), "__module__", None) == "django.contrib.auth.middleware"
 
 
 def _veil(inner: Any) -> None:
@@ -348,30 +371,43 @@ def _veil(inner: Any) -> None:
 
 
 def _veiled(inner: Any, user: Any) -> Any:
+    djangos = _is_djangos(user.__dict__.get("_setupfunc"))
+
     def load() -> Any:
         if looked.user is ABSENT:
-            with _unseen(inner), contextlib.suppress(AttributeError):
+            with _unseen(inner) if djangos else _apart(inner, looked), contextlib.suppress(AttributeError):
                 bool(user.is_authenticated)  # loads it
             looked.user = user.__dict__["_wrapped"]
         return looked.user
 
     def use() -> Any:
-        return _used(inner, load())
+        load()
+        return _used(inner, looked)
 
-    known = ABSENT if is_untouched(user) else user.__dict__["_wrapped"]
-    looked = inner.__dict__[_LOOKED_AT] = _Looked(SimpleLazyObject(use), load, known)
+    before = inner.__dict__.get(_LOOKED_AT)
+    looked = _Looked(SimpleLazyObject(use), load)
+    if not is_untouched(user):
+        looked.user = user.__dict__["_wrapped"]
+        if isinstance(before, _Looked) and before.given is user:
+            looked.reads = before.reads
+        elif not djangos and getattr(looked.user, "is_authenticated", False):
+            looked.reads = frozenset({"session"})  # nobody knows what its loading has read
+    inner.__dict__[_LOOKED_AT] = looked
     return looked.given
 
 
 def _aveiled(inner: Any, load: Any) -> Any:
+    djangos = _is_djangos(load)
+
     async def aload() -> Any:
         if looked.user is ABSENT:
-            with _unseen(inner):
+            with _unseen(inner) if djangos else _apart(inner, looked):
                 looked.user = await load()
         return looked.user
 
     async def auser() -> Any:
-        return _used(inner, await aload())
+        await aload()
+        return _used(inner, looked)
 
     looked = inner.__dict__[_ALOOKED_AT] = _Looked(auser, aload)
     return auser

@@ -39,6 +39,7 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_protect, ensure_csrf_cookie
 from django.views.generic import View
+from rest_framework.authentication import SessionAuthentication
 from rest_framework.exceptions import NotAuthenticated, Throttled
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -1069,3 +1070,87 @@ async def test_a_state_that_a_server_s_middleware_fills_counts() -> None:
     assert "follower" not in roles(found)
     found = await gate.atogether([partial(_avisit, view, {"state": {}}) for _ in "ab"])
     assert roles(found) == ["follower", "leader"]
+
+
+# What somebody's own loading of the user reads: a second factor that stands in the session
+
+
+def stepped_up(key: str, *, loaded: bool = False, asynchronous: bool = False) -> Any:
+    """A request of ann's, to whose user middleware adds whether this session has given a second factor."""
+    request: Any = made(session=key)
+
+    def verify() -> User:
+        user = ann()
+        vars(user)["verified"] = request.session.session_key == "s" * 8
+        return user
+
+    async def averify() -> User:
+        await asyncio.sleep(0)
+        return verify()
+
+    request.user = SimpleLazyObject(verify)
+    if asynchronous:
+        request.auser = averify
+    if loaded:
+        assert request.user.is_authenticated
+    return request
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["lazy", "loaded"])
+@pytest.mark.parametrize("look", [lambda r: r.user.verified, template("{{ user.verified }}")])
+def test_a_second_factor_on_the_user_is_that_of_a_session(look: Callable[[Any], Any], loaded: bool) -> None:
+    makes = [partial(stepped_up, key, loaded=loaded) for key in ("s" * 8, "t" * 8, "s" * 8)]
+    found = attacked(look, makes)
+    assert [b"True" in content(one) for one in found] == [True, False, True]
+    assert [one["X-Single-Flight"] for one in found] == ["leader", "leader", "follower"]
+    assert roles(attacked(template("for all of them"), makes)) == ["follower", "follower", "leader"]
+
+
+def test_also_where_rest_framework_has_taken_the_user_over() -> None:
+    class Verified(InInitial):
+        gate = Gate()
+        authentication_classes: Any = [SessionAuthentication]
+
+        @single_flight()
+        def get(self, request: Any) -> Response:
+            self.gate.hold()
+            return Response(request.user.verified)
+
+    view: Any = Verified.as_view()
+    found = Verified.gate.together([lambda key=key: view(stepped_up(key)) for key in ("s" * 8, "t" * 8, "s" * 8)])  # type: ignore[misc]
+    assert [content(one) for one in found] == [b"true", b"false", b"true"]
+    assert [one["X-Single-Flight"] for one in found] == ["leader", "leader", "follower"]
+
+
+async def test_also_where_the_user_is_loaded_in_a_task() -> None:
+    gate = Gate()
+
+    @single_flight()
+    async def view(request: Any) -> HttpResponse:
+        await gate.ahold()
+        return HttpResponse(str((await request.auser()).verified))
+
+    makes = [stepped_up(key, asynchronous=True) for key in ("s" * 8, "t" * 8, "s" * 8)]
+    found = await gate.atogether([partial(view, one) for one in makes])
+    assert [one.content for one in found] == [b"True", b"False", b"True"]
+    assert [one["X-Single-Flight"] for one in found] == ["leader", "leader", "follower"]
+
+
+async def test_a_session_that_is_used_while_the_user_is_loaded_stays_used() -> None:
+    async def load() -> User:
+        await asyncio.sleep(0.01)
+        return ann()
+
+    load.__module__ = "django.contrib.auth.middleware"
+    request: Any = made(auser=load, session="s" * 8)
+
+    @single_flight(user="everybody")
+    async def view(request: Any) -> HttpResponse:
+        async def cart() -> Any:
+            return request.session["cart"]
+
+        loading = asyncio.ensure_future(asyncio.gather(requests._alook(request), cart()))
+        return HttpResponse(str(await loading))
+
+    await view(request)
+    assert request.session.accessed
