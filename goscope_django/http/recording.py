@@ -657,12 +657,13 @@ _SPECIAL: Final[Mapping[str, Callable[[Recorder, Any, str], Any]]] = {
 
 @lru_cache(maxsize=64)
 def _request_class(kind: Any) -> Any:
-    free = frozenset(dir(kind)) | _OF_DJANGO
+    of_class = frozenset(dir(kind))
     plainly = kind.__getattribute__
 
     def __getattribute__(self: Any, name: str) -> Any:  # noqa: N807 - it is this method
         special = _SPECIAL.get(name)
-        if special is None and name in free:
+        # A method or a property says itself what it reads, unless somebody has put its outcome on the request before.
+        if special is None and (name in _OF_DJANGO or (name in of_class and name not in raw(self))):
             return plainly(self, name)
         recorder = raw(self).get(RECORDER)
         if recorder is None or recorder.inner is not self:  # a copy: who made it has read everything

@@ -27,6 +27,7 @@ from django.contrib.sessions.backends.signed_cookies import SessionStore
 from django.core import signing
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
+from django.core.handlers.wsgi import WSGIRequest
 from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.middleware.csrf import get_token
 from django.template import engines
@@ -35,7 +36,7 @@ from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import ResolverMatch, path
 from django.utils import timezone
 from django.utils.decorators import method_decorator
-from django.utils.functional import SimpleLazyObject
+from django.utils.functional import SimpleLazyObject, cached_property
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_protect, ensure_csrf_cookie
 from django.views.generic import View
@@ -1154,3 +1155,32 @@ async def test_a_session_that_is_used_while_the_user_is_loaded_stays_used() -> N
 
     await view(request)
     assert request.session.accessed
+
+
+class Own(WSGIRequest):
+    """A project's own request, with what it found out kept on itself."""
+
+    region: Any = None
+
+    @cached_property
+    def tenant(self) -> Any:
+        return self.headers.get("X-Part")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known before", "found out by the view"])
+@pytest.mark.parametrize(
+    "look", [lambda r: r.tenant, lambda r: r.region, lambda r: r.is_secure()], ids=["property", "default", "method"]
+)
+def test_what_a_request_of_ones_own_class_has_found_out_counts(look: Callable[[Any], Any], known: bool) -> None:
+    def ask(part: str) -> HttpRequest:
+        found: Any = Own(rf.get("/a", HTTP_X_PART=part).environ)
+        found.user, found.session = AnonymousUser(), Session()
+        found.region = part
+        if known:
+            assert found.tenant == part
+        found.__dict__["is_secure"] = lambda: part
+        return found
+
+    found = attacked(look, [partial(ask, one) for one in "aba"])
+    assert [one.content for one in found] == [b"'a'", b"'b'", b"'a'"]
+    assert roles(attacked(lambda r: r.method, [partial(ask, one) for one in "ab"])) == ["follower", "leader"]
