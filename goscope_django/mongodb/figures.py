@@ -466,8 +466,8 @@ def _rows_by_name(document: Mapping[str, Any]) -> dict[str, dict[str, tuple[int,
         for layout in NAMED:
             rows = found.setdefault(layout.kind, {})
             for number, counts in reading.document(reading.document(kinds).get(layout.kind)).items():
-                given = _named(document, layout.kind, book, number)
-                name = OTHER if not isinstance(given, str) else given
+                given = reading.text(_named(document, layout.kind, book, number))
+                name = OTHER if given is None else given
                 held = reading.document(counts)
                 more = [max(0, reading.whole(held.get(str(position)))) for position in range(layout.width)]
                 rows[name] = tuple(a + b for a, b in zip(rows.get(name, (0,) * layout.width), more, strict=True))

@@ -32,10 +32,16 @@ MINUTE: Final = 0.001 * 60
 """Seconds that a minute takes."""
 WARM: Final = 12
 """Cycles before the first count."""
+LONG: Final = MINUTE * 500
+"""Seconds of a lease that is given back anyway."""
 OBJECTS: Final = 300
 """Objects that may have come to stay, however long the day: what caches and interned names hold."""
 PATIENCE: Final = 60.0
 """Seconds that threads, sockets and documents have to go away at the end of a day."""
+IDLE: Final = 2
+"""Seconds after which the pool closes a connection that nobody uses: how many there are then says how many are kept."""
+REST: Final = 15.0
+"""Seconds until it surely has, before the first count."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,8 @@ class Day:
             return number
 
         flight: dict[str, Any] = {"timeout": 5 * MINUTE, "key": "{number}", "name": "day", "linger": MINUTE}
-        once: dict[str, Any] = {"timeout": 1, "lease": 5 * MINUTE, "key": "{number}", "name": "day"}
+        # Long enough for a busy machine: a claim that ends before its answer is there is a conflict.
+        once: dict[str, Any] = {"timeout": 1, "lease": LONG, "key": "{number}", "name": "day"}
         self.fly, self.afly = single_flight(**flight)(plain), single_flight(**flight)(aplain)
         self.once, self.aonce = idempotent(**once)(plain), idempotent(**once)(aplain)
 
@@ -124,7 +131,7 @@ class Day:
         from goscope_django.checkpoints import TaskLost, adelete_task, checkpointed, delete_task
 
         name = f"task:{number}"
-        block = checkpointed(name, lease=MINUTE * 500, keep=2, retention=1, on_sigterm=False)
+        block = checkpointed(name, lease=LONG, keep=2, retention=1, on_sigterm=False)
         task = yield from call(block.__enter__, block.__aenter__)
         ended: tuple[Any, ...] = (None, None, None)
         try:
@@ -156,6 +163,8 @@ def live(day: Day, first: int, last: int) -> None:
                 thread = threading.Thread(target=lambda number=number: carry_out(day.cycle(number)))
                 thread.start()
                 thread.join()
+            if number % 60 == 59:
+                print(f"{number + 1} minutes of the day are over", file=sys.stderr, flush=True)
 
 
 def expire(database: Any) -> None:
@@ -193,7 +202,8 @@ def live_through(minutes: int) -> tuple[list[str], Counter[str]]:
 
 def _lived(day: Day, minutes: int) -> list[str]:
     live(day, 0, WARM)
-    before = settled(day, lambda left: not left.documents)
+    resting = time.monotonic() + REST
+    before = settled(day, lambda left: not left.documents and time.monotonic() > resting)
     live(day, WARM, WARM + minutes)
     after = settled(
         day,
@@ -215,7 +225,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=int, default=24 * 60)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        configure(f"embedded://{Path(folder) / 'mongod'}")
+        configure(f"embedded://{Path(folder) / 'mongod'}", CLIENT_OPTIONS={"maxIdleTimeMS": IDLE * 1_000})
         faults, counts = live_through(options.minutes)
     done = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     print(f"{options.minutes} minutes of a day ({done}): {len(faults)} faults\n" + "\n".join(faults))

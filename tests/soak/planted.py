@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
@@ -71,7 +72,7 @@ class Faults:
 
     def add(self, what: str, error: object, where: object) -> None:
         if len(self.found) < MOST_FAULTS:
-            self.found.setdefault(f"{what}: {type(error).__name__}", f"{error!s:.300} <- {where!s:.20000}")
+            self.found.setdefault(f"{what}: {type(error).__name__}", f"{error!s:.300} <- {where!s:.4500}")
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {said}" for name, said in self.found.items())
@@ -249,6 +250,7 @@ class Scene:
 
         from goscope_django import runtime
         from goscope_django.contracts import Checkpoint
+        from goscope_django.mongodb.codec import CODEC_OPTIONS
 
         self.adapter = runtime.adapter()
         self.database = runtime.connection().sync().database
@@ -266,7 +268,8 @@ class Scene:
         self.reading, self.writing = self._calls()
         # One node has it: nothing is to survive, and a majority is slower.
         self._at_once = {
-            name: self.database[name].with_options(write_concern=WriteConcern(1, j=False)) for name in self.documents
+            name: self.database[name].with_options(CODEC_OPTIONS, write_concern=WriteConcern(1, j=False))
+            for name in self.documents
         }
 
     def _use(self) -> None:
@@ -546,6 +549,22 @@ class Scene:
                 planted += error.details["nInserted"]
         return planted
 
+    def changes(self, there: dict[str, list[Any]]) -> dict[str, Any]:
+        """The fields that were mutated, for people."""
+        from goscope_django.mongodb.codec import CODEC_OPTIONS
+
+        found: dict[str, Any] = {}
+        for name, documents in there.items():
+            known = {str(one["_id"]): one for one in self.documents[name]}
+            for raw in documents:
+                one = bson.decode(raw.raw, CODEC_OPTIONS)
+                before = known[str(one["_id"])]
+                changed = {field: value for field, value in one.items() if repr(value) != repr(before.get(field))}
+                missing = dict.fromkeys(before.keys() - one.keys(), "(missing)")
+                if changed or missing:
+                    found[f"{name} {one['_id']}"] = changed | missing
+        return found
+
 
 def encoded(document: dict[str, Any]) -> RawBSONDocument | None:
     """A document as it is sent, or ``None`` if BSON can't hold it."""
@@ -596,7 +615,7 @@ def plant(count: int, seed: int) -> Faults:
             planted += (landed := scene.plant(there, there))
             faults.counts["documents"] += landed
             for name in dice.sample(list(scene.reading), len(scene.reading)):
-                tried(faults, name, scene.reading[name], there, seed)
+                tried(faults, scene, name, scene.reading[name], there, seed)
             touched: set[str] = set()
             for columns in scene.writing:
                 orders = [
@@ -607,14 +626,14 @@ def plant(count: int, seed: int) -> Faults:
                     touched = set()
                     for where, name, call in filter(None, row):
                         touched |= {f"go_goscope_{one}" for one in where}
-                        tried(faults, name, call, there, seed)
+                        tried(faults, scene, name, call, there, seed)
     finally:
         logging.disable(logging.NOTSET)
         scene.clear()
     return faults
 
 
-def tried(faults: Faults, name: str, call: Call, there: dict[str, list[Any]], seed: int) -> None:
+def tried(faults: Faults, scene: Scene, name: str, call: Call, there: dict[str, list[Any]], seed: int) -> None:
     """Call it. It has to return, or to raise what is documented."""
     from goscope_django.exceptions import GoscopeError
 
@@ -628,15 +647,15 @@ def tried(faults: Faults, name: str, call: Call, there: dict[str, list[Any]], se
     except BaseException as error:
         documented = name in DOCUMENTED and isinstance(error, DOCUMENTED[name])
         if not documented:
-            faults.add(name, error, f"seed {seed}, {shown(there)!r:.20000}")
+            faults.add(name, error, f"seed {seed}, {place_of(error)}, {scene.changes(there)!r:.4000}")
     if time.monotonic() - began > LONGEST:
-        faults.add(f"{name} takes long", TimeoutError(), shown(there))
+        faults.add(f"{name} takes long", TimeoutError(), scene.changes(there))
 
 
-def shown(there: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    from goscope_django.mongodb.codec import CODEC_OPTIONS
-
-    return {name: [bson.decode(one.raw, CODEC_OPTIONS) for one in documents] for name, documents in there.items()}
+def place_of(error: BaseException) -> str:
+    """Where it was raised, and the last places of ours on the way."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "goscope_django" in frame.filename]
+    return " < ".join(f"{frame.filename.rpartition('goscope_django/')[2]}:{frame.lineno}" for frame in frames[:-4:-1])
 
 
 def main() -> int:
@@ -678,7 +697,7 @@ def shared(decoded: int, planted: int, seed: int, processes: int) -> int:
     return max(one.wait() for one in running)
 
 
-def configure(url: str) -> None:
+def configure(url: str, **more: Any) -> None:
     import django
     from django.conf import settings
 
@@ -687,7 +706,7 @@ def configure(url: str) -> None:
         INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "goscope_django"],
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
         CACHES=CACHES,
-        GOSCOPE={"URL": url, "CONNECT_ON_READY": False},
+        GOSCOPE={"URL": url, "CONNECT_ON_READY": False, **more},
     )
     django.setup()
 

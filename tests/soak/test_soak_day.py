@@ -21,6 +21,7 @@ MINUTES = 6
 @pytest.fixture
 def store(mongo_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(day, "WARM", 3)
+    monkeypatch.setattr(day, "REST", 0.0)
     monkeypatch.setattr(renewal, "_IDLE", 0.2)  # seconds after which a thread with nothing to renew ends
     with on_server(mongo_url):
         yield

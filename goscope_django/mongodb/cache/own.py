@@ -91,7 +91,8 @@ def own_of(document: Mapping[str, Any]) -> Own | None:
     moment, tags = document.get("freshUntil"), document.get("tags")
     found: Tags | None = {}
     if tags is not None:
-        found = {one["tag"]: one["version"] for one in rows(tags) if text(one.get("tag")) and text(one.get("version"))}
+        read = [(text(one.get("tag")), text(one.get("version"))) for one in rows(tags)]
+        found = {tag: version for tag, version in read if tag and version}
         if not isinstance(tags, list) or len(found) != len(tags):
             found = None
     return Own(moment if isinstance(moment, datetime) else None, found, expires_at)

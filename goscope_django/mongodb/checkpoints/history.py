@@ -29,10 +29,10 @@ from goscope_django.exceptions import (
 )
 from goscope_django.mongodb.codec import CODEC_OPTIONS, Codec
 from goscope_django.mongodb.document.clock import Clock
-from goscope_django.mongodb.document.expressions import instant, prefix_range
+from goscope_django.mongodb.document.expressions import COUNTABLE, instant, prefix_range
 from goscope_django.mongodb.document.failures import may_have_happened
 from goscope_django.mongodb.document.lease import new_claim
-from goscope_django.mongodb.document.reading import MOST, named_by_text, number, whole_or_none
+from goscope_django.mongodb.document.reading import MOST, named_by_text, number, text, whole_or_none
 from goscope_django.mongodb.driver.store import Store
 
 CHECKPOINTS: Final = "go_goscope_checkpoints"
@@ -42,6 +42,8 @@ MAX_BYTES: Final = 16 * 1024 * 1024 - 16 * 1024
 """The server takes a little more than 16 MiB; the difference is for the driver's own fields."""
 NUMBERED: Final = {"$gte": 0, "$lte": MOST}
 """A number in ``sequence``. A document without one is never the latest."""
+FOLLOWED: Final = {"$gte": 0, "$lt": COUNTABLE}
+"""One that a task goes on from. None of ours is higher, and BSON can't hold the one after the highest."""
 
 
 class CheckpointFlows:
@@ -90,10 +92,10 @@ class CheckpointFlows:
     def checkpoint(self, document: dict[str, Any]) -> Checkpoint:
         """The checkpoint of a document. Raises ``Undecodable`` if it has no number or its data can't be decoded."""
         name, remaining = str(document["_id"])[len(self.prefix) :], number(document.get("estimatedTimeRemaining"))
-        sequence, task = whole_or_none(document.get("sequence")), document.get("taskId")
+        sequence, task = whole_or_none(document.get("sequence")), text(document.get("taskId"))
         if sequence is None:
             raise Undecodable("damaged", f"checkpoint {name!r}: its sequence is not a number")
-        if not isinstance(task, str):
+        if task is None:
             raise Undecodable("damaged", f"checkpoint {name!r}: it names no task")
         return Checkpoint(
             id=name,
@@ -167,8 +169,8 @@ class CheckpointFlows:
 
     def load(self, clock: Clock, checkpoint_id: str) -> Flow[Checkpoint | None]:
         found = yield from ask(CHECKPOINTS, "point", {"_id": self.prefix + checkpoint_id})
-        task = found.get("taskId") if found else None
-        if not isinstance(task, str) or not task.startswith(self.prefix):
+        task = text(found.get("taskId")) if found else None
+        if task is None or not task.startswith(self.prefix):
             return None
         return self.checkpoint(found)
 

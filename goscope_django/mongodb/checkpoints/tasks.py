@@ -34,7 +34,7 @@ from pymongo.errors import PyMongoError
 from goscope_django.contracts import Checkpoint
 from goscope_django.core.flow import Emit, Flow, Query, ask, perform
 from goscope_django.exceptions import CheckpointConflict, CheckpointTooLarge, InvalidValue, OutcomeUnknown, TaskLost
-from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, NUMBERED, CheckpointFlows
+from goscope_django.mongodb.checkpoints.history import CHECKPOINTS, FOLLOWED, CheckpointFlows
 from goscope_django.mongodb.checkpoints.values import FINISHED, Ending, Run, Snapshot, Started
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.document.expressions import Expression, countable, is_null, literal, named, or_null
@@ -346,7 +346,7 @@ class TaskFlows:
         """Compare the head, just taken, with the history. One command if they agree."""
         fields = {"sequence": True, "token": True, "atomic": True, "_id": True}
         last = yield from ask(
-            CHECKPOINTS, "point", {"taskId": full, "sequence": NUMBERED}, fields, sort=[("sequence", -1)]
+            CHECKPOINTS, "point", {"taskId": full, "sequence": FOLLOWED}, fields, sort=[("sequence", -1)]
         )
         held, known = whole(head.get("sequence")), -1 if last is None else whole(last.get("sequence"))
         if head["saved"] and known < held:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from bson.code import Code
+
 LEAST: Final = -(2**63)
 MOST: Final = 2**63 - 1
 
@@ -36,8 +38,9 @@ def number(value: object) -> float | None:
 
 
 def text(value: object) -> str | None:
-    """Text, ``None`` for anything else."""
-    return str(value) if isinstance(value, str) else None
+    """Text, ``None`` for anything else. BSON's code is none, though PyMongo makes a ``str`` of it: it can't be hashed, and
+    no filter for a text finds it."""
+    return str(value) if isinstance(value, str) and not isinstance(value, Code) else None
 
 
 NOT_A_LIST: Final = {"$exists": False}
@@ -46,7 +49,7 @@ NOT_A_LIST: Final = {"$exists": False}
 
 def named_by_text(found: Iterable[Mapping[str, Any]], name: str = "key") -> list[Any]:
     """The documents whose ``name`` is text. A range of texts finds lists too that hold one of them."""
-    return [one for one in found if isinstance(one.get(name), str)]
+    return [one for one in found if text(one.get(name)) is not None]
 
 
 def document(value: object) -> dict[str, Any]:

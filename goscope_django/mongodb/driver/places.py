@@ -8,6 +8,9 @@ that time. So callers wait here, before the limit begins. Rules of this file:
 * The driver makes few connections at a time (``maxConnecting``), and keeps everybody else waiting meanwhile. So a place
   is for a connection that is known to exist, or for a new one; of the latter there is one less than the driver makes at
   a time. A new one that has answered is known to exist; one that may have broken is no longer.
+* A command on a new connection may take long, as a write does while a majority is out of reach. It must not keep all
+  others waiting. So where nobody has been given a place for a new connection for ``ESTABLISHED`` seconds, those that
+  were to be made are made by now, and one more such place is *lent*. It is not given back as such.
 * A caller waits for as long as others make progress. If nobody has an answer for ``limit`` seconds the server hangs,
   and waiting is an error that names ``maxPoolSize``. ``waitQueueTimeoutMS``, ``timeoutMS`` and ``limits.within`` bound
   it as they bound the driver.
@@ -38,6 +41,8 @@ KNOWN: Final[Place] = 1
 NEW: Final[Place] = 2
 """A connection for it may have to be made."""
 _UNLIMITED: Final = 10**6
+ESTABLISHED: Final = 1.0
+"""Seconds in which a connection is made. Where it takes longer, a renewal may have to wait for one more of them."""
 
 
 class _Places:
@@ -51,6 +56,9 @@ class _Places:
         """So many places are for connections that may have to be made."""
         self.known = 0
         """So many places are for connections that exist."""
+        self.lent = 0
+        """So many places for new connections were lent besides."""
+        self._new_at = float("-inf")  # monotonic: when somebody was last given a place for a new connection
         self.answers = 0
         """Queries that were carried out. While it grows there is progress; it need not be exact."""
         self._size = most
@@ -61,7 +69,19 @@ class _Places:
     @property
     def grows(self) -> bool:
         """Whether there may be more places than now."""
-        return self.known + self.new < self.most
+        return self.known + self.new + self.lent < self.most
+
+    def _may_lend(self, now: float) -> bool:
+        return self.grows and now - self._new_at >= ESTABLISHED
+
+    def _lend(self, now: float) -> Place:
+        self.lent += 1
+        self._new_at = now
+        return NEW
+
+    def _until(self, now: float, end: float) -> float:
+        """Seconds to wait: until ``end``, or until a place may be lent."""
+        return (min(end, self._new_at + ESTABLISHED) if self.grows else end) - now
 
     def _end(self) -> float:
         """When (monotonic) this caller's wait ends in any case."""
@@ -89,14 +109,17 @@ class ThreadPlaces(_Places):
         # The last are taken first, so a new connection is made only where all that exist are in use.
         self._free = deque([NEW] * self.new)
         self._changed = threading.Condition()
-        self._waiting = self.known = 0
+        self._waiting = self.known = self.lent = 0
 
     def take(self) -> Place:
         """Get a place, waiting if there is none. Raises ``NoPlace``."""
         try:
-            return self._free.pop()
+            place = self._free.pop()
         except IndexError:
             return NONE if limits.urgent() else self._wait()
+        if place == NEW:
+            self._new_at = time.monotonic()
+        return place
 
     def _wait(self) -> Place:
         since, end = time.monotonic(), self._end()
@@ -105,15 +128,18 @@ class ThreadPlaces(_Places):
             try:
                 answers, until = self.answers, since + self._limit
                 while True:
-                    try:
-                        return self._free.pop()
-                    except IndexError:
-                        now = time.monotonic()
+                    now = time.monotonic()
+                    with contextlib.suppress(IndexError):
+                        if (place := self._free.pop()) == NEW:
+                            self._new_at = now
+                        return place
+                    if self._may_lend(now):
+                        return self._lend(now)
                     if self.answers != answers:  # others came first, so there is progress
                         answers, until = self.answers, now + self._limit
                     if now >= min(until, end):
                         raise self._exhausted(since)
-                    self._changed.wait(min(until, end) - now)
+                    self._changed.wait(self._until(now, min(until, end)))
             finally:
                 self._waiting -= 1
 
@@ -123,7 +149,8 @@ class ThreadPlaces(_Places):
         if place == KNOWN:
             self._free.append(KNOWN)
         elif place == NEW:
-            self._free.appendleft(NEW)
+            if not self._returned():
+                self._free.appendleft(NEW)
             if self.grows:
                 with self._changed:
                     if self.grows:
@@ -135,7 +162,8 @@ class ThreadPlaces(_Places):
     def fail(self, place: Place, error: BaseException) -> None:
         """Give a place back: the query failed."""
         if place == NEW:
-            self._free.appendleft(NEW)
+            if not self._returned():
+                self._free.appendleft(NEW)
         elif place == KNOWN and not breaks(error):
             self._free.append(KNOWN)
         elif place == KNOWN:
@@ -147,6 +175,15 @@ class ThreadPlaces(_Places):
                     self.known -= 1
                 self._free.appendleft(free)
         self._tell()
+
+    def _returned(self) -> bool:
+        """Whether a place that is given back was lent: then there is one less."""
+        if not self.lent:
+            return False
+        with self._changed:
+            lent = self.lent > 0
+            self.lent -= lent
+            return lent
 
     def _tell(self) -> None:
         # Whoever waits counts before it looks: so it finds this place, or it is seen by who gives it back.
@@ -164,9 +201,12 @@ class TaskPlaces(_Places):
 
     def free(self) -> Place | None:
         """A place if one is free, ``NONE`` if none is needed, else ``None``."""
-        if self._free:
-            return self._free.pop()
-        return NONE if limits.urgent() else None
+        if not self._free:
+            return NONE if limits.urgent() else None
+        place = self._free.pop()
+        if place == NEW:
+            self._new_at = time.monotonic()
+        return place
 
     async def wait(self) -> Place:
         """Wait for a place. Raises ``NoPlace``."""
@@ -174,12 +214,18 @@ class TaskPlaces(_Places):
         mine: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
         self._line.append(mine)
         try:
+            answers, now, until = self.answers, since, since + self._limit
             while True:
-                answers, now = self.answers, time.monotonic()
-                await asyncio.wait([mine], timeout=min(self._limit, max(0.0, end - now)))
+                await asyncio.wait([mine], timeout=max(0.0, self._until(now, min(until, end))))
                 if mine.done():
                     return mine.result()
-                if self.answers == answers or time.monotonic() >= end:
+                now = time.monotonic()
+                if self._may_lend(now):
+                    self._hand_on(self._lend(now))  # to whoever came first
+                    continue
+                if self.answers != answers:  # others came first, so there is progress
+                    answers, until = self.answers, now + self._limit
+                if now >= min(until, end):
                     raise self._exhausted(since)
         except BaseException:
             if mine.done() and not mine.cancelled():
@@ -190,17 +236,24 @@ class TaskPlaces(_Places):
     def give(self, place: Place) -> None:
         """Give a place back: the query was answered."""
         self.answers += 1
+        lent = place == NEW and self._returned()
         if place == NEW and self.grows:
             self.known += 1
             self._hand_on(KNOWN)
-        if place != NONE:
+        if place != NONE and not lent:
             self._hand_on(place)
+
+    def _returned(self) -> bool:
+        """Whether a place that is given back was lent: then there is one less."""
+        lent = self.lent > 0
+        self.lent -= lent
+        return lent
 
     def fail(self, place: Place, error: BaseException) -> None:
         """Give a place back: the query failed."""
         if place == KNOWN and breaks(error):
             self.known -= 1
-        elif place != NONE:
+        elif place != NONE and not (place == NEW and self._returned()):
             self._hand_on(place)
         if breaks_all(error):
             while self._free and self._free[-1] == KNOWN:
@@ -212,6 +265,8 @@ class TaskPlaces(_Places):
         while self._line:
             first = self._line.popleft()
             if not first.done():
+                if place == NEW:
+                    self._new_at = time.monotonic()
                 first.set_result(place)
                 return
         if place == KNOWN:

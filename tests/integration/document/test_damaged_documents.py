@@ -10,7 +10,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from bson import Decimal128, MaxKey, ObjectId, Regex, Timestamp
+from bson import Code, Decimal128, MaxKey, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
 from django.core.cache import caches
 from django.core.management import CommandError, call_command
@@ -30,6 +30,7 @@ from tests.support.long import share
 JUNK: tuple[Any, ...] = (
     *(None, "text", -1, 1.5, float("nan"), float("inf"), 2**62, True, [], ["x", {"a": 1}], {}, {"$gt": 1}, b"x"),
     *(ObjectId(), Decimal128("NaN"), Regex("a"), MaxKey(), datetime(1970, 1, 1, tzinfo=UTC), DatetimeMS(2**62)),
+    *(Code("x"), Code("x", {"y": 1}), 2**63 - 1),
 )
 FEW: tuple[Any, ...] = (None, "text", float("nan"), float("inf"), ["x", {"a": 1}], b"x", MaxKey())
 """For what takes long: a command looks at everything."""
@@ -234,6 +235,41 @@ def test_cache_entries(adapter: MongoDBAdapter, database: Any, settings_url: str
         "set": lambda: cache.set("k", 2),
     }
     assert not failures(database.go_goscope_cache, [document], operations)
+
+
+@pytest.mark.parametrize("field", ["tag", "version"])
+def test_an_entry_whose_tags_can_not_be_read_counts_as_invalidated(
+    database: Any, settings_url: str, drive: Drive, field: str
+) -> None:
+    cache: Any = caches["default"]
+    drive(cache, "set", "k", 5, 60, tags=["a"])
+    tags = database.go_goscope_cache.find_one({"tags": {"$ne": None}})["tags"]
+    for junk in JUNK:
+        database.go_goscope_cache.update_one({"tags": {"$ne": None}}, {"$set": {"tags": [{**tags[0], field: junk}]}})
+        assert drive(cache, "get", "k") is None
+        assert drive(cache, "get_many", ["k"]) == {}
+        assert drive(cache, "has_key", "k") is False
+        assert drive(cache, "touch", "k", 60) is False
+        assert drive(cache, "ttl", "k") == 0
+
+
+def test_a_mark_whose_key_is_code_hides_no_keys(database: Any, settings_url: str, drive: Drive) -> None:
+    cache: Any = caches["default"]
+    drive(cache, "get_or_set", "k", 5, 60, stale=60)
+    marked = database.go_goscope_cache.find_one({"_id": {"$regex": "-stale$"}})["_id"]
+    database.go_goscope_cache.update_one({"_id": marked}, {"$set": {"key": Code("x")}})
+    assert drive(cache, "keys", "*") == ["k"]
+
+
+@pytest.mark.parametrize("sequence", [2**63 - 1, 2**62, -1, float("nan"), Code("x")])
+def test_a_checkpoint_with_an_impossible_number_keeps_no_task_from_saving(
+    database: Any, settings_url: str, sequence: Any
+) -> None:
+    database.go_goscope_checkpoints.insert_one({"_id": "x", "taskId": "t", "sequence": sequence, "data": 1})
+    for restart in (False, True):
+        with checkpointed("t", keep=1, restart=restart) as task:
+            task.save({"n": 1})
+            assert task.save({"n": 2}).sequence < 10
 
 
 @pytest.mark.parametrize("colour", ["sync", "async"])

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from django.core.cache import cache as default_cache
 
-from goscope_django import locks, runtime
+from goscope_django import conf, locks, runtime
 from goscope_django.core.flow import Flow, ask
 from goscope_django.exceptions import PoolExhausted, StoreUnavailable
 from goscope_django.mongodb.driver.limits import within
@@ -188,6 +189,39 @@ def test_a_held_lock_is_renewed_though_all_others_make_connections(server: Repli
                 assert not held.lost.is_set() and held.is_valid()
         finally:
             admin.command({**point, "mode": "off"})
+
+
+@both
+def test_writes_that_hang_on_new_connections_hold_up_nobody_else(server: ReplicaSet, kind: str) -> None:
+    """As they do while a majority is out of reach, and all connections are new, as after a failover."""
+    hanging = {"failCommands": ["findAndModify"], "appName": "hanging", "blockConnection": True, "blockTimeMS": 4_000}
+
+    async def scene() -> float:
+        writing = asyncio.gather(cache.aincr("n"), cache.aincr("n"))
+        await asyncio.sleep(0.3)
+        began = time.monotonic()
+        await asyncio.gather(*(cache.aget(f"x{number}") for number in range(6)))
+        took = time.monotonic() - began
+        assert sorted(await writing) == [6, 7]
+        return took
+
+    with on_server(url_of(server, "maxConnecting=2&appname=hanging")), server.client() as client:
+        assert cache.set("n", 5)
+        conf.reset()
+        client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=hanging)
+        try:
+            if kind == "async":
+                assert asyncio.run(scene()) < 3
+                return
+            with ThreadPoolExecutor(8) as pool:
+                writing = [pool.submit(cache.incr, "n") for _ in range(2)]
+                time.sleep(0.3)
+                began = time.monotonic()
+                list(pool.map(lambda number: cache.get(f"x{number}"), range(6)))
+                assert time.monotonic() - began < 3
+                assert sorted(one.result() for one in writing) == [6, 7]
+        finally:
+            client.admin.command("configureFailPoint", "failCommand", mode="off")
 
 
 def test_a_task_that_is_cancelled_in_line_leaves_its_place_to_the_next(server: ReplicaSet) -> None:

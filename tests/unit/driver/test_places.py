@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure
 
+from goscope_django.mongodb.document.failures import NoPlace
+from goscope_django.mongodb.driver import places as places_module
 from goscope_django.mongodb.driver.limits import within
 from goscope_django.mongodb.driver.places import KNOWN, NEW, NONE, TaskPlaces, ThreadPlaces
 
@@ -108,3 +111,55 @@ def test_a_call_that_is_cancelled_may_have_closed_its_connection() -> None:
     assert first == KNOWN
     places.fail(first, asyncio.CancelledError())
     assert Counter(taken(places)) == {KNOWN: 2, NEW: 3}
+
+
+def wait(places: Places, number: int, seconds: float) -> list[Any]:
+    """What so many get who wait at once for so long: a place, or an error."""
+    if isinstance(places, ThreadPlaces):
+
+        def one(_: int) -> Any:
+            with within(seconds):
+                try:
+                    return places.take()
+                except NoPlace as error:
+                    return error
+
+        with ThreadPoolExecutor(number) as pool:
+            return list(pool.map(one, range(number)))
+
+    async def together() -> list[Any]:
+        with within(seconds):
+            return await asyncio.gather(*(places.wait() for _ in range(number)), return_exceptions=True)
+
+    return asyncio.run(together())
+
+
+def test_a_command_that_takes_long_on_a_new_connection_keeps_nobody_waiting(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is made by then. So one more is, every now and then, as long as the pool has room."""
+    monkeypatch.setattr(places_module, "ESTABLISHED", 0.1)
+    places = kind(client(6, 2), 5)
+    held = taken(places)
+    assert held == [NEW]
+    found = wait(places, 6, 1.5)
+    lent = [one for one in found if one == NEW]
+    assert len(lent) == 4 and sum(isinstance(one, NoPlace) for one in found) == 2, "five places, and one is kept free"
+    give(places, held + lent)
+    assert places.lent == 0 and Counter(taken(places)) == {KNOWN: 4, NEW: 1}
+
+
+def test_what_was_lent_and_failed_is_no_place_any_more(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places_module, "ESTABLISHED", 0.05)
+    places = kind(client(6, 2), 5)
+    held = [*taken(places), *wait(places, 2, 1.0)]
+    assert held == [NEW] * 3
+    for one in held:
+        places.fail(one, OperationFailure("no"))
+    assert taken(places) == [NEW]
+
+
+def test_while_connections_are_made_quickly_nothing_is_lent(kind: Any) -> None:
+    places = kind(client(6, 2), 5)
+    assert taken(places) == [NEW]
+    assert all(isinstance(one, NoPlace) for one in wait(places, 3, 0.2)) and places.lent == 0
