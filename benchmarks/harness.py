@@ -120,15 +120,17 @@ class Report:
         unit: str,
         *,
         most: float | None = None,
+        least: float | None = None,
         reach: float | None = None,
     ) -> None:
-        """A row with a number that is no rate. ``most``: a greater one is a goal missed."""
+        """A row with a number that is no rate. ``most``: a greater one is a goal missed, ``least``: a smaller one."""
         asked = ""
-        if most is not None:
-            met = round(value, 2) <= most
-            asked = _asked(value, "at most", most, reach, met=met)
-            if not met:
-                self.missed.append(f"{title} ({contender}): {value:,.2f} {unit}, at most {most:g}")
+        for limit, bound in (("at most", most), ("at least", least)):
+            if bound is not None:
+                met = round(value, 2) <= bound if limit == "at most" else round(value, 2) >= bound
+                asked = _asked(value, limit, bound, reach, met=met)
+                if not met:
+                    self.missed.append(f"{title} ({contender}): {value:,.2f} {unit}, {limit} {bound:g}")
         print(f"{title:<46} {contender:<28} {value:>10,.2f} {unit:<16} {asked}".rstrip(), flush=True)
 
     def compare(

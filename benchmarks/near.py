@@ -1,4 +1,5 @@
-"""The near cache: hits against raw PyMongo, LocMemCache and Redis; its costs elsewhere; how soon a write is seen."""
+"""The near cache: hits against raw PyMongo, LocMemCache and Redis; its costs elsewhere; how soon a write is seen. Many
+callers of a stale value, and a tag of many entries."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from django.core.cache import caches
@@ -22,6 +24,9 @@ from benchmarks.raw import RawCache
 NEAR = "near cache"
 KEYS = 100_000
 PROGRAM = "-m", "benchmarks.near"
+CALLERS = 60
+PROCESSES = 4
+TAGGED = 100_000
 
 
 def settings_for(place: str) -> dict[str, Any]:
@@ -93,6 +98,9 @@ def run(report: Report, client: MongoClient[dict[str, Any]], database: str, plac
     _seen(report, client[database]["go_goscope_cache"], near)
     _idle(report, client, near)
     _zipf(report, place, redis_port)
+    report.figures("Stale values and tags")
+    _callers(report, client[database], place)
+    _tags(report, client[database]["go_goscope_cache"], far)
 
 
 def _seen(report: Report, entries: Any, near: Any) -> None:
@@ -133,16 +141,20 @@ def _zipf(report: Report, place: str, redis_port: int | None) -> None:
     if redis_port is not None and "django-redis" in caches.settings:
         theirs = _fleet("django-redis", place, redis_port)
         report.figure("reads a second, Zipf, 5 % writes, 4 processes", "django-redis", theirs, "reads/s")
-        report.figure("... near cache against django-redis", NEAR, rates[NEAR] / theirs, "times")
+        report.figure("... against django-redis", NEAR, rates[NEAR] / theirs, "times", least=2, reach=5)
 
 
 def _fleet(alias: str, place: str, redis_port: int | None) -> float:
-    arguments = [sys.executable, *PROGRAM, alias, place, str(redis_port or 0)]
-    workers = [subprocess.Popen([*arguments, str(number)], stdout=subprocess.PIPE, text=True) for number in range(4)]
+    workers = [_process("zipf", place, redis_port or 0, alias, number) for number in range(PROCESSES)]
     return sum(float(json.loads(one.communicate(timeout=300)[0])) for one in workers)
 
 
-def _work(alias: str, place: str, redis_port: int, number: int, seconds: float = 5.0) -> float:
+def _process(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, *PROGRAM, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _set_up(place: str, redis_port: int) -> None:
     import django
     from django.conf import settings
 
@@ -152,6 +164,96 @@ def _work(alias: str, place: str, redis_port: int, number: int, seconds: float =
         found["django-redis"] = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": location}
     settings.configure(SECRET_KEY="benchmarks", GOSCOPE={"URL": place}, CACHES=found, INSTALLED_APPS=["goscope_django"])
     django.setup()
+
+
+def _callers(report: Report, database: Any, place: str, rounds: int = 9) -> None:
+    """Sixty callers in four processes of one value: while it is fresh, and past its timeout."""
+    far: Any = caches["far"]
+    workers = [_process("callers", place, 0) for _ in range(PROCESSES)]
+    ratios, most = [], 0
+    try:
+        for one in workers:
+            assert one.stdout is not None
+            one.stdout.readline()  # it is ready
+        for number in range(rounds):
+            fresh, stale = f"fresh-{number}-{time.time()}", f"stale-{number}-{time.time()}"
+            far.get_or_set(fresh, lambda: "old", 600, stale=600)
+            far.get_or_set(stale, lambda: "old", 0.2, stale=600)
+            hits, others = _called(workers, fresh), _called(workers, stale)
+            ratios.append(percentile(others, 0.99) / percentile(hits, 0.99))
+            most = max(most, database.computed.count_documents({"key": stale}))
+    finally:
+        for one in workers:
+            one.communicate(timeout=60)
+    report.figure(f"{CALLERS} callers of a stale value, most computations", OURS, most, "", most=1, reach=1)
+    median = statistics.median(ratios)
+    report.figure("... p99 of the others against that of hits", OURS, median, "times", most=3, reach=1.5)
+
+
+def _called(workers: list[subprocess.Popen[str]], key: str) -> list[float]:
+    """What the calls took, in seconds, that did not compute the value."""
+    begin = time.time() + 0.3
+    for one in workers:
+        assert one.stdin is not None
+        print(key, begin, file=one.stdin, flush=True)
+    return [took for one in workers if one.stdout is not None for took in json.loads(one.stdout.readline())]
+
+
+def _call(place: str, seconds: float = 0.6, computing: float = 0.3) -> None:
+    """A process with its share of callers, each of which asks a hundred times a second."""
+    _set_up(place, 0)
+    computed = MongoClient[dict[str, Any]](place).get_default_database()["computed"]
+    pool = ThreadPoolExecutor(CALLERS // PROCESSES)
+
+    def caller(key: str, begin: float) -> list[float]:
+        mine: Any = caches["far"]
+        mine.get("anything")
+        took, computes = [], False
+
+        def compute() -> str:
+            nonlocal computes
+            computes = True
+            computed.insert_one({"key": key})
+            time.sleep(computing)
+            return "new"
+
+        time.sleep(max(0.0, begin - time.time()))
+        while time.time() < begin + seconds:
+            started = time.perf_counter()
+            mine.get_or_set(key, compute, 600, stale=600)
+            if not computes:
+                took.append(time.perf_counter() - started)
+            computes = False
+            time.sleep(0.01)
+        return took
+
+    print("ready", flush=True)
+    for line in sys.stdin:
+        key, begin = line.split()
+        calls = [pool.submit(caller, key, float(begin)) for _ in range(CALLERS // PROCESSES)]
+        print(json.dumps([took for call in calls for took in call.result()]), flush=True)
+
+
+def _tags(report: Report, entries: Any, far: Any) -> None:
+    """A tag of very many entries."""
+    far.set("tagged-", SMALL, 3600, tags=("many",))
+    made = entries.find_one({"key": far._keys.stored("tagged-", None)})
+    for start in range(0, TAGGED, 5_000):
+        names = [f"{made['key']}{number}" for number in range(start, start + 5_000)]
+        entries.insert_many([{**made, "_id": name, "key": name} for name in names])
+    times = []
+    for _ in range(50):
+        started = time.perf_counter()
+        far.invalidate_tags("many")
+        times.append(time.perf_counter() - started)
+    assert far.get(f"tagged-{TAGGED - 1}") is None
+    median = statistics.median(times) * 1e3
+    report.figure(f"invalidate_tags over {TAGGED:,} entries, median", OURS, median, "ms", most=50, reach=5)
+    far.delete_pattern("tagged-*")
+
+
+def _work(alias: str, place: str, redis_port: int, number: int, seconds: float = 5.0) -> float:
+    _set_up(place, redis_port)
     cache: Any = caches[alias]
     numbers = random.Random(number)
     weights = list(itertools.accumulate(1 / (one + 1) for one in range(KEYS)))
@@ -179,4 +281,8 @@ def _work(alias: str, place: str, redis_port: int, number: int, seconds: float =
 
 
 if __name__ == "__main__":
-    print(json.dumps(_work(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+    what, place_, port_, *rest = sys.argv[1:]
+    if what == "callers":
+        _call(place_)
+    else:
+        print(json.dumps(_work(rest[0], place_, int(port_), int(rest[1]))))
