@@ -30,9 +30,14 @@ TAGGED = 100_000
 
 
 def settings_for(place: str) -> dict[str, Any]:
-    """Entries of ``CACHES``: one with a near cache, and one on the same place without."""
+    """Entries of ``CACHES``: one with a near cache, and one on the same place without, and with room for all."""
     entry = {"BACKEND": "goscope_django.cache.MongoDBCache", "LOCATION": place, "KEY_PREFIX": "near"}
-    return {"near": {**entry, "OPTIONS": {"NEAR": True}}, "far": entry}
+    roomy = {"MAX_ENTRIES": 2 * KEYS, "MAX_BYTES": 2**29}
+    return {
+        "near": {**entry, "OPTIONS": {"NEAR": True}},
+        "roomy": {**entry, "OPTIONS": {"NEAR": roomy}},
+        "far": entry,
+    }
 
 
 def _kept(cache: Any, *keys: str) -> None:
@@ -135,18 +140,40 @@ def _cpu(thread: threading.Thread) -> float:
 
 
 def _zipf(report: Report, place: str, redis_port: int | None) -> None:
-    """Four processes with eight threads each: 95 % reads over a Zipf distribution, 5 % writes."""
-    rates = {NEAR: _fleet("near", place, redis_port)}
-    report.figure("reads a second, Zipf, 5 % writes, 4 processes", NEAR, rates[NEAR], "reads/s")
+    """Four processes with eight threads each: reads over a Zipf distribution, and writes over the same one, so that
+    what is read most is changed most. All of them have read what they want once before."""
+    fleets = [("near", NEAR), ("roomy", f"{NEAR}, all kept")]
     if redis_port is not None and "django-redis" in caches.settings:
-        theirs = _fleet("django-redis", place, redis_port)
-        report.figure("reads a second, Zipf, 5 % writes, 4 processes", "django-redis", theirs, "reads/s")
-        report.figure("... against django-redis", NEAR, rates[NEAR] / theirs, "times", least=2, reach=5)
+        fleets.append(("django-redis", "django-redis"))
+        _fill(caches["django-redis"])
+    _fill(caches["far"])
+    for share, least, reach in ((5, 2, 5), (0.5, None, None)):
+        title, rates = f"reads a second, Zipf, {share:g} % writes, 4 processes", {}
+        for alias, name in fleets:
+            rates[name] = _fleet(alias, place, redis_port, round(100 / share))
+            report.figure(title, name, rates[name], "reads/s")
+        for _, name in fleets[:2]:
+            if theirs := rates.get("django-redis"):
+                report.figure("... against django-redis", name, rates[name] / theirs, "times", least=least, reach=reach)
 
 
-def _fleet(alias: str, place: str, redis_port: int | None) -> float:
-    workers = [_process("zipf", place, redis_port or 0, alias, number) for number in range(PROCESSES)]
-    return sum(float(json.loads(one.communicate(timeout=300)[0])) for one in workers)
+def _fill(cache: Any) -> None:
+    for start in range(0, KEYS, 1_000):
+        cache.set_many({f"zipf:{one}": SMALL for one in range(start, start + 1_000)}, 3600)
+
+
+def _fleet(alias: str, place: str, redis_port: int | None, every: int) -> float:
+    """``every`` so manieth operation is a write."""
+    workers = [_process("zipf", place, redis_port or 0, alias, number, every) for number in range(PROCESSES)]
+    for one in workers:
+        assert one.stdout is not None
+        one.stdout.readline()  # it is ready
+    begin = f"{time.time() + 0.3}\n"
+    for one in workers:
+        assert one.stdin is not None
+        one.stdin.write(begin)
+        one.stdin.flush()
+    return sum(float(one.communicate(timeout=300)[0]) for one in workers)
 
 
 def _process(*arguments: object) -> subprocess.Popen[str]:
@@ -252,19 +279,25 @@ def _tags(report: Report, entries: Any, far: Any) -> None:
     far.delete_pattern("tagged-*")
 
 
-def _work(alias: str, place: str, redis_port: int, number: int, seconds: float = 5.0) -> float:
+def _work(alias: str, place: str, redis_port: int, number: int, every: int, seconds: float = 5.0) -> float:
     _set_up(place, redis_port)
     cache: Any = caches[alias]
     numbers = random.Random(number)
     weights = list(itertools.accumulate(1 / (one + 1) for one in range(KEYS)))
     wanted = numbers.choices(range(KEYS), cum_weights=weights, k=200_000)
-    cache.set_many({f"zipf:{one}": SMALL for one in set(wanted[:20_000])}, 600)
+    names = sorted({f"zipf:{one}" for one in wanted})
+    for start in range(0, len(names), 1_000):
+        cache.get_many(names[start : start + 1_000])
+    for one in wanted[-20_000:]:  # the most wanted ones once more, so that they stay
+        cache.get(f"zipf:{one}")
+    print("ready", flush=True)
+    time.sleep(max(0.0, float(sys.stdin.readline()) - time.time()))
     reads, end = [0] * 8, time.perf_counter() + seconds
 
     def read(thread: int) -> None:
         mine: Any = caches[alias]
         for turn, one in enumerate(itertools.cycle(wanted[thread::8])):
-            if turn % 20 == 0:
+            if turn % every == 0:
                 mine.set(f"zipf:{one}", SMALL, 600)
                 if time.perf_counter() > end:
                     return
@@ -285,4 +318,4 @@ if __name__ == "__main__":
     if what == "callers":
         _call(place_)
     else:
-        print(json.dumps(_work(rest[0], place_, int(port_), int(rest[1]))))
+        print(_work(rest[0], place_, int(port_), int(rest[1]), int(rest[2])))

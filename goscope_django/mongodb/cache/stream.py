@@ -56,6 +56,10 @@ _LONGEST_WAIT: Final = 1.0
 _PAUSES: Final = (0.05, 5.0)
 """Seconds between two attempts to open it: the first one, and the longest."""
 
+_GATHER: Final = 0.008
+"""Seconds between two requests while changes come one soon after the other. Each request costs this process and the
+server more than ten changes do, so some are gathered. A change that comes alone is told at once."""
+
 _SPARE: Final = 4
 """Connections that a pool must have at least for the stream to use one of them. From a smaller one it would take too
 much, so it gets a client of its own."""
@@ -234,6 +238,8 @@ class ChangeStream:
                 if following.wait != self.wait:
                     raise _Over  # somebody who may lag less has come
                 following.step()
+                if (pause := following.pause()) > 0:
+                    stopping.wait(pause)
 
     @contextmanager
     def _opened(self, stopping: threading.Event) -> Iterator[_Following]:
@@ -300,6 +306,8 @@ class _Following:
         self._stated: tuple[float, datetime] | None = None
         self._uncommitted: tuple[Timestamp, float] | None = None
         self._late_since: float | None = None
+        self._brought = False
+        self._emptied_at = _NEVER
         try:
             self._cursor = self._open()
         except OperationFailure as error:
@@ -367,6 +375,7 @@ class _Following:
         if event.get("operationType") not in _CHANGES:
             raise _Over  # dropped or renamed
         stream.told(event["documentKey"]["_id"])
+        self._brought = True
         proved = self._instant_of(event.get("wallTime"))
         if proved is not None:
             proved = min(proved, sent)
@@ -374,6 +383,16 @@ class _Following:
             if proved > stream.proof:
                 self._sure_primary()
                 stream.proved(self.generation, proved)
+
+    def pause(self) -> float:
+        """For how many seconds to wait before the next request, so that changes which come one soon after the other
+        are brought together."""
+        # Of what the driver has fetched nothing may be left; a driver that keeps it elsewhere is never waited for.
+        if not self._brought or getattr(self._cursor, "_data", True):
+            return 0.0
+        self._brought, before, self._emptied_at = False, self._emptied_at, tick()
+        gather = min(_GATHER, self.wait / 4)
+        return gather if self._emptied_at - before < 2 * gather else 0.0
 
     def _committed(self, sent: float) -> bool:
         """Whether the majority has got on in the last ``max_stale`` seconds: with an arbiter and too few members with

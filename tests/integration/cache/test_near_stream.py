@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,26 @@ def test_other_prefixes_send_no_changes(place: Place, cache: Any) -> None:
     fill(cache)
     never_too_old(cache, place.write("newer"), "newer")
     assert near_of(cache).stream.events - before <= 4
+
+
+def test_changes_that_come_one_soon_after_the_other_are_brought_together(place: Place, cache: Any) -> None:
+    def write(number: int) -> None:
+        for value in range(200):
+            place.entries.update_one({"key": f"cache::1:k{number}"}, {"$set": {"value": value}}, upsert=True)
+
+    changes, before = near_of(cache).stream, near_of(cache).stream.events
+    place.recorder.clear()
+    began, deadline = tick(), time.monotonic() + 30
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    while changes.events < before + 800:
+        time.sleep(0.001)
+        assert time.monotonic() < deadline
+    asked = place.recorder.names.count("getMore")
+    assert asked <= (tick() - began) / streams._GATHER + 10
+    cache.set("k", 1)
+    fill(cache)
+    never_too_old(cache, place.write("new"), "new")
 
 
 def hold(place: Place, *names: str) -> Callable[[], None]:
