@@ -38,8 +38,8 @@ def number(value: object) -> float | None:
 
 
 def text(value: object) -> str | None:
-    """Text, ``None`` for anything else. BSON's code is none, though PyMongo makes a ``str`` of it: it can't be hashed, and
-    no filter for a text finds it."""
+    """Text, ``None`` for anything else. BSON's code is none, though PyMongo makes a ``str`` of it: it can't be hashed,
+    and no filter for a text finds it."""
     return str(value) if isinstance(value, str) and not isinstance(value, Code) else None
 
 
