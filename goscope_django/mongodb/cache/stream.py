@@ -53,6 +53,9 @@ RETRY: Final = 300.0
 _LONGEST_WAIT: Final = 1.0
 """Seconds that one request waits at the server. It uses a connection of the pool for that long."""
 
+_SHORTEST_WAIT: Final = 0.02
+"""However small ``max_stale`` is, the server is not asked without end. Entries then serve less often, never longer."""
+
 _PAUSES: Final = (0.05, 5.0)
 """Seconds between two attempts to open it: the first one, and the longest."""
 
@@ -153,8 +156,9 @@ class ChangeStream:
     @property
     def wait(self) -> float:
         """Seconds that one request may wait at the server: a third of the least ``max_stale``, so that a proof is at
-        most two thirds old when the next one comes."""
-        return min(_LONGEST_WAIT, min((one.max_stale for one in self._watchers), default=1.0) / 3)
+        most two thirds old when the next one comes; ``_SHORTEST_WAIT`` at least."""
+        least = min((one.max_stale for one in self._watchers), default=1.0)
+        return max(_SHORTEST_WAIT, min(_LONGEST_WAIT, least / 3))
 
     def _start(self) -> None:
         with self._lock:

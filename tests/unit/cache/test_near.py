@@ -664,3 +664,10 @@ def test_what_another_secret_signed_is_not_near_either() -> None:
             assert subject.get("k") is None
         with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
             assert subject.get("k") == 1
+
+
+@pytest.mark.parametrize(("max_stale", "wait"), [(0.001, 0.02), (0.06, 0.02), (0.3, 0.1), (1.0, 1 / 3), (3_600.0, 1.0)])
+def test_the_server_is_asked_three_times_in_max_stale_and_never_without_end(max_stale: float, wait: float) -> None:
+    subject = ChangeStream(lambda: pytest.fail("it opens nothing"), "cache:")
+    Near(NearOptions(max_stale=max_stale), subject)
+    assert subject.wait == pytest.approx(wait)
