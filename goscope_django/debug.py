@@ -110,6 +110,7 @@ def _in_settings() -> Iterator[str]:
     known = conf.every_setting()
     for value in known.values():
         yield from _passwords(value, 0)
+    yield from _malformed()
     ours = known.get("GOSCOPE")
     options = ours.get("CLIENT_OPTIONS") if isinstance(ours, Mapping) else None
     for name, value in options.items() if isinstance(options, Mapping) else ():
@@ -119,6 +120,18 @@ def _in_settings() -> Iterator[str]:
             yield from _properties(value)
         elif str(name).lower() == "host":
             yield from _passwords(value, 0)
+
+
+def _malformed() -> Iterator[str]:
+    """The passwords in our own settings that should be URLs, and are none: ``user:password@host/shop``."""
+    ours = conf.every_setting().get("GOSCOPE")
+    given = ours if isinstance(ours, Mapping) else {}
+    under_test = given.get("TEST")
+    stores = [given.get("URL"), under_test.get("URL") if isinstance(under_test, Mapping) else None]
+    for value in (*stores, *(entry.get("LOCATION") for entry in conf.our_caches().values())):
+        if isinstance(value, str) and "://" not in value and "@" in value:
+            credentials = value.rpartition("@")[0]
+            yield from {part for part in (credentials.partition(":")[2], credentials.rpartition(":")[2]) if part}
 
 
 def _properties(value: object) -> Iterator[str]:

@@ -211,3 +211,22 @@ def test_a_password_is_masked_wherever_a_setting_has_it(value: object) -> None:
         shown = debug.ExceptionReporterFilter().get_safe_settings()
         assert not leaks(repr(shown))
         assert "127.0.0.1:9" in repr(shown["SOME"]), "the rest is shown"
+
+
+@pytest.mark.parametrize("wrong", ["me:{}@db/shop", "mongodb:/me:{}@db/shop", "mongodb:me:{}@db", "redis//me:{}@db"])
+@pytest.mark.parametrize("where", ["URL", "TEST", "LOCATION"])
+def test_a_password_in_what_should_be_a_url_and_is_none(wrong: str, where: str) -> None:
+    given = {"URL": "mongomock://", "TEST": {"URL": "mongomock://"}}
+    entry = {"BACKEND": "goscope_django.cache.MongoDBCache", "LOCATION": ""}
+    value = wrong.format(SECRET)
+    changed: dict[str, dict[str, Any]] = {"URL": {"URL": value}, "TEST": {"TEST": {"URL": value}}, "LOCATION": {}}
+    with override_settings(
+        GOSCOPE={**given, **changed[where]},
+        CACHES={"default": entry | ({"LOCATION": value} if where == "LOCATION" else {})},
+        DEFAULT_EXCEPTION_REPORTER_FILTER=FILTER,
+    ):
+        _forget_filter()
+        shown = debug.shown_settings()
+        assert "@db" in shown
+        assert SECRET not in shown
+    _forget_filter()
