@@ -731,16 +731,24 @@ def _view_class(kind: Any) -> Any:
                     recorder.note_of_view(self, one)
         return plainly(self, name)
 
-    return _subclass(kind, __getattribute__=__getattribute__, __reduce_ex__=_reducer(kind))
+    def note(recorder: Recorder, view: Any) -> None:
+        for name in tuple(raw(view)):
+            recorder.note_of_view(view, name)
+
+    return _subclass(kind, __getattribute__=__getattribute__, __reduce_ex__=_reducer(kind, note))
 
 
-def _reducer(kind: Any) -> Callable[[Any, Any], Any]:
-    """What copies and pickles: all attributes are read, and the copy is of the request's own class."""
+def _note_attributes(recorder: Recorder, request: Any) -> None:
+    recorder.note("attributes")
+
+
+def _reducer(kind: Any, note: Callable[[Recorder, Any], None] = _note_attributes) -> Callable[[Any, Any], Any]:
+    """What copies and pickles: all attributes are read (``note``), and the copy is of the object's own class."""
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:  # noqa: N807 - it is this method
         recorder = raw(self).get(RECORDER)
         if recorder is not None:
-            recorder.note("attributes")
+            note(recorder, self)
         make, arguments, state, *more = kind.__reduce_ex__(self, protocol)
         if isinstance(state, dict):
             state = {name: value for name, value in state.items() if name != RECORDER}

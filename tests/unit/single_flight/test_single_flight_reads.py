@@ -877,6 +877,21 @@ def test_the_view_is_its_own_class_to_whoever_asks() -> None:
     assert type(seen[0]) is Asking
 
 
+def test_a_copy_of_a_view_has_read_what_the_view_was_given() -> None:
+    class Copied(InDispatch):
+        gate = Gate()
+
+        @single_flight()
+        def get(self, request: HttpRequest) -> HttpResponse:
+            self.gate.hold()
+            return HttpResponse(copy.copy(self).tenant)
+
+    view: Any = Copied.as_view()
+    found = Copied.gate.together([lambda one=one: view(made(HTTP_X_PART=one)) for one in "aba"])  # type: ignore[misc]
+    assert [one.content for one in found] == [b"a", b"b", b"a"]
+    assert found[2]["X-Single-Flight"] == "follower"
+
+
 def test_a_body_that_rest_framework_parsed_before_counts() -> None:
     class Parsed(InInitial):
         gate = Gate()
