@@ -101,6 +101,7 @@ class Items:
             "gone": GONE[kind] if item is None else "",
             "facts": [] if item is None else list(_FACTS[kind](self.rows, item)),
             "row": row,
+            "needs": [{**self.rows.attention(one), "buttons": []} for one in found.attention],  # they are below
             "buttons": row.get("buttons", []),
             "waits": [self.rows.wait(one) for one in found.waits],
             "waiting": sum(one.count for one in found.waits),
@@ -162,7 +163,7 @@ def _circuit_facts(rows: Rows, one: CircuitItem) -> Iterator[Fact]:
         yield _plain("Reason given", one.override.reason)
     yield _plain("Failures counted", one.failure_count)
     if one.retry_after is not None:
-        yield _left("Next try in", one.retry_after)
+        yield _left("Next try in", one.retry_after) if one.retry_after else _plain("Next try", "at the next call")
     for probe in one.probes:
         yield _left("Trial call, at most", probe.seconds_left)
     yield _at("Opened at", one.opened_at)

@@ -124,15 +124,24 @@ def _lock(clock: Clock, here: Place, key: str) -> Flow[Details]:
         generated_at=now,
         item=item,
         waits=waits,
-        attention=_needs(Trouble(waited=held, held=held), now, waits),
+        attention=_needs(Trouble(waited=held, held=held), now, waits, hour),
         losses=lost,
         timeline=_newest_first(_lock_moments(item), lost),
     )
 
 
-def _needs(alone: Trouble, now: datetime, waits: Sequence[WaitItem] = ()) -> tuple[AttentionItem, ...]:
-    """What of this one thing needs attention."""
-    return attention(alone, (), waits, (), Figures(), Cache(), now).items
+def _needs(
+    alone: Trouble,
+    now: datetime,
+    waits: Sequence[WaitItem] = (),
+    hour: stats.Hour | None = None,
+    cache: CacheAlias | None = None,
+) -> tuple[AttentionItem, ...]:
+    """What of this one thing needs attention. Of an ``hour`` only what is usual counts here."""
+    known = Figures() if hour is None else convert.figures(hour)
+    usual = Figures(names=known.names, sums=known.sums)
+    aliases = () if cache is None else (cache,)
+    return attention(alone, (), waits, (), usual, Cache(aliases=aliases), now).items
 
 
 def _losses(clock: Clock, here: Place, kind: Kind, key: str, now: datetime) -> Flow[tuple[LossItem, ...]]:
@@ -211,7 +220,8 @@ def _cache(here: Place, alias: str) -> Flow[Details]:
     parts = {"figures": (yield from here.act(hour)), "entries": None}
     cache = yield from cache_section.read(here, parts, None, only=alias)
     item = next((one for one in cache.aliases if one.alias == alias), None)
-    return Details(kind="cache", key=alias, generated_at=now, item=item)
+    needs = _needs(Trouble(), now, cache=item)
+    return Details(kind="cache", key=alias, generated_at=now, item=item, attention=needs)
 
 
 _READ: Final[dict[Kind, Callable[[Clock, Place, str], Flow[Details]]]] = {

@@ -13,12 +13,13 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.test import Client
 
-from goscope_django import operations, runtime
+from goscope_django import figures, operations, runtime
 from goscope_django.checkpoints import checkpointed
 from goscope_django.circuits import CircuitBreaker
 from goscope_django.dashboard import addresses, docs
 from goscope_django.dashboard.forms import Seen
 from goscope_django.operations.details import KINDS
+from goscope_django.process import counters
 from tests.dashboard.test_hostile import KEYS, Elements, assert_clean
 from tests.support.commands import Recorder, on_server
 from tests.support.dashboard import (
@@ -192,6 +193,33 @@ def test_keys_that_look_alike_have_a_history_of_their_own(operator: Client) -> N
     posted(operator, "release_lock", lock_seen("k" * 500 + "1"))
     assert "was released" in page_of(operator, "lock", "k" * 500 + "1")
     assert "was released" not in page_of(operator, "lock", "k" * 500 + "2")
+
+
+def test_a_page_says_what_needs_attention_as_the_dashboard_and_the_command_do(operator: Client) -> None:
+    assert runtime.adapter().lock.acquire("quick", ttl=600_000, owner="x")
+    assert "Needs attention" not in operator.get(f"{PAGE}lock/quick/").content.decode()
+    for _ in range(120):
+        counters.locks.note("any", counters.HELD, 0.01)
+    counters.alias("default").row("user:1")[counters.FORGED] += 3
+    counters.count("tasks_refused")  # is about no single thing
+    assert figures.flush()
+    key = f"{runtime.adapter().key_prefix}lock:quick"
+    query("go_goscope_locks", "update_one", {"key": key}, {"$set": {"createdAt": soon(-400)}})
+    with pytest.raises(RuntimeError):
+        fail()
+    operations.open_circuit("carrier")
+    things = {"lock/quick": "lock_held_long", "circuit/carrier": "circuit_forced", "task/import": "task_failed"}
+    for where, kind in {**things, "cache/default": "forged"}.items():
+        page = assert_clean(operator.get(f"{PAGE}{where}/").content.decode())
+        (one,) = (
+            one
+            for one in operations.state().attention.items
+            if (one.kind, one.target) == (kind, where.partition("/")[0])
+        )
+        assert page.text.count("Needs attention") == 1 and one.action in page.text and str(one.command) in page.text
+        assert page.text.count("Runbook") == 1, where
+        (same,) = operations.details(one.target, one.key).attention  # type: ignore[arg-type]
+        assert (same.kind, same.action, same.command) == (one.kind, one.action, one.command)
 
 
 def test_typed_addresses_stand_for_themselves(operator: Client) -> None:
