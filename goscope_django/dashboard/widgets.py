@@ -1,16 +1,17 @@
 """The small parts that each row has: the link of its name, the box that selects it, its buttons.
 
-They are made here and not by templates, since a page has a thousand of each and a template takes ten times as long.
+They are made here and not by templates, since a page has a thousand of each and a template takes ten times as long;
+``format_html`` takes three times as long.
 
-Rule of this file: whatever is not written here goes through ``format_html``, which escapes it.
+Rule of this file: whatever is not written here goes through ``escape``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
-from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 if TYPE_CHECKING:
@@ -19,49 +20,40 @@ if TYPE_CHECKING:
 
 def name(item: Mapping[str, Any] | None, shown: str, posted_url: str) -> SafeString:
     """The name of a thing, which leads to its page; as a form where its key is too long for an address."""
+    text = f"<bdi>{escape(shown)}</bdi>"
     if item is None:
-        return format_html("<bdi>{}</bdi>", shown)
+        return SafeString(text)
     if item["link"]:
-        return format_html('<a href="{}"><bdi>{}</bdi></a>', item["link"], shown)
-    return format_html(
-        '<button type="submit" form="goscope-form" formaction="{}" name="item" value="{}" class="goscope-link">'
-        "<bdi>{}</bdi></button>",
-        posted_url,
-        item["post"],
-        shown,
+        return SafeString(f'<a href="{escape(item["link"])}">{text}</a>')
+    return SafeString(
+        f'<button type="submit" form="goscope-form" formaction="{escape(posted_url)}" name="item" '
+        f'value="{escape(item["post"])}" class="goscope-link">{text}</button>'
     )
 
 
 def pick(value: str, label: str) -> SafeString:
     """The cell with the box that selects a row."""
-    return format_html(
-        '<td class="goscope-pick"><input type="checkbox" form="goscope-form" name="selected" value="{}" '
-        'aria-label="{}"></td>',
-        value,
-        label,
+    return SafeString(
+        '<td class="goscope-pick"><input type="checkbox" form="goscope-form" name="selected" '
+        f'value="{escape(value)}" aria-label="{escape(label)}"></td>'
     )
 
 
 def button(one: Button) -> SafeString:
     """A button that leads to the page that asks for confirmation."""
-    return format_html(
-        '<button type="submit" form="goscope-form" formaction="{}" name="seen" value="{}" aria-label="{}" '
-        'class="button{}">{}</button>',
-        one.url,
-        one.seen,
-        one.name,
-        " goscope-destroys" if one.destroys else "",
-        one.label,
+    return SafeString(
+        f'<button type="submit" form="goscope-form" formaction="{escape(one.url)}" name="seen" '
+        f'value="{escape(one.seen)}" aria-label="{escape(one.name)}" '
+        f'class="button{" goscope-destroys" if one.destroys else ""}">{escape(one.label)}</button>'
     )
 
 
 def menu(buttons: Sequence[Button], shown: str) -> SafeString:
     """The first button, and the others in a menu."""
-    if len(buttons) < 2:
-        return format_html_join("", "{}", ((button(one),) for one in buttons))
-    return format_html(
-        '{}<details class="goscope-menu"><summary aria-label="More actions: {}">More</summary><div>{}</div></details>',
-        button(buttons[0]),
-        shown,
-        format_html_join("", "{}", ((button(one),) for one in buttons[1:])),
+    first, rest = "".join(map(button, buttons[:1])), "".join(map(button, buttons[1:]))
+    if not rest:
+        return SafeString(first)
+    return SafeString(
+        f'{first}<details class="goscope-menu"><summary aria-label="More actions: {escape(shown)}">More</summary>'
+        f"<div>{rest}</div></details>"
     )
