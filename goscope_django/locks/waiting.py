@@ -167,6 +167,8 @@ class _Line:
 
 _lines: dict[Hashable, _Line] = {}
 _held: dict[Hashable, weakref.ref[object]] = {}
+_dropped: deque[tuple[Hashable, weakref.ref[object]]] = deque()
+"""Places whose handles are gone: the lock was left to its lease, and nobody says ``left``."""
 _lock = threading.Lock()
 
 
@@ -181,7 +183,12 @@ def _signal(line: _Line, signal: Signal) -> None:
 def held(place: Hashable, handle: object) -> None:
     """The lock at ``place`` was taken by this process, as ``handle``."""
     with _lock:
-        _held[place] = weakref.ref(handle)
+        while _dropped:
+            before, reference = _dropped.popleft()
+            if _held.get(before) is reference:
+                del _held[before]
+        # Whoever collects it may have the lock: so it is only noted here.
+        _held[place] = weakref.ref(handle, lambda reference: _dropped.append((place, reference)))
 
 
 def left(place: Hashable, handle: object, *, free: bool) -> None:
@@ -269,6 +276,7 @@ def _forget_parent() -> None:
     _lock = threading.Lock()
     _lines.clear()
     _held.clear()
+    _dropped.clear()
 
 
 counters.announce(waits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -100,3 +101,25 @@ def test_a_process_with_many_locks_to_wait_for_reads_no_more_than_with_a_few() -
 
 def test_the_bounds_are_those_that_the_docs_tell() -> None:
     assert 1 / POLL < 40 and SLOWEST * 1.1 < 0.25 and OWN == 0.25
+
+
+def test_a_lock_that_is_left_to_its_lease_leaves_nothing_behind() -> None:
+    """Its handle is dropped, and nobody says that it is free."""
+
+    class Handle:
+        pass
+
+    def there() -> set[object]:
+        return {place for place in waiting._held if isinstance(place, tuple) and place[0] == "dropped"}
+
+    kept = Handle()
+    waiting.held(("dropped", "kept"), kept)
+    for number in range(100):
+        waiting.held(("dropped", number), Handle())
+    gc.collect()
+    waiting.held(("dropped", 0), kept)  # one that was dropped, and is held again
+    assert there() == {("dropped", "kept"), ("dropped", 0)}
+    assert waiting.holder_at(("dropped", 0)) is kept and not waiting._dropped
+    for place in there():
+        waiting.left(place, kept, free=True)
+    assert not there()
