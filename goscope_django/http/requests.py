@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
-from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest
 from django.utils import timezone, translation
@@ -477,7 +476,7 @@ def representation(request: Any) -> str:
 
 def _encoding(inner: Any) -> str:
     """The encoding of the query: the client may name it in ``Content-Type``, or middleware in ``request.encoding``."""
-    said = raw(inner).get("_encoding") or settings.DEFAULT_CHARSET
+    said = raw(inner).get("_encoding") or conf.default_charset()
     try:
         return codecs.lookup(said).name
     except LookupError:

@@ -323,8 +323,11 @@ def test_batches_are_sent_without_expressions(scene: Scene) -> None:
     values = dict.fromkeys(HUNDRED, 1) | {"$x": "$x", "a.b": {"$gt": 1, "": ["$y"], "c.d": {"$id": 2}}}
     time.sleep(HOLDS)  # nothing recent is known
     for timeout in (60, None):
-        assert scene.count(cache, "set_many", values, timeout) == (1, [])
-        [command] = scene.recorder.commands
+        for _ in range(5):  # on a very busy machine what the first one asks is too old for the second
+            assert scene.count(cache, "set_many", values, timeout) == (1, [])
+            [command] = scene.recorder.commands
+            if "$$" not in str(command):
+                break
         assert "$$" not in str(command) and {type(one["u"]) for one in command["updates"]} == {dict}
         assert scene.drive(cache, "get_many", list(values)) == values
         left = {scene.drive(cache, "pttl", key) for key in ("k1", "$x")}
