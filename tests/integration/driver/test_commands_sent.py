@@ -323,9 +323,9 @@ def test_batches_are_sent_without_expressions(scene: Scene) -> None:
     values = dict.fromkeys(HUNDRED, 1) | {"$x": "$x", "a.b": {"$gt": 1, "": ["$y"], "c.d": {"$id": 2}}}
     time.sleep(HOLDS)  # nothing recent is known
     for timeout in (60, None):
-        for left in range(4, -1, -1):  # on a very busy machine what one asks for is too old when it is used
+        for more in range(4, -1, -1):  # on a very busy machine what one asks for is too old when it is used
             assert scene.count(cache, "set_many", values, timeout) == (1, [])
-            if not left or "$$" not in str(scene.recorder.commands):
+            if not more or "$$" not in str(scene.recorder.commands):
                 break
         [command] = scene.recorder.commands
         assert "$$" not in str(command) and {type(one["u"]) for one in command["updates"]} == {dict}
