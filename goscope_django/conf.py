@@ -135,6 +135,11 @@ def base_dir() -> Path | None:
     return Path(base) if base else None
 
 
+def default_charset() -> str:
+    """Django's ``DEFAULT_CHARSET``, by which a query is read unless somebody says otherwise."""
+    return str(settings.DEFAULT_CHARSET)
+
+
 def session_cookie_name() -> str:
     """The name of Django's session cookie."""
     return str(settings.SESSION_COOKIE_NAME)
