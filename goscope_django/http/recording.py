@@ -109,6 +109,8 @@ class Used:
     reads: frozenset[str] = frozenset()
     source: Source | None = None
     csrf: bool = False
+    changed: bool = False
+    """Whether the session was changed: by the view, not by middleware before it."""
 
 
 def raw(thing: Any) -> dict[str, Any]:
@@ -168,8 +170,8 @@ class Trace:
     """What a view uses from ``watch`` to ``end``. Several may be open on one request."""
 
     __slots__ = (
-        *("_inner", "_kind", "_recorder", "_request", "_source", "_user", "_view", "_view_kind"),
-        *("csrf", "itself", "reads", "user_used"),
+        *("_inner", "_kind", "_recorder", "_request", "_session", "_source", "_user", "_view", "_view_kind"),
+        *("_changed", "csrf", "itself", "reads", "user_used"),
     )
 
     def __init__(self, request: Any, inner: Any) -> None:
@@ -189,6 +191,9 @@ class Trace:
             self._kind = type(request)
             raw(request)[RECORDER] = self._recorder
             request.__class__ = _rest_class(self._kind)
+        # Middleware may have changed it before, as one that notes when somebody was last seen does.
+        self._session: Any = raw(inner).get("session")
+        self._changed = _set_changed(self._session, False)
         self._view: Any = raw(inner).get(VIEW)
         self._view_kind: Any = None
         if self._view is not None and self._source.view:
@@ -223,7 +228,19 @@ class Trace:
         user = raw(self._inner).get("user")
         reads = frozenset(self.reads)
         put = None if user is self._user else user
-        return Used(self.itself, self.itself or self.user_used, put, reads, self._source, self.csrf)
+        session = raw(self._inner).get("session")
+        changed = bool(getattr(session, "modified", False))
+        if session is self._session:
+            _set_changed(session, self._changed or changed)
+        return Used(self.itself, self.itself or self.user_used, put, reads, self._source, self.csrf, changed)
+
+
+def _set_changed(session: Any, changed: bool) -> bool:
+    """Say whether a session was changed since it was loaded; what it said before."""
+    before = bool(getattr(session, "modified", False))
+    if before is not changed and hasattr(session, "modified"):
+        session.modified = changed
+    return before
 
 
 class Recorder:

@@ -165,7 +165,7 @@ def refuses(error: Exception) -> bool:
 def why_bound(request: Any, caller: Caller, used: Used) -> str | None:
     """Why what a view made or raised may depend on something that only this request has, in a word, or ``None``."""
     inner = plain(request)
-    if getattr(getattr(inner, "session", None), "modified", False) or (used.itself and caller.user is None):
+    if used.changed or (used.itself and caller.user is None):
         return "session"
     if used.csrf:
         return "csrf"

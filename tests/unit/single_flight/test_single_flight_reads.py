@@ -1199,3 +1199,26 @@ def test_what_a_request_of_ones_own_class_has_found_out_counts(look: Callable[[A
     found = attacked(look, [partial(ask, one) for one in "aba"])
     assert [one.content for one in found] == [b"'a'", b"'b'", b"'a'"]
     assert roles(attacked(lambda r: r.method, [partial(ask, one) for one in "ab"])) == ["follower", "leader"]
+
+
+def test_a_session_that_middleware_has_changed_before_does_not_end_sharing() -> None:
+    def seen() -> HttpRequest:
+        found = made(user=ann(), session="s" * 8)
+        found.session["last_seen"] = 1
+        return found
+
+    makes = [seen] * 3
+    assert roles(attacked(lambda r: r.method, makes)) == ["follower", "follower", "leader"]
+    assert roles(attacked(lambda r: r.session.update({"a": 1}), makes)) == ["bypass"] * 3
+    assert roles(attacked(lambda r: setattr(r.session, "modified", True), makes)) == ["bypass"] * 3
+    assert roles(attacked(lambda r: setattr(r, "session", seen().session), makes)) == ["bypass"] * 3
+
+    asked = []
+
+    @single_flight()
+    def view(request: HttpRequest) -> HttpResponse:
+        asked.append(request)
+        return HttpResponse()
+
+    view(seen())
+    assert asked[0].session.modified, "it is still to be saved"
