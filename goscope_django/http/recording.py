@@ -111,6 +111,8 @@ class Used:
     csrf: bool = False
     changed: bool = False
     """Whether the session was changed: by the view, not by middleware before it."""
+    messages: bool = False
+    """Whether messages were read or added, by the view as well."""
 
 
 def raw(thing: Any) -> dict[str, Any]:
@@ -171,7 +173,7 @@ class Trace:
 
     __slots__ = (
         *("_inner", "_kind", "_recorder", "_request", "_session", "_source", "_user", "_view", "_view_kind"),
-        *("_changed", "csrf", "itself", "reads", "user_used"),
+        *("_before", "_changed", "_messages", "csrf", "itself", "reads", "user_used"),
     )
 
     def __init__(self, request: Any, inner: Any) -> None:
@@ -194,6 +196,9 @@ class Trace:
         # Middleware may have changed it before, as one that notes when somebody was last seen does.
         self._session: Any = raw(inner).get("session")
         self._changed = _set_changed(self._session, False)
+        self._messages: Any = raw(inner).get("_messages")
+        self._before = _flags(self._messages)
+        _set_flags(self._messages, dict.fromkeys(self._before, False))
         self._view: Any = raw(inner).get(VIEW)
         self._view_kind: Any = None
         if self._view is not None and self._source.view:
@@ -232,7 +237,24 @@ class Trace:
         changed = bool(getattr(session, "modified", False))
         if session is self._session:
             _set_changed(session, self._changed or changed)
-        return Used(self.itself, self.itself or self.user_used, put, reads, self._source, self.csrf, changed)
+        messages = raw(self._inner).get("_messages")
+        noted = _flags(messages)
+        if messages is self._messages:
+            _set_flags(messages, {name: self._before[name] or noted[name] for name in noted})
+        either = self.itself or self.user_used
+        return Used(self.itself, either, put, reads, self._source, self.csrf, changed, any(noted.values()))
+
+
+def _flags(messages: Any) -> dict[str, bool]:
+    """What Django's storage of messages says: whether they were read, and whether one was added."""
+    return {
+        name: bool(vars(messages)[name]) for name in ("used", "added_new") if name in getattr(messages, "__dict__", ())
+    }
+
+
+def _set_flags(messages: Any, flags: Mapping[str, bool]) -> None:
+    for name, value in flags.items():
+        setattr(messages, name, value)
 
 
 def _set_changed(session: Any, changed: bool) -> bool:

@@ -171,8 +171,7 @@ def why_bound(request: Any, caller: Caller, used: Used) -> str | None:
         return "csrf"
     if getattr(inner, "_csp_nonce", None):  # a lazy one is false until it is used
         return "nonce"
-    messages = getattr(inner, "_messages", None)
-    if getattr(messages, "used", False) or getattr(messages, "added_new", False):
+    if used.messages:
         return "messages"
     if caller.user is None and getattr(used.user, "is_authenticated", False) and not used.reads:
         return "user"  # the view has found out who asks, by something that it did not read of the request

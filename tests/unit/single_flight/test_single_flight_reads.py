@@ -1222,3 +1222,21 @@ def test_a_session_that_middleware_has_changed_before_does_not_end_sharing() -> 
 
     view(seen())
     assert asked[0].session.modified, "it is still to be saved"
+
+
+def test_a_message_of_middleware_does_not_end_sharing_and_is_not_lost() -> None:
+    asked: list[Any] = []
+
+    def told() -> Any:
+        found: Any = made(user=ann(), session="s" * 8)
+        found._messages = FallbackStorage(found)
+        found._messages.add(20, "your trial ends")
+        asked.append(found)
+        return found
+
+    makes = [told] * 3
+    assert roles(attacked(lambda r: r.method, makes)) == ["follower", "follower", "leader"]
+    assert all(one._messages.added_new and not one._messages.used for one in asked)
+    assert roles(attacked(lambda r: [str(one) for one in r._messages], makes)) == ["bypass"] * 3
+    assert roles(attacked(lambda r: r._messages.add(20, "mine"), makes)) == ["bypass"] * 3
+    assert all(one._messages.added_new for one in asked)
