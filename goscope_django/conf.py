@@ -150,11 +150,6 @@ def session_engine() -> str:
     return str(settings.SESSION_ENGINE)
 
 
-def default_charset() -> str:
-    """The encoding of requests and responses where nothing else says it."""
-    return str(settings.DEFAULT_CHARSET)
-
-
 def page_seconds() -> Any:
     """For how long Django's ``cache_page`` keeps a page where nothing else says it."""
     return settings.CACHE_MIDDLEWARE_SECONDS
