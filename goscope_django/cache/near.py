@@ -6,6 +6,8 @@ Rules of this file:
   its proof too old.
 * What was read is kept only if nothing can have changed it since the reading began: no change of the stream, no write
   of this process, no other stream, no other primary.
+* Of readings of one entry that ran at the same time nobody knows which came first. Where they differ, none of them is
+  kept, so nobody gets what is older than what he got before.
 * A write of this process removes the entry before it is sent and once more when it has ended.
 * An entry ends when the server's clock says so, which stated its time when the entry was read, and after ``MAX_AGE`` in
   any case. Without change streams it ends ``max_stale`` after its reading began.
@@ -25,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.core.signals import setting_changed
@@ -93,6 +95,7 @@ class Near:
         self._reading = 0
         self._changed: OrderedDict[Any, int] = OrderedDict()  # _ids and keys, while somebody reads
         self._all_changed = 0
+        self._given: OrderedDict[str, _Given] = OrderedDict()  # by key, while more than one reads
         self._writing: dict[str, int] = {}
         self._writing_any = 0
         self.kept.clear()
@@ -202,7 +205,9 @@ class Near:
                 value = yield from flows.opened(full, row.entry)
                 if value is not MISSING:
                     found[full] = Seen(value, row.over, row.terms)
-                    self._keep(flows, row, value, began, served)
+                    self._keep(full, self._entry(flows, full, row, value, began), began, served)
+            for full in wanted - found.keys():
+                self._keep(full, None, began, served)
         return found
 
     @contextmanager
@@ -218,11 +223,12 @@ class Near:
                 self._reading -= 1
                 if not self._reading:
                     self._changed.clear()
+                    self._given.clear()
 
-    def _keep(self, flows: CacheFlows, row: Reading, value: Any, began: _Began, served: object) -> None:
-        stream, full = self.stream, row.entry["key"]
+    def _entry(self, flows: CacheFlows, full: str, row: Reading, value: Any, began: _Began) -> Entry | None:
+        """What would be kept of a reading; ``None`` if nothing can be."""
         if row.name is None or not (began.alone or began.generation):
-            return
+            return None
         how, kept = _SHARED, value
         if type(value) not in _UNCHANGEABLE:
             if nearby.copied(value):
@@ -231,28 +237,52 @@ class Near:
                 try:
                     how, kept = _FROZEN, flows.frozen(full, value)
                 except Exception:  # noqa: BLE001  it was read all the same, but can't be copied
-                    return
+                    return None
         size = _OVERHEAD + sys.getsizeof(kept) + len(full)
         until = began.sent + (self.max_stale if began.alone else MAX_AGE)
         if row.left is not None:
             until = min(until, began.sent + row.left * (1 - _DRIFT))
-        entry = Entry(full, row.name, how, kept, size, until)
+        return Entry(full, row.name, how, kept, size, until)
+
+    def _keep(self, full: str, entry: Entry | None, began: _Began, served: object) -> None:
+        """Keep what was read, if it is known to be the newest; else see to it that nothing older stays."""
+        stream = self.stream
         with self._lock:
+            in_order = self._in_order(full, entry, began)
             if (
-                began.generation != stream.generation
+                entry is None
+                or not in_order
+                or began.generation != stream.generation
                 or began.alone != stream.alone
                 or (not began.alone and served != stream.served)
                 or self._writing_any
                 or full in self._writing
-                or began.changes < max(self._all_changed, self._changed.get(full, 0), self._changed.get(row.name, 0))
+                or began.changes < max(self._all_changed, self._changed.get(full, 0), self._changed.get(entry.name, 0))
             ):
+                before = self._entries.get(full)
+                if before is not None and (entry is None or _print(before) != _print(entry)):
+                    self._remove(full)
                 return
             self.kept.put(entry)
             self.figures.kept += 1
-            if row.name != full:
-                self._others[row.name] = full
+            if entry.name != full:
+                self._others[entry.name] = full
                 if len(self._others) > 2 * len(self.kept) + 100:
                     self._others = {one.name: one.full for one in self._entries.values() if one.name != one.full}
+
+    def _in_order(self, full: str, entry: Entry | None, began: _Began) -> bool:
+        """Whether this reading gave nothing older than any that has ended since it began."""
+        mine, before = None if entry is None else _print(entry), self._given.get(full)
+        alike = before is not None and mine is not None and before.print == mine
+        in_order = before is None or began.changes >= (before.since if alike else before.last)
+        if self._reading > 1:
+            self._changes += 1
+            since = before.since if before is not None and alike else self._changes
+            self._given[full] = _Given(mine, since, self._changes)
+            self._given.move_to_end(full)
+            if len(self._given) > self.options.max_entries + BATCH:
+                self._all_changed = max(self._all_changed, self._given.popitem(last=False)[1].last)
+        return in_order
 
     # Changes
 
@@ -309,8 +339,27 @@ class Near:
         self._changes += 1
         self._all_changed = self._changes
         self._changed.clear()
+        self._given.clear()
         self._others.clear()
         self.kept.clear()
+
+
+class _Given(NamedTuple):
+    """What readings of an entry gave: the last one's print (``None``: nothing to keep), since which change all have
+    given that, and when the last one ended."""
+
+    print: tuple[object, ...] | None
+    since: int
+    last: int
+
+
+def _print(entry: Entry) -> tuple[object, ...]:
+    """What tells two readings apart that gave different values, without holding these."""
+    value = entry.value
+    kind = type(value)
+    if kind is Decimal:  # one of them can't be hashed
+        value = str(value)
+    return entry.name, entry.how, kind, value if kind in (bool, int, float) else hash(value)
 
 
 class _Began:

@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -412,6 +413,74 @@ def test_these_tests_see_a_cache_that_keeps_late_readings(monkeypatch: pytest.Mo
     monkeypatch.setattr(Near, "_remove", lambda self, name: self.kept.remove(name))
     assert read(changed_meanwhile("cache:k")).kept
     assert read(written_meanwhile("cache:k", done=1)).kept
+
+
+def side_by_side(number: int = 2) -> list[Reading]:
+    """Readings of one near cache that have begun one after the other, and have not been answered."""
+    first = Reading()
+    others = [Reading() for _ in range(number - 1)]
+    for one in others:
+        one.near, one.stream = first.near, first.stream
+    for one in (first, *others):
+        one.begin()
+    return [first, *others]
+
+
+@pytest.mark.parametrize("values", [("old", "new"), ("new", "old"), (1, True), (-1, -2), ([1], [2])], ids=repr)
+def test_of_readings_at_the_same_time_that_differ_none_is_kept(values: tuple[Any, Any]) -> None:
+    first, second = side_by_side()
+    assert second.answer(values[0]) == values[0]
+    assert first.answer(values[1]) == values[1]
+    assert not first.kept
+    assert read(lambda one: None, first).kept, "the next one is"
+
+
+@pytest.mark.parametrize("value", ["old", [1], {"a": (1, 2)}, Decimal("sNaN"), None, 1], ids=repr)
+def test_readings_at_the_same_time_that_are_alike_are_kept(value: Any) -> None:
+    for reading in (readings := side_by_side(4)):
+        reading.answer(Codec(pickle=False).pack("cache:k", value))
+    assert readings[0].kept
+
+
+def test_readings_that_never_end_at_once_are_kept_when_they_are_alike_again() -> None:
+    readings = side_by_side(3)
+    for number in range(6):
+        one = readings[number % 3]
+        one.answer("old" if number == 1 else "new")
+        one.begin()  # so one is always under way
+    assert readings[0].kept
+    assert readings[0].near.found(readings[0].flows, "cache:k") == "new"
+
+
+def test_a_reading_that_found_nothing_is_not_followed_by_what_was_there_before() -> None:
+    first, second = side_by_side()
+    with pytest.raises(StopIteration):
+        second.flow.send(([], "primary"))
+    first.answer("old")
+    assert not first.kept
+
+
+@pytest.mark.parametrize("given", ["nothing", "not to be kept", "by another primary"])
+def test_what_was_kept_goes_when_something_newer_was_given(given: str) -> None:
+    reading = read(lambda one: None)
+    assert reading.kept
+    reading.begin()
+    if given == "nothing":
+        with pytest.raises(StopIteration):
+            reading.flow.send(([], "primary"))
+    elif given == "not to be kept":
+        reading.name = 5
+        reading.answer("new")
+    else:
+        reading.answer("new", served="another")
+    assert not reading.kept
+
+
+def test_what_was_kept_stays_when_the_same_was_given() -> None:
+    reading = read(lambda one: None)
+    reading.begin()
+    reading.answer("old", served="another")
+    assert reading.kept
 
 
 def test_a_change_of_another_entry_does_not_matter() -> None:
