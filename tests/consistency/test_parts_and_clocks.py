@@ -9,13 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.core.cache import caches
+from pymongo import WriteConcern
 
 from goscope_django.contracts import Checkpoint
-from goscope_django.exceptions import OutcomeUnknown, StoreUnavailable, TaskLost
+from goscope_django.exceptions import OutcomeUnknown, StoreError, StoreUnavailable, TaskLost
 from goscope_django.mongodb import MongoDBAdapter
 from goscope_django.mongodb.checkpoints.history import CheckpointFlows
 from goscope_django.mongodb.checkpoints.tasks import TaskFlows
@@ -25,8 +28,10 @@ from goscope_django.mongodb.driver.execute import SyncExecutor
 from goscope_django.mongodb.driver.store import Store
 from goscope_django.mongodb.single_flight.flows import FlightFlows
 from goscope_django.mongodb.single_flight.values import Terms
-from tests.consistency import faults
+from tests.consistency import faults, harness
 from tests.consistency.nodes import CLOCKS, NOTICED, Nodes, nodes
+from tests.support.commands import on_server
+from tests.support.near import opened
 
 pytestmark = [pytest.mark.real, pytest.mark.fleet, pytest.mark.slow]
 
@@ -182,6 +187,47 @@ def test_it_would_where_one_node_is_enough(running: Nodes, name: str, monkeypatc
     faults.plant("unconfirmed_writes", monkeypatch.setattr)
     acknowledged, _ = acknowledged_by_the_old(running, name)
     assert acknowledged >= {"lock.acquire", "circuit.failure", "idempotency.begin", "task.save"}
+
+
+@pytest.mark.timeout(120)
+def test_a_near_cache_beside_an_old_primary(running: Nodes, name: str) -> None:
+    """While that primary takes itself for one its reads are as old as it is, whoever asks it. Afterwards nothing is
+    older than ``MAX_STALE``: then there is no answer at all, until the new primary is reached."""
+    stale = 0.5
+    near: dict[str, dict[str, Any]] = {"default": {"OPTIONS": {"NEAR": {"MAX_STALE": stale}}}}
+    with harness.ways_to(running) as ways:
+        url = harness.url_of((way.port for way in ways.values()), name, serverSelectionTimeoutMS=500)
+        with on_server(url, caches=near):
+            cache = caches["default"]
+            cache.set("k", "old", None)
+            opened(cache)
+            until(lambda: cache.get("k") == "old")
+            running.wait_for_all()
+            old = running.primary_port()
+            others = [port for port in running.ports if port != old]
+            for port in others:
+                ways[port].cut()
+            running.isolate(old)
+            running.step_up(others[0])
+            until(lambda: any(map(running.believes, others)))
+            with running.direct(next(filter(running.believes, others))) as client:
+                entries = client[name].get_collection("go_goscope_cache", write_concern=WriteConcern("majority"))
+                assert entries.update_one({"value": "old"}, {"$set": {"value": "new"}}).modified_count == 1
+            until(lambda: not running.believes(old))
+            time.sleep(stale + 0.2)
+            for _ in range(4):
+                with suppress(StoreError):
+                    assert cache.get("k") == "new"
+            running.wires.heal()
+            for way in ways.values():
+                way.heal()
+            until(lambda: seen(cache) == "new")
+
+
+def seen(cache: Any) -> Any:
+    with suppress(StoreError):
+        return cache.get("k")
+    return None
 
 
 # Clocks
