@@ -21,12 +21,12 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def members() -> Iterator[ReplicaSet]:
-    """Three members. One is never the primary, and the only one that the cache reads from."""
-    with replica_set(3, extra_args=("--setParameter", "enableTestCommands=1")) as found:
+    """Two members. One has no vote, so the other is the majority; it is the only one that the cache reads from."""
+    with replica_set(2, extra_args=("--setParameter", "enableTestCommands=1")) as found:
         with found.client() as client:
             config = client.admin.command("replSetGetConfig")["config"]
             config["version"] += 1
-            config["members"][2] |= {"priority": 0, "tags": {"lags": "yes"}}
+            config["members"][1] |= {"priority": 0, "votes": 0, "tags": {"lags": "yes"}}
             client.admin.command("replSetReconfig", config)
         yield found
         clients.close_all()
@@ -40,13 +40,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def lag(members: ReplicaSet, mode: str) -> None:
-    with MongoClient[Any]("127.0.0.1", members.ports[2], directConnection=True) as client:
+    with MongoClient[Any]("127.0.0.1", members.ports[1], directConnection=True) as client:
         client.admin.command("configureFailPoint", "rsSyncApplyStop", mode=mode)
 
 
 @pytest.fixture
 def cache(members: ReplicaSet) -> Iterator[Any]:
-    """A cache that reads from that member, which has the entry ``key`` (for a second) and nothing later."""
+    """A cache that reads from that member, which has the entry ``key`` (stale) and nothing later."""
     url = members.uri.replace("/?", "/lagging?") + "&w=1&readPreference=secondary&readPreferenceTags=lags:yes"
     lag(members, "off")
     with on_server(url):
