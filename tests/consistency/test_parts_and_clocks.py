@@ -257,7 +257,15 @@ def agreeing(running: Nodes) -> Iterator[None]:
     yield
     for port in running.ports:
         running.set_clock(port, max(running.clocks.values()))
+    agree(running)
+
+
+def agree(running: Nodes) -> None:
+    """Wait until each member has the clock that it was told, and until none makes another the primary because of it."""
     time.sleep(NOTICED)
+    until(lambda: all(abs(running.ahead(port) - running.clocks[port]) < 1 for port in running.ports))
+    time.sleep(NOTICED)
+    running.wait_for_all()
 
 
 @pytest.mark.timeout(120)

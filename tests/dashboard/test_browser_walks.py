@@ -166,16 +166,16 @@ def test_without_javascript_all_of_it_works(operator: Operator) -> None:
     Select(operator.find("select[name='circuits.state']")).select_by_value("open")
     Select(operator.find("select[name='circuits.sort']")).select_by_value("-name")
     operator.find("#section-circuits .goscope-find button").click()
-    assert [one.text for one in operator.every("#section-circuits tbody th")] == ["c0004", "c0001"]
+    # Without JavaScript the driver does not wait for the page that a click leads to.
+    operator.until(lambda: [one.text for one in operator.every("#section-circuits tbody th")] == ["c0004", "c0001"])
     for box in operator.every("#section-circuits tbody input"):
         box.click()
     operator.find("#section-circuits .goscope-bulk [formaction*=reset_circuit]").click()
-    operator.find("button[name=confirm]").click()
-    assert operator.text("[role=status]") == "2 of 2 done."
+    operator.until(lambda: operator.find("button[name=confirm]")).click()
+    operator.until(lambda: operator.text("[role=status]") == "2 of 2 done.")
     operator.find("#content tbody th a").click()
-    assert operator.driver.current_url.endswith(f"{PAGE}circuit/c0004/") and "root" in operator.text(
-        "#section-timeline"
-    )
+    operator.until(lambda: operator.driver.current_url.endswith(f"{PAGE}circuit/c0004/"))
+    operator.until(lambda: "root" in operator.text("#section-timeline"))
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1_280, "light"), (320, "dark")])
