@@ -22,7 +22,7 @@ import marshal
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -198,6 +198,7 @@ class Near:
             if rows is None:
                 return None
             wanted = set(keys)
+            left = set(wanted)  # of which there is nothing to keep
             for row in rows:
                 full = row.entry.get("key")
                 if type(full) is not str or full not in wanted:  # damaged: its key is a list that holds the one we want
@@ -205,9 +206,11 @@ class Near:
                 value = yield from flows.opened(full, row.entry)
                 if value is not MISSING:
                     found[full] = Seen(value, row.over, row.terms)
-                    self._keep(full, self._entry(flows, full, row, value, began), began, served)
-            for full in wanted - found.keys():
-                self._keep(full, None, began, served)
+                    if (entry := self._entry(flows, full, row, value, began)) is not None:
+                        left.discard(full)
+                        self._keep(entry, began, served)
+            if left:
+                self._keep_nothing(left)
         return found
 
     @contextmanager
@@ -244,14 +247,13 @@ class Near:
             until = min(until, began.sent + row.left * (1 - _DRIFT))
         return Entry(full, row.name, how, kept, size, until)
 
-    def _keep(self, full: str, entry: Entry | None, began: _Began, served: object) -> None:
+    def _keep(self, entry: Entry, began: _Began, served: object) -> None:
         """Keep what was read, if it is known to be the newest; else see to it that nothing older stays."""
-        stream = self.stream
+        stream, full = self.stream, entry.full
         with self._lock:
-            in_order = self._in_order(full, entry, began)
+            in_order = self._in_order(entry, began)
             if (
-                entry is None
-                or not in_order
+                not in_order
                 or began.generation != stream.generation
                 or began.alone != stream.alone
                 or (not began.alone and served != stream.served)
@@ -260,7 +262,7 @@ class Near:
                 or began.changes < max(self._all_changed, self._changed.get(full, 0), self._changed.get(entry.name, 0))
             ):
                 before = self._entries.get(full)
-                if before is not None and (entry is None or _print(before) != _print(entry)):
+                if before is not None and _print(before) != _print(entry):
                     self._remove(full)
                 return
             self.kept.put(entry)
@@ -270,19 +272,35 @@ class Near:
                 if len(self._others) > 2 * len(self.kept) + 100:
                     self._others = {one.name: one.full for one in self._entries.values() if one.name != one.full}
 
-    def _in_order(self, full: str, entry: Entry | None, began: _Began) -> bool:
+    def _keep_nothing(self, keys: Collection[str]) -> None:
+        """Of these nothing was read that can be kept: see to it that nothing older stays."""
+        with self._lock:
+            if self._reading > 1:
+                for full in keys:
+                    self._give(full, None)
+            for full in keys:
+                if full in self._entries:
+                    self._remove(full)
+
+    def _in_order(self, entry: Entry, began: _Began) -> bool:
         """Whether this reading gave nothing older than any that has ended since it began."""
-        mine, before = None if entry is None else _print(entry), self._given.get(full)
-        alike = before is not None and mine is not None and before.print == mine
+        before = self._given.get(entry.full)
+        if before is None and self._reading == 1:
+            return True  # nobody else reads, as a rule: then there is nothing to compare
+        mine = _print(entry)
+        alike = before is not None and before.print == mine
         in_order = before is None or began.changes >= (before.since if alike else before.last)
         if self._reading > 1:
-            self._changes += 1
-            since = before.since if before is not None and alike else self._changes
-            self._given[full] = _Given(mine, since, self._changes)
-            self._given.move_to_end(full)
-            if len(self._given) > self.options.max_entries + BATCH:
-                self._all_changed = max(self._all_changed, self._given.popitem(last=False)[1].last)
+            self._give(entry.full, mine, before.since if before is not None and alike else None)
         return in_order
+
+    def _give(self, full: str, mine: tuple[object, ...] | None, since: int | None = None) -> None:
+        """Note what a reading gave that ends now, for those that still run."""
+        self._changes += 1
+        self._given[full] = _Given(mine, self._changes if since is None else since, self._changes)
+        self._given.move_to_end(full)
+        if len(self._given) > self.options.max_entries + BATCH:
+            self._all_changed = max(self._all_changed, self._given.popitem(last=False)[1].last)
 
     # Changes
 

@@ -58,7 +58,8 @@ def read(clock: Clock, keys: Sequence[str], *, stale: bool = False) -> Flow[tupl
                 if not stale:
                     continue
                 over = own.left(clock, kept, row)
-        readings.append(_reading(clock, row, kept) if over is None else Reading(row, None, None, over, _terms(kept)))
+        reading = _reading(clock, row, kept) if over is None else Reading(row, None, None)
+        readings.append(reading if kept is None else reading._replace(over=over, terms=kept.terms))
     return readings, served
 
 
@@ -66,22 +67,18 @@ def _stands(kept: Own, current: own.Tags) -> bool:
     return kept.tags is not None and all(current.get(tag) == version for tag, version in kept.tags.items())
 
 
-def _terms(kept: Own | None) -> Terms | None:
-    return None if kept is None else kept.terms
-
-
 def _reading(clock: Clock, row: dict[str, Any], kept: Own | None) -> Reading:
     name, expires_at = row.get("_id"), (kept and kept.fresh_until) or row.get("expiresAt")
     ours = isinstance(name, ObjectId) or (type(name) is str and name == row.get("key"))
     ours = ours and not (kept is not None and kept.tags)
     if expires_at is None:
-        return Reading(row, name if ours else None, None, None, _terms(kept))
+        return Reading(row, name if ours else None, None)
     if not isinstance(expires_at, datetime):  # nobody knows when this passes
-        return Reading(row, None, None, None, _terms(kept))
+        return Reading(row, None, None)
     ends, now = instant(expires_at), instant(clock.read_stamp(row))
     assert ends is not None
     assert now is not None
-    return Reading(row, name if ours else None, (ends - now).total_seconds(), None, _terms(kept))
+    return Reading(row, name if ours else None, (ends - now).total_seconds())
 
 
 def copied(value: object) -> bool:

@@ -36,7 +36,7 @@ from goscope_django.single_flight import single_flight
 from tests.consistency.sweep import Loser
 from tests.support.commands import on_server
 from tests.support.long import share
-from tests.support.mongod import ReplicaSet, replica_set
+from tests.support.mongod import ReplicaSet
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -45,12 +45,6 @@ LONG = 6_000
 """Seconds, so that no lease is renewed or ends meanwhile."""
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 CACHES: dict[str, dict[str, Any]] = {"default": {}, "signed": {"OPTIONS": {"SIGN": True}}}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ReplicaSet]:
-    with replica_set(members=1) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

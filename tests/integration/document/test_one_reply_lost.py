@@ -30,7 +30,7 @@ from goscope_django.mongodb.driver.store import Store
 from goscope_django.mongodb.single_flight.flows import FlightFlows
 from goscope_django.mongodb.single_flight.values import Terms
 from goscope_django.testing.conformance.base import Drive
-from tests.support.mongod import ReplicaSet, replica_set
+from tests.support.mongod import ReplicaSet
 from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.slow
@@ -42,12 +42,6 @@ CIRCUITS, FLIGHTS, HISTORY = CircuitFlows(""), FlightFlows(""), CheckpointFlows(
 TASKS = TaskFlows(HISTORY)
 TERMS = Terms(60_000, 60_000, "me", 2.0)
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ReplicaSet]:
-    with replica_set(members=1) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
