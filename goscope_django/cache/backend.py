@@ -707,7 +707,7 @@ class MongoDBCache(BaseCache):
             if ttl == 0:
                 return (yield from self._flows.delete(clock, full))
             terms = (yield from tagging.terms(clock, names, ttl)) if names else None
-            yield from self._flows.set(clock, full, value, ttl, terms)
+            yield from self._put(clock, full, value, ttl, terms)
             return True
 
         return flow
@@ -797,6 +797,12 @@ class MongoDBCache(BaseCache):
 
         return target, flow
 
+    def _put(self, clock: Clock, full: str, value: Any, ttl: int | None, terms: Terms | None) -> Flow[None]:
+        near = self._backing.near
+        if near is None or terms is not None:
+            return self._flows.set(clock, full, value, ttl, terms)
+        return near.set(clock, self._flows, full, value, ttl)
+
     def _make_room(self, clock: Clock, entries: int) -> Flow[None]:
         limit, prefix = self.options.max_entries, self._keys.own_prefix()
         if limit:
@@ -813,7 +819,7 @@ class MongoDBCache(BaseCache):
         full, ttl = wanted.full, wanted.ttl
 
         def flow(clock: Clock) -> Flow[bool]:
-            yield from self._flows.set(clock, full, value, ttl, terms) if ttl != 0 else self._flows.delete(clock, full)
+            yield from self._put(clock, full, value, ttl, terms) if ttl != 0 else self._flows.delete(clock, full)
             self._figures.valued(wanted.key, value, SETS, WRITTEN)
             return True
 

@@ -20,11 +20,13 @@ _SMALL: Final = 0.1
 class Entry:
     """One entry. ``how`` says what ``value`` is, ``until`` (by ``tick``) when it ends, ``size`` its bytes.
 
+    ``uses`` is how often it served, ``paid`` how many of these have paid for reading it again.
+
     ``key`` is the key by which callers ask for it, ``None`` as long as nobody has, ``row`` what counts its hits, and
     ``counted`` the bytes of one.
     """
 
-    __slots__ = ("counted", "full", "how", "key", "main", "name", "row", "size", "until", "uses", "value")
+    __slots__ = ("counted", "full", "how", "key", "main", "name", "paid", "row", "size", "until", "uses", "value")
 
     def __init__(self, full: str, name: Any, how: int, value: Any, size: int, until: float) -> None:
         self.full = full
@@ -34,6 +36,7 @@ class Entry:
         self.size = size
         self.until = until
         self.uses = 0
+        self.paid = 0
         self.main = False
         self.key: str | None = None
         self.row: list[int] = []
@@ -72,7 +75,7 @@ class Kept:
         if entry.size > self.max_bytes * _SMALL:
             return
         if before is not None:
-            entry.uses, entry.main = before.uses, before.main
+            entry.uses, entry.paid, entry.main = before.uses, before.paid, before.main
         elif entry.full in self._gone:
             del self._gone[entry.full]
             entry.main = True

@@ -40,7 +40,7 @@ from goscope_django.mongodb.document.expressions import prefix_range
 from goscope_django.mongodb.document.failures import MISSING_RIGHTS, NO_CHANGE_STREAMS, NOT_SUPPORTED, means
 from goscope_django.mongodb.driver.client import Connection
 from goscope_django.mongodb.driver.direct import primary
-from goscope_django.mongodb.driver.execute import CACHE, MockExecutor
+from goscope_django.mongodb.driver.execute import CACHE, MockExecutor, SyncExecutor
 
 logger = logging.getLogger("goscope.near")
 
@@ -59,7 +59,7 @@ _SHORTEST_WAIT: Final = 0.02
 _PAUSES: Final = (0.05, 5.0)
 """Seconds between two attempts to open it: the first one, and the longest."""
 
-_GATHER: Final = 0.008
+_GATHER: Final = 0.03
 """Seconds between two requests while changes come one soon after the other. Each request costs this process and the
 server more than ten changes do, so some are gathered. A change that comes alone is told at once."""
 
@@ -73,6 +73,9 @@ _STATED: Final = 2.0
 _FAREWELL: Final = 0.3
 """Seconds that closing it at the end of the process may take."""
 
+CATCH_UP: Final = 0.25
+"""Seconds that who keeps entries may take to read again what was changed."""
+
 _CHANGES: Final = ("insert", "update", "replace", "delete")
 _NEVER: Final = float("-inf")
 _ALWAYS: Final = float("inf")
@@ -81,7 +84,8 @@ Id = str | ObjectId
 
 
 class Watcher(Protocol):
-    """Who keeps entries. It is told on the stream's thread, answers at once and never raises."""
+    """Who keeps entries. It is told on the stream's thread and never raises. It answers at once, unless said
+    otherwise."""
 
     max_stale: float
 
@@ -90,6 +94,9 @@ class Watcher(Protocol):
 
     def emptied(self) -> None:
         """Any document may have changed."""
+
+    def catch_up(self, executor: SyncExecutor) -> None:
+        """All changes that have come were told. It may send a command, and takes the time of one."""
 
 
 class _NoStreams(Exception):
@@ -235,18 +242,23 @@ class ChangeStream:
 
     def _follow(self, stopping: threading.Event) -> None:
         """Open a stream and tell what it brings, until nobody has used it for long. Raises whatever ends it."""
-        with self._opened(stopping) as following:
+        with self._opened(stopping) as (following, executor):
             while not stopping.is_set():
                 if tick() - self._used > IDLE:
                     return
                 if following.wait != self.wait:
                     raise _Over  # somebody who may lag less has come
                 following.step()
+                if not following.brought_all():
+                    continue
+                with pymongo.timeout(CATCH_UP):
+                    for one in self._watchers:
+                        one.catch_up(executor)
                 if (pause := following.pause()) > 0:
                     stopping.wait(pause)
 
     @contextmanager
-    def _opened(self, stopping: threading.Event) -> Iterator[_Following]:
+    def _opened(self, stopping: threading.Event) -> Iterator[tuple[_Following, SyncExecutor]]:
         connection = self._connection()
         executor = connection.sync()
         if isinstance(executor, MockExecutor):
@@ -270,7 +282,7 @@ class ChangeStream:
                     # kept.
                     self._generations += 1
                     self.generation = following.generation = self._generations
-                yield following
+                yield following, executor
             finally:
                 if self._following is following:
                     self._following = None
@@ -388,14 +400,19 @@ class _Following:
                 self._sure_primary()
                 stream.proved(self.generation, proved)
 
+    def brought_all(self) -> bool:
+        """Whether changes have come since this was asked, and all that have come were told."""
+        # A driver that keeps what it has fetched elsewhere is never waited for.
+        if not self._brought or getattr(self._cursor, "_data", True):
+            return False
+        self._brought = False
+        return True
+
     def pause(self) -> float:
         """For how many seconds to wait before the next request, so that changes which come one soon after the other
-        are brought together."""
-        # Of what the driver has fetched nothing may be left; a driver that keeps it elsewhere is never waited for.
-        if not self._brought or getattr(self._cursor, "_data", True):
-            return 0.0
-        self._brought, before, self._emptied_at = False, self._emptied_at, tick()
-        gather = min(_GATHER, self.wait / 4)
+        are brought together. It is asked when all that have come were told."""
+        before, self._emptied_at = self._emptied_at, tick()
+        gather = min(_GATHER, self.wait / 8)
         return gather if self._emptied_at - before < 2 * gather else 0.0
 
     def _committed(self, sent: float) -> bool:

@@ -1,0 +1,231 @@
+"""One entry of a near cache, in any order of events: readings, writes of this process and of others, and the stream.
+
+Who has once got a value never gets an older one from the near cache, and when the stream has brought all and what it
+wants read again was read, nothing older than the server's value is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from goscope_django.cache import near as near_module
+from goscope_django.cache.near import Near
+from goscope_django.cache.options import NearOptions
+from goscope_django.core.flow import Query
+from goscope_django.mongodb.cache.flows import MISSING, CacheFlows
+from goscope_django.mongodb.cache.stream import ChangeStream
+from goscope_django.mongodb.codec import Codec
+from goscope_django.mongodb.document.clock import ServerClock
+from goscope_django.mongodb.driver import written
+
+KEY = "cache:k"
+NOW = datetime(2026, 1, 1)  # noqa: DTZ001  as the driver gives it
+SIDE_BY_SIDE = 3
+EVENTS = ("hit", "begin", "look", "end", "set", "apply", "ack", "other", "tell", "ask_again", "answer_again")
+
+
+class Stream(ChangeStream):
+    """One that is open and proves all."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None, "cache:")  # type: ignore[arg-type, return-value]
+        self.generation, self.proof, self.served = 1, float("inf"), "primary"
+
+    def used(self) -> None:
+        pass
+
+
+@dataclass
+class Under:
+    """A reading or a set that is under way: ``value`` is what it found or writes; ``done``: at the server."""
+
+    flow: Generator[Any, Any, Any]
+    value: int = 0
+    done: bool = False
+
+
+@dataclass
+class World:
+    """A server with one entry, and a process with a near cache of it. Values are numbers; ``written`` says in which
+    order the server got them, ``got`` which of them is the last one that the process has met."""
+
+    written: list[int] = field(default_factory=lambda: [0])
+    got: int = 0
+    untold: int = 0
+    readings: list[Under] = field(default_factory=list)
+    sets: list[Under] = field(default_factory=list)
+    again: Under | None = None
+    values: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        self.near = Near(NearOptions(), Stream())
+        self.flows = CacheFlows(Codec(pickle=False))
+        self.clock = ServerClock()
+
+    def step(self, event: str, number: int) -> None:
+        getattr(self, event)(number)
+
+    # This process
+
+    def hit(self, _: int) -> None:
+        found = self.near.found(self.flows, KEY)
+        if found is not MISSING:
+            at = self.written.index(found)
+            assert at >= self.got, "what is older than what was got"
+            self.got = at
+
+    def begin(self, _: int) -> None:
+        if len(self.readings) < SIDE_BY_SIDE:
+            self.readings.append(self.asked(self.near.get(self.clock, self.flows, KEY)))
+
+    def look(self, number: int) -> None:
+        for one in chosen(self.readings, number, done=False):
+            one.value, one.done = self.written[-1], True
+
+    def end(self, number: int) -> None:
+        for one in chosen(self.readings, number, done=True):
+            self.readings.remove(one)
+            assert self.answered(one, self.row(one)) == one.value, "whoever asks gets what was read"
+            self.got = max(self.got, self.written.index(one.value))
+
+    def set(self, _: int) -> None:
+        if len(self.sets) < SIDE_BY_SIDE:
+            value = next(self.values)
+            self.sets.append(self.asked(self.near.set(self.clock, self.flows, KEY, value, 300_000), value))
+            self.near.writing({KEY})
+
+    def ack(self, number: int) -> None:
+        for one in chosen(self.sets, number, done=True):
+            self.sets.remove(one)
+            self.near.wrote({KEY})
+            self.answered(one, {"now": NOW})
+            self.got = max(self.got, self.written.index(one.value))
+
+    # The server and others
+
+    def apply(self, number: int) -> None:
+        for one in chosen(self.sets, number, done=False):
+            one.done = True
+            self.write(one.value)
+
+    def other(self, _: int) -> None:
+        self.write(next(self.values))
+
+    def write(self, value: int) -> None:
+        self.written.append(value)
+        self.untold += 1
+
+    # The stream
+
+    def tell(self, _: int) -> None:
+        if self.untold and self.again is None:  # it is one thread
+            self.untold -= 1
+            self.near.changed(KEY)
+
+    def ask_again(self, _: int) -> None:
+        if self.again is None:
+            self.near.catch_up(Asking(self))  # type: ignore[arg-type]
+
+    def answer_again(self, _: int) -> None:
+        if self.again is not None:
+            one, self.again = self.again, None
+            self.answered(one, self.row(one))
+
+    # Helpers
+
+    @staticmethod
+    def asked(flow: Generator[Any, Any, Any], value: int = 0) -> Under:
+        assert isinstance(next(flow), Query)
+        return Under(flow, value)
+
+    @staticmethod
+    def answered(one: Under, answer: Any) -> Any:
+        with pytest.raises(StopIteration) as ended:
+            one.flow.send(answer)
+        return ended.value.value
+
+    @staticmethod
+    def row(one: Under) -> Any:
+        return [{"_id": KEY, "key": KEY, "value": one.value, "expiresAt": None, "now": NOW}], "primary"
+
+    def settle(self) -> None:
+        """All that is under way ends, and the stream brings all."""
+        self.answer_again(0)
+        for event in ("look", "end", "apply", "ack") * SIDE_BY_SIDE:
+            self.step(event, 0)
+        for event in (*["tell"] * self.untold, "ask_again", "answer_again"):
+            self.step(event, 0)
+        found = self.near.found(self.flows, KEY)
+        assert found in (MISSING, self.written[-1]), "what is older than what the stream has told of"
+
+
+class Asking:
+    """An executor that takes one query and leaves its answer to the world: its flow is run by hand."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.clock = world, world.clock
+
+
+def chosen(among: list[Under], number: int, *, done: bool) -> list[Under]:
+    wanted = [one for one in among if one.done == done]
+    return [wanted[number % len(wanted)]] if wanted else []
+
+
+def run_by_hand(flow: Generator[Any, Any, Any], executor: Asking) -> None:
+    executor.world.again = World.asked(flow, executor.world.written[-1])
+
+
+@pytest.fixture(autouse=True)
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(near_module, "run", run_by_hand)
+    yield
+    written.listeners = tuple(one for one in written.listeners if not isinstance(getattr(one, "stream", None), Stream))
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, SIDE_BY_SIDE - 1)), max_size=60)
+
+
+@given(steps=STEPS)
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nobody_gets_what_is_older_than_what_he_got(steps: list[tuple[str, int]]) -> None:
+    happens(steps)
+
+
+def happens(steps: list[tuple[str, int]]) -> None:
+    world = World()
+    for event, number in steps:
+        world.step(event, number)
+    world.settle()
+
+
+FAULTS: dict[str, tuple[str, Any]] = {
+    "of readings side by side the last one is kept": ("_in_order", lambda self, entry, began: True),
+    "a change is not noted for who is reading": ("_note", lambda self, name: None),
+    "a change does not matter": ("changed", lambda self, name: None),
+    "the end of a write does not matter": ("wrote", lambda self, keys: self._writing.clear()),
+    "nothing that is changed is removed": ("_serves_on", lambda self, full: True),
+    "what is set is kept whatever else happened": ("_keep_written", lambda self, entry, began: self._put(entry)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_this_test_finds(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, instead = FAULTS[fault]
+    monkeypatch.setattr(Near, name, instead)
+
+    for seed in range(20_000):
+        numbers = random.Random(seed)
+        try:
+            happens([(numbers.choice(EVENTS), numbers.randrange(SIDE_BY_SIDE)) for _ in range(60)])
+        except AssertionError:
+            return
+    raise AssertionError("it was not found")
