@@ -517,7 +517,7 @@ def near_of(alias: str) -> Near | None:
     return max(found, key=lambda one: one.stream.last_used, default=None)
 
 
-_told: Final[dict[str, int]] = {"near_hits": 0, "near_removed": 0, "near_emptied": 0}
+_told: Final[dict[str, int]] = {"near_hits": 0, "near_removed": 0, "near_renewed": 0, "near_emptied": 0}
 _telling = threading.Lock()
 
 

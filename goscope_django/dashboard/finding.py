@@ -41,14 +41,21 @@ COLUMNS: Final = {
         "heard": "Last heard of",
     },
     "flights": {"key": "Key", "leader": "Leader", "token": "Token", "age": "Runs for", "left": "Lease ends in"},
-    "idempotency": {"key": "Key", "state": "State", "token": "Token", "age": "Age", "left": "Ends in"},
+    "idempotency": {
+        "key": "Key",
+        "state": "State",
+        "holder": "Holder",
+        "token": "Token",
+        "age": "Age",
+        "left": "Ends in",
+    },
 }
 """What the columns are called."""
 
 GREATEST_FIRST: Final = frozenset(("waiters", "failures", "held", "age", "rate", "progress", "heard", "changed"))
 """The columns in which the greatest is what an operator looks for."""
 
-_TEXTS: Final = frozenset(("key", "name", "owner", "leader", "state", "status"))
+_TEXTS: Final = frozenset(("key", "name", "owner", "holder", "leader", "state", "status"))
 _WORDS: Final = {"waited": "waited for", "in_progress": "in progress"}
 
 

@@ -31,7 +31,7 @@ ORDERS: Final[Mapping[str, tuple[str, ...]]] = {
     "circuits": ("name", "state", "failures", "next", "changed"),
     "tasks": ("name", "status", "progress", "rate", "left", "owner", "heard"),
     "flights": ("key", "leader", "token", "age", "left"),
-    "idempotency": ("key", "state", "token", "age", "left"),
+    "idempotency": ("key", "state", "holder", "token", "age", "left"),
 }
 """The columns by which each kind of thing can be sorted; the first is the order of the keys. ``-held`` is downwards."""
 

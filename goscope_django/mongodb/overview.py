@@ -483,7 +483,7 @@ def idempotency(clock: Clock, prefix: str, wanted: Wanted) -> Flow[Page[Idempote
     A cursor in the order of the keys says which kind it is in.
     """
     fields = dict.fromkeys(("claim", "token", "updatedAt", "expiresAt", "holder"), True)
-    columns = {"token": "token", "age": "-updatedAt", "left": "expiresAt"}
+    columns = {"holder": "holder", "token": "token", "age": "-updatedAt", "left": "expiresAt"}
 
     def read(document: dict[str, Any], now: datetime) -> IdempotencyInfo:
         return idempotency_info(document, prefix)

@@ -164,6 +164,7 @@ def _near(alias: str) -> NearItem | None:
         bytes=found.kept.bytes,
         hits=figures.hits,
         removed=figures.removed,
+        renewed=figures.renewed,
         emptied=figures.emptied,
         evicted=found.kept.evicted,
         proved_ago=max(0.0, tick() - proved) if math.isfinite(proved) else None,

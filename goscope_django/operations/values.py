@@ -322,7 +322,8 @@ class NearItem:
 
     ``stream`` is ``open``, ``opening`` or ``none`` (there are no change streams, so it goes by time alone).
     ``proved_ago`` is the age of its proof in seconds, ``None`` without one. ``hits``, ``removed`` (entries that
-    somebody changed), ``emptied`` and ``evicted`` count since the process began. ``bytes`` is an estimate.
+    somebody changed), ``renewed`` (those that were read again at once), ``emptied`` and ``evicted`` count since the
+    process began. ``bytes`` is an estimate.
     """
 
     process: str
@@ -331,6 +332,7 @@ class NearItem:
     bytes: int
     hits: int
     removed: int
+    renewed: int
     emptied: int
     evicted: int
     proved_ago: float | None = None

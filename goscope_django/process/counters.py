@@ -89,6 +89,7 @@ COUNTED: Final = (
     "cache_tags_invalidated",
     "near_hits",
     "near_removed",
+    "near_renewed",
     "near_emptied",
 )
 """The counters that ``count`` adds to. ``flights_saved_ms``: how long the flights took that were joined.
