@@ -28,6 +28,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from pymongo import MongoClient
+
 from goscope_django.core.ticks import tick
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -187,6 +189,9 @@ def hunt(
 
     ``trouble(pids)`` is called again and again meanwhile, with the processes' ids.
     """
+    # Without it a writer of each kind may make a document of its own: it can't be made while a member is away.
+    with MongoClient[dict[str, Any]](around) as client:
+        client.get_default_database()["go_goscope_cache"].create_index("key", unique=True, name="key_1")
     arguments = [str(one) for one in (processes, reads // processes, seconds, seed, broken)]
     workers = [
         subprocess.Popen(
