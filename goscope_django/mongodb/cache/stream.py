@@ -59,7 +59,7 @@ _SHORTEST_WAIT: Final = 0.02
 _PAUSES: Final = (0.05, 5.0)
 """Seconds between two attempts to open it: the first one, and the longest."""
 
-_GATHER: Final = 0.03
+_GATHER: Final = 0.008
 """Seconds between two requests while changes come one soon after the other. Each request costs this process and the
 server more than ten changes do, so some are gathered. A change that comes alone is told at once."""
 
@@ -412,7 +412,7 @@ class _Following:
         """For how many seconds to wait before the next request, so that changes which come one soon after the other
         are brought together. It is asked when all that have come were told."""
         before, self._emptied_at = self._emptied_at, tick()
-        gather = min(_GATHER, self.wait / 8)
+        gather = min(_GATHER, self.wait / 4)
         return gather if self._emptied_at - before < 2 * gather else 0.0
 
     def _committed(self, sent: float) -> bool:

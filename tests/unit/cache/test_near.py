@@ -777,6 +777,17 @@ def test_a_hit_needs_a_proof_that_is_new_enough() -> None:
     assert reading.kept, "it is there still: only the proof was missing"
 
 
+@pytest.mark.parametrize(
+    "value", [[{"a": 1, "b": {"a": 2}}] * 3, [{1: 2}, {True: 3}, {1.0: 4}], {"": [{}, []]}], ids=repr
+)
+def test_what_serves_with_common_keys_is_the_same(cache: Any, value: Any) -> None:
+    cache.set("k", value)
+    for _ in range(4):
+        found = cache.get("k")
+        assert repr(found) == repr(value)
+        assert all(one is not two for one, two in zip(found, cache.get("k"), strict=True) if isinstance(one, dict))
+
+
 def test_an_array_as_a_key_is_nobodys_entry() -> None:
     reading = Reading()
     reading.begin()
