@@ -60,6 +60,9 @@ _DRIFT: Final = 0.001
 _OVERHEAD: Final = 600
 """Bytes that an entry takes besides its value and its key."""
 
+_SAVED: Final = 3
+"""Hits that may pay for later readings of an entry which is changed again before it serves."""
+
 _NO_WRITE: Final = (0, 0)
 
 _SHARED, _MARSHALLED, _FROZEN = range(3)
@@ -380,7 +383,7 @@ class Near:
         if entry is None:
             served = self._served.pop(full, MISSING) is not MISSING
         elif served := entry.uses > entry.paid:
-            entry.paid = max(entry.paid + 1, entry.uses - 1)
+            entry.paid = max(entry.paid + 1, entry.uses - _SAVED)
             # What is proved until now is from before the change.
             entry.until = min(entry.until, self.stream.proof + self.max_stale, tick() + CATCH_UP)
         if not served or len(self._again) >= BATCH:

@@ -122,6 +122,40 @@ def test_a_reading_that_is_kept_is_one_command_to_the_primary(place: Place, cach
     assert cache.get_many(["a"]) == {"a": 1}
 
 
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_what_has_served_is_read_again_when_it_is_changed_elsewhere(place: Place, cache: Any) -> None:
+    near = near_of(cache)
+    keys = [f"k{number}" for number in range(20)]
+    cache.set_many(dict.fromkeys(keys, "old"))
+    until(lambda: len(cache.get_many(keys)) == len(near.kept.entries.keys() & {f"cache::1:{key}" for key in keys}))
+    place.recorder.clear()
+    assert cache.get_many(keys) == dict.fromkeys(keys, "old")
+    place.entries.update_many({"key": {"$in": [f"cache::1:{key}" for key in keys]}}, {"$set": {"value": "new"}})
+    until(lambda: all((one := near.kept.entries.get(f"cache::1:{key}")) and one.value == "new" for key in keys))
+    asked = place.recorder.names.count("find")
+    assert asked < len(keys), "many with one command"
+    assert cache.get_many(keys) == dict.fromkeys(keys, "new")
+    assert place.recorder.names.count("find") == asked
+    assert near.figures.renewed >= len(keys)
+
+
+def test_what_this_process_sets_is_not_read_again(place: Place, cache: Any) -> None:
+    def sent() -> list[str]:
+        assert cache.get("k") is not None
+        cache.set("k", {"new": 1})
+        place.recorder.clear()
+        assert cache.get("k") == {"new": 1}
+        return place.recorder.names
+
+    until(lambda: "find" not in sent())  # while changes come from before, what is set may not be kept
+
+
 def test_async_callers_read_and_keep_too(place: Place, cache: Any) -> None:
     async def read() -> list[Any]:
         await cache.aset("async", {"a": 1})

@@ -597,7 +597,7 @@ def test_what_has_not_served_is_removed() -> None:
 
 def test_each_reading_is_paid_for_by_a_hit() -> None:
     reading, executor = read(lambda one: None), Answers(k="new")
-    for hits, renewals in ((1, 1), (0, 0), (5, 2)):
+    for hits, renewals in ((1, 1), (0, 0), (2, 2), (50, 4)):
         read(lambda one: None, reading)
         reading.near.kept.entries["cache:k"].uses += hits
         executor.asked.clear()
