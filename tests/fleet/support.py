@@ -166,13 +166,27 @@ class Site:
 
 @contextmanager
 def gunicorn(
-    mongo_url: str, folder: Path, *, workers: int = 4, threads: int = 64, preload: bool = False, **settings: Any
+    mongo_url: str,
+    folder: Path,
+    *,
+    workers: int = 4,
+    threads: int = 64,
+    preload: bool = False,
+    application: str = "wsgi",
+    **settings: Any,
 ) -> Iterator[Site]:
     """The site under gunicorn. ``settings`` are keys of ``GOSCOPE``, ``ATOMIC_REQUESTS`` and ``SETTINGS`` (a module).
 
     Connections are not spread evenly: with fewer threads some requests would begin only when others have ended.
     """
-    command = ["gunicorn", "tests.fleet.site.wsgi:application", "--workers", str(workers), "--threads", str(threads)]
+    command = [
+        "gunicorn",
+        f"tests.fleet.site.{application}:application",
+        "--workers",
+        str(workers),
+        "--threads",
+        str(threads),
+    ]
     command += ["--worker-class", "gthread", "--graceful-timeout", "2", "--no-control-socket"]
     with _running([*command, *(["--preload"] if preload else [])], "--bind", mongo_url, folder, workers, settings) as s:
         yield s

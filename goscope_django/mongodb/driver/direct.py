@@ -284,8 +284,15 @@ class Direct:
         self, test: Mapping[str, Any], projection: Mapping[str, Any], most: int
     ) -> Flow[tuple[list[Any] | None, object]]:
         """All documents that match, at most ``most``, as the primary has them, whatever the URL says; ``None`` if one
-        reply does not hold them. And which primary it was; ``UNSURE`` if another one came meanwhile."""
+        reply does not hold them. And which primary it was; ``UNSURE`` if another one came meanwhile.
+
+        Two commands where they are the client's first: what it reads before it knows the servers is of nobody knows
+        which one, and a view that is run on an event loop of its own reads by a new client each time.
+        """
         before = primary(self._sessions.client)
+        if before is None and _knows_none(self._sessions.client):
+            yield from self.time()
+            before = primary(self._sessions.client)
         command = {"find": self._name, "filter": test, "projection": projection, "batchSize": most + 1}
         if self._read_concern != _UNOWNED:
             command.update(self._read_concern)
@@ -371,6 +378,11 @@ def primary(client: Any) -> object:
         if one.server_type_name == "RSPrimary":
             return one.address, one.election_id, one.set_version
     return None
+
+
+def _knows_none(client: Any) -> bool:
+    servers = client.topology_description.server_descriptions().values()
+    return all(one.server_type_name == "Unknown" for one in servers)
 
 
 def _cursor(reply: Reply) -> Mapping[str, Any]:

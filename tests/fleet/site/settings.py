@@ -37,6 +37,10 @@ DATABASES: dict[str, dict[str, Any]] = {
     }
 }
 GOSCOPE: dict[str, Any] = {"URL": os.environ["SITE_MONGO"], **json.loads(os.environ.get("SITE_GOSCOPE", "{}"))}
+CACHES: dict[str, dict[str, Any]] = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "near": {"BACKEND": "goscope_django.cache.MongoDBCache", "OPTIONS": {"NEAR": True}},
+}
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

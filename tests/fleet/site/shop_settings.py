@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tests.fleet.site.settings import *  # noqa: F403
 from tests.fleet.site.settings import INSTALLED_APPS as _APPS
 
@@ -21,7 +19,7 @@ SESSION_ENGINE = "goscope_django.sessions"
 SESSION_CACHE_ALIAS = "sessions"
 STATIC_URL = "static/"
 _BACKEND = "goscope_django.cache.MongoDBCache"
-CACHES: dict[str, dict[str, Any]] = {
+CACHES = {
     "default": {"BACKEND": _BACKEND, "KEY_PREFIX": "pages"},
     "lenient": {"BACKEND": _BACKEND, "KEY_PREFIX": "lenient", "OPTIONS": {"ON_ERROR": "ignore"}},
     "sessions": {"BACKEND": _BACKEND, "KEY_PREFIX": "sessions"},
