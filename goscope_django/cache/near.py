@@ -64,6 +64,7 @@ _SAVED: Final = 3
 """Hits that may pay for later readings of an entry which is changed again before it serves."""
 
 _NO_WRITE: Final = (0, 0)
+_NOT_ENDED, _NOT_ALONE = -1, -2
 
 _SHARED, _MARSHALLED, _FROZEN = range(3)
 _UNCHANGEABLE: Final = frozenset(
@@ -108,7 +109,7 @@ class Near:
         self._all_changed = 0
         self._given: OrderedDict[str, _Given] = OrderedDict()  # by key, while more than one reads
         self._writing: dict[str, tuple[int, int]] = {}  # how many writes, and the change at which the last one began
-        self._clean: dict[str, int] = {}  # the change at which a write ended beside which nothing else happened
+        self._setting: dict[str, int] = {}  # what set is writing, and the change at which that ended
         self._writing_any = 0
         self._flows: CacheFlows | None = None
         self._again: dict[str, None] = {}  # the stored keys of what is to be read again
@@ -210,21 +211,24 @@ class Near:
         """``CacheFlows.set`` of an entry without tags. Where this process has read it, the new value is kept in place
         of the old one. As many commands."""
         before = self._entries.get(full)
-        if before is None or before.name != full:
+        if before is None or before.name != full or full in self._setting or not nearby.copied(value):
             return (yield from flows.set(clock, full, value, ttl))
         with self._begun() as began:
-            left = None if ttl is None else ttl / 1_000
-            entry = self._entry(flows, full, Reading({}, full, left), value, began) if nearby.copied(value) else None
-            yield from flows.set(clock, full, value, ttl)
-            if entry is not None:
-                self._keep_written(entry, began)
+            entry = self._entry(flows, full, Reading({}, full, None if ttl is None else ttl / 1_000), value, began)
+            self._setting[full] = _NOT_ENDED
+            try:
+                yield from flows.set(clock, full, value, ttl)
+                if entry is not None:
+                    self._keep_written(entry, began)
+            finally:
+                self._setting.pop(full, None)
 
     def _keep_written(self, entry: Entry, began: _Began) -> None:
         """Keep what ``set`` wrote, if that is known to be the newest."""
         full, stream = entry.full, self.stream
         with self._lock:
             if (
-                self._clean.pop(full, -1) == self._changed.get(full)
+                self._setting.get(full, _NOT_ENDED) == self._changed.get(full)
                 and self._all_changed <= began.changes
                 and not self._writing_any
                 and self._in_order(entry, began)
@@ -277,7 +281,6 @@ class Near:
                 if not self._reading:
                     self._changed.clear()
                     self._given.clear()
-                    self._clean.clear()
 
     def _entry(self, flows: CacheFlows, full: str, row: Reading, value: Any, began: _Began) -> Entry | None:
         """What would be kept of a reading; ``None`` if nothing can be."""
@@ -437,10 +440,12 @@ class Near:
                     self._writing[full] = writes - 1, began
                 else:
                     self._writing.pop(full, None)
-                clean = writes == 1 and self._changed.get(full) == began
+                alone = writes == 1 and self._changed.get(full) == began
                 entry = self._remove(full)
-                if clean:
-                    self._clean[full] = self._changes
+                if full in self._setting:
+                    # One that is sent again in another way goes to a document that has another _id.
+                    first = self._setting[full] == _NOT_ENDED
+                    self._setting[full] = self._changes if alone and first else _NOT_ALONE
                 if entry is not None and entry.uses > entry.paid:
                     self._served[full] = entry.key
                     if len(self._served) > self.options.max_entries:

@@ -738,6 +738,28 @@ def test_what_is_set_is_not_kept_if_anything_else_happened(name: str) -> None:
     assert not reading.kept
 
 
+def test_what_is_sent_again_in_another_way_is_not_kept() -> None:
+    reading = served()
+    flow = setting(reading)
+    reading.near.wrote({"cache:k"})
+    reading.near.writing({"cache:k"})  # by the key of a document that has an _id of Node's
+    answered(reading, flow)
+    assert not reading.kept
+    assert not reading.near._setting
+
+
+def test_the_next_set_is_kept_again() -> None:
+    reading = served()
+    for name in ("a write that runs", "a change"):
+        flow = setting(reading)
+        MEANWHILE[name](reading)
+        answered(reading, flow)
+        reading.near.wrote({"cache:k"})
+        served(reading)
+        answered(reading, setting(reading, "newest"))
+        assert reading.near.found(reading.flows, "cache:k") == "newest"
+
+
 def test_a_reading_that_began_before_a_set_does_not_replace_what_was_set() -> None:
     reading = served()
     reading.begin()
