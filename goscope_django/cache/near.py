@@ -214,7 +214,9 @@ class Near:
         if before is None or before.name != full or full in self._setting or not nearby.copied(value):
             return (yield from flows.set(clock, full, value, ttl))
         with self._begun() as began:
-            entry = self._entry(flows, full, Reading({}, full, None if ttl is None else ttl / 1_000), value, began)
+            # Reading it back would not give one list in two places, so nor may what is kept.
+            copy, left = _with_common_keys(value, {}), None if ttl is None else ttl / 1_000
+            entry = self._entry(flows, full, Reading({}, full, left), copy, began)
             self._setting[full] = _NOT_ENDED
             try:
                 yield from flows.set(clock, full, value, ttl)

@@ -695,6 +695,24 @@ def test_a_value_that_is_changed_after_it_was_set_is_kept_as_it_was() -> None:
     assert reading.near.found(reading.flows, "cache:k") == {"a": [1]}
 
 
+def test_what_is_set_with_one_list_in_two_places_is_kept_as_it_would_be_read_back() -> None:
+    reading, one = served(), [1]
+    answered(reading, setting(reading, {"a": one, "b": one}))
+    found = reading.near.found(reading.flows, "cache:k")
+    found["a"].append(2)
+    assert found == {"a": [1, 2], "b": [1]}
+
+
+def test_a_write_that_comes_between_the_end_of_a_set_and_its_keeping_is_the_newer_one() -> None:
+    reading = served()
+    flow = setting(reading, "older")
+    reading.near.wrote({"cache:k"})
+    written_meanwhile("cache:k", done=1)(reading)
+    with pytest.raises(StopIteration):
+        flow.send({"now": datetime(2026, 1, 1)})  # noqa: DTZ001  as the driver gives it
+    assert not reading.kept
+
+
 @pytest.mark.parametrize("value", [Decimal(1), (1, 2), UUID(int=1)], ids=repr)
 def test_of_what_may_be_read_back_otherwise_nothing_is_kept(value: Any) -> None:
     reading = served()
