@@ -130,7 +130,7 @@ class Kept:
             entry = next(iter(self._small.values()))
             self._leave(entry)
             if entry.uses > 0:
-                entry.main, entry.uses = True, 0
+                entry.main, entry.uses, entry.paid = True, 0, 0
                 self._enter(entry)
                 continue
             self._gone[entry.full] = None
@@ -144,7 +144,7 @@ class Kept:
         while True:
             entry = next(iter(self._main.values()))
             if entry.uses > 0:
-                entry.uses = min(entry.uses, _MOST_USES) - 1
+                entry.uses, entry.paid = min(entry.uses, _MOST_USES) - 1, 0
                 self._main.move_to_end(entry.full)
                 continue
             self._leave(entry)

@@ -22,6 +22,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import logging
 import marshal
 import sys
 import threading
@@ -38,7 +39,7 @@ from django.core.signals import setting_changed
 
 from goscope_django.cache.kept import Entry, Kept
 from goscope_django.cache.options import CacheOptions, NearOptions
-from goscope_django.core.flow import Flow, run
+from goscope_django.core.flow import Command, Emit, Flow, ask, run
 from goscope_django.core.forking import at_fork
 from goscope_django.core.ticks import tick
 from goscope_django.mongodb.cache import nearby
@@ -47,9 +48,11 @@ from goscope_django.mongodb.cache.nearby import Reading
 from goscope_django.mongodb.cache.stream import CATCH_UP, ChangeStream, stop_all
 from goscope_django.mongodb.document.clock import Clock
 from goscope_django.mongodb.driver import written
-from goscope_django.mongodb.driver.execute import SyncExecutor
+from goscope_django.mongodb.driver.execute import CACHE, SyncExecutor
 from goscope_django.process import counters
 from goscope_django.process.counters import HITS, READ, Alias, bell
+
+logger = logging.getLogger("goscope.near")
 
 MAX_AGE: Final = 60.0
 """Seconds after which an entry is read again in any case."""
@@ -63,6 +66,10 @@ _OVERHEAD: Final = 600
 _SAVED: Final = 3
 """Hits that may pay for later readings of an entry which is changed again before it serves."""
 
+_AT_ONCE: Final = 2**20
+"""Bytes that are read again with one command at most: while they come nothing is proved."""
+
+_NEVER_SERVED: Final = (None, 0)
 _NO_WRITE: Final = (0, 0)
 _NOT_ENDED, _NOT_ALONE = -1, -2
 
@@ -70,6 +77,10 @@ _SHARED, _MARSHALLED, _FROZEN = range(3)
 _UNCHANGEABLE: Final = frozenset(
     {type(None), bool, int, float, complex, str, bytes, date, datetime, time, timedelta, Decimal, UUID}
 )
+
+
+_TOLD_BY_TEXT: Final = frozenset({float, complex, datetime, time, Decimal})
+"""Types of values that are equal and not the same (-0.0, other time zones), or that can't be hashed (a Decimal)."""
 
 
 @dataclass(slots=True)
@@ -101,7 +112,7 @@ class Near:
 
     def begin_anew(self) -> None:
         """In a forked child: nothing of what the parent kept is watched over here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler, or the garbage collector, may ask in the middle of it
         self._others: dict[Any, str] = {}  # the stored keys of entries whose _id is another one
         self._changes = 0
         self._reading = 0
@@ -109,11 +120,13 @@ class Near:
         self._all_changed = 0
         self._given: OrderedDict[str, _Given] = OrderedDict()  # by key, while more than one reads
         self._writing: dict[str, tuple[int, int]] = {}  # how many writes, and the change at which the last one began
-        self._setting: dict[str, int] = {}  # what set is writing, and the change at which that ended
+        self._setting: dict[str, _Setting] = {}
         self._writing_any = 0
         self._flows: CacheFlows | None = None
-        self._again: dict[str, None] = {}  # the stored keys of what is to be read again
-        self._served: OrderedDict[str, Any] = OrderedDict()  # and of what had served when this process wrote it
+        self._again: dict[str, int] = {}  # the stored keys of what is to be read again, with their sizes
+        self._again_bytes = 0
+        # What had served when this process wrote it: the key of callers and the size.
+        self._served: OrderedDict[str, tuple[str | None, int]] = OrderedDict()
         self.kept.clear()
 
     # Hits. The first two are alike, since this is a hot path: a get of 100 bytes takes 1.3 microseconds by the first,
@@ -210,32 +223,41 @@ class Near:
     def set(self, clock: Clock, flows: CacheFlows, full: str, value: object, ttl: int | None) -> Flow[None]:
         """``CacheFlows.set`` of an entry without tags. Where this process has read it, the new value is kept in place
         of the old one. As many commands."""
+        mine = _Setting()
         before = self._entries.get(full)
-        if before is None or before.name != full or full in self._setting or not nearby.copied(value):
+        if (
+            before is None
+            or before.name != full  # Node's document, of which the stream tells otherwise
+            or tick() >= before.until
+            or not clock.by_id  # nor is it known then whose document this is
+            or not nearby.copied(value)
+            or self._setting.setdefault(full, mine) is not mine
+        ):
             return (yield from flows.set(clock, full, value, ttl))
-        with self._begun() as began:
-            # Reading it back would not give one list in two places, so nor may what is kept.
-            copy, left = _with_common_keys(value, {}), None if ttl is None else ttl / 1_000
-            entry = self._entry(flows, full, Reading({}, full, left), copy, began)
-            self._setting[full] = _NOT_ENDED
-            try:
+        try:
+            with self._begun() as began:
+                # Reading it back would not give one list in two places, so nor may what is kept.
+                copy, left = _with_common_keys(value, {}), None if ttl is None else ttl / 1_000
+                entry = self._entry(flows, full, Reading({}, full, left), copy, began)
+                served = yield from ask(CACHE, "known_primary")
                 yield from flows.set(clock, full, value, ttl)
-                if entry is not None:
-                    self._keep_written(entry, began)
-            finally:
-                self._setting.pop(full, None)
+                if entry is not None and served == (yield from ask(CACHE, "known_primary")):
+                    self._keep_written(entry, began, served, mine)
+        finally:
+            del self._setting[full]
 
-    def _keep_written(self, entry: Entry, began: _Began) -> None:
+    def _keep_written(self, entry: Entry, began: _Began, served: object, mine: _Setting) -> None:
         """Keep what ``set`` wrote, if that is known to be the newest."""
         full, stream = entry.full, self.stream
         with self._lock:
             if (
-                self._setting.get(full, _NOT_ENDED) == self._changed.get(full)
+                mine.ended == self._changed.get(full)
                 and self._all_changed <= began.changes
                 and not self._writing_any
                 and self._in_order(entry, began)
                 and began.generation == stream.generation
                 and began.alone == stream.alone
+                and (began.alone or served == stream.served)
             ):
                 self._put(entry)
 
@@ -333,9 +355,9 @@ class Near:
         self.figures.kept += 1
         if before is not None:
             self._call(entry, before.key)
-        elif (key := self._served.pop(entry.full, MISSING)) is not MISSING:
+        elif entry.full in self._served:
             entry.paid = -1
-            self._call(entry, key)
+            self._call(entry, self._served.pop(entry.full)[0])
 
     def _keep_nothing(self, keys: Collection[str]) -> None:
         """Of these nothing was read that can be kept: see to it that nothing older stays."""
@@ -386,14 +408,19 @@ class Near:
         """Whether this entry, which was changed, has served since it was read, so that it is to be read again."""
         entry = self._entries.get(full)
         if entry is None:
-            served = self._served.pop(full, MISSING) is not MISSING
-        elif served := entry.uses > entry.paid:
+            _, size = self._served.pop(full, _NEVER_SERVED)
+        elif entry.uses > entry.paid:
             entry.paid = max(entry.paid + 1, entry.uses - _SAVED)
             # What is proved until now is from before the change.
             entry.until = min(entry.until, self.stream.proof + self.max_stale, tick() + CATCH_UP)
-        if not served or len(self._again) >= BATCH:
+            size = entry.size
+        else:
+            size = 0
+        if not size or len(self._again) >= BATCH or self._again_bytes + size > _AT_ONCE:
             return False
-        self._again[full] = None
+        if full not in self._again:
+            self._again_bytes += size
+        self._again[full] = size
         return True
 
     def catch_up(self, executor: SyncExecutor) -> None:
@@ -404,14 +431,23 @@ class Near:
             keys = [full for full in self._again if full not in self._writing]
             for full in keys:
                 del self._again[full]
+            self._again_bytes = sum(self._again.values())
         if not keys:
             return
+        seen = None
+
+        def execute(command: Command[Any]) -> Any:
+            return None if isinstance(command, Emit) else executor(command)
+
         try:
-            run(self._seen(executor.clock, self._flows, keys, stale=False), executor)
-        except Exception:  # noqa: BLE001  whatever it is, who asks for these meets it
-            self._keep_nothing(keys)
-        else:
-            self.figures.renewed += len(keys)
+            seen = run(self._seen(executor.clock, self._flows, keys, stale=False), execute)
+        except Exception as error:  # noqa: BLE001  who asks for these meets it as well
+            logger.debug("what was changed could not be read again: %s", type(error).__name__)
+        finally:
+            if seen is None:
+                self._keep_nothing(keys)
+            else:
+                self.figures.renewed += len(seen)
 
     def emptied(self) -> None:
         """Any document may have changed."""
@@ -444,12 +480,11 @@ class Near:
                     self._writing.pop(full, None)
                 alone = writes == 1 and self._changed.get(full) == began
                 entry = self._remove(full)
-                if full in self._setting:
+                if (one := self._setting.get(full)) is not None:
                     # One that is sent again in another way goes to a document that has another _id.
-                    first = self._setting[full] == _NOT_ENDED
-                    self._setting[full] = self._changes if alone and first else _NOT_ALONE
+                    one.ended = self._changes if alone and one.ended == _NOT_ENDED else _NOT_ALONE
                 if entry is not None and entry.uses > entry.paid:
-                    self._served[full] = entry.key
+                    self._served[full] = entry.key, entry.size
                     if len(self._served) > self.options.max_entries:
                         self._served.popitem(last=False)
 
@@ -475,6 +510,7 @@ class Near:
         self._given.clear()
         self._others.clear()
         self._again.clear()
+        self._again_bytes = 0
         self._served.clear()
         self.kept.clear()
 
@@ -492,9 +528,9 @@ def _print(entry: Entry) -> tuple[object, ...]:
     """What tells two readings apart that gave different values, without holding these."""
     value = entry.value
     kind = type(value)
-    if kind is Decimal:  # one of them can't be hashed
-        value = str(value)
-    return entry.name, entry.how, kind, value if kind in (bool, int, float) else hash(value)
+    if kind in _TOLD_BY_TEXT:
+        value = repr(value)
+    return entry.name, entry.how, kind, value if kind in (bool, int) else hash(value)
 
 
 def _with_common_keys(value: Any, keys: dict[str, str]) -> Any:
@@ -508,6 +544,15 @@ def _with_common_keys(value: Any, keys: dict[str, str]) -> Any:
     if type(value) is list:
         return [_with_common_keys(one, keys) for one in value]
     return value
+
+
+class _Setting:
+    """What ``set`` is writing: the change at which that ended, beside which nothing else happened."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended = _NOT_ENDED
 
 
 class _Began:

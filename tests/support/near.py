@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from typing import Any
 
 from goscope_django.cache.near import Near
+from goscope_django.core.flow import Query
 
 
 def near_of(cache: Any) -> Near:
@@ -24,3 +26,13 @@ def opened(cache: Any) -> Near:
         near.stream.used()
         time.sleep(0.005)
     return near
+
+
+def asked(flow: Generator[Any, Any, Any], answer: Any = None, primary: object = "primary") -> Query[Any]:
+    """Go on with a flow that is run by hand, to the next query that is sent. ``StopIteration`` where there is none."""
+    query = flow.send(answer)
+    while True:
+        assert isinstance(query, Query)
+        if query.method != "known_primary":
+            return query
+        query = flow.send(primary)

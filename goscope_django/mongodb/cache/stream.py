@@ -38,6 +38,7 @@ from goscope_django.exceptions import GoscopeError
 from goscope_django.mongodb.codec import ENTRY_OPTIONS
 from goscope_django.mongodb.document.expressions import prefix_range
 from goscope_django.mongodb.document.failures import MISSING_RIGHTS, NO_CHANGE_STREAMS, NOT_SUPPORTED, means
+from goscope_django.mongodb.driver import limits
 from goscope_django.mongodb.driver.client import Connection
 from goscope_django.mongodb.driver.direct import primary
 from goscope_django.mongodb.driver.execute import CACHE, MockExecutor, SyncExecutor
@@ -74,7 +75,7 @@ _FAREWELL: Final = 0.3
 """Seconds that closing it at the end of the process may take."""
 
 CATCH_UP: Final = 0.25
-"""Seconds that who keeps entries may take to read again what was changed."""
+"""Seconds that who keeps entries may take to read again what was changed, at most."""
 
 _CHANGES: Final = ("insert", "update", "replace", "delete")
 _NEVER: Final = float("-inf")
@@ -193,7 +194,19 @@ class ChangeStream:
     # The thread
 
     def _work(self) -> None:
-        stopping, pause = self._stopping, _PAUSES[0]
+        stopping = self._stopping
+        try:
+            self._go_on(stopping)
+        finally:
+            with self._lock:
+                if not stopping.is_set():
+                    self._running = False
+            if not stopping.is_set():
+                self._break()
+
+    def _go_on(self, stopping: threading.Event) -> None:
+        """Follow one stream after the other until nobody uses them, or there are none."""
+        pause = _PAUSES[0]
         while not stopping.is_set():
             opened = self._generations
             try:
@@ -217,11 +230,6 @@ class ChangeStream:
             self._break()
             pause = _PAUSES[0] if self._generations != opened else min(_PAUSES[1], pause * 2)
             stopping.wait(pause)
-        if stopping.is_set():
-            return
-        with self._lock:
-            self._running = False
-        self._break()
 
     def _break(self) -> None:
         """What was kept until now can't be trusted any more."""
@@ -251,7 +259,7 @@ class ChangeStream:
                 following.step()
                 if not following.brought_all():
                     continue
-                with pymongo.timeout(CATCH_UP):
+                with limits.within(min(CATCH_UP, following.wait / 2)):  # meanwhile nothing is proved
                     for one in self._watchers:
                         one.catch_up(executor)
                 if (pause := following.pause()) > 0:

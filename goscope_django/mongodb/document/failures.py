@@ -47,7 +47,7 @@ from goscope_django.exceptions import (
 READS = frozenset(
     {
         *("find_one", "find", "point", "newest", "fresh", "many", "recent", "time", "aggregate", "confirm"),
-        "count_documents",
+        *("count_documents", "known_primary"),
         *("estimated_document_count", "index_information", "command"),
     }
 )

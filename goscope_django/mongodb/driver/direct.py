@@ -94,7 +94,7 @@ Change = tuple[Mapping[str, Any], Any]
 
 DIRECT: Final = frozenset(
     {
-        *("point", "newest", "fresh", "many", "recent", "time"),
+        *("point", "newest", "fresh", "many", "recent", "time", "known_primary"),
         *("update", "delete", "modify", "take", "upsert_many", "change_each"),
     }
 )
@@ -311,6 +311,11 @@ class Direct:
     def time(self) -> Flow[datetime | None]:
         """The primary's time, to the millisecond; ``None`` if it does not say."""
         return self._read({"hello": 1}, _local_time, ENTRY_OPTIONS, ReadPreference.PRIMARY)
+
+    def known_primary(self) -> Flow[object]:
+        """Which primary the driver knows: see ``primary``. No command."""
+        yield from ()
+        return primary(self._sessions.client)
 
     def update(self, test: Mapping[str, Any], change: Any, *, upsert: bool = False) -> Flow[Mapping[str, Any]]:
         """Change one document. The reply has ``n``, ``nModified`` and, where one was made, ``upserted``."""

@@ -394,6 +394,9 @@ class MockExecutor:
     ) -> tuple[list[Any], object]:
         return list(collection.find(test, projection)), None
 
+    def _known_primary(self, _: Any) -> None:
+        return None
+
     def _upserted(
         self, collection: Any, test: Mapping[str, Any], change: Any, **options: Any
     ) -> tuple[Any, Timestamp | None]:

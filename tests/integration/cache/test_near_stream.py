@@ -21,6 +21,7 @@ import pytest
 from django.core.cache import caches
 from pymongo import MongoClient
 
+from goscope_django.cache.near import Near
 from goscope_django.core.ticks import tick
 from goscope_django.mongodb.cache import stream as streams
 from goscope_django.mongodb.driver import client as clients
@@ -144,6 +145,26 @@ def test_what_has_served_is_read_again_when_it_is_changed_elsewhere(place: Place
     assert cache.get_many(keys) == dict.fromkeys(keys, "new")
     assert place.recorder.names.count("find") == asked
     assert near.figures.renewed >= len(keys)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_value_that_ends_the_streams_thread_does_not_end_the_near_cache(
+    place: Place, cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+
+    def end(self: Near, executor: object) -> None:
+        ended.set()
+        raise SystemExit(3)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Near, "catch_up", end)
+        place.write("new")
+        assert ended.wait(20)
+        until(lambda: not near_of(cache).stream._running)
+    assert not near_of(cache).kept.entries
+    fill(cache)
+    never_too_old(cache, place.write("newer"), "newer")
 
 
 def test_what_this_process_sets_is_not_read_again(place: Place, cache: Any) -> None:

@@ -35,7 +35,7 @@ from goscope_django.mongodb.document.clock import ServerClock
 from goscope_django.mongodb.driver import written
 from goscope_django.process import counters
 from tests.support.commands import on_server
-from tests.support.near import near_of
+from tests.support.near import asked, near_of
 from tests.support.own_fields import make_stale
 
 LONG = {"OPTIONS": {"NEAR": {"MAX_STALE": 3_600}}}
@@ -317,9 +317,7 @@ class Reading:
 
     def begin(self) -> None:
         self.flow = self.near.get(ServerClock(), self.flows, "cache:k")
-        asked = next(self.flow)
-        assert isinstance(asked, Query)
-        assert asked.method == "fresh"
+        assert asked(self.flow).method == "fresh"
 
     def answer(self, value: Any = "old", served: str = "primary", **fields: Any) -> Any:
         now = datetime(2026, 1, 1)  # noqa: DTZ001  as the driver gives it
@@ -628,6 +626,73 @@ def test_what_can_not_be_read_again_is_removed() -> None:
     assert not reading.kept
 
 
+class Reported(Answers):
+    """One that is to report something first: that an entry could not be decoded."""
+
+    def __call__(self, command: Any) -> Any:
+        rows, served = super().__call__(command)
+        return [*rows, {**rows[0], "_id": "cache:bad", "key": "cache:bad", "value": {"__goscope__": "nothing"}}], served
+
+
+def test_one_that_can_not_be_decoded_leaves_the_others() -> None:
+    reading = served()
+    bad = Entry("cache:bad", "cache:bad", 0, 1, 100, float("inf"))
+    bad.uses = 1
+    reading.near.kept.put(bad)
+    reading.near.changed("cache:k")
+    reading.near.changed("cache:bad")
+    reading.near.catch_up(Reported(k="new"))  # type: ignore[arg-type]
+    assert reading.near.found(reading.flows, "cache:k") == "new"
+    assert "cache:bad" not in reading.near.kept.entries
+
+
+class TooLarge(Answers):
+    def __call__(self, command: Any) -> Any:
+        return None, "primary"
+
+
+def test_what_does_not_fit_in_one_reply_is_removed() -> None:
+    reading = served()
+    reading.near.changed("cache:k")
+    reading.near.catch_up(TooLarge())  # type: ignore[arg-type]
+    assert not reading.kept
+    assert not reading.near.figures.renewed
+
+
+class Ending(Answers):
+    def __call__(self, command: Any) -> Any:
+        raise SystemExit(3)
+
+
+def test_what_ends_the_thread_leaves_nothing_old() -> None:
+    reading = served()
+    reading.near.changed("cache:k")
+    with pytest.raises(SystemExit):
+        reading.near.catch_up(Ending())  # type: ignore[arg-type]
+    assert not reading.kept
+
+
+def test_large_values_are_not_read_again() -> None:
+    reading = served()
+    large = Entry("cache:large", "cache:large", 0, b"", 2**20 + 1, float("inf"))
+    large.uses = 1
+    reading.near.kept.put(large)
+    reading.near.changed("cache:large")
+    assert "cache:large" not in reading.near.kept.entries
+    reading.near.changed("cache:k")
+    assert reading.kept
+
+
+def test_what_has_served_often_is_read_again_after_others_made_room() -> None:
+    kept = Kept(10, 10**6)
+    often = Entry("often", "often", 0, 1, 10, 0)
+    kept.put(often)
+    often.uses, often.paid = 1_000, 997
+    for number in range(30):
+        kept.put(Entry(str(number), str(number), 0, 1, 10, 0))
+    assert often.paid == 0
+
+
 def test_what_is_gone_is_removed() -> None:
     reading = served()
     reading.near.changed("cache:k")
@@ -666,15 +731,15 @@ def test_many_are_read_again_with_one_command_and_no_more_than_one() -> None:
 def setting(reading: Reading, value: Any = "new") -> Generator[Any, Any, None]:
     """A ``set`` that was sent and has not been answered."""
     flow = reading.near.set(ServerClock(), reading.flows, "cache:k", value, 300_000)
-    next(flow)
+    asked(flow)
     reading.near.writing({"cache:k"})
     return flow
 
 
-def answered(reading: Reading, flow: Generator[Any, Any, None]) -> None:
+def answered(reading: Reading, flow: Generator[Any, Any, None], primary: object = "primary") -> None:
     reading.near.wrote({"cache:k"})
     with pytest.raises(StopIteration):
-        flow.send({"now": datetime(2026, 1, 1)})  # noqa: DTZ001  as the driver gives it
+        asked(flow, {"now": datetime(2026, 1, 1)}, primary)  # noqa: DTZ001  as the driver gives it
 
 
 @pytest.mark.parametrize("value", ["new", 1, None, b"b", [1, {"a": 2.5}], {"a": ["b"]}], ids=repr)
@@ -709,7 +774,27 @@ def test_a_write_that_comes_between_the_end_of_a_set_and_its_keeping_is_the_newe
     reading.near.wrote({"cache:k"})
     written_meanwhile("cache:k", done=1)(reading)
     with pytest.raises(StopIteration):
-        flow.send({"now": datetime(2026, 1, 1)})  # noqa: DTZ001  as the driver gives it
+        asked(flow, {"now": datetime(2026, 1, 1)})  # noqa: DTZ001  as the driver gives it
+    assert not reading.kept
+
+
+def test_what_was_set_while_the_primary_changed_is_not_kept() -> None:
+    reading = served()
+    answered(reading, setting(reading), primary="another")
+    assert not reading.kept
+
+
+@pytest.mark.parametrize("why", ["it has ended", "the collection is sharded"])
+def test_what_is_set_is_not_kept_in_place_of_one_that_may_not_be_the_same_document(why: str) -> None:
+    reading, clock = served(), ServerClock()
+    if why == "it has ended":
+        reading.near.kept.entries["cache:k"].until = tick()
+    else:
+        clock.by_id = False
+    flow = reading.near.set(clock, reading.flows, "cache:k", "new", None)
+    asked(flow)
+    reading.near.writing({"cache:k"})
+    answered(reading, flow)
     assert not reading.kept
 
 
@@ -741,7 +826,7 @@ def another_reading(reading: Reading) -> None:
     other.answer("newer")
 
 
-MEANWHILE = {name: change for name, change in INTERRUPTIONS.items() if name != "another primary"}
+MEANWHILE = dict(INTERRUPTIONS)
 MEANWHILE["another reading gave another value"] = another_reading
 MEANWHILE["another set"] = lambda one: answered(one, setting(one, "other"))
 

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from goscope_django.cache import near as near_module
 from goscope_django.cache.near import Near
 from goscope_django.cache.options import NearOptions
-from goscope_django.core.flow import Query
 from goscope_django.mongodb.cache.flows import MISSING, CacheFlows
 from goscope_django.mongodb.cache.stream import ChangeStream
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.document.clock import ServerClock
 from goscope_django.mongodb.driver import written
+from tests.support.near import asked
 
 KEY = "cache:k"
 NOW = datetime(2026, 1, 1)  # noqa: DTZ001  as the driver gives it
@@ -173,14 +173,14 @@ class World:
 
     @staticmethod
     def asked(flow: Generator[Any, Any, Any], value: int = 0) -> Under:
-        assert isinstance(next(flow), Query)
+        asked(flow)
         return Under(flow, value)
 
     @staticmethod
     def answered(one: Under, answer: Any) -> Any:
         assert one.flow is not None
         with pytest.raises(StopIteration) as ended:
-            one.flow.send(answer)
+            asked(one.flow, answer)
         return ended.value.value
 
     @staticmethod
@@ -256,9 +256,9 @@ FAULTS: dict[str, tuple[str, Any]] = {
     "nothing that is changed is removed": ("_serves_on", lambda self, full: True),
     "what was written between the end of a set and its keeping does not matter": (
         "_keep_written",
-        lambda self, entry, began: self._put(entry) if self._setting.get(KEY) != -1 else None,
+        lambda self, entry, began, served, mine: self._put(entry) if mine.ended != -1 else None,
     ),
-    "what is set is kept whatever else happened": ("_keep_written", lambda self, entry, began: self._put(entry)),
+    "what is set is kept whatever else happened": ("_keep_written", lambda self, entry, *more: self._put(entry)),
 }
 
 
