@@ -244,7 +244,7 @@ class Near:
                 if entry is not None and served == (yield from ask(CACHE, "known_primary")):
                     self._keep_written(entry, began, served, mine)
         finally:
-            del self._setting[full]
+            self._setting.pop(full, None)  # a child that was forked in here has begun anew
 
     def _keep_written(self, entry: Entry, began: _Began, served: object, mine: _Setting) -> None:
         """Keep what ``set`` wrote, if that is known to be the newest."""
