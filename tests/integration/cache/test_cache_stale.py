@@ -139,7 +139,8 @@ def test_a_fresh_one_is_like_any_other(cache: Any, drive: Drive) -> None:
     assert drive(cache, "touch", "key", 500) is True
     assert 499 <= drive(cache, "ttl", "key") <= 500
     found = document("key")
-    assert found["expiresAt"] - found["freshUntil"] == timedelta(seconds=30), "it may serve as long as before"
+    longer = found["expiresAt"] - found["freshUntil"] - timedelta(seconds=30)
+    assert abs(longer) <= timedelta(milliseconds=5), "it may serve as long as before (mongomock looks twice)"
     make_stale("key")
     assert drive(cache, "get_or_set", "key", failing, 60, stale=30) == 2
     drive(cache, "get_or_set", "key", lambda: 3, 60, stale=30)
