@@ -78,7 +78,6 @@ _UNCHANGEABLE: Final = frozenset(
     {type(None), bool, int, float, complex, str, bytes, date, datetime, time, timedelta, Decimal, UUID}
 )
 
-
 _TOLD_BY_TEXT: Final = frozenset({float, complex, datetime, time, Decimal})
 """Types of values that are equal and not the same (-0.0, other time zones), or that can't be hashed (a Decimal)."""
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from goscope_django.cache.near import Near
 from goscope_django.core.flow import Query
+from goscope_django.mongodb.cache.stream import ChangeStream
+from goscope_django.mongodb.driver import written
 
 
 def near_of(cache: Any) -> Near:
@@ -36,3 +38,21 @@ def asked(flow: Generator[Any, Any, Any], answer: Any = None, primary: object = 
         if query.method != "known_primary":
             return query
         query = flow.send(primary)
+
+
+class OpenStream(ChangeStream):
+    """One that is open and proves all."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None, "cache:")  # type: ignore[arg-type, return-value]
+        self.generation, self.proof, self.served = 1, float("inf"), "primary"
+
+    def used(self) -> None:
+        pass
+
+
+def forget_those_with_open_streams() -> None:
+    """Near caches on an ``OpenStream`` are told of no more writes."""
+    written.listeners = tuple(
+        one for one in written.listeners if not isinstance(getattr(one, "stream", None), OpenStream)
+    )

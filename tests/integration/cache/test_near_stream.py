@@ -27,6 +27,7 @@ from goscope_django.mongodb.cache import stream as streams
 from goscope_django.mongodb.driver import client as clients
 from tests.conftest import with_database
 from tests.support.commands import Recorder, on_server
+from tests.support.flights import wait_until
 from tests.support.mongod import replica_set, temporary_mongod
 from tests.support.near import near_of, opened
 from tests.support.proxy import Proxy
@@ -123,23 +124,16 @@ def test_a_reading_that_is_kept_is_one_command_to_the_primary(place: Place, cach
     assert cache.get_many(["a"]) == {"a": 1}
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def test_what_has_served_is_read_again_when_it_is_changed_elsewhere(place: Place, cache: Any) -> None:
     near = near_of(cache)
     keys, before = [f"k{number}" for number in range(20)], near.stream.events
     cache.set_many(dict.fromkeys(keys, "old"))
-    until(lambda: near.stream.events >= before + len(keys))  # else they pay for what is changed by this
-    until(lambda: len(cache.get_many(keys)) == len(near.kept.entries.keys() & {f"cache::1:{key}" for key in keys}))
+    wait_until(lambda: near.stream.events >= before + len(keys))  # else they pay for what is changed by this
+    wait_until(lambda: len(cache.get_many(keys)) == len(near.kept.entries.keys() & {f"cache::1:{key}" for key in keys}))
     place.recorder.clear()
     assert cache.get_many(keys) == dict.fromkeys(keys, "old")
     place.entries.update_many({"key": {"$in": [f"cache::1:{key}" for key in keys]}}, {"$set": {"value": "new"}})
-    until(lambda: all((one := near.kept.entries.get(f"cache::1:{key}")) and one.value == "new" for key in keys))
+    wait_until(lambda: all((one := near.kept.entries.get(f"cache::1:{key}")) and one.value == "new" for key in keys))
     asked = place.recorder.names.count("find")
     assert asked < len(keys), "many with one command"
     assert cache.get_many(keys) == dict.fromkeys(keys, "new")
@@ -161,7 +155,7 @@ def test_a_value_that_ends_the_streams_thread_does_not_end_the_near_cache(
         patched.setattr(Near, "catch_up", end)
         place.write("new")
         assert ended.wait(20)
-        until(lambda: not near_of(cache).stream._running)
+        wait_until(lambda: not near_of(cache).stream._running)
     assert not near_of(cache).kept.entries
     fill(cache)
     never_too_old(cache, place.write("newer"), "newer")
@@ -175,7 +169,7 @@ def test_what_this_process_sets_is_not_read_again(place: Place, cache: Any) -> N
         assert cache.get("k") == {"new": 1}
         return place.recorder.names
 
-    until(lambda: "find" not in sent())  # while changes come from before, what is set may not be kept
+    wait_until(lambda: "find" not in sent())  # while changes come from before, what is set may not be kept
 
 
 def test_async_callers_read_and_keep_too(place: Place, cache: Any) -> None:

@@ -32,10 +32,9 @@ from goscope_django.mongodb.cache.flows import BATCH, MISSING, CacheFlows
 from goscope_django.mongodb.cache.stream import CATCH_UP, ChangeStream
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.document.clock import ServerClock
-from goscope_django.mongodb.driver import written
 from goscope_django.process import counters
 from tests.support.commands import on_server
-from tests.support.near import asked, near_of
+from tests.support.near import OpenStream, asked, forget_those_with_open_streams, near_of
 from tests.support.own_fields import make_stale
 
 LONG = {"OPTIONS": {"NEAR": {"MAX_STALE": 3_600}}}
@@ -295,22 +294,11 @@ def test_without_change_streams_an_entry_serves_for_max_stale_at_most() -> None:
 # Reading while something changes: the flow is run by hand
 
 
-class Stream(ChangeStream):
-    """One that is open and proves all."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda: None, "cache:")  # type: ignore[arg-type, return-value]
-        self.generation, self.proof, self.served = 1, float("inf"), "primary"
-
-    def used(self) -> None:
-        pass
-
-
 class Reading:
     """A near cache and one reading of ``cache:k`` that has not been answered yet."""
 
     def __init__(self) -> None:
-        self.stream = Stream()
+        self.stream = OpenStream()
         self.near = Near(NearOptions(), self.stream)
         self.flows = CacheFlows(Codec(pickle=False))
         self.name: Any = "cache:k"
@@ -344,7 +332,7 @@ def read(change: Callable[[Reading], object], reading: Reading | None = None, **
 @pytest.fixture(autouse=True)
 def no_listeners_left() -> Iterator[None]:
     yield
-    written.listeners = tuple(one for one in written.listeners if not isinstance(getattr(one, "stream", None), Stream))
+    forget_those_with_open_streams()
 
 
 def test_what_was_read_is_kept() -> None:

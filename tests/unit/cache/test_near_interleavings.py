@@ -21,11 +21,9 @@ from goscope_django.cache import near as near_module
 from goscope_django.cache.near import Near
 from goscope_django.cache.options import NearOptions
 from goscope_django.mongodb.cache.flows import MISSING, CacheFlows
-from goscope_django.mongodb.cache.stream import ChangeStream
 from goscope_django.mongodb.codec import Codec
 from goscope_django.mongodb.document.clock import ServerClock
-from goscope_django.mongodb.driver import written
-from tests.support.near import asked
+from tests.support.near import OpenStream, asked, forget_those_with_open_streams
 
 KEY = "cache:k"
 NOW = datetime(2026, 1, 1)  # noqa: DTZ001  as the driver gives it
@@ -45,17 +43,6 @@ EVENTS = (
     "ask_again",
     "answer_again",
 )
-
-
-class Stream(ChangeStream):
-    """One that is open and proves all."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda: None, "cache:")  # type: ignore[arg-type, return-value]
-        self.generation, self.proof, self.served = 1, float("inf"), "primary"
-
-    def used(self) -> None:
-        pass
 
 
 @dataclass
@@ -83,7 +70,7 @@ class World:
     values: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
-        self.near = Near(NearOptions(), Stream())
+        self.near = Near(NearOptions(), OpenStream())
         self.flows = CacheFlows(Codec(pickle=False))
         self.clock = ServerClock()
 
@@ -218,7 +205,7 @@ def run_by_hand(flow: Generator[Any, Any, Any], executor: Asking) -> None:
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(near_module, "run", run_by_hand)
     yield
-    written.listeners = tuple(one for one in written.listeners if not isinstance(getattr(one, "stream", None), Stream))
+    forget_those_with_open_streams()
 
 
 STEPS = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, SIDE_BY_SIDE - 1)), max_size=60)
